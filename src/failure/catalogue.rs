@@ -1,0 +1,227 @@
+//! The table itself: one entry per reason. Entries are added, never renamed.
+//!
+//! Texts are for an operator at three in the morning: what happened, then which field to change.
+
+use super::Blame;
+
+macro_rules! catalogue {
+    ($($name:ident $code:literal $blame:ident $meaning:literal $remedy:literal)*) => {
+        /// Why something was refused or failed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $(#[doc = $meaning] $name,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the catalogue.
+            pub const ALL: [Self; [$(Self::$name),*].len()] = [$(Self::$name),*];
+
+            /// The stable name, e.g. `client_cert_missing`.
+            #[must_use]
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$name => $code,)* }
+            }
+
+            /// Whose doing it is.
+            #[must_use]
+            pub const fn blame(self) -> Blame {
+                match self { $(Self::$name => Blame::$blame,)* }
+            }
+
+            /// What happened, in sentences.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $meaning,)* }
+            }
+
+            /// What to change, naming the field.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$name => $remedy,)* }
+            }
+        }
+    };
+}
+
+catalogue! {
+    // The client's certificate.
+    ClientCertMissing "client_cert_missing" Client
+        "The name asks for a client certificate and the client sent none."
+        "Give the client a certificate issued by a CA of the ssl's `client.ca`. To let clients without a certificate pass, set `client.mode` to `optional`; to ask nothing, remove `client`."
+    ClientCertUnknownCa "client_cert_unknown_ca" Client
+        "The client's certificate does not lead to any CA of the ssl's `client.ca`. An intermediate that the client did not send has the same effect."
+        "Compare the issuer in the record with `client.ca`. Add the CA to `client.ca` if it is to be trusted, or have the client send its intermediates after its own certificate."
+    ClientCertExpired "client_cert_expired" Client
+        "The client's certificate, or one above it, is past its end date."
+        "Issue the client a new certificate. If the record shows a date still to come, correct this machine's clock; if a CA has expired, put its successor into the ssl's `client.ca`."
+    ClientCertNotYetValid "client_cert_not_yet_valid" Client
+        "The client's certificate, or one above it, is not valid yet."
+        "Compare the clocks of this machine and of the one that issued the certificate; then wait, or issue the certificate with an earlier start date."
+    ClientCertInvalid "client_cert_invalid" Client
+        "The client's certificate was refused for another reason: its purpose, its signature, a key too short, or a CA in the chain that is none. The record's detail names it."
+        "Issue a certificate with the extended key usage `clientAuth`, an RSA key of at least 2048 bits or an EC key of at least 256, signed with SHA-256 or better, by a CA with `CA:TRUE`."
+    ClientChainTooDeep "client_chain_too_deep" Client
+        "There are more intermediate CAs between the client's certificate and the CA in `client.ca` than the ssl's `client.depth` allows."
+        "Raise `client.depth` of the ssl to the number of intermediates (default 1), or put the lowest intermediate into `client.ca`."
+    ClientCertRevoked "client_cert_revoked" Client
+        "The client's certificate is on its CA's revocation list, or the CA's OCSP responder calls it revoked."
+        "Issue the client a new certificate. If the revocation was a mistake, have the CA take it back."
+
+    // The name.
+    SniMissing "sni_missing" Client
+        "The client opened TLS without saying which name it wants, and no fallback name is configured."
+        "Have the client connect by name rather than by address, or set `https.fallback_sni` in the configuration file to the name such clients are to be served as."
+    SniMalformed "sni_malformed" Client
+        "The server name in the client's hello is an IP address, given twice, or no host name."
+        "Have the client connect by host name; TLS does not permit an address as a server name."
+    SniUnknown "sni_unknown" Client
+        "No ssl names the server name that the client asked for, neither exactly nor by a wildcard of one label."
+        "Add the name to the `snis` of an ssl, or correct the client's URL or the DNS record that leads it here. A wildcard stands for exactly one label."
+    NameClosed "name_closed" Us
+        "An ssl claims the name but cannot be served: its material is invalid, its secret is unresolved, or the FIPS rules refuse it. Its name stays closed and is not served by a wildcard instead."
+        "Run `portcullis check`: it names the ssl and the field at fault. Correct that field, or remove the ssl to give the name up."
+    AuthorityPolicyMismatch "authority_policy_mismatch" Client
+        "The request is for a name that asks something else of its clients than the name this connection was opened for. It was answered with 421 and not forwarded."
+        "Clients that obey 421 repeat the request on a new connection. If this one does not, switch its connection reuse off, or give both names the same `client` policy. On the plain HTTP port, use https for this name, or set `http.client_auth_names`."
+    ClientPolicyChanged "client_policy_changed" Client
+        "The name's client policy changed while the connection was open, and the certificate presented then does not pass now. The request was answered with 421 and the connection closed."
+        "Nothing, if the change was meant: the client reconnects and is judged anew. Otherwise compare the ssl's `client` with its former value in the audit."
+    AuthorityInvalid "authority_invalid" Client
+        "The request's Host is absent, empty, given twice, malformed, or differs from the request's target."
+        "Correct the client: one Host header with a host name and an optional port, equal to the target's. A proxy in front that adds a second Host is the usual cause."
+    PathInvalid "path_invalid" Client
+        "The request's path has an invalid escape, or an encoded slash, backslash or dot segment, on a name that has `skip_mtls_uri_regex`. It was answered with 400."
+        "Have the client send the plain path. If such paths are needed, serve them under a name without `client.skip_mtls_uri_regex`."
+
+    // The client's handshake and connection.
+    ClientTlsVersion "client_tls_version" Client
+        "The client and the name have no TLS version in common; the gateway never speaks less than TLS 1.2."
+        "Update the client's TLS library. If the ssl narrows the versions on purpose, see its `ssl_protocols`."
+    ClientNoSharedCipher "client_no_shared_cipher" Client
+        "The client offers no cipher suite, group or signature algorithm that this name accepts. With `fips: required` a client that has only ChaCha20 or X25519 ends here."
+        "Have the client offer ECDHE with AES-GCM and the group P-256, or give the ssl a certificate of the key type (RSA or EC) that the client can verify."
+    ClientPlaintextOnTls "client_plaintext_on_tls" Client
+        "The client spoke plain HTTP to the TLS port."
+        "Correct the client's URL to `https://`, or send it to a port of `http.listen`."
+    ClientHandshakeFailed "client_handshake_failed" Client
+        "The TLS handshake with the client failed for a reason that has no name of its own; the record's detail has OpenSSL's words. An alert from the client, e.g. that it does not trust our certificate, counts here."
+        "Read the record's detail. For `unknown ca` or `bad certificate` give the client the CA of the ssl's `cert`, and put the intermediates into `cert` after the leaf."
+    ClientGone "client_gone" Client
+        "The client closed or reset the connection before the answer was complete."
+        "Nothing here, if it is rare. If it is common, compare the client's time-out with the upstream's duration in the record."
+    ClientTimeout "client_timeout" Client
+        "The client took too long to send its request, or to take the answer."
+        "Look at the network between the client and the gateway. For slow clients raise `limits.header_timeout` or `limits.body_timeout`."
+    HandshakeTimeout "handshake_timeout" Client
+        "The client did not finish the TLS handshake in time."
+        "Look at the network, and for port scanners and health checks that open a connection and say nothing. For slow clients raise `https.handshake_timeout`."
+    RequestInvalid "request_invalid" Client
+        "The request is not valid HTTP: a malformed line or header, too many header bytes, or a contradictory length."
+        "Correct the client. For large cookies or tokens raise `limits.header_bytes`."
+
+    // Capacity and readiness.
+    HandshakeOverload "handshake_overload" Us
+        "More handshakes were waiting than the gateway admits, and this one was dropped. Established connections and names in use are not affected."
+        "Look for a storm of new connections by peer address. If it is honest traffic, add cores or gateways, or raise `limits.handshakes`, and have the clients keep their connections."
+    ContextUnavailable "context_unavailable" Us
+        "The TLS context of the name could not be made ready in time, because too many cold names were asked for at once or its material could no longer be loaded."
+        "Raise `limits.contexts` above the number of names in use. If one name alone is affected, run `portcullis check`."
+
+    // Routing.
+    RouteNotFound "route_not_found" Client
+        "No route matches the request's host, path and method. It was answered with 404."
+        "Compare the request with the routes' `hosts`, `uri` and `methods`; a route with `status: 0` does not match. A prefix needs `/*` at the end of its `uri`."
+    RouteClosed "route_closed" Us
+        "The route that matches could not be compiled and is closed, so that no weaker route answers in its place. The request was answered with 503."
+        "Run `portcullis check`: it names the route and the field at fault."
+    ServiceMissing "service_missing" Us
+        "The route's `service_id` names a service that does not exist. The route is closed whatever it has of its own, and was answered with 404."
+        "Create the service, or correct `service_id` of the route in the record."
+    UpstreamMissing "upstream_missing" Us
+        "The route leads to no upstream: neither it nor its service has one, or `upstream_id` names one that does not exist."
+        "Give the route or its service an `upstream`, or an `upstream_id` that exists."
+    NoUpstream "no_upstream" Us
+        "The matching route neither forwards the request nor answers it by a plugin."
+        "Give the route an `upstream`, an `upstream_id` or a `service_id`."
+    NoNode "no_node" Upstream
+        "The upstream has no node to send the request to: its list is empty, all weights are 0, or all nodes are unhealthy. The request was answered with 503."
+        "See the upstream's `nodes` and their weights, and the failures of its nodes."
+
+    // The upstream's certificate and ours.
+    UpstreamCaUnknown "upstream_ca_unknown" Upstream
+        "The upstream's certificate does not lead to a CA that this upstream trusts."
+        "Put the CA of the upstream's certificate into `tls.ca_certs` of the upstream, or into the file that `upstream.trust_file` names. Have the upstream send its intermediates."
+    UpstreamNameMismatch "upstream_name_mismatch" Upstream
+        "The upstream's certificate is valid but for another name than the one asked for; the record has both."
+        "Set `tls.server_name` of the upstream to a name in its certificate, or set `pass_host` to `node` or `rewrite`, or issue the upstream a certificate with this name as a subject alternative name."
+    UpstreamCertExpired "upstream_cert_expired" Upstream
+        "The upstream's certificate, or one above it, is past its end date."
+        "Renew the upstream's certificate and reload the upstream. If its date is still to come, correct this machine's clock; if a CA has expired, replace it in `tls.ca_certs`."
+    UpstreamCertNotYetValid "upstream_cert_not_yet_valid" Upstream
+        "The upstream's certificate, or one above it, is not valid yet."
+        "Compare the clocks of this machine and of the one that issued the certificate; then wait, or issue it with an earlier start date."
+    UpstreamCertInvalid "upstream_cert_invalid" Upstream
+        "The upstream's certificate was refused for another reason: its purpose, its signature, a key too short, or a CA in the chain that is none. The record's detail names it."
+        "Issue the upstream a certificate with the extended key usage `serverAuth`, an RSA key of at least 2048 bits or an EC key of at least 256, signed with SHA-256 or better."
+    UpstreamRejectedOurCert "upstream_rejected_our_cert" Upstream
+        "The upstream refused the client certificate we presented. The request was answered with 502."
+        "Check that the CA of `tls.client_cert` is one that the upstream trusts (nginx: `ssl_client_certificate`), that it is not expired, and that it permits `clientAuth`; put intermediates into `tls.client_cert` after the leaf."
+    UpstreamWantsClientCert "upstream_wants_client_cert" Upstream
+        "The upstream asks for a client certificate and this upstream object has none to present. The request was answered with 502."
+        "Set `tls.client_cert` and `tls.client_key` of the upstream, issued by the CA that the service trusts."
+
+    // The upstream's connection.
+    UpstreamSpeaksPlaintext "upstream_speaks_plaintext" Upstream
+        "The upstream answered our TLS hello in plain text."
+        "Set `scheme` of the upstream to `http`, or correct the port of the node to the one that speaks TLS."
+    UpstreamExpectsTls "upstream_expects_tls" Upstream
+        "The upstream wants TLS and we spoke plain HTTP to it."
+        "Set `scheme` of the upstream to `https`, or correct the port of the node to the one that speaks plain HTTP."
+    UpstreamRefused "upstream_refused" Upstream
+        "Nothing listens on the node's address and port: the connection was refused."
+        "Start the service, or correct host and port of the node in `nodes`."
+    UpstreamUnreachable "upstream_unreachable" Upstream
+        "The node's address cannot be reached: no route to host or network."
+        "Check the node's address in `nodes`, the routes of this machine and the firewall between them."
+    UpstreamReset "upstream_reset" Upstream
+        "The upstream closed or reset the connection before its answer was complete."
+        "Look into the service's log for a crash or restart at this time. If it happens on reused connections, set `keepalive_pool.idle_timeout` of the upstream below the service's own keep-alive time."
+    UpstreamUnresolvable "upstream_unresolvable" Upstream
+        "The node's name could not be resolved to an address."
+        "Correct the host in `nodes`, or look at the DNS servers of this machine."
+    UpstreamTimeout "upstream_timeout" Upstream
+        "The upstream did not connect, take the request or answer in time. The request was answered with 504."
+        "Look at the service's own duration. If it is right, raise `timeout.connect`, `timeout.send` or `timeout.read` of the upstream; the record's detail says which one ran out."
+    UpstreamTlsVersion "upstream_tls_version" Upstream
+        "The upstream and this gateway have no TLS version in common; the gateway never speaks less than TLS 1.2."
+        "Update the service's TLS library or configuration, or see `tls.min_version` and `tls.max_version` of the upstream."
+    UpstreamNoSharedCipher "upstream_no_shared_cipher" Upstream
+        "The upstream accepts no cipher suite, group or signature algorithm that we offer."
+        "Have the service accept ECDHE with AES-GCM and the group P-256."
+    UpstreamSniRefused "upstream_sni_refused" Upstream
+        "The upstream does not serve the server name we sent (alert `unrecognized_name`)."
+        "Set `tls.server_name` of the upstream to a name that the service serves, or set `pass_host` to `node` or `rewrite`."
+    UpstreamHandshakeFailed "upstream_handshake_failed" Upstream
+        "The TLS handshake with the upstream failed for a reason that has no name of its own; the record's detail has OpenSSL's words."
+        "Read the record's detail, and the service's log at this time. Try the node by hand with `openssl s_client -connect HOST:PORT -servername NAME`."
+    UpstreamProtocolError "upstream_protocol_error" Upstream
+        "The upstream's answer is not valid HTTP."
+        "Check that the node's port is the service's HTTP port. Otherwise the service is at fault: look at its answer with `curl -v`."
+    UpstreamIsSelf "upstream_is_self" Us
+        "The node's address is an admin or status address of this gateway, which no route may reach."
+        "Correct the host and port in `nodes` of the upstream."
+    UpstreamNotReady "upstream_not_ready" Us
+        "The upstream's TLS configuration could not be made ready: its material is invalid or its secret is unresolved. Requests for it are answered with 503. In the moment of a change to it this can also meet a request that began before."
+        "Run `portcullis check`: it names the upstream and the field at fault, usually `tls.client_cert`, `tls.client_key` or `tls.ca_certs`."
+
+    // Secrets and the rest.
+    SecretUnresolved "secret_unresolved" Us
+        "A reference to a secret could not be resolved, and no earlier good value is kept. What needs it is closed."
+        "This version asks no secret manager: put the certificate and the key themselves in the place of the reference; they are encrypted at rest and shown by no reply."
+    SecretOriginNotTrusted "secret_origin_not_trusted" Us
+        "A credential that is not part of the secrets object would have gone to an address that the configuration does not list."
+        "Put the credential into the secrets object itself, together with the address."
+    Internal "internal" Us
+        "The gateway met a condition that should be impossible. The request was answered with 500."
+        "Report it with the log lines that have the same request id. Nothing in the configuration needs to change."
+}
