@@ -1,0 +1,37 @@
+//! OpenSSL at its barest: FIPS start, digests, MACs, AEAD, signatures, randomness, and every FFI call.
+//!
+//! With `tls`, the only room that names the `openssl` crate. It knows nothing of TLS policy,
+//! resources or configuration, and it makes no choice: one digest, one MAC, one AEAD.
+//!
+//! Every operation goes through an OpenSSL provider, so that in FIPS mode the module does the work;
+//! the low-level calls that bypass providers are banned by lint.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`fips`] | how OpenSSL is started, with or without the FIPS module, and what is proved about it |
+//! | [`digest`] | SHA-256, and its framing for several fields |
+//! | [`mac`] | HMAC-SHA256 |
+//! | [`aead`] | AES-256-GCM for secrets at rest |
+//! | [`sign`] | signatures with SHA-256, for evidence |
+//! | [`rand`] | random bytes and identifiers |
+//! | [`compare`] | comparing secrets in constant time |
+//! | [`error`] | the failure of an OpenSSL call |
+//! | [`sys`] | all `unsafe` of the package |
+
+pub mod aead;
+pub mod compare;
+pub mod digest;
+pub mod error;
+pub mod fips;
+pub mod mac;
+pub mod rand;
+pub mod sign;
+pub mod sys;
+
+/// The full version line of the libcrypto in use, such as `OpenSSL 3.0.17 1 Jul 2025`.
+///
+/// Initialises nothing: may be called before the start of [`fips`].
+#[must_use]
+pub fn version() -> &'static str {
+    openssl::version::version()
+}

@@ -1,0 +1,813 @@
+//! Every C function of OpenSSL that the `openssl` crate does not offer, one safe function each.
+//!
+//! The only file of the package that may hold `unsafe`. Each function names its man page, who owns
+//! what, how failure is returned, and why the call is sound. No policy lives here.
+#![expect(
+    unsafe_code,
+    reason = "the FFI of the package, and nothing else, lives here"
+)]
+#![expect(
+    clippy::as_conversions,
+    reason = "C integer widths; each cast is from a constant or a checked value"
+)]
+
+use std::ffi::{CStr, c_char, c_int, c_long, c_void};
+use std::ptr;
+
+use foreign_types::{ForeignType, ForeignTypeRef};
+use openssl::cipher_ctx::CipherCtxRef;
+use openssl::error::ErrorStack;
+use openssl::lib_ctx::{LibCtx, LibCtxRef};
+use openssl::nid::Nid;
+use openssl::pkey::PKeyRef;
+use openssl::provider::ProviderRef;
+use openssl::ssl::{SslContextBuilder, SslMethod, SslRef, SslSessionRef};
+use openssl::x509::store::{X509Store, X509StoreRef};
+use openssl::x509::{X509NameRef, X509Ref, X509StoreContextRef, X509VerifyResult};
+use openssl_sys as ffi;
+use tokio_openssl::SslStream;
+
+/// Functions of libssl and libcrypto 3.0 that `openssl-sys` does not declare.
+mod c {
+    use super::{c_char, c_int, c_long, c_void, ffi};
+
+    unsafe extern "C" {
+        pub(super) fn SSL_CTX_new_ex(
+            library: *mut ffi::OSSL_LIB_CTX,
+            properties: *const c_char,
+            method: *const ffi::SSL_METHOD,
+        ) -> *mut ffi::SSL_CTX;
+        pub(super) fn SSL_has_pending(ssl: *const ffi::SSL) -> c_int;
+        pub(super) fn SSL_free_buffers(ssl: *mut ffi::SSL) -> c_int;
+        pub(super) fn SSL_CTX_set_timeout(ctx: *mut ffi::SSL_CTX, seconds: c_long) -> c_long;
+        pub(super) fn SSL_CTX_set_cert_cb(
+            ctx: *mut ffi::SSL_CTX,
+            callback: Option<unsafe extern "C" fn(*mut ffi::SSL, *mut c_void) -> c_int>,
+            arg: *mut c_void,
+        );
+        pub(super) fn X509_STORE_up_ref(store: *mut ffi::X509_STORE) -> c_int;
+        pub(super) fn X509_STORE_CTX_get0_param(
+            ctx: *mut ffi::X509_STORE_CTX,
+        ) -> *mut ffi::X509_VERIFY_PARAM;
+        pub(super) fn X509_VERIFY_PARAM_set_auth_level(
+            param: *mut ffi::X509_VERIFY_PARAM,
+            level: c_int,
+        );
+        pub(super) fn X509_STORE_CTX_set_default(
+            ctx: *mut ffi::X509_STORE_CTX,
+            name: *const c_char,
+        ) -> c_int;
+        pub(super) fn X509_NAME_print_ex(
+            out: *mut ffi::BIO,
+            name: *const ffi::X509_NAME,
+            indent: c_int,
+            flags: std::ffi::c_ulong,
+        ) -> c_int;
+        pub(super) fn OPENSSL_init_crypto(opts: u64, settings: *const c_void) -> c_int;
+        pub(super) fn OSSL_LIB_CTX_load_config(
+            ctx: *mut ffi::OSSL_LIB_CTX,
+            file: *const c_char,
+        ) -> c_int;
+        pub(super) fn OSSL_PROVIDER_do_all(
+            ctx: *mut ffi::OSSL_LIB_CTX,
+            callback: unsafe extern "C" fn(*mut ffi::OSSL_PROVIDER, *mut c_void) -> c_int,
+            arg: *mut c_void,
+        ) -> c_int;
+        pub(super) fn OSSL_PROVIDER_get0_name(provider: *const ffi::OSSL_PROVIDER)
+        -> *const c_char;
+        pub(super) fn OSSL_PROVIDER_get_params(
+            provider: *const ffi::OSSL_PROVIDER,
+            params: *mut ffi::OSSL_PARAM,
+        ) -> c_int;
+        pub(super) fn OSSL_PROVIDER_self_test(provider: *const ffi::OSSL_PROVIDER) -> c_int;
+        pub(super) fn OSSL_PARAM_construct_utf8_ptr(
+            key: *const c_char,
+            value: *mut *mut c_char,
+            size: usize,
+        ) -> ffi::OSSL_PARAM;
+        pub(super) fn EVP_PKEY_get_group_name(
+            key: *const ffi::EVP_PKEY,
+            name: *mut c_char,
+            size: usize,
+            len: *mut usize,
+        ) -> c_int;
+        pub(super) fn X509_get_signature_info(
+            certificate: *mut ffi::X509,
+            digest: *mut c_int,
+            key: *mut c_int,
+            security_bits: *mut c_int,
+            flags: *mut u32,
+        ) -> c_int;
+        pub(super) fn EVP_PKEY_get0_provider(
+            key: *const ffi::EVP_PKEY,
+        ) -> *const ffi::OSSL_PROVIDER;
+        pub(super) fn EVP_MD_get0_provider(md: *const ffi::EVP_MD) -> *const ffi::OSSL_PROVIDER;
+        pub(super) fn EVP_CIPHER_get0_provider(
+            cipher: *const ffi::EVP_CIPHER,
+        ) -> *const ffi::OSSL_PROVIDER;
+        pub(super) fn EVP_KDF_get0_provider(kdf: *const ffi::EVP_KDF) -> *const ffi::OSSL_PROVIDER;
+        pub(super) fn EVP_SIGNATURE_get0_provider(
+            signature: *const ffi::EVP_SIGNATURE,
+        ) -> *mut ffi::OSSL_PROVIDER;
+        pub(super) fn EVP_KEYEXCH_fetch(
+            ctx: *mut ffi::OSSL_LIB_CTX,
+            name: *const c_char,
+            properties: *const c_char,
+        ) -> *mut EvpKeyexch;
+        pub(super) fn EVP_KEYEXCH_get0_provider(
+            exchange: *const EvpKeyexch,
+        ) -> *mut ffi::OSSL_PROVIDER;
+        pub(super) fn EVP_KEYEXCH_free(exchange: *mut EvpKeyexch);
+        pub(super) fn RAND_get0_primary(ctx: *mut ffi::OSSL_LIB_CTX) -> *mut EvpRandCtx;
+        pub(super) fn EVP_RAND_CTX_get0_rand(ctx: *mut EvpRandCtx) -> *mut EvpRand;
+        pub(super) fn EVP_RAND_get0_provider(rand: *const EvpRand) -> *const ffi::OSSL_PROVIDER;
+        pub(super) fn EVP_Q_mac(
+            ctx: *mut ffi::OSSL_LIB_CTX,
+            name: *const c_char,
+            properties: *const c_char,
+            sub_algorithm: *const c_char,
+            params: *const ffi::OSSL_PARAM,
+            key: *const c_void,
+            key_len: usize,
+            data: *const u8,
+            data_len: usize,
+            out: *mut u8,
+            out_size: usize,
+            out_len: *mut usize,
+        ) -> *mut u8;
+        pub(super) fn EVP_CIPHER_CTX_get_updated_iv(
+            ctx: *mut ffi::EVP_CIPHER_CTX,
+            buffer: *mut c_void,
+            len: usize,
+        ) -> c_int;
+    }
+
+    /// `EVP_KEYEXCH` of `evp.h`.
+    pub(super) enum EvpKeyexch {}
+    /// `EVP_RAND` of `evp.h`.
+    pub(super) enum EvpRand {}
+    /// `EVP_RAND_CTX` of `evp.h`.
+    pub(super) enum EvpRandCtx {}
+}
+
+/// `XN_FLAG_RFC2253` of `x509.h`: RFC 2253 escapes, no blanks, reversed order.
+const XN_FLAG_RFC2253: std::ffi::c_ulong = 0x0111_0317;
+/// `OPENSSL_INIT_NO_LOAD_CONFIG` of `crypto.h`.
+const OPENSSL_INIT_NO_LOAD_CONFIG: u64 = 0x80;
+/// `SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN` of `ssl.h`.
+const SSL_SHUTDOWN_BOTH: c_int = 3;
+
+/// The body of one extension of the ClientHello now being processed.
+///
+/// `SSL_client_hello_get0_ext(3)`. Valid inside the ClientHello callback only; elsewhere libssl
+/// has no ClientHello to look at and the answer is `None`. The bytes are libssl's and are copied,
+/// so nothing outlives the callback.
+#[must_use]
+pub fn client_hello_extension(ssl: &SslRef, extension: u32) -> Option<Vec<u8>> {
+    let mut data: *const u8 = ptr::null();
+    let mut len = 0_usize;
+    // SAFETY: `ssl` is a live SSL; both out-pointers are valid for the call.
+    let found = unsafe {
+        ffi::SSL_client_hello_get0_ext(ssl.as_ptr(), extension, &raw mut data, &raw mut len)
+    };
+    if found != 1 {
+        return None;
+    }
+    if data.is_null() || len == 0 {
+        return Some(Vec::new());
+    }
+    // SAFETY: libssl returned success, so `data` points at `len` bytes that live while the
+    // callback runs; they are copied before it returns.
+    Some(unsafe { std::slice::from_raw_parts(data, len) }.to_vec())
+}
+
+/// Whether libssl holds bytes that were read from the peer and not yet given out.
+///
+/// `SSL_has_pending(3)`: unlike `SSL_pending` this counts read-ahead bytes that are not yet
+/// decrypted, which is what "nothing can be there" needs.
+#[must_use]
+pub fn has_pending(ssl: &SslRef) -> bool {
+    // SAFETY: `ssl` is a live SSL; the call reads it.
+    unsafe { c::SSL_has_pending(ssl.as_ptr()) == 1 }
+}
+
+/// Frees the read and write buffers of an idle connection; false when data is still in them.
+///
+/// `SSL_free_buffers(3)`: libssl allocates them again at the next use. Takes the whole stream,
+/// because the bridge lends its `SslRef` shared only.
+pub fn free_buffers<S>(stream: &mut SslStream<S>) -> bool {
+    // SAFETY: the stream is exclusively borrowed, so nothing else uses its live SSL; libssl
+    // refuses when data is pending.
+    unsafe { c::SSL_free_buffers(stream.ssl().as_ptr()) == 1 }
+}
+
+/// Sets the permitted groups of one connection, as `openssl ecparam` names joined by colons.
+///
+/// `SSL_set1_groups_list(3)`. `set_ssl_context` does not carry groups over.
+///
+/// # Errors
+/// OpenSSL's own, when a name is unknown.
+pub fn set_groups(ssl: &mut SslRef, groups: &CStr) -> Result<(), ErrorStack> {
+    // SAFETY: `ssl` is a live SSL, exclusively borrowed; `groups` is a C string.
+    let rc = unsafe { ffi::SSL_set1_groups_list(ssl.as_ptr(), groups.as_ptr().cast_mut()) };
+    if rc == 1 {
+        Ok(())
+    } else {
+        Err(ErrorStack::get())
+    }
+}
+
+/// Sets how long a session may be resumed, in seconds.
+///
+/// `SSL_CTX_set_timeout(3)`; libssl's default is 7,200 s for TLS.
+pub fn set_session_timeout(ctx: &mut SslContextBuilder, seconds: u32) {
+    // SAFETY: `ctx` is a live SSL_CTX, exclusively borrowed.
+    unsafe { c::SSL_CTX_set_timeout(ctx.as_ptr(), c_long::from(seconds)) };
+}
+
+/// Another handle to the same trust store.
+///
+/// `X509_STORE_up_ref(3)`: the returned handle owns one reference. `X509Store` is not `Clone`.
+#[must_use]
+pub fn share_store(store: &X509StoreRef) -> X509Store {
+    // SAFETY: `store` is live; the call takes one more reference, which the returned handle
+    // releases. It fails only on a corrupt reference count, which aborts below.
+    unsafe {
+        let rc = c::X509_STORE_up_ref(store.as_ptr());
+        assert_eq!(rc, 1, "X509_STORE_up_ref takes a reference of a live store");
+        X509Store::from_ptr(store.as_ptr())
+    }
+}
+
+/// What a chain is judged for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A TLS client's chain, judged by a server.
+    Client,
+    /// A TLS server's chain, judged by a client.
+    Server,
+}
+
+/// Sets purpose, depth and security level of a verification that is about to run.
+///
+/// `X509_STORE_CTX_set_default(3)`, `X509_VERIFY_PARAM_set_depth(3)`. Depth counts intermediates.
+/// Without a level, keys and signatures pass here that a handshake refuses
+/// (`X509_VERIFY_PARAM_set_auth_level(3)`).
+///
+/// # Errors
+/// OpenSSL's own, when the named parameters do not exist.
+pub fn prepare_verification(
+    ctx: &mut X509StoreContextRef,
+    purpose: Purpose,
+    depth: u32,
+    level: u32,
+) -> Result<(), ErrorStack> {
+    let name = match purpose {
+        Purpose::Client => c"ssl_client",
+        Purpose::Server => c"ssl_server",
+    };
+    // SAFETY: `ctx` is a live, initialised X509_STORE_CTX; `name` is a C string; the parameter
+    // pointer is owned by `ctx` and used before anything else touches it.
+    unsafe {
+        if c::X509_STORE_CTX_set_default(ctx.as_ptr(), name.as_ptr()) != 1 {
+            return Err(ErrorStack::get());
+        }
+        let param = c::X509_STORE_CTX_get0_param(ctx.as_ptr());
+        if param.is_null() {
+            return Err(ErrorStack::get());
+        }
+        ffi::X509_VERIFY_PARAM_set_depth(param, c_int::try_from(depth).unwrap_or(c_int::MAX));
+        c::X509_VERIFY_PARAM_set_auth_level(param, c_int::try_from(level).unwrap_or(c_int::MAX));
+    }
+    Ok(())
+}
+
+/// The verification result with OpenSSL's number `code`.
+///
+/// `X509_verify_cert_error_string(3)` lists them.
+#[must_use]
+pub fn verify_result(code: c_int) -> X509VerifyResult {
+    // SAFETY: the type is a plain number; any value is a valid one.
+    unsafe { X509VerifyResult::from_raw(code) }
+}
+
+/// Marks a connection as properly closed, so that dropping it keeps its session resumable.
+///
+/// `SSL_set_shutdown(3)`: without a sent close_notify libssl declares the session not resumable.
+pub fn mark_shut_down<S>(stream: &mut SslStream<S>) {
+    // SAFETY: the stream is exclusively borrowed, so nothing else uses its live SSL.
+    unsafe { ffi::SSL_set_shutdown(stream.ssl().as_ptr(), SSL_SHUTDOWN_BOTH) };
+}
+
+/// Offers `session` for resumption on a connection that has not begun its handshake.
+///
+/// `SSL_set_session(3)`: takes its own reference. The caller guarantees by construction that the
+/// session came from a context with the same method.
+///
+/// # Errors
+/// OpenSSL's own, when the session does not fit the method.
+pub fn offer_session(ssl: &mut SslRef, session: &SslSessionRef) -> Result<(), ErrorStack> {
+    // SAFETY: both are live; the call takes its own reference of the session. A session of
+    // another method is refused by libssl with an error.
+    let rc = unsafe { ffi::SSL_set_session(ssl.as_ptr(), session.as_ptr()) };
+    if rc == 1 {
+        Ok(())
+    } else {
+        Err(ErrorStack::get())
+    }
+}
+
+/// Calls `mark` on every client connection of `ctx` whose server asks for a certificate.
+///
+/// `SSL_CTX_set_cert_cb(3)`: on a client, libssl calls it when a CertificateRequest arrived.
+/// `mark` must not panic; it is a plain function, so it owns nothing.
+pub fn on_certificate_request(ctx: &mut SslContextBuilder, mark: fn(&mut SslRef)) {
+    unsafe extern "C" fn call(ssl: *mut ffi::SSL, arg: *mut c_void) -> c_int {
+        // SAFETY: `arg` is the function pointer given below, never null; libssl passes the live
+        // SSL that it is processing and does not touch it meanwhile.
+        unsafe {
+            let mark: fn(&mut SslRef) = std::mem::transmute(arg);
+            mark(SslRef::from_ptr_mut(ssl));
+        }
+        1
+    }
+    // SAFETY: `ctx` is a live SSL_CTX; a function pointer is as wide as a data pointer on every
+    // platform OpenSSL supports, and `call` turns it back.
+    unsafe { c::SSL_CTX_set_cert_cb(ctx.as_ptr(), Some(call), mark as *mut c_void) };
+}
+
+/// A distinguished name in RFC 2253 form, as nginx's `$ssl_client_s_dn` shows it.
+///
+/// `X509_NAME_print_ex(3)` with `XN_FLAG_RFC2253` into a memory BIO that is freed here. Empty when
+/// libcrypto cannot print it.
+#[must_use]
+pub fn name_rfc2253(name: &X509NameRef) -> String {
+    // SAFETY: the BIO is owned here and freed once; the name is live; the data pointer belongs to
+    // the BIO and is copied before the BIO is freed.
+    unsafe {
+        let bio = ffi::BIO_new(ffi::BIO_s_mem());
+        if bio.is_null() {
+            return String::new();
+        }
+        c::X509_NAME_print_ex(bio, name.as_ptr(), 0, XN_FLAG_RFC2253);
+        let mut data: *mut c_char = ptr::null_mut();
+        let len = ffi::BIO_get_mem_data(bio, &raw mut data);
+        let text = match usize::try_from(len) {
+            Ok(len) if len > 0 && !data.is_null() => {
+                String::from_utf8_lossy(std::slice::from_raw_parts(data.cast::<u8>(), len))
+                    .into_owned()
+            }
+            _ => String::new(),
+        };
+        ffi::BIO_free_all(bio);
+        text
+    }
+}
+
+/// Adds an intermediate to the certificate that was set last, so that each of several
+/// certificates keeps its own chain.
+///
+/// `SSL_CTX_add1_chain_cert(3)`: takes its own reference.
+///
+/// # Errors
+/// OpenSSL's own: an intermediate that is too weak for the security level, for instance.
+pub fn add_chain_certificate(
+    ctx: &mut SslContextBuilder,
+    certificate: &X509Ref,
+) -> Result<(), ErrorStack> {
+    // SAFETY: both are live; with the third argument 1 libssl takes its own reference.
+    let rc = unsafe {
+        ffi::SSL_CTX_ctrl(
+            ctx.as_ptr(),
+            ffi::SSL_CTRL_CHAIN_CERT,
+            1,
+            certificate.as_ptr().cast::<c_void>(),
+        )
+    };
+    if rc == 1 {
+        Ok(())
+    } else {
+        Err(ErrorStack::get())
+    }
+}
+
+/// Makes libcrypto ignore every configuration file it would read by itself, for good.
+///
+/// `OPENSSL_init_crypto(3)` with `OPENSSL_INIT_NO_LOAD_CONFIG`: has this effect only as the first
+/// OpenSSL call of the process, because the automatic load happens once. Returns 1 on success.
+///
+/// # Errors
+/// OpenSSL's own, when libcrypto cannot initialise.
+pub fn ignore_config_files() -> Result<(), ErrorStack> {
+    // SAFETY: the call takes flags and an optional settings object, which is null.
+    let rc = unsafe { c::OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, ptr::null()) };
+    succeeded(rc)
+}
+
+/// Loads one configuration file into the default library context.
+///
+/// `OSSL_LIB_CTX_load_config(3)`. Success says only that the file was read: a provider that the
+/// file activates and that does not come up is no failure to libcrypto. The path is only read.
+///
+/// # Errors
+/// OpenSSL's own, when the file is unreadable or, under `config_diagnostics`, malformed.
+pub fn load_config(file: &CStr) -> Result<(), ErrorStack> {
+    // SAFETY: a null context means the default one; `file` is a C string, read during the call.
+    let rc = unsafe { c::OSSL_LIB_CTX_load_config(ptr::null_mut(), file.as_ptr()) };
+    succeeded(rc)
+}
+
+/// The names of all active providers of the default library context, in libcrypto's order.
+///
+/// `OSSL_PROVIDER_do_all(3)`. Activates the default provider when no provider was asked for yet,
+/// so it must not be called before the FIPS start has loaded its own. Returns 1 on success.
+///
+/// # Errors
+/// OpenSSL's own, when the enumeration is interrupted.
+pub fn provider_names() -> Result<Vec<String>, ErrorStack> {
+    unsafe extern "C" fn collect(provider: *mut ffi::OSSL_PROVIDER, arg: *mut c_void) -> c_int {
+        // SAFETY: `arg` is the vector below, which nothing else touches during the call;
+        // `provider` is live while the callback runs.
+        unsafe {
+            let names: &mut Vec<String> = &mut *arg.cast();
+            names.extend(provider_name(provider));
+        }
+        1
+    }
+    let mut names: Vec<String> = Vec::new();
+    // SAFETY: a null context means the default one; the vector outlives the call.
+    let rc = unsafe {
+        c::OSSL_PROVIDER_do_all(ptr::null_mut(), collect, (&raw mut names).cast::<c_void>())
+    };
+    succeeded(rc).map(|()| names)
+}
+
+/// A text that a provider tells about itself, such as `version`; `None` when it has no such one.
+///
+/// `OSSL_PROVIDER_get_params(3)`, `OSSL_PARAM_construct_utf8_ptr(3)`. The text is the provider's
+/// and is copied. Returns 1 on success, also when the provider does not know the parameter.
+#[must_use]
+pub fn provider_text(provider: &ProviderRef, key: &CStr) -> Option<String> {
+    let mut value: *mut c_char = ptr::null_mut();
+    // SAFETY: `key` and `value` outlive `params`; the array ends with the end marker; `provider`
+    // is live. libcrypto stores a pointer to memory that the provider owns while it is loaded.
+    let rc = unsafe {
+        let mut params = [
+            c::OSSL_PARAM_construct_utf8_ptr(key.as_ptr(), &raw mut value, 0),
+            ffi::OSSL_PARAM_construct_end(),
+        ];
+        c::OSSL_PROVIDER_get_params(provider.as_ptr(), params.as_mut_ptr())
+    };
+    if succeeded(rc).is_err() || value.is_null() {
+        return None;
+    }
+    // SAFETY: libcrypto set `value` to a C string of the provider; it is copied here.
+    Some(
+        unsafe { CStr::from_ptr(value) }
+            .to_string_lossy()
+            .into_owned(),
+    )
+}
+
+/// A number that a provider tells about itself, such as `status`; `None` when it has no such one.
+///
+/// `OSSL_PROVIDER_get_params(3)`, `OSSL_PARAM_modified(3)`.
+#[must_use]
+pub fn provider_number(provider: &ProviderRef, key: &CStr) -> Option<u32> {
+    let mut value = 0_u32;
+    // SAFETY: `key` and `value` outlive `params`; the array ends with the end marker; `provider`
+    // is live; `u32` is C's unsigned int on every platform of OpenSSL.
+    let (rc, is_set) = unsafe {
+        let mut params = [
+            ffi::OSSL_PARAM_construct_uint(key.as_ptr(), &raw mut value),
+            ffi::OSSL_PARAM_construct_end(),
+        ];
+        let rc = c::OSSL_PROVIDER_get_params(provider.as_ptr(), params.as_mut_ptr());
+        (rc, ffi::OSSL_PARAM_modified(params.as_ptr()) == 1)
+    };
+    (succeeded(rc).is_ok() && is_set).then_some(value)
+}
+
+/// Runs a provider's self-tests again.
+///
+/// `OSSL_PROVIDER_self_test(3)`: 1 when they pass. A FIPS module that fails them enters its error
+/// state and refuses all further work.
+///
+/// # Errors
+/// The module's own reason, when a test fails.
+pub fn provider_self_test(provider: &ProviderRef) -> Result<(), ErrorStack> {
+    // SAFETY: `provider` is a live, loaded provider; the call may run on any thread.
+    let rc = unsafe { c::OSSL_PROVIDER_self_test(provider.as_ptr()) };
+    succeeded(rc)
+}
+
+/// Whether `fips=yes` is part of the default properties of every fetch.
+///
+/// `EVP_default_properties_is_fips_enabled(3)`, default library context.
+#[must_use]
+pub fn is_fips_default() -> bool {
+    // SAFETY: a null context means the default one.
+    unsafe { ffi::EVP_default_properties_is_fips_enabled(ptr::null_mut()) == 1 }
+}
+
+/// Makes `fips=yes` part of the default properties of every later fetch.
+///
+/// `EVP_default_properties_enable_fips(3)`, default library context. Returns 1 on success.
+///
+/// # Errors
+/// OpenSSL's own, when the properties cannot be set.
+pub fn make_fips_default() -> Result<(), ErrorStack> {
+    // SAFETY: a null context means the default one.
+    let rc = unsafe { ffi::EVP_default_properties_enable_fips(ptr::null_mut(), 1) };
+    succeeded(rc)
+}
+
+/// The name of an EC key's curve, such as `prime256v1`; `None` for one without a name.
+///
+/// `EVP_PKEY_get_group_name(3)`: writes a C string of at most the given size, returns 1 on success.
+#[must_use]
+pub fn group_name<T>(key: &PKeyRef<T>) -> Option<String> {
+    let mut name = [0_u8; 64];
+    let mut len = 0_usize;
+    // SAFETY: `key` is live; at most `name.len()` bytes are written; `len` is valid for the call.
+    let rc = unsafe {
+        c::EVP_PKEY_get_group_name(
+            key.as_ptr(),
+            name.as_mut_ptr().cast(),
+            name.len(),
+            &raw mut len,
+        )
+    };
+    if succeeded(rc).is_err() {
+        return None;
+    }
+    let name = CStr::from_bytes_until_nul(&name).ok()?;
+    Some(name.to_string_lossy().into_owned())
+}
+
+/// The digest that a certificate was signed with, also where it is a parameter (RSA-PSS); `None`
+/// for one that libcrypto does not know, and for signatures without a digest of their own.
+///
+/// `X509_get_signature_info(3)`: returns 1 when it is known. Fills caches inside the certificate,
+/// under libcrypto's own lock.
+#[must_use]
+pub fn signature_digest(certificate: &X509Ref) -> Option<Nid> {
+    let mut digest: c_int = 0;
+    // SAFETY: `certificate` is live; `digest` is valid for the call; the others may be null.
+    let rc = unsafe {
+        c::X509_get_signature_info(
+            certificate.as_ptr(),
+            &raw mut digest,
+            ptr::null_mut(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+        )
+    };
+    succeeded(rc).ok()?;
+    (digest != 0).then(|| Nid::from_raw(digest))
+}
+
+/// The name of the provider that holds a key; `None` for a key of the legacy, provider-less kind.
+///
+/// `EVP_PKEY_get0_provider(3)`.
+#[must_use]
+pub fn key_provider<T>(key: &PKeyRef<T>) -> Option<String> {
+    // SAFETY: `key` is a live EVP_PKEY; the provider is borrowed from it while its name is copied.
+    unsafe { provider_name(c::EVP_PKEY_get0_provider(key.as_ptr())) }
+}
+
+/// The name of the provider that a digest is fetched from.
+///
+/// `EVP_MD_fetch(3)`, freed again before the return.
+///
+/// # Errors
+/// OpenSSL's own, when no provider offers it under the default properties.
+pub fn digest_provider(name: &CStr) -> Result<Option<String>, ErrorStack> {
+    // SAFETY: null context and properties mean the defaults; the fetched object is ours until
+    // it is freed, after its provider's name was copied.
+    unsafe {
+        let md = fetched(ffi::EVP_MD_fetch(
+            ptr::null_mut(),
+            name.as_ptr(),
+            ptr::null(),
+        ))?;
+        let provider = provider_name(c::EVP_MD_get0_provider(md));
+        ffi::EVP_MD_free(md);
+        Ok(provider)
+    }
+}
+
+/// The name of the provider that a cipher is fetched from.
+///
+/// `EVP_CIPHER_fetch(3)`, freed again before the return.
+///
+/// # Errors
+/// OpenSSL's own, when no provider offers it under the default properties.
+pub fn cipher_provider(name: &CStr) -> Result<Option<String>, ErrorStack> {
+    // SAFETY: as in `digest_provider`.
+    unsafe {
+        let cipher = fetched(ffi::EVP_CIPHER_fetch(
+            ptr::null_mut(),
+            name.as_ptr(),
+            ptr::null(),
+        ))?;
+        let provider = provider_name(c::EVP_CIPHER_get0_provider(cipher));
+        ffi::EVP_CIPHER_free(cipher);
+        Ok(provider)
+    }
+}
+
+/// The name of the provider that a MAC is fetched from.
+///
+/// `EVP_MAC_fetch(3)`, freed again before the return.
+///
+/// # Errors
+/// OpenSSL's own, when no provider offers it under the default properties.
+pub fn mac_provider(name: &CStr) -> Result<Option<String>, ErrorStack> {
+    // SAFETY: as in `digest_provider`.
+    unsafe {
+        let mac = fetched(ffi::EVP_MAC_fetch(
+            ptr::null_mut(),
+            name.as_ptr(),
+            ptr::null(),
+        ))?;
+        let provider = provider_name(ffi::EVP_MAC_get0_provider(mac));
+        ffi::EVP_MAC_free(mac);
+        Ok(provider)
+    }
+}
+
+/// The name of the provider that a key derivation is fetched from.
+///
+/// `EVP_KDF_fetch(3)`, freed again before the return.
+///
+/// # Errors
+/// OpenSSL's own, when no provider offers it under the default properties.
+pub fn kdf_provider(name: &CStr) -> Result<Option<String>, ErrorStack> {
+    // SAFETY: as in `digest_provider`.
+    unsafe {
+        let kdf = fetched(ffi::EVP_KDF_fetch(
+            ptr::null_mut(),
+            name.as_ptr(),
+            ptr::null(),
+        ))?;
+        let provider = provider_name(c::EVP_KDF_get0_provider(kdf));
+        ffi::EVP_KDF_free(kdf);
+        Ok(provider)
+    }
+}
+
+/// The name of the provider that a signature algorithm is fetched from.
+///
+/// `EVP_SIGNATURE_fetch(3)`, freed again before the return.
+///
+/// # Errors
+/// OpenSSL's own, when no provider offers it under the default properties.
+pub fn signature_provider(name: &CStr) -> Result<Option<String>, ErrorStack> {
+    // SAFETY: as in `digest_provider`.
+    unsafe {
+        let signature = fetched(ffi::EVP_SIGNATURE_fetch(
+            ptr::null_mut(),
+            name.as_ptr(),
+            ptr::null(),
+        ))?;
+        let provider = provider_name(c::EVP_SIGNATURE_get0_provider(signature));
+        ffi::EVP_SIGNATURE_free(signature);
+        Ok(provider)
+    }
+}
+
+/// The name of the provider that a key exchange is fetched from.
+///
+/// `EVP_KEYEXCH_fetch(3)`, freed again before the return.
+///
+/// # Errors
+/// OpenSSL's own, when no provider offers it under the default properties.
+pub fn key_exchange_provider(name: &CStr) -> Result<Option<String>, ErrorStack> {
+    // SAFETY: as in `digest_provider`.
+    unsafe {
+        let exchange = fetched(c::EVP_KEYEXCH_fetch(
+            ptr::null_mut(),
+            name.as_ptr(),
+            ptr::null(),
+        ))?;
+        let provider = provider_name(c::EVP_KEYEXCH_get0_provider(exchange));
+        c::EVP_KEYEXCH_free(exchange);
+        Ok(provider)
+    }
+}
+
+/// The name of the provider that the process's primary random generator comes from.
+///
+/// `RAND_get0_primary(3)`, `EVP_RAND_CTX_get0_rand(3)`: both are the library context's own.
+///
+/// # Errors
+/// OpenSSL's own, when the generator cannot be made.
+pub fn random_provider() -> Result<Option<String>, ErrorStack> {
+    // SAFETY: a null context means the default one; the generator lives as long as it; nothing
+    // is owned here.
+    unsafe {
+        let primary = fetched(c::RAND_get0_primary(ptr::null_mut()))?;
+        let rand = fetched(c::EVP_RAND_CTX_get0_rand(primary))?;
+        Ok(provider_name(c::EVP_RAND_get0_provider(rand)))
+    }
+}
+
+/// HMAC-SHA256 of `data`, computed within a library context of its own.
+///
+/// `EVP_Q_mac(3)`: null on failure. For the one MAC that is needed before the default context may
+/// be used; every other goes through [`mac`](super::mac).
+///
+/// # Errors
+/// OpenSSL's own, when no provider of `context` offers HMAC-SHA256.
+pub fn hmac_sha256_within(
+    context: &LibCtxRef,
+    key: &[u8],
+    data: &[u8],
+) -> Result<[u8; 32], ErrorStack> {
+    let mut mac = [0_u8; 32];
+    let mut len = 0_usize;
+    // SAFETY: `context` is live; the names are C strings; null properties and parameters mean
+    // none; the slices give their lengths; at most `mac.len()` bytes are written.
+    let out = unsafe {
+        c::EVP_Q_mac(
+            context.as_ptr(),
+            c"HMAC".as_ptr(),
+            ptr::null(),
+            c"SHA2-256".as_ptr(),
+            ptr::null(),
+            key.as_ptr().cast(),
+            key.len(),
+            data.as_ptr(),
+            data.len(),
+            mac.as_mut_ptr(),
+            mac.len(),
+            &raw mut len,
+        )
+    };
+    fetched(out).map(|_| mac)
+}
+
+/// A TLS context whose algorithms come from `library` instead of the default library context.
+///
+/// `SSL_CTX_new_ex(3)`: null on failure; the builder owns the context. libssl keeps a bare pointer
+/// to the library context, which must therefore live for ever.
+///
+/// # Errors
+/// OpenSSL's own, when no provider of `library` offers what TLS needs.
+pub fn context_within(
+    library: &'static LibCtx,
+    method: SslMethod,
+) -> Result<SslContextBuilder, ErrorStack> {
+    // SAFETY: `library` lives for ever; null properties mean none; the method is a static of libssl.
+    let ctx = unsafe { c::SSL_CTX_new_ex(library.as_ptr(), ptr::null(), method.as_ptr()) };
+    // SAFETY: a context that was made is live, and nothing else owns it.
+    fetched(ctx).map(|ctx| unsafe { SslContextBuilder::from_ptr(ctx) })
+}
+
+/// Copies the IV that a cipher is using into `iv`, which must be as long as the cipher's IV.
+///
+/// `EVP_CIPHER_CTX_get_updated_iv(3)`. After an AEAD encryption that was given no IV this is the
+/// one that the module made itself. Returns 1 on success.
+///
+/// # Errors
+/// OpenSSL's own, when the cipher has no IV yet or `iv` is too short.
+pub fn cipher_iv(ctx: &CipherCtxRef, iv: &mut [u8]) -> Result<(), ErrorStack> {
+    // SAFETY: `ctx` is a live EVP_CIPHER_CTX; libcrypto writes at most `iv.len()` bytes.
+    let rc =
+        unsafe { c::EVP_CIPHER_CTX_get_updated_iv(ctx.as_ptr(), iv.as_mut_ptr().cast(), iv.len()) };
+    succeeded(rc)
+}
+
+/// Drains OpenSSL's error queue into the error, unless `rc` is the 1 of success.
+fn succeeded(rc: c_int) -> Result<(), ErrorStack> {
+    if rc == 1 {
+        Ok(())
+    } else {
+        Err(ErrorStack::get())
+    }
+}
+
+/// Drains OpenSSL's error queue into the error when `object` is null.
+fn fetched<T>(object: *mut T) -> Result<*mut T, ErrorStack> {
+    if object.is_null() {
+        Err(ErrorStack::get())
+    } else {
+        Ok(object)
+    }
+}
+
+/// A copy of a provider's name; `None` for the null provider.
+///
+/// `OSSL_PROVIDER_get0_name(3)`: the name is the provider's own.
+///
+/// # Safety
+/// `provider` is null or live.
+unsafe fn provider_name(provider: *const ffi::OSSL_PROVIDER) -> Option<String> {
+    if provider.is_null() {
+        return None;
+    }
+    // SAFETY: `provider` is live, by contract; its name is a C string that lives as long.
+    let name = unsafe { CStr::from_ptr(c::OSSL_PROVIDER_get0_name(provider)) };
+    Some(name.to_string_lossy().into_owned())
+}
