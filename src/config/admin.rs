@@ -1,0 +1,259 @@
+//! The section `admin`: addresses, keys, where a key may be carried.
+
+use std::collections::HashSet;
+
+use super::listen::ListenAddr;
+use super::reader::{Reader, Section};
+use super::secret::{self, Env, KeyMaterial, SecretText};
+use super::{Admin, AdminHttps, AdminKey, Flavour, IdentityFiles, KeySource, Role};
+
+/// Reads `admin`; keys come from there and from `PORTCULLIS_ADMIN_KEY`.
+pub(super) fn read_admin(
+    section: &Section<'_>,
+    reader: &Reader,
+    env: Env<'_>,
+    warnings: &mut Vec<String>,
+) -> Admin {
+    let admin = Admin {
+        listen: section.listen("listen", ListenAddr::here(9180)),
+        https: read_admin_https(&section.section("https")),
+        keys: read_keys(section, reader, env, warnings),
+        key_sources: read_key_sources(section),
+        cors: read_cors(section),
+    };
+    section.close();
+    admin
+}
+
+fn read_admin_https(section: &Section<'_>) -> AdminHttps {
+    let listen = section.listen("listen", ListenAddr::here(7443));
+    let flavour = section.choice(
+        "flavour",
+        Flavour::Api7,
+        &[("api7", Flavour::Api7), ("apisix", Flavour::Apisix)],
+    );
+    let identity = match (section.path("cert"), section.path("key")) {
+        (Some(cert), Some(key)) => Some(IdentityFiles { cert, key }),
+        (Some(_), None) => {
+            section.refuse(
+                "cert",
+                "is given without a key",
+                "set `admin.https.key` to its private key",
+            );
+            None
+        }
+        (None, Some(_)) => {
+            section.refuse(
+                "key",
+                "is given without a certificate",
+                "set `admin.https.cert` to its certificate",
+            );
+            None
+        }
+        (None, None) => None,
+    };
+    let https = AdminHttps {
+        listen,
+        flavour,
+        identity,
+        client_ca: section.path("client_ca"),
+    };
+    section.close();
+    https
+}
+
+fn read_keys(
+    section: &Section<'_>,
+    reader: &Reader,
+    env: Env<'_>,
+    warnings: &mut Vec<String>,
+) -> Vec<AdminKey> {
+    let mut keys = Vec::new();
+    if let Some(text) = env("PORTCULLIS_ADMIN_KEY") {
+        match secret::key_material(&text, env) {
+            Ok((KeyMaterial::Plain(key), _)) if key.expose().is_empty() => {
+                // A variable that is set to nothing is a template that filled nothing in.
+                section.refuse(
+                    "keys",
+                    "PORTCULLIS_ADMIN_KEY is empty",
+                    "give it a key, or unset it",
+                );
+            }
+            Ok((key, _)) => keys.push(AdminKey {
+                name: "environment".to_owned(),
+                key,
+                role: Role::Admin,
+            }),
+            Err((reason, remedy)) => {
+                section.refuse("keys", format!("PORTCULLIS_ADMIN_KEY: {reason}"), remedy);
+            }
+        }
+    }
+    let mut names: HashSet<String> = keys.iter().map(|key| key.name.clone()).collect();
+    for entry in section.sections("keys") {
+        if let Some(key) = read_key(&entry, reader, env, warnings) {
+            if !names.insert(key.name.clone()) {
+                entry.refuse(
+                    "name",
+                    "is used by another key",
+                    "the audit needs to tell them apart",
+                );
+            }
+            keys.push(key);
+        }
+        entry.close();
+    }
+    keys
+}
+
+fn read_key(
+    entry: &Section<'_>,
+    reader: &Reader,
+    env: Env<'_>,
+    warnings: &mut Vec<String>,
+) -> Option<AdminKey> {
+    for key in ["name", "key"] {
+        if !entry.has(key) {
+            entry.refuse(key, "is missing", "each entry has `name`, `key` and `role`");
+        }
+    }
+    let role = entry.choice(
+        "role",
+        Role::Admin,
+        &[("admin", Role::Admin), ("viewer", Role::Viewer)],
+    );
+    let (name, text) = (entry.text("name"), entry.text("key").map(SecretText::new));
+    let (name, text) = (name?, text?);
+    match secret::key_material(text.expose(), env) {
+        Ok((key, is_literal)) => {
+            if is_literal && reader.is_on_command_line(&entry.path_of("key")) {
+                entry.refuse(
+                    "key",
+                    "a key itself is never written on a command line, where every user of the machine can read it",
+                    "write `@file`, `$env://NAME` or `sha256:<hex>`",
+                );
+            } else if is_literal {
+                warnings.push(format!(
+                    "{}: the key itself stands in the configuration; prefer `@file`, `$env://NAME` or `sha256:<hex>`",
+                    entry.path_of("key")
+                ));
+            }
+            Some(AdminKey { name, key, role })
+        }
+        Err((reason, remedy)) => {
+            entry.refuse("key", reason, remedy);
+            None
+        }
+    }
+}
+
+fn read_key_sources(section: &Section<'_>) -> Vec<KeySource> {
+    let Some(words) = section.texts("key_sources") else {
+        return vec![KeySource::Header];
+    };
+    if words.is_empty() {
+        section.refuse(
+            "key_sources",
+            "names no source",
+            "write at least `[header]`",
+        );
+    }
+    let mut sources = Vec::new();
+    for word in words {
+        match word.as_str() {
+            "header" => sources.push(KeySource::Header),
+            "query" => sources.push(KeySource::Query),
+            "cookie" => sources.push(KeySource::Cookie),
+            _ => section.refuse(
+                "key_sources",
+                "has an entry that is no source",
+                "write `header`, `query` or `cookie`",
+            ),
+        }
+    }
+    sources
+}
+
+fn read_cors(section: &Section<'_>) -> Vec<String> {
+    if !section.is_list("cors") {
+        if !matches!(section.word("cors").as_deref(), None | Some("off")) {
+            section.refuse("cors", "is neither `off` nor a list", "list the origins");
+        }
+        return Vec::new();
+    }
+    let origins = section.texts("cors").unwrap_or_default();
+    let is_origin = |text: &str| {
+        let rest = text
+            .strip_prefix("https://")
+            .or_else(|| text.strip_prefix("http://"));
+        rest.is_some_and(|rest| {
+            !rest.is_empty()
+                && rest
+                    .bytes()
+                    .all(|b| b.is_ascii_graphic() && !b"/?#@*,".contains(&b))
+        })
+    };
+    if !origins.iter().all(|origin| is_origin(origin)) {
+        section.refuse(
+            "cors",
+            "has an entry that is no origin",
+            "write `https://host` or `https://host:port`, without a path; `*` is not accepted",
+        );
+    }
+    origins
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, ConfigError};
+    use super::*;
+
+    fn read(text: &str, sets: &[&str], key: Option<&str>) -> Result<Config, ConfigError> {
+        let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        Config::from_text(text, &sets, &|name| match name {
+            "PORTCULLIS_ADMIN_KEY" => key.map(str::to_owned),
+            "KEY" => Some("from-env".to_owned()),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn key_itself_is_refused_on_the_command_line_and_warned_of_in_the_file() {
+        let set = "admin.keys=[{name: n, key: hunter2}]";
+        let error = read("", &[set], None).unwrap_err();
+        assert_eq!(error.problems[0].path, "admin.keys.0.key");
+        assert!(!error.to_string().contains("hunter2"));
+        let twin = read("", &["admin.keys=[{name: n, key: '$env://KEY'}]"], None).unwrap();
+        assert!(twin.warnings.is_empty());
+        let in_file = read("admin: {keys: [{name: n, key: hunter2}]}", &[], None).unwrap();
+        assert_eq!(in_file.warnings.len(), 1);
+        assert!(!format!("{in_file:?} {}", in_file.describe()).contains("hunter2"));
+    }
+
+    #[test]
+    fn later_setting_of_a_key_itself_is_refused_too() {
+        let file = "admin: {keys: [{name: n, key: $env://KEY}]}";
+        assert!(read(file, &["admin.keys.0.key=hunter2"], None).is_err());
+        assert!(read(file, &["admin.keys.0.key=$env://KEY"], None).is_ok());
+    }
+
+    #[test]
+    fn key_of_the_environment_joins_those_of_the_file() {
+        let config = read("admin: {keys: [{name: n, key: k}]}", &[], Some("e")).unwrap();
+        let names: Vec<&str> = config
+            .admin
+            .keys
+            .iter()
+            .map(|key| key.name.as_str())
+            .collect();
+        assert_eq!(names, ["environment", "n"]);
+        assert_eq!(config.admin.keys[0].role, Role::Admin);
+    }
+
+    #[test]
+    fn empty_key_of_the_environment_is_refused() {
+        let error = read("", &[], Some("")).unwrap_err();
+        assert!(error.to_string().contains("PORTCULLIS_ADMIN_KEY is empty"));
+        assert!(read("", &[], Some("k")).is_ok());
+    }
+}

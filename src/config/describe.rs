@@ -1,0 +1,214 @@
+//! The effective configuration as text, for `portcullis check`. Shows no secret.
+
+use std::fmt;
+use std::path::Path;
+
+use super::{
+    AccessLog, ClientAuthNames, Config, Flavour, Kek, KeyMaterial, KeySource, ListenAddr,
+    LogFormat, LogLevel, Nginx400, Role, Store, TrustFile,
+};
+
+impl Config {
+    /// Every key with its effective value, one `path.to.key = value` per line.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let mut lines = Lines(String::new());
+        lines.add("data_dir", self.data_dir.display());
+        lines.add("workers", self.worker_count());
+        lines.add("http.listen", list(&self.http.listen));
+        lines.add(
+            "http.client_auth_names",
+            match self.http.client_auth_names {
+                ClientAuthNames::Refuse => "refuse",
+                ClientAuthNames::Redirect => "redirect",
+                ClientAuthNames::Allow => "allow",
+            },
+        );
+        lines.add("https.listen", list(&self.https.listen));
+        lines.add(
+            "https.fallback_sni",
+            self.https.fallback_sni.as_deref().unwrap_or("none"),
+        );
+        lines.add("https.session_tickets", "off");
+        lines.add("https.session_cache.size", self.https.session_cache.size);
+        lines.add(
+            "https.session_cache.timeout",
+            Shown(self.https.session_cache.timeout),
+        );
+        lines.add(
+            "https.handshake_timeout",
+            Shown(self.https.handshake_timeout),
+        );
+        self.describe_admin(&mut lines);
+        lines.add("status.listen", list(&self.status.listen));
+        lines.add(
+            "store",
+            match self.store {
+                Store::Sqlite => "sqlite",
+                Store::Memory => "memory",
+            },
+        );
+        lines.add(
+            "fips",
+            if self.fips.is_required {
+                "required"
+            } else {
+                "off"
+            },
+        );
+        lines.add("fips_module_dir", path(self.fips.module_dir.as_deref()));
+        lines.add("fips_version", &self.fips.version);
+        lines.add(
+            "fips_self_test_interval",
+            Shown(self.fips.self_test_interval),
+        );
+        match &self.kek {
+            Kek::File(path) => lines.add("kek", path.display()),
+            Kek::Search(_) => lines.add("kek", "not named: searched, or made at first start"),
+            Kek::Value(_) => lines.add("kek", "from the environment"),
+        }
+        lines.add(
+            "upstream.trust_file",
+            match &self.upstream.trust_file {
+                None => "none".to_owned(),
+                Some(TrustFile::System) => "system".to_owned(),
+                Some(TrustFile::Path(path)) => path.display().to_string(),
+            },
+        );
+        lines.add("security.refuse_weakening", self.security.refuse_weakening);
+        lines.add(
+            "security.require_upstream_verify",
+            self.security.require_upstream_verify,
+        );
+        lines.add(
+            "proxy.nginx_400",
+            match self.proxy.nginx_400 {
+                Nginx400::BadGateway => "502",
+                Nginx400::Pass => "pass",
+            },
+        );
+        self.describe_rest(&mut lines);
+        lines.0
+    }
+
+    fn describe_admin(&self, lines: &mut Lines) {
+        let admin = &self.admin;
+        lines.add("admin.listen", list(&admin.listen));
+        lines.add("admin.https.listen", list(&admin.https.listen));
+        lines.add(
+            "admin.https.flavour",
+            match admin.https.flavour {
+                Flavour::Api7 => "api7",
+                Flavour::Apisix => "apisix",
+            },
+        );
+        let identity = admin.https.identity.as_ref();
+        lines.add(
+            "admin.https.cert",
+            path(identity.map(|files| files.cert.as_path())),
+        );
+        lines.add(
+            "admin.https.key",
+            path(identity.map(|files| files.key.as_path())),
+        );
+        lines.add(
+            "admin.https.client_ca",
+            path(admin.https.client_ca.as_deref()),
+        );
+        for key in &admin.keys {
+            let role = match key.role {
+                Role::Admin => "admin",
+                Role::Viewer => "viewer",
+            };
+            let form = match key.key {
+                KeyMaterial::Plain(_) => "[secret]",
+                KeyMaterial::Sha256(_) => "sha256:…",
+            };
+            lines.add("admin.keys", format_args!("{} ({role}) {form}", key.name));
+        }
+        let sources = admin.key_sources.iter().map(|source| match source {
+            KeySource::Header => "header",
+            KeySource::Query => "query",
+            KeySource::Cookie => "cookie",
+        });
+        lines.add("admin.key_sources", sources.collect::<Vec<_>>().join(", "));
+        let is_off = admin.cors.is_empty();
+        lines.add(
+            "admin.cors",
+            if is_off {
+                "off".to_owned()
+            } else {
+                admin.cors.join(", ")
+            },
+        );
+    }
+
+    fn describe_rest(&self, lines: &mut Lines) {
+        lines.add(
+            "log.level",
+            match self.log.level {
+                LogLevel::Error => "error",
+                LogLevel::Warn => "warn",
+                LogLevel::Info => "info",
+                LogLevel::Debug => "debug",
+                LogLevel::Trace => "trace",
+            },
+        );
+        lines.add(
+            "log.format",
+            match self.log.format {
+                LogFormat::Auto => "text on a terminal, else json",
+                LogFormat::Json => "json",
+                LogFormat::Text => "text",
+            },
+        );
+        lines.add(
+            "access_log",
+            match &self.access_log {
+                AccessLog::Stdout => "stdout".to_owned(),
+                AccessLog::Off => "off".to_owned(),
+                AccessLog::File(path) => path.display().to_string(),
+            },
+        );
+        lines.add("limits.connections", self.limits.connections);
+        lines.add("limits.header_bytes", self.limits.header_bytes);
+        lines.add("limits.header_timeout", Shown(self.limits.header_timeout));
+        lines.add("limits.idle_timeout", Shown(self.limits.idle_timeout));
+        lines.add("limits.body_timeout", Shown(self.limits.body_timeout));
+        lines.add("limits.handshakes", self.handshake_count());
+        lines.add("limits.contexts", self.limits.contexts);
+        lines.add("shutdown_timeout", Shown(self.shutdown_timeout));
+    }
+}
+
+struct Lines(String);
+
+impl Lines {
+    fn add(&mut self, key: &str, value: impl fmt::Display) {
+        self.0.push_str(&format!("{key} = {value}\n"));
+    }
+}
+
+/// Shows what has only a `Debug` form.
+struct Shown<T>(T);
+
+impl<T: fmt::Debug> fmt::Display for Shown<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+fn list(addrs: &[ListenAddr]) -> String {
+    if addrs.is_empty() {
+        return "off".to_owned();
+    }
+    addrs
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn path(path: Option<&Path>) -> String {
+    path.map_or_else(|| "none".to_owned(), |path| path.display().to_string())
+}

@@ -1,0 +1,373 @@
+//! The configuration: read once at start, from one file and the command line.
+//!
+//! Every field has a default, unknown keys are errors, and no rule is left for later: a `Config`
+//! that exists has passed all of them. What changes while the gateway runs is a resource, not
+//! here.
+
+mod admin;
+mod describe;
+mod error;
+mod listen;
+mod load;
+mod reader;
+mod rules;
+mod secret;
+mod source;
+
+pub use error::{ConfigError, Problem};
+pub use listen::ListenAddr;
+pub use secret::{Kek, KeyMaterial, SecretText};
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything the gateway is told at start.
+///
+/// # Defaults
+/// See each field; [`Config::from_text`] of an empty text gives all of them.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `data_dir`: where the store and what the gateway makes for itself live.
+    ///
+    /// Default: `$STATE_DIRECTORY` (`/var/lib/portcullis` for the unit), else `./portcullis-data`.
+    pub data_dir: PathBuf,
+    /// `workers`: data-plane threads; 0 (default) stands for one per core.
+    pub workers: usize,
+    /// `http`: the data plane in the clear.
+    pub http: Http,
+    /// `https`: the data plane over TLS.
+    pub https: Https,
+    /// `admin`: the Admin API.
+    pub admin: Admin,
+    /// `status`: metrics, health and readiness.
+    pub status: Status,
+    /// `store`: where resources are kept. Default: [`Store::Sqlite`].
+    pub store: Store,
+    /// `fips`, `fips_module_dir`, `fips_version`, `fips_self_test_interval`.
+    pub fips: Fips,
+    /// `kek`: the key that seals private keys at rest.
+    ///
+    /// Default: `$CREDENTIALS_DIRECTORY/kek` where it exists; for the unit
+    /// `/etc/portcullis/kek`; else `<data_dir>/kek`, made at first start.
+    pub kek: Kek,
+    /// `upstream`: trust towards upstreams.
+    pub upstream: UpstreamTrust,
+    /// `security`: what writers are not allowed to do.
+    pub security: Security,
+    /// `proxy`: behaviour of the data plane.
+    pub proxy: Proxy,
+    /// `log`: the process log, on standard error.
+    pub log: Log,
+    /// `access_log`: where the record of each request goes. Default: [`AccessLog::Stdout`].
+    pub access_log: AccessLog,
+    /// `limits`: bounds on what peers may take.
+    pub limits: Limits,
+    /// `shutdown_timeout`: how long requests in flight may take after SIGTERM. Default 30 s.
+    pub shutdown_timeout: Duration,
+    /// The file that was read; `None` when there was none.
+    pub file: Option<PathBuf>,
+    /// Sentences for the operator about what is accepted but unwise.
+    pub warnings: Vec<String>,
+}
+
+/// `http`.
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// `http.listen`. Default `0.0.0.0:9080` and `[::]:9080`; empty: switched off.
+    ///
+    /// IPv6 sockets are to be opened v6only: the two defaults share the port.
+    pub listen: Vec<ListenAddr>,
+    /// `http.client_auth_names`: a request in the clear for a name that asks for client
+    /// certificates. Default: [`ClientAuthNames::Refuse`].
+    pub client_auth_names: ClientAuthNames,
+}
+
+/// What happens to a plain request for a name that asks for client certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuthNames {
+    /// `refuse`: 421.
+    Refuse,
+    /// `redirect`: 308 to https.
+    Redirect,
+    /// `allow`: forwarded, as APISIX does.
+    Allow,
+}
+
+/// `https`.
+#[derive(Clone, Debug)]
+pub struct Https {
+    /// `https.listen`. Default `0.0.0.0:9443` and `[::]:9443`; empty: switched off.
+    pub listen: Vec<ListenAddr>,
+    /// `https.fallback_sni`: the name that clients without SNI are treated as having sent; lower
+    /// case, no trailing dot. Default: none, such clients get an alert.
+    pub fallback_sni: Option<String>,
+    /// `https.session_cache`. (`https.session_tickets` is `off`: this version knows no other.)
+    pub session_cache: SessionCache,
+    /// `https.handshake_timeout`. Default 10 s.
+    pub handshake_timeout: Duration,
+}
+
+/// `https.session_cache`: stateful resumption of one listener, shared by all workers.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionCache {
+    /// `https.session_cache.size`: sessions kept per listener; 0: no resumption. Default 20,480
+    /// (OpenSSL's).
+    pub size: u32,
+    /// `https.session_cache.timeout`: how long a session may be resumed, whole seconds. Default
+    /// 10 min (APISIX's).
+    pub timeout: Duration,
+}
+
+/// `admin`.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// `admin.listen`: plain HTTP, APISIX flavour. Default `127.0.0.1:9180` and `[::1]:9180`.
+    ///
+    /// Invariant: loopback only.
+    pub listen: Vec<ListenAddr>,
+    /// `admin.https`.
+    pub https: AdminHttps,
+    /// `admin.keys`, and `PORTCULLIS_ADMIN_KEY` under the name `environment`. Empty: the first
+    /// start makes one in `<data_dir>/admin.key`. Never "no keys, everything allowed".
+    pub keys: Vec<AdminKey>,
+    /// `admin.key_sources`: where a request may carry its key. Default: the header only.
+    pub key_sources: Vec<KeySource>,
+    /// `admin.cors`: origins, e.g. `https://console.example`, that browsers may call from.
+    /// Default: none (`off`).
+    pub cors: Vec<String>,
+}
+
+/// `admin.https`.
+///
+/// Invariant: an address other than loopback has `identity` or `client_ca`.
+#[derive(Clone, Debug)]
+pub struct AdminHttps {
+    /// `admin.https.listen`. Default `127.0.0.1:7443` and `[::1]:7443`.
+    pub listen: Vec<ListenAddr>,
+    /// `admin.https.flavour`. Default: [`Flavour::Api7`].
+    pub flavour: Flavour,
+    /// `admin.https.cert` and `admin.https.key`, always together. Default: none, a self-signed
+    /// certificate is made at first start.
+    pub identity: Option<IdentityFiles>,
+    /// `admin.https.client_ca`: PEM file; callers must present a certificate of these CAs.
+    /// Default: none.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// A certificate chain and its private key, both PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// Leaf first, then intermediates.
+    pub cert: PathBuf,
+    /// The leaf's private key.
+    pub key: PathBuf,
+}
+
+/// Whose Admin API a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// `api7`.
+    Api7,
+    /// `apisix`.
+    Apisix,
+}
+
+/// One entry of `admin.keys`.
+#[derive(Clone, Debug)]
+pub struct AdminKey {
+    /// `name`: who the audit says it was. Unique.
+    pub name: String,
+    /// `key`, read.
+    pub key: KeyMaterial,
+    /// `role`. Default: [`Role::Admin`].
+    pub role: Role,
+}
+
+/// What the bearer of an admin key may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `admin`: everything.
+    Admin,
+    /// `viewer`: reading.
+    Viewer,
+}
+
+/// Where a request to the Admin API may carry its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// `header`: `X-API-KEY`.
+    Header,
+    /// `query`: `?api_key=`.
+    Query,
+    /// `cookie`: `x_api_key`.
+    Cookie,
+}
+
+/// `status`.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// `status.listen`. Default `127.0.0.1:9091`; empty: switched off.
+    pub listen: Vec<ListenAddr>,
+}
+
+/// `store`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// `sqlite`: a database in `data_dir`.
+    Sqlite,
+    /// `memory`: forgotten at the end of the process.
+    Memory,
+}
+
+/// `fips` and the keys that begin with its name.
+#[derive(Clone, Debug)]
+pub struct Fips {
+    /// `fips: required`. Default `off`.
+    pub is_required: bool,
+    /// `fips_module_dir`: absolute; holds `fips.so` and `fipsmodule.cnf`.
+    ///
+    /// Invariant: present when `is_required`.
+    pub module_dir: Option<PathBuf>,
+    /// `fips_version`: the version the module must report. Default `3.1.2`.
+    pub version: String,
+    /// `fips_self_test_interval`: between two self-tests of the module. Default 1 h.
+    pub self_test_interval: Duration,
+}
+
+/// `upstream`.
+#[derive(Clone, Debug)]
+pub struct UpstreamTrust {
+    /// `upstream.trust_file`: whom an upstream with `verify: true` and without `ca_certs` trusts.
+    /// Default: nobody; such a resource is refused.
+    pub trust_file: Option<TrustFile>,
+}
+
+/// A set of trusted CAs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrustFile {
+    /// `system`: what the operating system trusts.
+    System,
+    /// A PEM file.
+    Path(PathBuf),
+}
+
+/// `security`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Security {
+    /// `security.refuse_weakening`: a write that widens what a name accepts needs
+    /// `X-Portcullis-Allow-Weaker: 1`. Default false.
+    pub refuse_weakening: bool,
+    /// `security.require_upstream_verify`: resources whose upstream's certificate is not checked
+    /// are refused. Default false.
+    pub require_upstream_verify: bool,
+}
+
+/// `proxy`.
+#[derive(Clone, Copy, Debug)]
+pub struct Proxy {
+    /// `proxy.nginx_400`. Default: [`Nginx400::BadGateway`].
+    pub nginx_400: Nginx400,
+}
+
+/// What becomes of nginx's own 400 for a missing or bad client certificate, sent to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nginx400 {
+    /// `502`: it is our fault, not the client's.
+    BadGateway,
+    /// `pass`: sent on as it is.
+    Pass,
+}
+
+/// `log`.
+#[derive(Clone, Copy, Debug)]
+pub struct Log {
+    /// `log.level`. Default: [`LogLevel::Info`].
+    pub level: LogLevel,
+    /// `log.format`. Default: [`LogFormat::Auto`].
+    pub format: LogFormat,
+}
+
+/// `log.level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// `error`.
+    Error,
+    /// `warn`.
+    Warn,
+    /// `info`.
+    Info,
+    /// `debug`.
+    Debug,
+    /// `trace`.
+    Trace,
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Not given: text where standard error is a terminal, else JSON.
+    Auto,
+    /// `json`.
+    Json,
+    /// `text`.
+    Text,
+}
+
+/// `access_log`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// `stdout`.
+    Stdout,
+    /// `off`.
+    Off,
+    /// A file, opened anew on SIGUSR1.
+    File(PathBuf),
+}
+
+/// `limits`.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `limits.connections`: client connections per worker. Default 16,384.
+    pub connections: usize,
+    /// `limits.header_bytes`: bytes of a request's head. Default 32,768 (nginx); 8,192 at least
+    /// (hyper's least buffer), 1 MiB at most.
+    pub header_bytes: usize,
+    /// `limits.header_timeout`: for a request's head to arrive. Default 60 s.
+    pub header_timeout: Duration,
+    /// `limits.idle_timeout`: how long a client's connection may wait for its next request.
+    /// Default 60 s.
+    pub idle_timeout: Duration,
+    /// `limits.body_timeout`: between two reads of a request's body. Default 60 s.
+    pub body_timeout: Duration,
+    /// `limits.handshakes`: handshakes in flight in the process; 0 (default): cores + 1.
+    pub handshakes: usize,
+    /// `limits.contexts`: names whose TLS context is kept. Default 20,000.
+    pub contexts: usize,
+}
+
+impl Config {
+    /// The number of data-plane threads: `workers`, or one per core.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        if self.workers == 0 {
+            core_count()
+        } else {
+            self.workers
+        }
+    }
+
+    /// The number of handshakes in flight: `limits.handshakes`, or cores + 1.
+    #[must_use]
+    pub fn handshake_count(&self) -> usize {
+        if self.limits.handshakes == 0 {
+            core_count() + 1
+        } else {
+            self.limits.handshakes
+        }
+    }
+}
+
+/// What the process may use at once: affinity and cgroup quota counted; 1 where unknown.
+fn core_count() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
