@@ -1,0 +1,304 @@
+//! The thread that writes the access log, so that no worker waits for a disk or a pipe.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use prometheus::IntCounter;
+
+use super::AccessLog;
+
+/// Where the lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Standard output.
+    Stdout,
+    /// A file, appended to, mode 0640 when it is made.
+    File(PathBuf),
+}
+
+/// The access log cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The file cannot be opened for appending.
+    #[error("the access log {} cannot be opened", .0.display())]
+    Open(PathBuf, #[source] io::Error),
+    /// The system gives no thread.
+    #[error("the access log's thread cannot be started")]
+    Thread(#[source] io::Error),
+}
+
+/// The process's access log. Workers write through the [`AccessLog`]s it gives out.
+#[derive(Debug)]
+pub struct AccessSink {
+    handle: Handle,
+    wants_reopen: Arc<AtomicBool>,
+    ended: Receiver<()>,
+}
+
+/// A worker's end of the channel.
+#[derive(Clone, Debug)]
+pub(super) struct Handle {
+    sender: SyncSender<Message>,
+    dropped: IntCounter,
+}
+
+#[derive(Debug)]
+enum Message {
+    Lines(Vec<u8>, u64),
+    /// Look at `wants_reopen`.
+    Wake,
+    Close,
+}
+
+/// Buffers that may wait: about 8 MiB at most.
+const WAITING_COUNT: usize = 256;
+
+impl AccessSink {
+    /// Opens the target and starts the thread. `dropped` counts lines that were lost because the
+    /// target did not keep up or refused them.
+    ///
+    /// # Errors
+    /// [`SinkError`]: the file or the thread.
+    pub fn start(target: Target, dropped: IntCounter) -> Result<Self, SinkError> {
+        let (end, ended) = sync_channel(1);
+        let wants_reopen = Arc::new(AtomicBool::new(false));
+        let out = match target {
+            Target::Stdout => Out::Stdout(io::stdout()),
+            Target::File(path) => match open(&path) {
+                Ok(file) => Out::File(file, path),
+                Err(e) => return Err(SinkError::Open(path, e)),
+            },
+        };
+        let (sender, receiver) = sync_channel(WAITING_COUNT);
+        let writer = Writer {
+            out,
+            wants_reopen: Arc::clone(&wants_reopen),
+            dropped: dropped.clone(),
+            is_failing: false,
+        };
+        thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || {
+                writer.run(&receiver);
+                // Nobody may be waiting for the end.
+                let _ = end.send(());
+            })
+            .map_err(SinkError::Thread)?;
+        Ok(Self {
+            handle: Handle { sender, dropped },
+            wants_reopen,
+            ended,
+        })
+    }
+
+    /// A worker's log into this sink.
+    #[must_use]
+    pub fn log(&self) -> AccessLog {
+        AccessLog::to(self.handle.clone())
+    }
+
+    /// Has the file opened anew, after it was renamed (SIGUSR1). Does not wait.
+    pub fn reopen(&self) {
+        self.wants_reopen.store(true, Ordering::Release);
+        // A full channel is fine: the thread is awake.
+        let _ = self.handle.sender.try_send(Message::Wake);
+    }
+
+    /// Writes what was handed over and ends the thread; true when it ended within `timeout`.
+    pub fn close(self, timeout: Duration) -> bool {
+        // A full channel means a stuck target: the wait below is what is left to do.
+        let _ = self.handle.sender.try_send(Message::Close);
+        drop(self.handle);
+        !matches!(
+            self.ended.recv_timeout(timeout),
+            Err(RecvTimeoutError::Timeout)
+        )
+    }
+}
+
+impl Handle {
+    /// Hands the lines over; drops and counts them when the sink is behind.
+    pub(super) fn send(&self, lines: Vec<u8>, line_count: u64) {
+        match self.sender.try_send(Message::Lines(lines, line_count)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.dropped.inc_by(line_count);
+            }
+        }
+    }
+}
+
+struct Writer {
+    out: Out,
+    wants_reopen: Arc<AtomicBool>,
+    dropped: IntCounter,
+    is_failing: bool,
+}
+
+enum Out {
+    Stdout(io::Stdout),
+    File(File, PathBuf),
+}
+
+impl Writer {
+    fn run(mut self, receiver: &Receiver<Message>) {
+        while let Ok(message) = receiver.recv() {
+            if self.wants_reopen.swap(false, Ordering::AcqRel) {
+                self.reopen();
+            }
+            match message {
+                Message::Lines(lines, line_count) => self.write(&lines, line_count),
+                Message::Wake => {}
+                Message::Close => return,
+            }
+        }
+    }
+
+    fn write(&mut self, lines: &[u8], line_count: u64) {
+        let result = match &mut self.out {
+            Out::Stdout(out) => out.write_all(lines).and_then(|()| out.flush()),
+            Out::File(file, _) => file.write_all(lines),
+        };
+        match result {
+            Ok(()) => self.is_failing = false,
+            Err(e) => {
+                self.dropped.inc_by(line_count);
+                // One line at the first failure; the counter tells the rest.
+                if !self.is_failing {
+                    tracing::error!(error = ?e.to_string(), "the access log cannot be written");
+                }
+                self.is_failing = true;
+            }
+        }
+    }
+
+    /// The old file stays in use where the new one cannot be opened.
+    fn reopen(&mut self) {
+        if let Out::File(file, path) = &mut self.out {
+            match open(path) {
+                Ok(fresh) => *file = fresh,
+                Err(e) => tracing::error!(
+                    path = %path.display(),
+                    error = ?e.to_string(),
+                    "the access log cannot be opened anew; the old file stays in use"
+                ),
+            }
+        }
+    }
+}
+
+fn open(path: &PathBuf) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::fs;
+
+    use crate::telemetry::access::{Kind, Record};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn dropped() -> IntCounter {
+        IntCounter::new("dropped", "dropped").unwrap()
+    }
+
+    fn record() -> Record<'static> {
+        Record::new(Kind::Request, 0, "http", "192.0.2.1:1".parse().unwrap())
+    }
+
+    #[test]
+    fn flushed_lines_are_in_the_file_after_close() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let sink = AccessSink::start(Target::File(path.clone()), dropped()).unwrap();
+        let (mut one, mut two) = (sink.log(), sink.log());
+        one.write(&record());
+        two.write(&record());
+        one.flush();
+        two.flush();
+        assert!(sink.close(PATIENCE));
+        assert_eq!(fs::read_to_string(path).unwrap().lines().count(), 2);
+    }
+
+    #[test]
+    fn reopened_file_gets_the_lines_that_follow() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, moved) = (
+            dir.path().join("access.log"),
+            dir.path().join("access.log.1"),
+        );
+        let sink = AccessSink::start(Target::File(path.clone()), dropped()).unwrap();
+        fs::rename(&path, &moved).unwrap();
+        sink.reopen();
+        let mut log = sink.log();
+        log.write(&record());
+        log.flush();
+        assert!(sink.close(PATIENCE));
+        assert_eq!(fs::read_to_string(path).unwrap().lines().count(), 1);
+        assert_eq!(fs::read_to_string(moved).unwrap(), "");
+    }
+
+    #[test]
+    fn long_buffer_is_handed_over_without_a_flush() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let sink = AccessSink::start(Target::File(path.clone()), dropped()).unwrap();
+        let mut log = sink.log();
+        for _ in 0..1000 {
+            log.write(&record());
+        }
+        assert!(sink.close(PATIENCE));
+        assert!(fs::metadata(path).unwrap().len() > 32 * 1024);
+    }
+
+    #[test]
+    fn lines_are_dropped_and_counted_when_the_sink_is_behind() {
+        let dropped = dropped();
+        let (sender, receiver) = sync_channel(1);
+        let mut log = AccessLog::to(Handle {
+            sender,
+            dropped: dropped.clone(),
+        });
+        for _ in 0..2 {
+            log.write(&record());
+            log.write(&record());
+            log.flush();
+        }
+        assert_eq!(dropped.get(), 2);
+        drop(receiver);
+        log.write(&record());
+        log.flush();
+        assert_eq!(dropped.get(), 3);
+    }
+
+    #[test]
+    fn file_that_cannot_be_opened_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("missing").join("access.log");
+        assert!(matches!(
+            AccessSink::start(Target::File(path), dropped()),
+            Err(SinkError::Open(..))
+        ));
+    }
+
+    #[test]
+    fn log_that_is_off_keeps_nothing() {
+        let mut log = AccessLog::off();
+        log.write(&record());
+        log.flush();
+    }
+}

@@ -1,0 +1,11 @@
+//! What the gateway tells its operator: the process log, metrics, the one access record, the last
+//! failures.
+//!
+//! Decides nothing. Nothing here holds up the data plane: counters are resolved beforehand, lines
+//! go through a bounded channel, a lock is taken on failure only.
+
+pub mod access;
+pub mod failures;
+pub mod log;
+pub mod metrics;
+mod time;

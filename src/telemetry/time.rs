@@ -1,0 +1,57 @@
+//! Times as text: RFC 3339, UTC.
+
+/// Whole seconds as `2026-04-14T12:00:00`, without the zone.
+///
+/// Days are turned into a date by Hinnant's `civil_from_days`; years 0 to 9999.
+pub(super) fn date_time(epoch_seconds: i64) -> String {
+    let days = epoch_seconds.div_euclid(86_400);
+    let second = epoch_seconds.rem_euclid(86_400);
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
+}
+
+/// Milliseconds as `2026-04-14T12:00:00.123Z`.
+pub(super) fn rfc3339_millis(epoch_millis: u64) -> String {
+    let seconds = i64::try_from(epoch_millis / 1000).unwrap_or(i64::MAX / 2);
+    format!("{}.{:03}Z", date_time(seconds), epoch_millis % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_become_the_date_that_date_1_prints() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00"),
+            (951_782_399, "2000-02-28T23:59:59"),
+            (951_782_400, "2000-02-29T00:00:00"),
+            (951_868_800, "2000-03-01T00:00:00"),
+            (1_776_124_799, "2026-04-13T23:59:59"),
+            (4_107_542_400, "2100-03-01T00:00:00"),
+            (253_402_300_799, "9999-12-31T23:59:59"),
+            (-1, "1969-12-31T23:59:59"),
+        ] {
+            assert_eq!(date_time(seconds), expected, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn milliseconds_have_three_digits() {
+        assert_eq!(rfc3339_millis(1007), "1970-01-01T00:00:01.007Z");
+    }
+}
