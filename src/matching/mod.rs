@@ -1,0 +1,17 @@
+//! Matching: which name, which route, which node. Pure and total functions over borrowed bytes.
+//!
+//! Everything here runs on the request path or inside a handshake: no sockets, no clock, no
+//! async, no serde, and no other room is imported. The tables are persistent: a clone is O(1)
+//! and one change among 100,000 entries copies O(log n) of them.
+
+pub mod authority;
+pub mod balance;
+pub mod host;
+pub mod name;
+pub mod path;
+pub mod patterns;
+pub mod route;
+pub mod sni;
+
+mod ranked;
+mod tree;
