@@ -1,0 +1,210 @@
+//! Facts about a client, lifted out of OpenSSL once, and the check after every accept.
+//!
+//! The check does not trust the TLS layer to have asked: whatever libssl said, resumed or not, a
+//! name that requires a certificate gets only connections that hold a good one.
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+
+use openssl::asn1::{Asn1Time, Asn1TimeRef};
+use openssl::error::ErrorStack;
+use openssl::ssl::SslRef;
+use openssl::stack::Stack;
+use openssl::x509::{X509, X509Ref, X509VerifyResult};
+
+use crate::crypto::sys::Purpose;
+use crate::failure::Reason;
+use crate::tls::material;
+use crate::tls::policy::{ClientAuth, ClientPolicy};
+use crate::tls::select::{self, Choice};
+use crate::tls::server::ServerContext;
+use crate::tls::trust::CaStore;
+use crate::tls::verdict::client_chain_reason;
+
+/// What an accepted connection is pinned to.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The context that served it: ssl id, policy and trust at that time.
+    pub context: Arc<ServerContext>,
+    /// The server name as sent, lower case; `None` when none was sent.
+    pub sni: Option<Box<str>>,
+    /// The client's certificate, good or (deferred) not.
+    pub client: Option<ClientCertificate>,
+    /// Whether the policy is met. An error only under a deferred policy: the handshake ended, the
+    /// request will be refused.
+    pub verdict: Result<(), Reason>,
+    /// E.g. `TLSv1.3`.
+    pub version: &'static str,
+    /// OpenSSL's name of the suite.
+    pub cipher: &'static str,
+    /// Whether an earlier session was resumed.
+    pub resumed: bool,
+    /// Whether HTTP/2 was agreed on.
+    pub is_http2: bool,
+}
+
+/// A client's certificate with what it sent along.
+#[derive(Debug)]
+pub struct ClientCertificate {
+    leaf: X509,
+    sent: Vec<X509>,
+    names: OnceCell<Names>,
+}
+
+/// A certificate in words. Made on first use.
+#[derive(Debug)]
+pub struct Names {
+    /// Subject, RFC 2253.
+    pub subject: String,
+    /// Issuer, RFC 2253.
+    pub issuer: String,
+    /// Serial number, upper-case hex.
+    pub serial: String,
+    /// End of validity, epoch seconds; 0 when unreadable.
+    pub not_after: i64,
+}
+
+impl Names {
+    /// Reads a certificate.
+    #[must_use]
+    pub fn of(certificate: &X509Ref) -> Self {
+        Self {
+            subject: material::subject(certificate),
+            issuer: material::issuer(certificate),
+            serial: material::serial(certificate),
+            not_after: material::validity(certificate).map_or(0, |(_, end)| end),
+        }
+    }
+}
+
+impl ClientCertificate {
+    /// Subject, issuer and serial.
+    pub fn names(&self) -> &Names {
+        self.names.get_or_init(|| Names::of(&self.leaf))
+    }
+
+    /// The leaf.
+    #[must_use]
+    pub fn leaf(&self) -> &X509 {
+        &self.leaf
+    }
+
+    /// Judges the chain as a handshake under `policy` with `ca` would judge it now.
+    ///
+    /// # Errors
+    /// Why it does not pass.
+    pub fn judge(&self, ca: &CaStore, policy: &ClientPolicy) -> Result<(), Reason> {
+        let judge = || -> Result<X509VerifyResult, ErrorStack> {
+            let mut sent = Stack::new()?;
+            for certificate in &self.sent {
+                sent.push(certificate.clone())?;
+            }
+            ca.judge(&self.leaf, &sent, Purpose::Client, policy.depth)
+        };
+        match judge() {
+            Ok(X509VerifyResult::OK) => Ok(()),
+            Ok(result) => Err(client_chain_reason(result)),
+            Err(_) => Err(Reason::Internal),
+        }
+    }
+
+    /// Whether the leaf is within its dates.
+    fn judge_dates(&self, now: &Asn1TimeRef) -> Result<(), Reason> {
+        if self.leaf.not_after() < now {
+            return Err(Reason::ClientCertExpired);
+        }
+        if self.leaf.not_before() > now {
+            return Err(Reason::ClientCertNotYetValid);
+        }
+        Ok(())
+    }
+
+    /// Whether a certificate that was sent along is past its end. It may have no part in the
+    /// verified chain, so this asks for a judgement and is none.
+    fn is_outlived(&self, now: &Asn1TimeRef) -> bool {
+        self.sent
+            .iter()
+            .any(|certificate| certificate.not_after() < now)
+    }
+}
+
+/// Reads an accepted connection and checks its policy.
+///
+/// `now` is in epoch seconds; it counts on resumption, where libssl verifies nothing.
+///
+/// # Errors
+/// Why the connection must be closed: its policy is not met and nothing defers that.
+pub(super) fn identify(ssl: &SslRef, now: i64) -> Result<Accepted, Reason> {
+    let selected = select::selected(ssl).ok_or(Reason::Internal)?;
+    let Choice::Serve(context) = &selected.choice else {
+        return Err(Reason::Internal);
+    };
+    let resumed = ssl.session_reused();
+    let client = ssl.peer_certificate().map(|leaf| ClientCertificate {
+        leaf,
+        sent: ssl
+            .peer_cert_chain()
+            .into_iter()
+            .flatten()
+            .map(ToOwned::to_owned)
+            .collect(),
+        names: OnceCell::new(),
+    });
+    let policy = &context.policy;
+    let judged = || -> Result<(), Reason> {
+        let Some(client) = &client else {
+            return match policy.mode {
+                ClientAuth::Off | ClientAuth::Optional => Ok(()),
+                ClientAuth::Required | ClientAuth::Deferred => Err(Reason::ClientCertMissing),
+            };
+        };
+        if !policy.asks() {
+            return Ok(());
+        }
+        if let Some(error) = selected.verify_error() {
+            return Err(client_chain_reason(error));
+        }
+        match ssl.verify_result() {
+            X509VerifyResult::OK => {}
+            error => return Err(client_chain_reason(error)),
+        }
+        if resumed {
+            let now = Asn1Time::from_unix(now).map_err(|_openssl: ErrorStack| Reason::Internal)?;
+            client.judge_dates(&now)?;
+            if let Some(ca) = &context.ca
+                && (ca.is_outlived(&now) || client.is_outlived(&now))
+            {
+                client.judge(ca, policy)?;
+            }
+        }
+        Ok(())
+    };
+    let verdict = judged();
+    if let Err(reason) = verdict
+        && policy.mode != ClientAuth::Deferred
+    {
+        return Err(reason);
+    }
+    Ok(Accepted {
+        context: context.clone(),
+        sni: selected.sni.as_deref().map(|name| {
+            String::from_utf8_lossy(name)
+                .to_ascii_lowercase()
+                .into_boxed_str()
+        }),
+        client,
+        verdict,
+        version: version(ssl),
+        cipher: ssl.current_cipher().map_or("", |cipher| cipher.name()),
+        resumed,
+        is_http2: ssl.selected_alpn_protocol() == Some(b"h2"),
+    })
+}
+
+fn version(ssl: &SslRef) -> &'static str {
+    match ssl.version2() {
+        Some(openssl::ssl::SslVersion::TLS1_3) => "TLSv1.3",
+        Some(openssl::ssl::SslVersion::TLS1_2) => "TLSv1.2",
+        _ => "",
+    }
+}

@@ -1,0 +1,55 @@
+//! The proof made when a resource is written: a handshake in memory with what was just built.
+
+use openssl::error::ErrorStack;
+use openssl::ssl::{Ssl, SslMethod, SslVerifyMode};
+
+use crate::tls::context;
+use crate::tls::memory::{Side, shake};
+use crate::tls::policy::Versions;
+use crate::tls::server::ServerContext;
+
+/// Why a context does not work.
+#[derive(Debug, thiserror::Error)]
+pub enum ProofError {
+    /// OpenSSL could not set the proof up.
+    #[error("OpenSSL failed")]
+    OpenSsl(#[from] ErrorStack),
+    /// The server side ended the handshake.
+    #[error("a handshake with this certificate and key does not succeed: {0}")]
+    Server(openssl::ssl::Error),
+    /// The client side ended the handshake.
+    #[error("a client cannot complete a handshake with this certificate and key: {0}")]
+    Client(openssl::ssl::Error),
+    /// Neither side can go on.
+    #[error("a handshake with this certificate and key does not end")]
+    Stuck,
+}
+
+/// Shows that a name's context serves: a client that checks nothing reaches the end of a
+/// handshake. What the name asks of clients is left out: it is the client's to meet.
+///
+/// # Errors
+/// [`ProofError`], naming the side that failed.
+pub fn prove_server(server: &ServerContext) -> Result<(), ProofError> {
+    let versions = Versions {
+        min: server.versions.min,
+        max: server.versions.max,
+    };
+    let mut client = context::base(SslMethod::tls_client(), versions)?;
+    client.set_verify(SslVerifyMode::NONE);
+    let mut accept = Ssl::new(&server.ctx)?;
+    // The certificate, key and chain are what is proved; the policy is the client's to meet.
+    accept.set_verify(SslVerifyMode::NONE);
+    let connect = Ssl::new(&client.build())?;
+    let (server, client) = shake(accept, connect);
+    let server_refused = server.refused();
+    match (server, client) {
+        (Side::Done(_), Side::Done(_)) => Ok(()),
+        (Side::Broken(stack), _) | (_, Side::Broken(stack)) => Err(stack.into()),
+        // Where both failed, one was only told so by the other's alert.
+        (Side::Failed(_), Side::Failed(error)) if !server_refused => Err(ProofError::Client(error)),
+        (Side::Failed(error), _) => Err(ProofError::Server(error)),
+        (_, Side::Failed(error)) => Err(ProofError::Client(error)),
+        (Side::Mid(_), _) | (_, Side::Mid(_)) => Err(ProofError::Stuck),
+    }
+}

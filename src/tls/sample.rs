@@ -1,0 +1,123 @@
+//! Certificates for unit tests, made in memory: P-256, nothing on disk, nothing that expires.
+
+use openssl::asn1::{Asn1Integer, Asn1Time};
+use openssl::bn::BigNum;
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
+use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
+use openssl::x509::{X509, X509Name};
+
+/// The moment at which the tests judge: 2026-01-01.
+pub(crate) const NOW: i64 = 1_767_225_600;
+
+/// A certificate with its key, both also as PEM.
+pub(crate) struct Sample {
+    certificate: X509,
+    key: PKey<Private>,
+    /// The certificate.
+    pub(crate) cert: String,
+    /// Its key, PKCS#8.
+    pub(crate) key_pem: String,
+}
+
+/// What is made.
+pub(crate) struct Wish<'a> {
+    /// Common name.
+    pub(crate) name: &'a str,
+    /// DNS subject alternative names; none: no such extension.
+    pub(crate) dns: &'a [&'a str],
+    /// Seconds since the epoch.
+    pub(crate) valid: (i64, i64),
+}
+
+/// A CA valid for a year on both sides of [`NOW`].
+pub(crate) fn ca(name: &str) -> Sample {
+    issue(
+        &Wish {
+            name,
+            dns: &[],
+            valid: year(),
+        },
+        None,
+    )
+}
+
+/// A certificate of `ca` for the given names, valid for a year on both sides of [`NOW`].
+pub(crate) fn leaf(ca: &Sample, name: &str, dns: &[&str]) -> Sample {
+    issue(
+        &Wish {
+            name,
+            dns,
+            valid: year(),
+        },
+        Some(ca),
+    )
+}
+
+/// As [`leaf`], with an Ed25519 key.
+pub(crate) fn ed25519_leaf(ca: &Sample, name: &str, dns: &[&str]) -> Sample {
+    let wish = Wish {
+        name,
+        dns,
+        valid: year(),
+    };
+    certify(&wish, PKey::generate_ed25519().unwrap(), Some(ca))
+}
+
+/// A certificate as wished; self-signed, and a CA, without an issuer.
+pub(crate) fn issue(wish: &Wish<'_>, issuer: Option<&Sample>) -> Sample {
+    certify(wish, PKey::ec_gen("P-256").unwrap(), issuer)
+}
+
+fn certify(wish: &Wish<'_>, key: PKey<Private>, issuer: Option<&Sample>) -> Sample {
+    let mut subject = X509Name::builder().unwrap();
+    subject
+        .append_entry_by_nid(Nid::COMMONNAME, wish.name)
+        .unwrap();
+    let subject = subject.build();
+    let mut builder = X509::builder().unwrap();
+    builder.set_version(2).unwrap();
+    let serial = BigNum::from_u32(1).unwrap();
+    builder
+        .set_serial_number(&Asn1Integer::from_bn(&serial).unwrap())
+        .unwrap();
+    builder.set_subject_name(&subject).unwrap();
+    let by = issuer.map_or(&*subject, |issuer| issuer.certificate.subject_name());
+    builder.set_issuer_name(by).unwrap();
+    builder
+        .set_not_before(&Asn1Time::from_unix(wish.valid.0).unwrap())
+        .unwrap();
+    builder
+        .set_not_after(&Asn1Time::from_unix(wish.valid.1).unwrap())
+        .unwrap();
+    builder.set_pubkey(&key).unwrap();
+    if issuer.is_none() {
+        builder
+            .append_extension(BasicConstraints::new().critical().ca().build().unwrap())
+            .unwrap();
+    }
+    if !wish.dns.is_empty() {
+        let mut names = SubjectAlternativeName::new();
+        for name in wish.dns {
+            names.dns(name);
+        }
+        let extension = names.build(&builder.x509v3_context(None, None)).unwrap();
+        builder.append_extension(extension).unwrap();
+    }
+    let signer = issuer.map_or(&key, |issuer| &issuer.key);
+    builder.sign(signer, MessageDigest::sha256()).unwrap();
+    let certificate = builder.build();
+    let cert = String::from_utf8(certificate.to_pem().unwrap()).unwrap();
+    let key_pem = String::from_utf8(key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+    Sample {
+        certificate,
+        key,
+        cert,
+        key_pem,
+    }
+}
+
+fn year() -> (i64, i64) {
+    (NOW - 31_536_000, NOW + 31_536_000)
+}

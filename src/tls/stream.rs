@@ -1,0 +1,298 @@
+//! The one TLS stream of both sides: the bridge `tokio_openssl` around our [`Socket`].
+//!
+//! It adds what the bridge leaves out: no `SSL_read` when nothing can be there, buffers freed when
+//! idle, the first TLS error kept for the record, one read after a failed write (where a late
+//! alert waits), and sessions that stay resumable when a connection is dropped.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use openssl::error::ErrorStack;
+use openssl::ssl::{ErrorCode, Ssl, SslRef};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_openssl::SslStream;
+
+use crate::crypto::sys;
+use crate::failure::Reason;
+use crate::tls::material::Digest;
+use crate::tls::peer::{self, Accepted};
+use crate::tls::select::{self, Choice, Handed};
+use crate::tls::server::ServerContext;
+use crate::tls::socket::Socket;
+use crate::tls::upstream;
+use crate::tls::verdict::Fault;
+
+/// The first TLS error of a connection, readable after the stream moved into hyper.
+pub type FaultCell = Rc<RefCell<Option<Fault>>>;
+
+/// What one step of an accepted handshake came to.
+#[derive(Debug)]
+pub enum Step {
+    /// The handshake is complete; policy is checked by [`TlsStream::identify`].
+    Done,
+    /// The client's next bytes are awaited.
+    WantClient,
+    /// The context of the name must be built; then step again.
+    WantContext {
+        /// Its key.
+        key: Digest,
+        /// The ssl to build it from.
+        ssl_id: Arc<str>,
+    },
+    /// The handshake is over.
+    Failed {
+        /// Why.
+        reason: Reason,
+        /// OpenSSL's words.
+        detail: String,
+    },
+}
+
+/// A TLS connection, either side.
+pub struct TlsStream {
+    inner: SslStream<Socket>,
+    fault: FaultCell,
+    /// A server's: where a context built for this connection is handed over.
+    handed: Option<Handed>,
+}
+
+impl TlsStream {
+    /// A client's stream before its handshake.
+    ///
+    /// # Errors
+    /// OpenSSL's own: out of memory.
+    pub(super) fn connecting(ssl: Ssl, socket: Socket) -> Result<Self, ErrorStack> {
+        Ok(Self {
+            inner: SslStream::new(ssl, socket)?,
+            fault: FaultCell::default(),
+            handed: None,
+        })
+    }
+
+    /// A server's stream before its handshake.
+    ///
+    /// # Errors
+    /// OpenSSL's own: out of memory.
+    pub(super) fn accepting(ssl: Ssl, socket: Socket, handed: Handed) -> Result<Self, ErrorStack> {
+        let mut stream = Self::connecting(ssl, socket)?;
+        stream.handed = Some(handed);
+        Ok(stream)
+    }
+
+    /// Hands over the context that [`Step::WantContext`] asked for.
+    pub fn hand(&mut self, context: Arc<ServerContext>) {
+        if let Some(handed) = &self.handed {
+            *handed.lock().unwrap_or_else(PoisonError::into_inner) = Some(context);
+        }
+    }
+
+    /// OpenSSL's view of the connection.
+    #[must_use]
+    pub(super) fn ssl(&self) -> &SslRef {
+        self.inner.ssl()
+    }
+
+    /// The socket below.
+    #[must_use]
+    pub fn socket(&self) -> &Socket {
+        self.inner.get_ref()
+    }
+
+    /// Where the first TLS error will be found.
+    #[must_use]
+    pub fn fault(&self) -> FaultCell {
+        self.fault.clone()
+    }
+
+    /// Runs the server's handshake as far as the bytes at hand allow. Cancel safe.
+    pub fn step_accept(&mut self, cx: &mut Context<'_>) -> Step {
+        match Pin::new(&mut self.inner).poll_accept(cx) {
+            Poll::Ready(Ok(())) => Step::Done,
+            Poll::Pending => Step::WantClient,
+            Poll::Ready(Err(error)) => {
+                let chosen = select::selected(self.ssl()).map(|selected| &selected.choice);
+                match (error.code(), chosen) {
+                    (ErrorCode::WANT_CLIENT_HELLO_CB, Some(Choice::Wait { key, ssl_id })) => {
+                        Step::WantContext {
+                            key: *key,
+                            ssl_id: ssl_id.clone(),
+                        }
+                    }
+                    (_, Some(Choice::Refuse(reason))) => Step::Failed {
+                        reason: *reason,
+                        detail: String::new(),
+                    },
+                    _ => {
+                        let fault = Fault::of(&error, self.ssl());
+                        let (reason, detail) = (fault.client_reason(), fault.to_string());
+                        self.fault.replace(Some(fault));
+                        Step::Failed { reason, detail }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ready when a handshake that stopped can go on: when the peer took what we sent, else when it
+    /// sent something or closed.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn unblocked(&self) -> io::Result<()> {
+        let socket = self.socket();
+        if socket.activity().is_blocked() {
+            socket.tcp().writable().await
+        } else {
+            socket.tcp().readable().await
+        }
+    }
+
+    /// Reads who the client is and checks the policy of its name; see [`peer`].
+    ///
+    /// # Errors
+    /// Why the connection must be closed.
+    pub fn identify(&self, now: i64) -> Result<Accepted, Reason> {
+        peer::identify(self.ssl(), now)
+    }
+
+    /// The server name of the ClientHello, as sent; for records of failed handshakes.
+    #[must_use]
+    pub fn sni(&self) -> Option<String> {
+        let name = select::selected(self.ssl())?.sni.as_deref()?;
+        Some(String::from_utf8_lossy(name).into_owned())
+    }
+
+    /// The ssl whose name was chosen, if one was; for records of failed handshakes.
+    #[must_use]
+    pub fn chosen_ssl(&self) -> Option<Arc<str>> {
+        match &select::selected(self.ssl())?.choice {
+            Choice::Serve(context) => Some(context.ssl_id.clone()),
+            Choice::Wait { ssl_id, .. } => Some(ssl_id.clone()),
+            Choice::Refuse(_) => None,
+        }
+    }
+
+    /// What the client showed, also when it was refused; for records of failed handshakes.
+    #[must_use]
+    pub fn shown(&self) -> Option<peer::Names> {
+        let refused = || select::selected(self.ssl())?.refused().cloned();
+        let leaf = self.ssl().peer_certificate().or_else(refused)?;
+        Some(peer::Names::of(&leaf))
+    }
+
+    /// Runs the client's handshake. Cancel safe: dropping it drops the attempt.
+    ///
+    /// # Errors
+    /// The TLS error. With TLS 1.3 an upstream refuses our certificate only after this returned.
+    pub async fn connect(&mut self) -> Result<(), Fault> {
+        let result = poll_fn(|cx| Pin::new(&mut self.inner).poll_connect(cx)).await;
+        result.map_err(|error| {
+            let fault = Fault::of(&error, self.ssl());
+            self.fault.replace(Some(fault.clone()));
+            fault
+        })
+    }
+
+    /// Whether the upstream asked for our certificate, now or when the session was opened.
+    #[must_use]
+    pub fn certificate_was_asked(&self) -> bool {
+        upstream::certificate_was_asked(self.ssl())
+    }
+
+    /// Whether the session was resumed.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        self.ssl().session_reused()
+    }
+
+    /// Frees libssl's buffers of an idle connection: about 34 KB.
+    pub fn free_buffers(&mut self) {
+        sys::free_buffers(&mut self.inner);
+    }
+
+    /// Whether bytes wait inside libssl.
+    #[must_use]
+    pub fn has_pending(&self) -> bool {
+        sys::has_pending(self.ssl())
+    }
+
+    fn note(&self, error: &io::Error) {
+        let mut fault = self.fault.borrow_mut();
+        if fault.is_none() {
+            *fault = Fault::of_io(error, self.ssl());
+        }
+    }
+}
+
+impl AsyncRead for TlsStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // A read that can only say "again" costs a walk through libssl.
+        if !sys::has_pending(self.ssl()) {
+            ready!(self.socket().poll_something(cx))?;
+        }
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if let Poll::Ready(Err(error)) = &read {
+            self.note(error);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for TlsStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        if let Poll::Ready(Err(error)) = &written {
+            self.note(error);
+            if self.fault.borrow().is_none() {
+                // The write met a reset; the alert that explains it may still be readable.
+                let mut rest = [0; 64];
+                let mut rest = ReadBuf::new(&mut rest);
+                if let Poll::Ready(Err(error)) = Pin::new(&mut self.inner).poll_read(cx, &mut rest)
+                {
+                    self.note(&error);
+                }
+            }
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+impl Drop for TlsStream {
+    fn drop(&mut self) {
+        // libssl throws a session away when its connection is freed without close_notify. Only a
+        // connection that met a TLS error deserves that.
+        if self.fault.borrow().is_none() && self.inner.ssl().is_init_finished() {
+            sys::mark_shut_down(&mut self.inner);
+        }
+    }
+}
+
+impl fmt::Debug for TlsStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsStream")
+            .field("fault", &self.fault)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,329 @@
+//! Client side: one connector per distinct TLS configuration of an upstream.
+//!
+//! Own trust store (never the system's bundle unless asked for), own session cache, name checked
+//! per connection. Nothing of it is shared across identities.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
+use openssl::ssl::{
+    Ssl, SslContext, SslMethod, SslRef, SslSession, SslSessionCacheMode, SslVerifyMode, SslVersion,
+};
+use openssl::x509::verify::X509CheckFlags;
+
+use crate::crypto::sys;
+use crate::tls::material::{Digest, KeyPair};
+use crate::tls::policy::Versions;
+use crate::tls::socket::Socket;
+use crate::tls::stream::TlsStream;
+use crate::tls::trust::CaStore;
+use crate::tls::{context, material};
+
+/// Peers whose sessions are kept per connector.
+const SESSION_PEERS: usize = 256;
+/// Sessions kept per peer: a TLS 1.3 session is used once (RFC 8446 §C.4).
+const SESSIONS_PER_PEER: usize = 8;
+
+/// What a connector is built from.
+#[derive(Debug)]
+pub struct UpstreamSpec {
+    /// What we show when asked.
+    pub identity: Option<KeyPair>,
+    /// Trusted issuers. `None`: nothing is checked (`verify: false`).
+    pub trust: Option<Arc<CaStore>>,
+    /// Permitted versions.
+    pub versions: Versions,
+}
+
+impl UpstreamSpec {
+    /// Everything that decides trust, as one digest: key in the cache, part of each pool key.
+    ///
+    /// # Errors
+    /// OpenSSL's own, from hashing.
+    pub fn fingerprint(&self) -> Result<Digest, ErrorStack> {
+        let identity = self.identity.as_ref().map(KeyPair::digest).transpose()?;
+        fingerprint(
+            identity,
+            self.trust.as_ref().map(|store| store.digest),
+            self.versions,
+        )
+    }
+}
+
+/// [`UpstreamSpec::fingerprint`] from digests: of the key pair shown, of the trusted bundle.
+///
+/// # Errors
+/// OpenSSL's own, from hashing.
+pub fn fingerprint(
+    identity: Option<Digest>,
+    trust: Option<Digest>,
+    versions: Versions,
+) -> Result<Digest, ErrorStack> {
+    let mut text = Vec::with_capacity(80);
+    for part in [identity, trust] {
+        text.push(u8::from(part.is_some()));
+        text.extend_from_slice(&part.unwrap_or_default());
+    }
+    text.extend_from_slice(format!("{versions:?}").as_bytes());
+    material::sha256(&text)
+}
+
+/// The name a connection is opened for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ServerName {
+    /// Sent as SNI and checked as a DNS name.
+    Dns(Arc<str>),
+    /// Checked as an IP; never sent (RFC 6066 §3).
+    Ip(IpAddr),
+}
+
+impl ServerName {
+    /// A name or IP literal, brackets of IPv6 tolerated.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        match text.trim_start_matches('[').trim_end_matches(']').parse() {
+            Ok(ip) => Self::Ip(ip),
+            Err(_) => Self::Dns(text.into()),
+        }
+    }
+
+    /// What goes into SNI, if anything.
+    #[must_use]
+    pub fn sni(&self) -> Option<&str> {
+        match self {
+            Self::Dns(name) => Some(name),
+            Self::Ip(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(name) => f.write_str(name),
+            Self::Ip(ip) => write!(f, "{ip}"),
+        }
+    }
+}
+
+/// Whose sessions may be offered: the address and the name together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct SessionKey {
+    peer: Arc<str>,
+    name: ServerName,
+}
+
+/// A session with what its full handshake saw.
+#[derive(Clone)]
+struct Kept {
+    session: SslSession,
+    asked: bool,
+}
+
+#[derive(Default)]
+struct Sessions {
+    by_peer: HashMap<SessionKey, VecDeque<Kept>>,
+}
+
+impl Sessions {
+    /// The newest session of a peer. One of TLS 1.3 is used once; one of TLS 1.2 stays.
+    fn take(&mut self, key: &SessionKey) -> Option<Kept> {
+        let sessions = self.by_peer.get_mut(key)?;
+        let kept = sessions.pop_back()?;
+        if kept.session.protocol_version() == SslVersion::TLS1_2 {
+            sessions.push_back(kept.clone());
+        }
+        Some(kept)
+    }
+
+    fn keep(&mut self, key: &SessionKey, kept: Kept) {
+        if self.by_peer.len() >= SESSION_PEERS && !self.by_peer.contains_key(key) {
+            // More peers than an upstream has nodes and names: any one goes.
+            if let Some(any) = self.by_peer.keys().next().cloned() {
+                self.by_peer.remove(&any);
+            }
+        }
+        let sessions = self.by_peer.entry(key.clone()).or_default();
+        if sessions.len() >= SESSIONS_PER_PEER {
+            sessions.pop_front();
+        }
+        sessions.push_back(kept);
+    }
+}
+
+/// What a client connection knows of itself, kept on the connection.
+struct Attempt {
+    key: SessionKey,
+    /// A certificate is asked for in this handshake.
+    asked_now: bool,
+    /// One was asked for in the handshake that the offered session came from.
+    asked_before: bool,
+}
+
+impl Attempt {
+    fn was_asked(&self, resumed: bool) -> bool {
+        self.asked_now || (resumed && self.asked_before)
+    }
+}
+
+/// Opens TLS connections to upstreams of one TLS configuration.
+pub struct UpstreamConnector {
+    /// Everything that decides trust.
+    pub fingerprint: Digest,
+    /// Whether the server's chain and name are checked.
+    pub verify: bool,
+    /// Whether we have a certificate to show.
+    pub has_identity: bool,
+    ctx: SslContext,
+    sessions: Arc<Mutex<Sessions>>,
+}
+
+impl UpstreamConnector {
+    /// Builds a connector.
+    ///
+    /// # Errors
+    /// OpenSSL's own: a key or certificate that is too weak for security level 2, for instance.
+    pub fn build(spec: &UpstreamSpec) -> Result<Self, ErrorStack> {
+        let mut ctx = context::base(SslMethod::tls_client(), spec.versions)?;
+        if let Some(pair) = &spec.identity {
+            context::install(&mut ctx, pair)?;
+        }
+        match &spec.trust {
+            Some(store) => {
+                ctx.set_cert_store(store.share());
+                ctx.set_verify(SslVerifyMode::PEER);
+            }
+            None => ctx.set_verify(SslVerifyMode::NONE),
+        }
+        let sessions = Arc::new(Mutex::new(Sessions::default()));
+        ctx.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+        let kept = sessions.clone();
+        ctx.set_new_session_callback(move |ssl, session| {
+            if let Some(attempt) = attempt(ssl) {
+                let mut sessions = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                let asked = attempt.was_asked(ssl.session_reused());
+                sessions.keep(&attempt.key, Kept { session, asked });
+            }
+        });
+        sys::on_certificate_request(&mut ctx, |ssl| {
+            if let Some(index) = index()
+                && let Some(attempt) = ssl.ex_data_mut(index)
+            {
+                attempt.asked_now = true;
+            }
+        });
+        Ok(Self {
+            fingerprint: spec.fingerprint()?,
+            verify: spec.trust.is_some(),
+            has_identity: spec.identity.is_some(),
+            ctx: ctx.build(),
+            sessions,
+        })
+    }
+
+    /// A connection to `peer` for `name`, before its handshake.
+    ///
+    /// # Errors
+    /// OpenSSL's own: a name that cannot be one.
+    pub fn open(
+        &self,
+        peer: &Arc<str>,
+        name: &ServerName,
+        socket: Socket,
+    ) -> Result<TlsStream, ErrorStack> {
+        TlsStream::connecting(self.ssl(peer, name)?, socket)
+    }
+
+    /// The state of a new connection to `peer` (host:port, part of the session key) for `name`.
+    ///
+    /// With verification the name is always checked: DNS names without partial wildcards, the
+    /// subject's CN only where the certificate has no SAN at all (`X509_check_host(3)`).
+    ///
+    /// # Errors
+    /// OpenSSL's own: a name that cannot be one.
+    pub(super) fn ssl(&self, peer: &Arc<str>, name: &ServerName) -> Result<Ssl, ErrorStack> {
+        let mut ssl = Ssl::new(&self.ctx)?;
+        if let Some(sni) = name.sni() {
+            ssl.set_hostname(sni)?;
+        }
+        if self.verify {
+            let param = ssl.param_mut();
+            param.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS);
+            match name {
+                // To OpenSSL an empty name is no check, and a leading dot matches every subdomain.
+                ServerName::Dns(dns) if dns.is_empty() || dns.starts_with('.') => {
+                    return Err(ErrorStack::get());
+                }
+                ServerName::Dns(dns) => param.set_host(dns)?,
+                ServerName::Ip(ip) => param.set_ip(*ip)?,
+            }
+        }
+        let key = SessionKey {
+            peer: peer.clone(),
+            name: name.clone(),
+        };
+        let kept = self
+            .sessions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(&key);
+        let mut asked_before = false;
+        if let Some(kept) = kept
+            && sys::offer_session(&mut ssl, &kept.session).is_ok()
+        {
+            asked_before = kept.asked;
+        }
+        if let Some(index) = index() {
+            ssl.set_ex_data(
+                index,
+                Attempt {
+                    key,
+                    asked_now: false,
+                    asked_before,
+                },
+            );
+        }
+        Ok(ssl)
+    }
+
+    /// Forgets the sessions of one peer: the next connection makes a full handshake.
+    pub fn forget(&self, peer: &Arc<str>, name: &ServerName) {
+        let key = SessionKey {
+            peer: peer.clone(),
+            name: name.clone(),
+        };
+        self.sessions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_peer
+            .remove(&key);
+    }
+}
+
+impl fmt::Debug for UpstreamConnector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamConnector")
+            .field("verify", &self.verify)
+            .field("has_identity", &self.has_identity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether the upstream asked for a certificate on this connection's full handshake.
+#[must_use]
+pub fn certificate_was_asked(ssl: &SslRef) -> bool {
+    attempt(ssl).is_some_and(|attempt| attempt.was_asked(ssl.session_reused()))
+}
+
+fn attempt(ssl: &SslRef) -> Option<&Attempt> {
+    ssl.ex_data(index()?)
+}
+
+fn index() -> Option<Index<Ssl, Attempt>> {
+    static INDEX: OnceLock<Option<Index<Ssl, Attempt>>> = OnceLock::new();
+    *INDEX.get_or_init(|| Ssl::new_ex_index().ok())
+}
