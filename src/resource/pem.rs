@@ -1,0 +1,201 @@
+//! Certificates and keys as documents hold them: parsed, matched, dated; references left alone.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::fault::Verdict;
+use super::ssl::Text;
+use super::{Occasion, Terms, texts};
+use crate::tls::material::{
+    self, CaBundle, CertChain, KeyPair, MaterialError, PrivateKey, Unapproved,
+};
+
+/// A text of a document with its pointer.
+pub(super) type Located<'d> = (String, &'d str);
+
+/// Reads a certificate with its key; `prefix` precedes the reasons (`failed to handle …: `).
+///
+/// When one of them is a reference only the other is parsed. The chain is returned when it is
+/// known, for further checks.
+pub(super) fn read_pair(
+    (cert_at, cert): &Located<'_>,
+    (key_at, key): &Located<'_>,
+    prefix: &str,
+    terms: &Terms,
+    verdict: &mut Verdict,
+) -> ((Text, Text), Option<CertChain>) {
+    let texts = (Text::read(cert), Text::read(key));
+    let refuse = |at: &str, reason: String, verdict: &mut Verdict| {
+        verdict.refuse(at, format!("{prefix}{reason}"));
+    };
+    let chain = match &texts.0 {
+        Text::Reference(_) => None,
+        Text::Literal(pem) => match CertChain::parse(pem) {
+            Ok(chain) => {
+                judge_blocks(cert_at, pem, prefix, terms, verdict);
+                Some(chain)
+            }
+            Err(error) => {
+                refuse(cert_at, reason(cert_at, &error), verdict);
+                None
+            }
+        },
+    };
+    let private = match &texts.1 {
+        Text::Reference(_) => None,
+        Text::Literal(pem) => match read_key(key_at, pem) {
+            Ok(private) => Some(private),
+            Err(reason) => {
+                refuse(key_at, reason, verdict);
+                None
+            }
+        },
+    };
+    // The key is the certificate's, so one word on both is enough.
+    let unapproved = match (&chain, &private) {
+        (Some(chain), _) => chain.approve().err().map(|flaw| (cert_at, flaw)),
+        (None, Some(key)) => key.approve().err().map(|flaw| (key_at, flaw)),
+        (None, None) => None,
+    };
+    if let (Some(chain), Some(private)) = (&chain, private)
+        && let Err(error) = KeyPair::join(chain.clone(), private)
+    {
+        refuse(key_at, error.to_string(), verdict);
+    }
+    if let Some((at, flaw)) = unapproved {
+        warn_of_unapproved(at, &flaw, verdict);
+    }
+    if let Some(chain) = &chain {
+        date_leaf(cert_at, chain, terms, verdict);
+    }
+    (texts, chain)
+}
+
+/// Reads trusted issuers; `prefix` precedes the reasons.
+pub(super) fn read_issuers(
+    (at, text): &Located<'_>,
+    prefix: &str,
+    terms: &Terms,
+    verdict: &mut Verdict,
+) -> Text {
+    let text = Text::read(text);
+    let Text::Literal(pem) = &text else {
+        return text;
+    };
+    let bundle = match CaBundle::parse(pem) {
+        Ok(bundle) => bundle,
+        Err(error) => {
+            verdict.refuse(at, format!("{prefix}{}", reason(at, &error)));
+            return text;
+        }
+    };
+    judge_blocks(at, pem, prefix, terms, verdict);
+    if let Err(flaw) = bundle.approve() {
+        warn_of_unapproved(at, &flaw, verdict);
+    }
+    for certificate in &bundle.certificates {
+        let Ok((_, until)) = material::validity(certificate) else {
+            continue;
+        };
+        if until >= terms.now {
+            continue;
+        }
+        let subject = texts::shown(&material::subject(certificate));
+        let reason = format!("the CA {subject} expired on {}", date(until));
+        match terms.occasion {
+            Occasion::Write => verdict.refuse(at, format!("{prefix}{reason}")),
+            Occasion::Load => {
+                verdict.warn(
+                    "ca_expired",
+                    at,
+                    format!("{reason}; take it out or replace it"),
+                );
+            }
+        }
+    }
+    text
+}
+
+/// The labels of certificates (OpenSSL, `PEM_read_bio_X509(3)`).
+const LABELS: [&str; 3] = ["CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"];
+
+/// Refuses blocks that are no certificates: nobody would read them, and a key would be shown.
+fn judge_blocks(at: &str, pem: &str, prefix: &str, terms: &Terms, verdict: &mut Verdict) {
+    let labels = pem.split("-----BEGIN ").skip(1);
+    let mut labels = labels.map(|rest| rest.split("-----").next().unwrap_or_default());
+    let Some(label) = labels.find(|label| !LABELS.contains(label)) else {
+        return;
+    };
+    let label = texts::shown(label.lines().next().unwrap_or_default());
+    let reason = format!("only certificates belong here, not a block of {label}");
+    match terms.occasion {
+        Occasion::Write => verdict.refuse(at, format!("{prefix}{reason}")),
+        Occasion::Load => verdict.warn("not_a_certificate", at, format!("{reason}; take it out")),
+    }
+}
+
+/// Says when the certificate that will be shown is not valid now.
+fn date_leaf(at: &str, chain: &CertChain, terms: &Terms, verdict: &mut Verdict) {
+    let Ok((from, until)) = material::validity(&chain.leaf) else {
+        return;
+    };
+    let subject = texts::shown(&material::subject(&chain.leaf));
+    if until < terms.now {
+        let text = format!(
+            "the certificate {subject} expired on {}; peers that check it refuse it, so \
+                     replace it",
+            date(until)
+        );
+        verdict.warn("certificate_expired", at, text);
+    } else if from > terms.now {
+        let text = format!(
+            "the certificate {subject} is not valid before {}; check the clocks, or \
+                            write it then",
+            date(from)
+        );
+        verdict.warn("certificate_not_yet_valid", at, text);
+    }
+}
+
+/// Says what `fips: required` would refuse. Where it is in force, reading has refused it.
+fn warn_of_unapproved(at: &str, flaw: &Unapproved, verdict: &mut Verdict) {
+    if !material::is_approval_required() {
+        verdict.warn("fips_would_refuse", at, flaw.to_string());
+    }
+}
+
+/// Why material was refused. The texts that APISIX has too stand alone, ours name the member.
+fn reason(at: &str, error: &MaterialError) -> String {
+    match error {
+        MaterialError::Unapproved(_) => {
+            format!("{}: {error}", at.trim_start_matches('/').replace('/', "."))
+        }
+        MaterialError::Certificate(_)
+        | MaterialError::Key(_)
+        | MaterialError::Encrypted
+        | MaterialError::Mismatch
+        | MaterialError::KeyType(_)
+        | MaterialError::TooShort { .. }
+        | MaterialError::OpenSsl(_) => error.to_string(),
+    }
+}
+
+fn read_key(at: &str, pem: &str) -> Result<PrivateKey, String> {
+    // APISIX takes what is not PEM for a key it encrypted itself.
+    if !pem
+        .trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n'])
+        .starts_with("---")
+    {
+        return Err("failed to decrypt previous encrypted key".to_owned());
+    }
+    PrivateKey::parse(pem).map_err(|error| reason(at, &error))
+}
+
+/// A moment as HTTP writes dates (RFC 9110 §5.6.7).
+fn date(seconds: i64) -> String {
+    match u64::try_from(seconds).map(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)))
+    {
+        // httpdate knows years up to 9999.
+        Ok(Some(time)) if seconds < 253_402_300_800 => httpdate::fmt_http_date(time),
+        _ => format!("second {seconds} of the epoch"),
+    }
+}

@@ -1,0 +1,351 @@
+//! The secret resource: how to reach a secret manager.
+//!
+//! Judged completely here; what it holds is read by the managers, which keep the document.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::fault::Verdict;
+use super::{Document, members};
+
+/// A typed secret. `Debug` shows the names of its members only.
+#[derive(Clone)]
+pub struct Secret {
+    /// The manager it describes, the first part of its id.
+    pub manager: Manager,
+    /// All members as written; may hold credentials.
+    pub document: Document,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let members: Vec<&String> = self.document.keys().collect();
+        f.debug_struct("Secret")
+            .field("manager", &self.manager)
+            .field("members", &members)
+            .finish()
+    }
+}
+
+/// What keeps secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Manager {
+    /// HashiCorp Vault and what speaks its API.
+    Vault,
+    /// AWS Secrets Manager.
+    Aws,
+    /// Google Cloud Secret Manager.
+    Gcp,
+    /// Kubernetes Secrets.
+    Kubernetes,
+}
+
+impl Manager {
+    /// The manager with this word in ids and references.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "vault" => Some(Self::Vault),
+            "aws" => Some(Self::Aws),
+            "gcp" => Some(Self::Gcp),
+            "kubernetes" => Some(Self::Kubernetes),
+            _ => None,
+        }
+    }
+}
+
+/// Reads what the schema has accepted. `None` only with a fault.
+pub(super) fn read(manager: &str, document: &Document, verdict: &mut Verdict) -> Option<Secret> {
+    let manager = Manager::from_word(manager)?;
+    verdict.warn(
+        "secret_unused",
+        "",
+        "kept, and not used: this version asks no secret manager, so that what refers to it is closed",
+    );
+    if manager == Manager::Vault {
+        judge_vault(document, verdict);
+    }
+    for member in ["uri", "endpoint_url", "apiserver_addr"] {
+        judge_url(document, "", member, verdict);
+    }
+    if let Some(config) = members::object(document, "auth_config") {
+        for member in ["token_uri", "entries_uri"] {
+            judge_url(config, "/auth_config", member, verdict);
+        }
+    }
+    Some(Secret {
+        manager,
+        document: document.clone(),
+    })
+}
+
+/// `prefix` may be absent when the path of `uri` is the one to read (`/v1/…`); `token` may be
+/// absent when `prefix` is.
+fn judge_vault(document: &Document, verdict: &mut Verdict) {
+    let has_prefix = document.contains_key("prefix");
+    let uri = members::text(document, "uri").unwrap_or_default();
+    if !has_prefix && !path_of(uri).starts_with("/v1/") {
+        verdict.refuse_shape("/prefix", "property \"prefix\" is required");
+    }
+    if has_prefix && !document.contains_key("token") {
+        verdict.refuse_shape("/token", "property \"token\" is required");
+    }
+}
+
+/// An address must say where, and nothing else: it is shown by every read. Never quoted.
+fn judge_url(document: &Document, base: &str, member: &str, verdict: &mut Verdict) {
+    static URL: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        Regex::new(r"^https?://([0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[!-~]*)?$").ok()
+    });
+    let Some(url) = members::text(document, member) else {
+        return;
+    };
+    let at = format!("{base}/{member}");
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        let reason =
+            format!("{member} holds a user or password; credentials have members of their own");
+        verdict.refuse(at, reason);
+    } else if url.contains(['?', '#']) {
+        verdict.refuse(
+            at,
+            format!("{member} has a query or fragment; give scheme, host, port and path"),
+        );
+    } else if !URL.as_ref().is_some_and(|pattern| pattern.is_match(url)) {
+        let reason = format!(
+            "{member} is no address: give http or https, host, and port and path if need be"
+        );
+        verdict.refuse(at, reason);
+    }
+}
+
+/// The path of a URL, from its first slash; empty without one.
+fn path_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.find('/')
+        .and_then(|start| rest.get(start..))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::resource::Kind;
+    use crate::resource::Resource;
+    use crate::resource::sample::{TERMS, judge_as};
+
+    #[track_caller]
+    fn read(id: &str, body: &Value) -> Secret {
+        let Resource::Secret(secret) = judge_as(Kind::Secret, id, body, &TERMS).unwrap().resource
+        else {
+            panic!("of another kind")
+        };
+        secret
+    }
+
+    #[track_caller]
+    fn refused(id: &str, body: &Value) -> String {
+        judge_as(Kind::Secret, id, body, &TERMS)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn every_manager_is_known_by_the_id() {
+        for (id, body, manager) in [
+            (
+                "vault/1",
+                json!({"uri": "http://127.0.0.1:8200", "prefix": "kv", "token": "$ENV://T"}),
+                Manager::Vault,
+            ),
+            (
+                "vault/mtls-certs",
+                json!({
+                    "id": "vault/mtls-certs",
+                    "uri": "https://vault.example.com/v1/secret/data/mtls"
+                }),
+                Manager::Vault,
+            ),
+            (
+                "aws/1",
+                json!({"access_key_id": "a", "secret_access_key": "b"}),
+                Manager::Aws,
+            ),
+            (
+                "gcp/1",
+                json!({"auth_config": {"client_email": "a", "private_key": "b", "project_id": "c"}}),
+                Manager::Gcp,
+            ),
+            ("gcp/1", json!({"auth_file": "/x"}), Manager::Gcp),
+            ("kubernetes/1", json!({}), Manager::Kubernetes),
+        ] {
+            assert_eq!(read(id, &body).manager, manager);
+        }
+    }
+
+    #[test]
+    fn refusals_name_the_member() {
+        let required = |name: &str| format!("property \"{name}\" is required");
+        for (id, body, text) in [
+            ("foo/1", json!({}), "invalid secret manager: foo".to_owned()),
+            ("1", json!({}), "invalid secret manager: ".to_owned()),
+            ("env/1", json!({}), "invalid secret manager: env".to_owned()),
+            ("vault/1", json!({}), required("uri")),
+            ("vault/1", json!({"uri": "https://v"}), required("prefix")),
+            (
+                "vault/1",
+                json!({"uri": "https://v/v2/x"}),
+                required("prefix"),
+            ),
+            (
+                "vault/1",
+                json!({"uri": "https://v", "prefix": "kv"}),
+                required("token"),
+            ),
+            (
+                "vault/1",
+                json!({"uri": "https://v/v1/x", "prefix": "kv"}),
+                required("token"),
+            ),
+            (
+                "aws/1",
+                json!({"access_key_id": "a"}),
+                required("secret_access_key"),
+            ),
+            (
+                "gcp/1",
+                json!({}),
+                "value should match only one schema, but matches none".to_owned(),
+            ),
+            (
+                "vault/1",
+                json!({"uri": "https://v/v1/x", "token": 1}),
+                "property \"token\" validation failed: wrong type: expected string, got number"
+                    .to_owned(),
+            ),
+            (
+                "vault/1",
+                json!({"uri": "vault", "prefix": "kv", "token": "t"}),
+                "property \"uri\" validation failed: failed to match pattern \
+                 \"^[^\\\\/]+:\\\\/\\\\/([\\\\da-zA-Z.-]+|\\\\[[\\\\da-fA-F:]+\\\\])(:\\\\d+)?\" \
+                 with \"vault\""
+                    .to_owned(),
+            ),
+        ] {
+            assert_eq!(refused(id, &body), text);
+        }
+    }
+
+    #[test]
+    fn members_nobody_knows_are_refused_with_the_word_meant() {
+        let gcp = |member: &str| {
+            let mut config = json!({"client_email": "a", "private_key": "b", "project_id": "c"});
+            config[member] = json!("hush");
+            json!({ "auth_config": config })
+        };
+        let forbidden = "additional properties forbidden, found";
+        for (id, body, text) in [
+            (
+                "vault/1",
+                json!({"uri": "https://v", "prefix": "kv", "tokn": "hush"}),
+                format!("{forbidden} tokn, did you mean \"token\"?"),
+            ),
+            (
+                "aws/1",
+                json!({"access_key_id": "a", "secret_access_key": "b", "password": "hush"}),
+                format!("{forbidden} password"),
+            ),
+            (
+                "gcp/1",
+                gcp("private_key_id"),
+                format!("property \"auth_config\" validation failed: {forbidden} private_key_id"),
+            ),
+            (
+                "kubernetes/1",
+                json!({"client_key": "hush"}),
+                format!("{forbidden} client_key"),
+            ),
+        ] {
+            let told = refused(id, &body);
+            assert!(told.contains(&text), "{told}");
+            assert!(!told.contains("hush"));
+        }
+        let common = json!({"id": "vault/1", "name": "n", "desc": "d", "labels": {"a": "b"},
+                            "create_time": 1, "update_time": 1});
+        let mut vault = json!({"uri": "https://v", "prefix": "kv", "token": "t",
+                               "namespace": "ns", "kv_version": "kv-v2"});
+        let members = common.as_object().unwrap().clone();
+        vault.as_object_mut().unwrap().extend(members.clone());
+        read("vault/1", &vault);
+        for id in ["aws/1", "gcp/1", "kubernetes/1"] {
+            let mut body = match id {
+                "aws/1" => json!({"access_key_id": "a", "secret_access_key": "b", "region": "r",
+                                  "session_token": "s", "endpoint_url": "http://localhost:4566"}),
+                "gcp/1" => gcp("token_uri"),
+                _ => json!({"apiserver_addr": "https://[::1]:6443", "token": "t"}),
+            };
+            if id == "gcp/1" {
+                body["auth_config"]["token_uri"] = json!("https://oauth2.example/token");
+            }
+            body.as_object_mut().unwrap().extend(members.clone());
+            read(id, &body);
+        }
+    }
+
+    #[test]
+    fn addresses_hold_no_credential_and_are_not_quoted() {
+        for url in [
+            "https://us:hush@v",
+            "https://us:hush@v/v1/x",
+            "https://%41:hush@v",
+            "https://hush@v",
+            "https://v/v1/x?token=hush",
+            "https://v#hush",
+            "https://v hush",
+            "ftp://v/hush",
+            "$env://hush",
+            "https://v:port/hush",
+        ] {
+            let gcp = json!({
+                "client_email": "a", "private_key": "b", "project_id": "c", "entries_uri": url
+            });
+            for (id, body) in [
+                ("vault/1", json!({"uri": url, "prefix": "kv", "token": "t"})),
+                (
+                    "aws/1",
+                    json!({"access_key_id": "a", "secret_access_key": "b", "endpoint_url": url}),
+                ),
+                ("kubernetes/1", json!({"apiserver_addr": url})),
+                ("gcp/1", json!({"auth_config": gcp})),
+            ] {
+                let told = refused(id, &body);
+                assert!(!told.contains("hush"), "{told}");
+            }
+        }
+        for url in [
+            "http://127.0.0.1:8200",
+            "https://v/",
+            "https://[::1]:1/v1/a@b",
+        ] {
+            read(
+                "vault/1",
+                &json!({"uri": url, "prefix": "kv", "token": "t"}),
+            );
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_value() {
+        let body = json!({"uri": "http://v", "prefix": "kv", "token": "hush"});
+        let shown = format!("{:?}", read("vault/1", &body));
+        assert!(
+            shown.contains("token") && !shown.contains("hush"),
+            "{shown}"
+        );
+    }
+}
