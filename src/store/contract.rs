@@ -1,0 +1,416 @@
+//! What every store does, as one suite that runs against each implementation.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::audit::{self, Action, ChainKey, Origin, Record};
+use super::{Change, Commit, Committed, Expect, Mutation, Store, StoreError, Stored};
+use crate::crypto::mac::MacKey;
+use crate::resource::{Document, Id, Kind, Revision};
+
+/// A way of making an empty store.
+pub(super) type Make<'a> = &'a dyn Fn(ChainKey) -> Box<dyn Store>;
+
+/// Runs all of it; `make` gives an empty store each time.
+pub(super) fn suite(make: impl Fn(ChainKey) -> Box<dyn Store>) {
+    let make: Make<'_> = &make;
+    empty_store_is_at_revision_zero(make);
+    documents_come_back_as_they_were_put(make);
+    each_mutation_raises_the_one_revision(make);
+    expectations_are_kept(make);
+    batch_is_applied_whole_or_not_at_all(make);
+    later_changes_of_a_batch_see_earlier_ones(make);
+    deleted_object_is_gone_and_returns_as_new(make);
+    lists_are_in_order_of_ids(make);
+    records_are_gap_free_and_chained(make);
+    notes_are_kept_apart(make);
+    concurrent_writers_lose_nothing(make);
+    of_two_with_one_expectation_one_wins(make);
+}
+
+/// The chain key of the suite.
+pub(super) fn chain_key() -> ChainKey {
+    ChainKey::new(MacKey::from_bytes(&[7; 32]))
+}
+
+/// An id.
+pub(super) fn id(text: &str) -> Id {
+    text.parse().unwrap()
+}
+
+/// A document with one member.
+pub(super) fn named(name: &str) -> Document {
+    Document::from_iter([("name".to_owned(), json!(name))])
+}
+
+/// A put.
+pub(super) fn put(kind: Kind, name: &str, document: Document, expect: Expect) -> Mutation {
+    Mutation::Put {
+        kind,
+        id: id(name),
+        document,
+        expect,
+    }
+}
+
+/// Commits mutations as one batch.
+pub(super) fn commit(store: &dyn Store, all: Vec<Mutation>) -> Result<Committed, StoreError> {
+    let changes = all.into_iter().map(|mutation| Change {
+        mutation,
+        changed: vec!["/name".to_owned()],
+        weakens: vec![],
+    });
+    let origin = Origin {
+        time_ms: 1_700_000_000_000,
+        actor: "ops".to_owned(),
+        request_id: "r".to_owned(),
+    };
+    store.commit(Commit {
+        origin,
+        changes: changes.collect(),
+    })
+}
+
+fn delete(kind: Kind, name: &str, expect: Expect) -> Mutation {
+    Mutation::Delete {
+        kind,
+        id: id(name),
+        expect,
+    }
+}
+
+fn find(store: &dyn Store, kind: Kind, name: &str) -> Option<Stored> {
+    store.find(kind, &id(name)).unwrap()
+}
+
+fn is_conflict<T>(result: &Result<T, StoreError>) -> bool {
+    matches!(result, Err(StoreError::Conflict { .. }))
+}
+
+/// Everything a store shows, to compare before with after.
+fn state(store: &dyn Store) -> (Vec<Stored>, Revision, Vec<Record>) {
+    let loaded = store.load().unwrap();
+    (
+        loaded.objects,
+        loaded.revision,
+        store.audit_tail(usize::MAX).unwrap(),
+    )
+}
+
+fn empty_store_is_at_revision_zero(make: Make<'_>) {
+    let store = make(chain_key());
+    assert_eq!(state(&*store), (vec![], Revision(0), vec![]));
+    assert_eq!(store.revision().unwrap(), Revision(0));
+    assert_eq!(store.audit_head().unwrap(), audit::Head::default());
+    assert_eq!(find(&*store, Kind::Route, "1"), None);
+    let nothing = commit(&*store, vec![]).unwrap();
+    assert_eq!(
+        (nothing.outcomes, nothing.head),
+        (vec![], audit::Head::default())
+    );
+    assert_eq!(store.revision().unwrap(), Revision(0));
+}
+
+fn documents_come_back_as_they_were_put(make: Make<'_>) {
+    let text = r#"{"z":1.0,"a":1e3,"m":123456789012345678901234567890,"n":-0,"k":0.10,
+        "nodes":{"b:1":1,"a:1":2},"text":"é\u0000\n\"","none":null,"list":[[],{}],"":""}"#;
+    let document: Document = serde_json::from_str(text).unwrap();
+    let store = make(chain_key());
+    commit(
+        &*store,
+        vec![put(Kind::Route, "1", document.clone(), Expect::Any)],
+    )
+    .unwrap();
+    let found = find(&*store, Kind::Route, "1").unwrap();
+    assert_eq!(found, store.list(Kind::Route).unwrap()[0]);
+    assert_eq!(found, store.load().unwrap().objects[0]);
+    let shown = serde_json::to_string(&found.document).unwrap();
+    assert_eq!(shown, serde_json::to_string(&document).unwrap());
+    for spelling in [
+        r#"{"z":1.0,"a""#,
+        "123456789012345678901234567890",
+        r#""n":-0,"k":0.10"#,
+    ] {
+        assert!(shown.contains(spelling), "{spelling} in {shown}");
+    }
+}
+
+fn each_mutation_raises_the_one_revision(make: Make<'_>) {
+    let store = make(chain_key());
+    let first = commit(
+        &*store,
+        vec![put(Kind::Route, "1", named("a"), Expect::Any)],
+    )
+    .unwrap();
+    let (route, ssl) = (
+        put(Kind::Route, "1", named("b"), Expect::Any),
+        put(Kind::Ssl, "1", named("c"), Expect::Any),
+    );
+    let second = commit(&*store, vec![route, ssl]).unwrap();
+    let third = commit(&*store, vec![delete(Kind::Ssl, "1", Expect::Any)]).unwrap();
+    let shown: Vec<_> = [first, second, third]
+        .into_iter()
+        .flat_map(|committed| committed.outcomes)
+        .map(|outcome| (outcome.action, outcome.created.0, outcome.modified.0))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            (Action::Create, 1, 1),
+            (Action::Update, 1, 2),
+            (Action::Create, 3, 3),
+            (Action::Delete, 3, 4),
+        ]
+    );
+    assert_eq!(store.revision().unwrap(), Revision(4));
+    let route = find(&*store, Kind::Route, "1").unwrap();
+    assert_eq!((route.created, route.modified), (Revision(1), Revision(2)));
+}
+
+fn expectations_are_kept(make: Make<'_>) {
+    let store = make(chain_key());
+    let attempt = |expect| commit(&*store, vec![put(Kind::Route, "1", named("x"), expect)]);
+    let remove = |expect| commit(&*store, vec![delete(Kind::Route, "1", expect)]);
+
+    assert!(is_conflict(&attempt(Expect::Revision(Revision(1)))));
+    assert!(is_conflict(&remove(Expect::Revision(Revision(1)))));
+    assert!(matches!(
+        remove(Expect::Any),
+        Err(StoreError::Absent { .. })
+    ));
+    assert!(matches!(
+        remove(Expect::Absent),
+        Err(StoreError::Absent { .. })
+    ));
+    assert!(attempt(Expect::Absent).is_ok());
+
+    assert!(is_conflict(&attempt(Expect::Absent)));
+    assert!(is_conflict(&attempt(Expect::Revision(Revision(0)))));
+    assert!(is_conflict(&attempt(Expect::Revision(Revision(2)))));
+    assert!(is_conflict(&remove(Expect::Absent)));
+    assert!(attempt(Expect::Revision(Revision(1))).is_ok());
+
+    assert!(is_conflict(&remove(Expect::Revision(Revision(1)))));
+    assert!(remove(Expect::Revision(Revision(2))).is_ok());
+    assert_eq!(store.revision().unwrap(), Revision(3));
+}
+
+fn batch_is_applied_whole_or_not_at_all(make: Make<'_>) {
+    let store = make(chain_key());
+    commit(
+        &*store,
+        vec![put(Kind::Route, "kept", named("old"), Expect::Any)],
+    )
+    .unwrap();
+    let before = state(&*store);
+    let batch = |last| {
+        vec![
+            put(Kind::Route, "new", named("new"), Expect::Absent),
+            put(Kind::Route, "kept", named("new"), Expect::Any),
+            last,
+        ]
+    };
+    for refused in [
+        put(
+            Kind::Service,
+            "1",
+            named("s"),
+            Expect::Revision(Revision(9)),
+        ),
+        delete(Kind::Service, "1", Expect::Any),
+        delete(Kind::Route, "new", Expect::Absent),
+    ] {
+        assert!(commit(&*store, batch(refused)).is_err());
+        assert_eq!(state(&*store), before);
+    }
+    let twin = commit(
+        &*store,
+        batch(put(Kind::Service, "1", named("s"), Expect::Absent)),
+    )
+    .unwrap();
+    assert_eq!(twin.outcomes.len(), 3);
+    assert_eq!(store.load().unwrap().objects.len(), 3);
+}
+
+fn later_changes_of_a_batch_see_earlier_ones(make: Make<'_>) {
+    let store = make(chain_key());
+    let committed = commit(
+        &*store,
+        vec![
+            put(Kind::Route, "1", named("a"), Expect::Absent),
+            put(Kind::Route, "1", named("b"), Expect::Revision(Revision(1))),
+            delete(Kind::Route, "1", Expect::Revision(Revision(2))),
+            put(Kind::Route, "1", named("c"), Expect::Absent),
+        ],
+    )
+    .unwrap();
+    let actions: Vec<_> = committed
+        .outcomes
+        .iter()
+        .map(|outcome| outcome.action)
+        .collect();
+    assert_eq!(
+        actions,
+        [
+            Action::Create,
+            Action::Update,
+            Action::Delete,
+            Action::Create
+        ]
+    );
+    let found = find(&*store, Kind::Route, "1").unwrap();
+    assert_eq!(
+        (found.document, found.created.0, found.modified.0),
+        (named("c"), 4, 4)
+    );
+}
+
+fn deleted_object_is_gone_and_returns_as_new(make: Make<'_>) {
+    let store = make(chain_key());
+    let one = || put(Kind::Secret, "vault/1", named("x"), Expect::Any);
+    commit(&*store, vec![one()]).unwrap();
+    assert!(find(&*store, Kind::Secret, "vault/1").is_some());
+    commit(&*store, vec![delete(Kind::Secret, "vault/1", Expect::Any)]).unwrap();
+    assert_eq!(find(&*store, Kind::Secret, "vault/1"), None);
+    assert!(store.list(Kind::Secret).unwrap().is_empty());
+    assert!(store.load().unwrap().objects.is_empty());
+    let again = commit(&*store, vec![one()]).unwrap();
+    assert_eq!(again.outcomes[0].created, Revision(3));
+}
+
+fn lists_are_in_order_of_ids(make: Make<'_>) {
+    let store = make(chain_key());
+    for name in ["b", "10", "a", "B", "9", "-", "_"] {
+        commit(
+            &*store,
+            vec![put(Kind::Upstream, name, named(name), Expect::Any)],
+        )
+        .unwrap();
+        commit(
+            &*store,
+            vec![put(Kind::Service, name, named(name), Expect::Any)],
+        )
+        .unwrap();
+    }
+    let ids = |all: Vec<Stored>| all.iter().map(|s| s.id.to_string()).collect::<Vec<_>>();
+    let ordered = ["-", "10", "9", "B", "_", "a", "b"];
+    assert_eq!(ids(store.list(Kind::Upstream).unwrap()), ordered);
+    assert!(store.list(Kind::Route).unwrap().is_empty());
+    let loaded = store.load().unwrap();
+    assert_eq!(loaded.revision, Revision(14));
+    let mut sorted = loaded.objects.clone();
+    sorted.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
+    assert_eq!(loaded.objects, sorted);
+}
+
+fn records_are_gap_free_and_chained(make: Make<'_>) {
+    let store = make(chain_key());
+    let mut heads = Vec::new();
+    for n in 0..10 {
+        let name = format!("r{n}");
+        let batch = vec![
+            put(Kind::Route, &name, named("x"), Expect::Absent),
+            delete(Kind::Route, &name, Expect::Any),
+        ];
+        heads.push(commit(&*store, batch).unwrap().head);
+        // A refused commit leaves no gap.
+        assert!(commit(&*store, vec![delete(Kind::Route, &name, Expect::Any)]).is_err());
+    }
+    let records = store.audit_tail(usize::MAX).unwrap();
+    let sequence: Vec<u64> = records.iter().map(|record| record.seq).collect();
+    assert_eq!(sequence, (1..=20).collect::<Vec<_>>());
+    assert!(records.iter().all(|record| record.revision.0 == record.seq));
+    let head = audit::verify(&records, &chain_key()).unwrap();
+    assert_eq!(
+        (Some(&head), head),
+        (heads.last(), store.audit_head().unwrap())
+    );
+
+    let first = &records[0];
+    assert_eq!(
+        (first.kind, first.id.as_str(), first.action),
+        (Kind::Route, "r0", Action::Create)
+    );
+    assert_eq!(first.origin.actor, "ops");
+    assert_eq!(
+        (first.changed.as_slice(), first.weakens.len()),
+        (["/name".to_owned()].as_slice(), 0)
+    );
+
+    let tail = store.audit_tail(3).unwrap();
+    assert_eq!(tail, &records[17..]);
+    assert_eq!(store.audit_from(5, 2).unwrap(), &records[4..6]);
+    assert!(store.audit_from(21, 2).unwrap().is_empty());
+    assert!(store.audit_tail(0).unwrap().is_empty());
+}
+
+fn notes_are_kept_apart(make: Make<'_>) {
+    let store = make(chain_key());
+    assert_eq!(store.meta_find("kek_check").unwrap(), None);
+    store.meta_put("kek_check", "a").unwrap();
+    store.meta_put("kek_check", "b").unwrap();
+    assert_eq!(store.meta_find("kek_check").unwrap().as_deref(), Some("b"));
+    assert_eq!(store.meta_find("other").unwrap(), None);
+    assert_eq!(state(&*store), (vec![], Revision(0), vec![]));
+}
+
+fn concurrent_writers_lose_nothing(make: Make<'_>) {
+    let store: Arc<dyn Store> = Arc::from(make(chain_key()));
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let store = Arc::clone(&store);
+            std::thread::spawn(move || {
+                for n in 0..10 {
+                    let name = format!("{writer}-{n}");
+                    commit(
+                        &*store,
+                        vec![put(Kind::Route, &name, named("x"), Expect::Absent)],
+                    )
+                    .unwrap();
+                    assert!(find(&*store, Kind::Route, &name).is_some());
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.join().unwrap();
+    }
+    let (objects, revision, records) = state(&*store);
+    assert_eq!(
+        (objects.len(), revision, records.len()),
+        (40, Revision(40), 40)
+    );
+    assert!(audit::verify(&records, &chain_key()).is_ok());
+    let mut revisions: Vec<u64> = objects.iter().map(|stored| stored.created.0).collect();
+    revisions.sort_unstable();
+    assert_eq!(revisions, (1..=40).collect::<Vec<_>>());
+}
+
+fn of_two_with_one_expectation_one_wins(make: Make<'_>) {
+    let store: Arc<dyn Store> = Arc::from(make(chain_key()));
+    commit(
+        &*store,
+        vec![put(Kind::Route, "1", named("0"), Expect::Absent)],
+    )
+    .unwrap();
+    let attempts: Vec<_> = (0..4)
+        .map(|_| {
+            let store = Arc::clone(&store);
+            std::thread::spawn(move || {
+                let expect = Expect::Revision(Revision(1));
+                commit(&*store, vec![put(Kind::Route, "1", named("1"), expect)])
+            })
+        })
+        .collect();
+    let results: Vec<_> = attempts
+        .into_iter()
+        .map(|attempt| attempt.join().unwrap())
+        .collect();
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+    assert_eq!(
+        results.iter().filter(|result| is_conflict(result)).count(),
+        3
+    );
+    assert_eq!(store.revision().unwrap(), Revision(2));
+}

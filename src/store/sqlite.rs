@@ -1,0 +1,568 @@
+//! The embedded store: one SQLite file in the data directory.
+//!
+//! WAL with `synchronous=FULL`: a commit has reached the disk when it returns. One connection
+//! writes, another reads beside it. A lock on the directory keeps a second process away; the files
+//! are for their owner only.
+//!
+//! Opening has two steps, because the key of the audit chain is found only once it is known what
+//! the file holds: [`Database`], then [`Database::into_store`].
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
+};
+
+pub use self::files::make_directory;
+use self::files::{connect, failed, identify, lock, make_file, prepare, unconfirmed};
+use self::rows::{
+    RECORD_COLUMNS, RawRecord, RawStored, limit_number, number, read_head, read_revision,
+    read_revisions, write_record,
+};
+use super::audit::{ChainKey, Entry, Head, Origin, Record};
+use super::{Change, Commit, Committed, Loaded, Mutation, Outcome, Store, StoreError, Stored};
+use crate::resource::{Id, Kind, Revision};
+
+mod files;
+mod rows;
+
+/// The name of the database file in the data directory.
+pub const FILE_NAME: &str = "portcullis.db";
+
+/// An open database, before its audit key is known.
+#[derive(Debug)]
+pub struct Database {
+    path: PathBuf,
+    reader: Mutex<Connection>,
+    writer: Option<Writer>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    conn: Mutex<Connection>,
+    /// Held, not used: the lock ends with the file handle.
+    _lock: File,
+}
+
+impl Database {
+    /// Opens the database of a data directory, makes both where they are missing, and keeps every
+    /// other process away until dropped.
+    ///
+    /// A directory made here has mode 0700; the mode of an existing one is left alone. The files
+    /// have mode 0600.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] while another process has it; [`StoreError::Newer`],
+    /// [`StoreError::Foreign`] and [`StoreError::Damaged`] for a file that cannot be used;
+    /// [`StoreError::Io`].
+    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        make_directory(data_dir)?;
+        let lock = lock(data_dir)?;
+        let path = data_dir.join(FILE_NAME);
+        make_file(data_dir, &path)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut writer = connect(&path, flags)?;
+        let version = identify(&path, &writer)?;
+        prepare(&mut writer, version).map_err(failed(&path, "prepare"))?;
+        let reader = connect(
+            &path,
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        let writer = Some(Writer {
+            conn: Mutex::new(writer),
+            _lock: lock,
+        });
+        Ok(Self {
+            path,
+            reader: Mutex::new(reader),
+            writer,
+        })
+    }
+
+    /// Opens the database of a data directory to look at it, also while another process has it.
+    ///
+    /// Nothing is made; `None` when there is no database. Commits get [`StoreError::ReadOnly`].
+    ///
+    /// # Errors
+    /// As [`Database::open`], but never [`StoreError::InUse`].
+    pub fn open_to_read(data_dir: &Path) -> Result<Option<Self>, StoreError> {
+        let path = data_dir.join(FILE_NAME);
+        match std::fs::metadata(&path) {
+            // A file without content was made by a process that has not come further.
+            Ok(found) if found.len() == 0 => return Ok(None),
+            Ok(_) => {}
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                return Err(StoreError::Io {
+                    action: "look at",
+                    path,
+                    source,
+                });
+            }
+        }
+        let reader = connect(
+            &path,
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        match identify(&path, &reader)? {
+            0 => Ok(None),
+            _ => Ok(Some(Self {
+                path,
+                reader: Mutex::new(reader),
+                writer: None,
+            })),
+        }
+    }
+
+    /// The store, with the key for its audit records.
+    #[must_use]
+    pub const fn into_store(self, chain: ChainKey) -> Sqlite {
+        Sqlite {
+            database: self,
+            chain,
+        }
+    }
+
+    /// Whether any document holds `text` as it stands, such as the mark of sealed values.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn contains_text(&self, text: &str) -> Result<bool, StoreError> {
+        self.read(|conn| {
+            conn.query_row(
+                "SELECT EXISTS (SELECT 1 FROM resource WHERE instr(document, ?1) > 0)",
+                [text],
+                |row| row.get(0),
+            )
+        })
+    }
+
+    /// As [`Store::meta_find`].
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn meta_find(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.read(|conn| {
+            conn.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| {
+                row.get(0)
+            })
+            .optional()
+        })
+    }
+
+    /// As [`Store::meta_put`].
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn meta_put(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        self.writer()?
+            .execute(
+                "INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)",
+                [name, value],
+            )
+            .map_err(failed(&self.path, "write"))?;
+        Ok(())
+    }
+
+    fn writer(&self) -> Result<MutexGuard<'_, Connection>, StoreError> {
+        let writer = self.writer.as_ref().ok_or(StoreError::ReadOnly)?;
+        // A transaction that a panic interrupted was rolled back when it was dropped.
+        Ok(writer.conn.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn read<T>(
+        &self,
+        query: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        // One transaction, so that all queries see one state.
+        reader
+            .transaction()
+            .and_then(|transaction| query(&transaction))
+            .map_err(failed(&self.path, "read"))
+    }
+
+    fn damaged(&self, detail: String) -> StoreError {
+        StoreError::Damaged {
+            path: self.path.clone(),
+            detail,
+            source: None,
+        }
+    }
+
+    fn decode(&self, raw: RawStored) -> Result<Stored, StoreError> {
+        let name = format!("{}/{}", raw.kind, raw.id);
+        raw.decode()
+            .ok_or_else(|| self.damaged(format!("object {name} cannot be read")))
+    }
+
+    fn decode_record(&self, raw: RawRecord) -> Result<Record, StoreError> {
+        let seq = raw.seq;
+        raw.decode()
+            .ok_or_else(|| self.damaged(format!("audit record {seq} cannot be read")))
+    }
+
+    fn records(&self, query: &str, numbers: (i64, i64)) -> Result<Vec<Record>, StoreError> {
+        let rows = self.read(|conn| {
+            conn.prepare_cached(query)?
+                .query_map(numbers, RawRecord::read)?
+                .collect()
+        });
+        let rows: Vec<RawRecord> = rows?;
+        rows.into_iter()
+            .map(|row| self.decode_record(row))
+            .collect()
+    }
+}
+
+/// A [`Store`] in an SQLite file.
+#[derive(Debug)]
+pub struct Sqlite {
+    database: Database,
+    chain: ChainKey,
+}
+
+impl Sqlite {
+    /// Applies one change inside `transaction`, as the mutation number `revision`.
+    fn apply(
+        &self,
+        transaction: &Transaction<'_>,
+        origin: &Origin,
+        change: Change,
+        revision: Revision,
+        head: &mut Head,
+    ) -> Result<Outcome, StoreError> {
+        let Change {
+            mutation,
+            changed,
+            weakens,
+        } = change;
+        let (kind, id) = (mutation.kind(), mutation.id().clone());
+        let current =
+            read_revisions(transaction, kind, &id).map_err(failed(&self.database.path, "read"))?;
+        let action = mutation.judge(current.map(|(_, modified)| modified))?;
+        let created = current.map_or(revision, |(created, _)| created);
+        let entry = Entry {
+            origin,
+            kind,
+            id: &id,
+            action,
+            changed,
+            weakens,
+            revision,
+        };
+        let record = self.chain.link(head, entry)?;
+        match &mutation {
+            Mutation::Put { document, .. } => {
+                let document =
+                    serde_json::to_string(document).map_err(|source| StoreError::Encode {
+                        kind,
+                        id: id.clone(),
+                        source,
+                    })?;
+                transaction
+                    .prepare_cached(
+                        "INSERT OR REPLACE INTO resource (kind, id, document, created, modified)
+                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                    )
+                    .and_then(|mut put| {
+                        put.execute(params![
+                            kind.plural(),
+                            id.as_str(),
+                            document,
+                            number(created.0),
+                            number(revision.0)
+                        ])
+                    })
+            }
+            Mutation::Delete { .. } => transaction
+                .prepare_cached("DELETE FROM resource WHERE kind = ?1 AND id = ?2")
+                .and_then(|mut delete| delete.execute([kind.plural(), id.as_str()])),
+        }
+        .and_then(|_| write_record(transaction, &record))
+        .map_err(failed(&self.database.path, "write"))?;
+        *head = Head::after(&record);
+        Ok(Outcome {
+            action,
+            created,
+            modified: revision,
+        })
+    }
+}
+
+impl Store for Sqlite {
+    fn load(&self) -> Result<Loaded, StoreError> {
+        let (objects, last) = self.database.read(|conn| {
+            let objects: Vec<Result<Stored, StoreError>> = conn
+                .prepare_cached("SELECT kind, id, document, created, modified FROM resource")?
+                .query_map([], |row| {
+                    RawStored::read(row).map(|raw| self.database.decode(raw))
+                })?
+                .collect::<Result<_, _>>()?;
+            Ok((objects, read_revision(conn)?))
+        })?;
+        let mut objects = objects.into_iter().collect::<Result<Vec<_>, _>>()?;
+        objects.sort_unstable_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
+        Ok(Loaded {
+            objects,
+            revision: last,
+        })
+    }
+
+    fn revision(&self) -> Result<Revision, StoreError> {
+        self.database.read(|conn| read_revision(conn))
+    }
+
+    fn find(&self, kind: Kind, id: &Id) -> Result<Option<Stored>, StoreError> {
+        let row = self.database.read(|conn| {
+            conn.prepare_cached(
+                "SELECT kind, id, document, created, modified FROM resource
+                 WHERE kind = ?1 AND id = ?2",
+            )?
+            .query_row([kind.plural(), id.as_str()], RawStored::read)
+            .optional()
+        })?;
+        row.map(|row| self.database.decode(row)).transpose()
+    }
+
+    fn list(&self, kind: Kind) -> Result<Vec<Stored>, StoreError> {
+        let objects = self.database.read(|conn| {
+            conn.prepare_cached(
+                "SELECT kind, id, document, created, modified FROM resource
+                 WHERE kind = ?1 ORDER BY id",
+            )?
+            .query_map([kind.plural()], |row| {
+                RawStored::read(row).map(|raw| self.database.decode(raw))
+            })?
+            .collect::<Result<Vec<_>, _>>()
+        })?;
+        objects.into_iter().collect()
+    }
+
+    fn commit(&self, commit: Commit) -> Result<Committed, StoreError> {
+        let path = &self.database.path;
+        let mut writer = self.database.writer()?;
+        let transaction = writer
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed(path, "begin to write"))?;
+        let mut head = read_head(&transaction).map_err(failed(path, "read"))?;
+        if commit.changes.is_empty() {
+            return Ok(Committed {
+                outcomes: Vec::new(),
+                head,
+            });
+        }
+        let mut last = read_revision(&transaction).map_err(failed(path, "read"))?;
+        let mut outcomes = Vec::with_capacity(commit.changes.len());
+        for change in commit.changes {
+            last.0 += 1;
+            outcomes.push(self.apply(&transaction, &commit.origin, change, last, &mut head)?);
+        }
+        transaction
+            .execute("UPDATE head SET revision = ?1", [number(last.0)])
+            .map_err(failed(path, "write"))?;
+        transaction.commit().map_err(unconfirmed(path))?;
+        Ok(Committed { outcomes, head })
+    }
+
+    fn audit_tail(&self, limit: usize) -> Result<Vec<Record>, StoreError> {
+        let query = format!(
+            "SELECT {RECORD_COLUMNS} FROM audit WHERE seq >= ?1 ORDER BY seq DESC LIMIT ?2"
+        );
+        let mut records = self.database.records(&query, (0, limit_number(limit)))?;
+        records.reverse();
+        Ok(records)
+    }
+
+    fn audit_from(&self, first: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
+        let query =
+            format!("SELECT {RECORD_COLUMNS} FROM audit WHERE seq >= ?1 ORDER BY seq LIMIT ?2");
+        self.database
+            .records(&query, (number(first), limit_number(limit)))
+    }
+
+    fn audit_head(&self) -> Result<Head, StoreError> {
+        self.database.read(|conn| read_head(conn))
+    }
+
+    fn meta_find(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.database.meta_find(name)
+    }
+
+    fn meta_put(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        self.database.meta_put(name, value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::super::contract::{self, chain_key, commit, id, named, put};
+    use super::super::{Expect, audit};
+    use super::*;
+    use crate::resource::Document;
+
+    fn open(dir: &TempDir) -> Sqlite {
+        Database::open(dir.path()).unwrap().into_store(chain_key())
+    }
+
+    fn outside(dir: &TempDir) -> Connection {
+        Connection::open(dir.path().join(FILE_NAME)).unwrap()
+    }
+
+    #[test]
+    fn sqlite_keeps_the_contract() {
+        let dirs = std::cell::RefCell::new(Vec::new());
+        contract::suite(|chain| {
+            let dir = TempDir::new().unwrap();
+            let store = Database::open(dir.path()).unwrap().into_store(chain);
+            dirs.borrow_mut().push(dir);
+            Box::new(store)
+        });
+    }
+
+    #[test]
+    fn reopening_brings_everything_back() {
+        let dir = TempDir::new().unwrap();
+        let text = r#"{"z":1.0,"a":1e3,"big":123456789012345678901234567890}"#;
+        let document: Document = serde_json::from_str(text).unwrap();
+        let before = open(&dir);
+        commit(
+            &before,
+            vec![put(Kind::Route, "1", document.clone(), Expect::Any)],
+        )
+        .unwrap();
+        commit(
+            &before,
+            vec![put(Kind::Secret, "vault/1", named("s"), Expect::Any)],
+        )
+        .unwrap();
+        let gone = Mutation::Delete {
+            kind: Kind::Secret,
+            id: id("vault/1"),
+            expect: Expect::Any,
+        };
+        commit(&before, vec![gone]).unwrap();
+        before.meta_put("note", "kept").unwrap();
+        let (records, head) = (before.audit_tail(9).unwrap(), before.audit_head().unwrap());
+        drop(before);
+
+        let after = open(&dir);
+        let loaded = after.load().unwrap();
+        assert_eq!(loaded.revision, Revision(3));
+        assert_eq!(loaded.objects.len(), 1);
+        assert_eq!(
+            serde_json::to_string(&loaded.objects[0].document).unwrap(),
+            serde_json::to_string(&document).unwrap()
+        );
+        assert_eq!(after.audit_tail(9).unwrap(), records);
+        assert_eq!(after.audit_head().unwrap(), head);
+        assert_eq!(after.meta_find("note").unwrap().as_deref(), Some("kept"));
+        let next = commit(&after, vec![put(Kind::Route, "2", named("n"), Expect::Any)]).unwrap();
+        assert_eq!(
+            (next.outcomes[0].modified, next.head.count),
+            (Revision(4), 4)
+        );
+        assert!(audit::verify(&after.audit_tail(9).unwrap(), &chain_key()).is_ok());
+    }
+
+    #[test]
+    fn reader_looks_beside_the_writer_and_never_writes() {
+        let dir = TempDir::new().unwrap();
+        assert!(Database::open_to_read(dir.path()).unwrap().is_none());
+        assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+        let writer = open(&dir);
+        commit(
+            &writer,
+            vec![put(Kind::Route, "1", named("x"), Expect::Any)],
+        )
+        .unwrap();
+        let reader = Database::open_to_read(dir.path())
+            .unwrap()
+            .unwrap()
+            .into_store(chain_key());
+        assert_eq!(
+            reader.load().unwrap().objects,
+            writer.load().unwrap().objects
+        );
+        let refusal = commit(
+            &reader,
+            vec![put(Kind::Route, "2", named("x"), Expect::Any)],
+        );
+        assert!(matches!(refusal, Err(StoreError::ReadOnly)));
+        assert!(matches!(
+            reader.meta_put("a", "b"),
+            Err(StoreError::ReadOnly)
+        ));
+        assert!(
+            commit(
+                &writer,
+                vec![put(Kind::Route, "2", named("x"), Expect::Any)]
+            )
+            .is_ok()
+        );
+        assert_eq!(reader.revision().unwrap(), Revision(2));
+    }
+
+    #[test]
+    fn object_that_cannot_be_read_is_named() {
+        let dir = TempDir::new().unwrap();
+        let store = open(&dir);
+        let both = vec![
+            put(Kind::Route, "good", named("x"), Expect::Any),
+            put(Kind::Route, "bad", named("x"), Expect::Any),
+        ];
+        commit(&store, both).unwrap();
+        outside(&dir)
+            .execute("UPDATE resource SET document = '{' WHERE id = 'bad'", [])
+            .unwrap();
+        let refusal = store.load().unwrap_err();
+        assert!(
+            refusal
+                .to_string()
+                .contains("object routes/bad cannot be read"),
+            "{refusal}"
+        );
+        assert!(store.find(Kind::Route, &id("bad")).is_err());
+        assert!(store.find(Kind::Route, &id("good")).unwrap().is_some());
+    }
+
+    #[test]
+    fn record_altered_in_the_file_breaks_the_chain() {
+        let dir = TempDir::new().unwrap();
+        let store = open(&dir);
+        for name in ["a", "b", "c"] {
+            commit(
+                &store,
+                vec![put(Kind::Route, name, named("x"), Expect::Any)],
+            )
+            .unwrap();
+        }
+        assert!(audit::verify_all(&store, &chain_key()).is_ok());
+        outside(&dir)
+            .execute("UPDATE audit SET actor = 'nobody' WHERE seq = 2", [])
+            .unwrap();
+        let broken = audit::verify_all(&store, &chain_key()).unwrap_err();
+        assert_eq!(broken.to_string(), audit::Broken { seq: 2 }.to_string());
+        outside(&dir)
+            .execute("DELETE FROM audit WHERE seq = 2", [])
+            .unwrap();
+        let broken = audit::verify_all(&store, &chain_key()).unwrap_err();
+        assert_eq!(broken.to_string(), audit::Broken { seq: 3 }.to_string());
+    }
+
+    #[test]
+    fn text_in_documents_is_found() {
+        let dir = TempDir::new().unwrap();
+        let store = open(&dir);
+        assert!(!store.database.contains_text("\"pc1:").unwrap());
+        let sealed = Document::from_iter([("key".to_owned(), json!("pc1:abc"))]);
+        commit(&store, vec![put(Kind::Ssl, "1", sealed, Expect::Any)]).unwrap();
+        assert!(store.database.contains_text("\"pc1:").unwrap());
+        assert!(!store.database.contains_text("\"pc2:").unwrap());
+    }
+}
