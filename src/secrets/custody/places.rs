@@ -1,0 +1,202 @@
+//! Which members of a document are secrets, and nothing about what is done with them.
+//!
+//! The one list: sealing, withholding, keeping and wiping all go by it.
+
+use serde_json::Value;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::resource::{Document, Kind};
+
+/// What a secret member holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nature {
+    /// A private key in PEM.
+    PrivateKey,
+    /// A token or password.
+    Credential,
+}
+
+/// The secret members of a kind; `*` stands for each element of an array.
+const fn members(kind: Kind) -> &'static [(&'static str, Nature)] {
+    match kind {
+        Kind::Ssl => &[
+            ("/key", Nature::PrivateKey),
+            ("/keys/*", Nature::PrivateKey),
+        ],
+        Kind::Upstream => &[("/tls/client_key", Nature::PrivateKey)],
+        Kind::Service | Kind::Route => &[("/upstream/tls/client_key", Nature::PrivateKey)],
+        Kind::Secret => &[
+            ("/token", Nature::Credential),
+            ("/secret_access_key", Nature::Credential),
+            ("/session_token", Nature::Credential),
+            ("/auth_config/private_key", Nature::PrivateKey),
+        ],
+    }
+}
+
+/// JSON pointers to the secret members that `document` has, in a fixed order.
+///
+/// Where an array is expected and something else is found, that is the member: what it holds is
+/// treated as secret too.
+pub(super) fn find(kind: Kind, document: &Document) -> Vec<(String, Nature)> {
+    let mut found = Vec::new();
+    for (pointer, nature) in members(kind) {
+        let (pointer, each) = match pointer.strip_suffix("/*") {
+            Some(array) => (array, true),
+            None => (*pointer, false),
+        };
+        match at(document, pointer) {
+            Some(Value::Array(elements)) if each => {
+                let elements = (0..elements.len()).map(|n| (format!("{pointer}/{n}"), *nature));
+                found.extend(elements);
+            }
+            Some(_) => found.push((pointer.to_owned(), *nature)),
+            None => {}
+        }
+    }
+    found
+}
+
+/// The value at a JSON pointer without escapes, as all those of this room are.
+pub(super) fn at<'a>(document: &'a Document, pointer: &str) -> Option<&'a Value> {
+    let (member, rest) = split(pointer)?;
+    document.get(member)?.pointer(rest)
+}
+
+/// As [`at`], to change the value.
+pub(super) fn at_mut<'a>(document: &'a mut Document, pointer: &str) -> Option<&'a mut Value> {
+    let (member, rest) = split(pointer)?;
+    document.get_mut(member)?.pointer_mut(rest)
+}
+
+/// The first member's name, and the pointer from there on.
+fn split(pointer: &str) -> Option<(&str, &str)> {
+    let path = pointer.strip_prefix('/')?;
+    Some(path.split_at(path.find('/').unwrap_or(path.len())))
+}
+
+/// Puts `text` at a pointer whose parent is there, and wipes what was there before.
+pub(super) fn replace(document: &mut Document, pointer: &str, text: String) {
+    if let Some(value) = at_mut(document, pointer) {
+        wipe_value(std::mem::replace(value, Value::String(text)));
+    }
+}
+
+/// Wipes every secret member of a document; afterwards they are empty texts.
+pub fn wipe(kind: Kind, document: &mut Document) {
+    for (pointer, _) in find(kind, document) {
+        replace(document, &pointer, String::new());
+    }
+}
+
+/// Wipes all texts of a value.
+pub(super) fn wipe_value(value: Value) {
+    match value {
+        Value::String(mut text) => text.zeroize(),
+        Value::Array(elements) => elements.into_iter().for_each(wipe_value),
+        Value::Object(members) => members.into_iter().for_each(|(_, value)| wipe_value(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// A copy of a secret text.
+pub(super) fn copy(text: &str) -> Zeroizing<String> {
+    Zeroizing::new(text.to_owned())
+}
+
+/// Whether a text stands for a value kept elsewhere: `$secret://…`, or `$env://…` in any case.
+#[must_use]
+pub fn is_reference(text: &str) -> bool {
+    let env = |prefix: &str| prefix.eq_ignore_ascii_case("$env://");
+    text.starts_with("$secret://") || text.get(.."$env://".len()).is_some_and(env)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::samples::document;
+    use super::*;
+
+    fn pointers(kind: Kind, value: Value) -> Vec<String> {
+        find(kind, &document(value))
+            .into_iter()
+            .map(|(pointer, _)| pointer)
+            .collect()
+    }
+
+    #[test]
+    fn every_secret_member_is_found_and_no_other() {
+        let tls = json!({"tls": {"client_cert": "c", "client_key": "k", "verify": true}});
+        let cases = [
+            (
+                Kind::Ssl,
+                json!({"cert": "c", "key": "k", "certs": ["c"], "keys": ["k", "k"], "sni": "a"}),
+                vec!["/key", "/keys/0", "/keys/1"],
+            ),
+            (Kind::Ssl, json!({"keys": "not an array"}), vec!["/keys"]),
+            (Kind::Ssl, json!({"cert": "c", "keys": []}), vec![]),
+            (Kind::Upstream, tls.clone(), vec!["/tls/client_key"]),
+            (Kind::Upstream, json!({"tls": "text", "nodes": []}), vec![]),
+            (
+                Kind::Service,
+                json!({"upstream": tls.clone()}),
+                vec!["/upstream/tls/client_key"],
+            ),
+            (
+                Kind::Route,
+                json!({"upstream": tls}),
+                vec!["/upstream/tls/client_key"],
+            ),
+            (Kind::Route, json!({"upstream_id": "1"}), vec![]),
+            (
+                Kind::Secret,
+                json!({"uri": "u", "prefix": "p", "token": "t"}),
+                vec!["/token"],
+            ),
+            (
+                Kind::Secret,
+                json!({"access_key_id": "a", "secret_access_key": "s", "session_token": "t"}),
+                vec!["/secret_access_key", "/session_token"],
+            ),
+            (
+                Kind::Secret,
+                json!({"auth_config": {"client_email": "e", "private_key": "k"}}),
+                vec!["/auth_config/private_key"],
+            ),
+        ];
+        for (kind, value, expected) in cases {
+            assert_eq!(pointers(kind, value.clone()), expected, "{kind} {value}");
+        }
+    }
+
+    #[test]
+    fn wiping_leaves_the_rest() {
+        let mut ssl = document(json!({"cert": "c", "key": "k", "keys": ["a", "b"], "sni": "s"}));
+        wipe(Kind::Ssl, &mut ssl);
+        let left = document(json!({"cert": "c", "key": "", "keys": ["", ""], "sni": "s"}));
+        assert_eq!(ssl, left);
+    }
+
+    #[test]
+    fn references_are_told_from_values() {
+        for reference in [
+            "$secret://vault/1/a/b",
+            "$env://NAME",
+            "$ENV://NAME/key",
+            "$eNv://",
+        ] {
+            assert!(is_reference(reference), "{reference}");
+        }
+        for value in [
+            "$SECRET://vault/1/a/b",
+            "$env:/",
+            "",
+            "x$env://A",
+            "-----BEGIN",
+            "$énv://",
+        ] {
+            assert!(!is_reference(value), "{value}");
+        }
+    }
+}
