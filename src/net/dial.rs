@@ -1,0 +1,202 @@
+//! The only dialer: resolve, connect, shake hands, under one deadline.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use crate::failure::Reason;
+use crate::net::resolve::Resolver;
+use crate::net::stream::Stream;
+use crate::net::sweep::{Sweep, Until};
+use crate::tls::socket::{Activity, Socket};
+use crate::tls::upstream::{ServerName, UpstreamConnector};
+
+/// A connection that could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct DialError {
+    /// Why.
+    pub reason: Reason,
+    /// The system's or OpenSSL's words, for the record.
+    pub detail: String,
+}
+
+/// What to dial.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// Name or IP literal.
+    pub host: &'a str,
+    /// Port.
+    pub port: u16,
+    /// `host:port`, part of the key of its TLS sessions.
+    pub peer: &'a Arc<str>,
+    /// How to speak TLS and whom to expect; `None`: in the clear.
+    pub tls: Option<(&'a UpstreamConnector, &'a ServerName)>,
+}
+
+/// A thread's dialer.
+#[derive(Debug)]
+pub struct Dialer {
+    sweep: Rc<Sweep>,
+    resolver: Resolver,
+    /// The gateway's own admin and status addresses: never dialled.
+    forbidden: Arc<Forbidden>,
+}
+
+/// Addresses of ours that no node may be.
+#[derive(Debug, Default)]
+pub struct Forbidden(HashSet<SocketAddr>);
+
+impl Forbidden {
+    /// These addresses; an unspecified one means its port on every loopback address.
+    #[must_use]
+    pub fn new(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self(addresses.into_iter().collect())
+    }
+
+    fn holds(&self, address: SocketAddr) -> bool {
+        self.0.iter().any(|own| {
+            own.port() == address.port()
+                && (own.ip() == address.ip()
+                    || address.ip().is_unspecified()
+                    || (own.ip().is_unspecified() && address.ip().is_loopback())
+                    || mapped(address.ip()) == own.ip())
+        })
+    }
+}
+
+/// The IPv4 address inside an IPv4-mapped IPv6 one.
+fn mapped(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}
+
+impl Dialer {
+    /// A dialer for this thread.
+    #[must_use]
+    pub fn new(sweep: Rc<Sweep>, forbidden: Arc<Forbidden>) -> Self {
+        Self {
+            resolver: Resolver::new(sweep.clone()),
+            sweep,
+            forbidden,
+        }
+    }
+
+    /// Opens a connection before `until`.
+    ///
+    /// # Errors
+    /// [`DialError`], with the reason as the record shall name it.
+    pub async fn dial(&self, target: &Target<'_>, until: Until) -> Result<Stream, DialError> {
+        match self.sweep.within(until, Box::pin(self.open(target))).await {
+            Ok(opened) => opened,
+            Err(expired) => Err(DialError {
+                reason: Reason::UpstreamTimeout,
+                detail: expired.to_string(),
+            }),
+        }
+    }
+
+    async fn open(&self, target: &Target<'_>) -> Result<Stream, DialError> {
+        let tcp = self.connect(target).await?;
+        let _ = tcp.set_nodelay(true);
+        let socket = Socket::new(tcp, Activity::new(self.sweep.clock()));
+        let Some((connector, name)) = target.tls else {
+            return Ok(Stream::Plain(socket));
+        };
+        let mut tls = connector
+            .open(target.peer, name, socket)
+            .map_err(|error| failed(Reason::UpstreamHandshakeFailed, &error))?;
+        match tls.connect().await {
+            Ok(()) => Ok(Stream::Tls(Box::new(tls))),
+            Err(fault) => {
+                // What was offered may be what was refused.
+                connector.forget(target.peer, name);
+                let asked = tls.certificate_was_asked();
+                Err(failed(
+                    fault.upstream_reason(asked, connector.has_identity),
+                    &fault,
+                ))
+            }
+        }
+    }
+
+    async fn connect(&self, target: &Target<'_>) -> Result<TcpStream, DialError> {
+        let addresses = self
+            .resolver
+            .resolve(target.host, target.port)
+            .await
+            .map_err(|error| failed(Reason::UpstreamUnresolvable, &error))?;
+        let mut last = None;
+        for ip in addresses.iter() {
+            let address = SocketAddr::new(*ip, target.port);
+            if self.forbidden.holds(address) {
+                let detail = format!("{address} is an admin or status address of this gateway");
+                return Err(DialError {
+                    reason: Reason::UpstreamIsSelf,
+                    detail,
+                });
+            }
+            match TcpStream::connect(address).await {
+                Ok(tcp) => return Ok(tcp),
+                Err(error) => last = Some((address, error)),
+            }
+        }
+        let (reason, detail) = match last {
+            Some((address, error)) => {
+                let reason = connect_reason(&error);
+                (reason, format!("{address}: {error}"))
+            }
+            None => (Reason::UpstreamUnresolvable, "no address".to_owned()),
+        };
+        Err(DialError { reason, detail })
+    }
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the system's list of errors is open"
+)]
+fn connect_reason(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Reason::UpstreamRefused,
+        io::ErrorKind::TimedOut => Reason::UpstreamTimeout,
+        io::ErrorKind::ConnectionReset => Reason::UpstreamReset,
+        _ => Reason::UpstreamUnreachable,
+    }
+}
+
+fn failed(reason: Reason, error: &dyn std::fmt::Display) -> DialError {
+    DialError {
+        reason,
+        detail: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_addresses_are_recognised_in_every_spelling() {
+        let own = Forbidden::new([
+            "127.0.0.1:9180".parse().unwrap(),
+            "[::1]:7443".parse().unwrap(),
+        ]);
+        for address in [
+            "127.0.0.1:9180",
+            "[::ffff:127.0.0.1]:9180",
+            "0.0.0.0:9180",
+            "[::1]:7443",
+        ] {
+            assert!(own.holds(address.parse().unwrap()), "{address}");
+        }
+        for address in ["127.0.0.1:9181", "127.0.0.2:9180", "192.0.2.1:7443"] {
+            assert!(!own.holds(address.parse().unwrap()), "{address}");
+        }
+        let everywhere = Forbidden::new(["0.0.0.0:9091".parse().unwrap()]);
+        assert!(everywhere.holds("127.0.0.3:9091".parse().unwrap()));
+    }
+}

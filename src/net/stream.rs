@@ -1,0 +1,215 @@
+//! A connection's bytes, in the clear or over TLS, as hyper reads and writes them.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::net::sweep::Sweep;
+use crate::tls::socket::{Activity, Socket};
+use crate::tls::stream::{FaultCell, TlsStream};
+
+/// How long a connection that we end is read from, and how many bytes.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// A connection, either side, with or without TLS.
+#[derive(Debug)]
+pub enum Stream {
+    /// In the clear.
+    Plain(Socket),
+    /// Over TLS. Boxed: hyper moves the stream several times.
+    Tls(Box<TlsStream>),
+}
+
+impl Stream {
+    /// When it was used.
+    #[must_use]
+    pub fn activity(&self) -> &Rc<Activity> {
+        self.socket().activity()
+    }
+
+    /// The socket below.
+    #[must_use]
+    pub fn socket(&self) -> &Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => tls.socket(),
+        }
+    }
+
+    /// Where the first TLS error will be found; `None` in the clear.
+    #[must_use]
+    pub fn fault(&self) -> Option<FaultCell> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => Some(tls.fault()),
+        }
+    }
+
+    /// Whether its TLS session was resumed.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(tls) => tls.is_resumed(),
+        }
+    }
+
+    /// Gives up what an idle connection does not need and waits for the peer's next bytes.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn park(&mut self) -> io::Result<()> {
+        if let Self::Tls(tls) = self {
+            if tls.has_pending() {
+                return Ok(());
+            }
+            tls.free_buffers();
+        }
+        self.socket().tcp().readable().await
+    }
+}
+
+/// Ends a connection so that what was written arrives: says that no more comes, then reads what the
+/// peer still sends for a while. Closing with unread bytes would reset the connection and could
+/// destroy an alert or an answer on its way (RFC 9112 §9.6).
+pub async fn linger(tcp: &TcpStream, sweep: &Rc<Sweep>) {
+    if SockRef::from(tcp)
+        .shutdown(std::net::Shutdown::Write)
+        .is_err()
+    {
+        return;
+    }
+    let drain = async {
+        let mut waste = [0; 4096];
+        let mut left = LINGER_BYTES;
+        while tcp.readable().await.is_ok() {
+            match tcp.try_read(&mut waste) {
+                Ok(0) => return,
+                Ok(count) if count >= left => return,
+                Ok(count) => left -= count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    };
+    let _ = sweep.within(sweep.after(LINGER), Box::pin(drain)).await;
+}
+
+/// A stream with bytes that were read from it before.
+#[derive(Debug)]
+pub struct Rewound {
+    /// Read first.
+    pub prefix: Bytes,
+    /// Read then.
+    pub stream: Stream,
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let count = self.prefix.len().min(buf.remaining());
+        let first = self.prefix.split_to(count);
+        buf.put_slice(&first);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    // TLS says no, so that hyper flattens head and small body into one record.
+    fn is_write_vectored(&self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
+        }
+    }
+}
