@@ -1,0 +1,162 @@
+//! Whether a connection may carry a request for a name: decided again for each request.
+//!
+//! A connection pins the ssl, policy and chain of its handshake. The name of the request's
+//! authority is compared with that; what it may demand beyond is never taken on trust.
+
+use std::sync::Arc;
+
+use crate::failure::Reason;
+use crate::matching::authority::Authority;
+use crate::matching::path;
+use crate::proxy::conn::{Conn, Pinned};
+use crate::proxy::error::Refusal;
+use crate::proxy::settings::ClientAuthNames;
+use crate::proxy::worker::Worker;
+use crate::snapshot::{Name, Snapshot};
+use crate::tls::policy::{ClientAuth, ClientPolicy};
+use crate::tls::server::ServerContext;
+
+/// What a request asks for.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// Its one authority.
+    pub authority: &'a Authority,
+    /// Its path as sent.
+    pub raw_path: &'a str,
+    /// Its path normalised.
+    pub path: &'a [u8],
+    /// Its target as sent, for a redirect.
+    pub target: &'a str,
+}
+
+/// Whether `conn` may carry the request.
+///
+/// # Errors
+/// The refusal: 421 for a name of another policy or a closed one, nginx's 400 for a deferred
+/// policy that is not met, 308 where plain HTTP is redirected.
+pub async fn authorize(
+    worker: &Worker,
+    conn: &Conn,
+    snapshot: &Snapshot,
+    asked: &Asked<'_>,
+) -> Result<(), Refusal> {
+    let Some(name) = snapshot.names.find(asked.authority.host()) else {
+        return Ok(());
+    };
+    if let Err(reason) = name.serving {
+        return Err(Refusal::new(
+            Reason::NameClosed,
+            format!("{} is {}", name.ssl_id, reason),
+        ));
+    }
+    if !name.policy.asks() {
+        return Ok(());
+    }
+    let Some(pinned) = &conn.pinned else {
+        return plain(worker, name, asked);
+    };
+    let (same_policy, same_ssl) = {
+        let pinned = pinned.borrow();
+        let context = &pinned.context;
+        (
+            context.policy.digest == name.policy.digest,
+            *context.ssl_id == *name.ssl_id.as_str(),
+        )
+    };
+    if !same_policy {
+        if !same_ssl {
+            return Err(Reason::AuthorityPolicyMismatch.into());
+        }
+        Box::pin(rejudge(worker, conn, name)).await?;
+    }
+    let verdict = pinned.borrow().verdict;
+    match (skips(name, asked)?, verdict) {
+        (true, _) | (_, Ok(())) => Ok(()),
+        (false, Err(reason)) => Err(reason.into()),
+    }
+}
+
+/// Judges a connection's pinned chain against the present policy of its ssl, once, and pins it
+/// anew when it passes.
+///
+/// # Errors
+/// `ClientPolicyChanged`, when the chain does not pass or cannot be judged.
+pub async fn rejudge(worker: &Worker, conn: &Conn, name: &Arc<Name>) -> Result<(), Refusal> {
+    let refused = |detail: &str| Refusal::new(Reason::ClientPolicyChanged, detail);
+    let Some(pinned) = &conn.pinned else {
+        return Err(refused("no TLS"));
+    };
+    let Ok(serving) = &name.serving else {
+        return Err(refused("the name is closed"));
+    };
+    let context = worker
+        .server_context(&serving.context, &name.ssl_id)
+        .await
+        .map_err(|reason| refused(reason.code()))?;
+    let verdict = judge(&pinned.borrow(), &context);
+    let asked = pinned.borrow().context.policy.asks();
+    match (context.policy.mode, verdict) {
+        (_, Ok(())) => {
+            pinned.borrow_mut().pin(context, Ok(()));
+            Ok(())
+        }
+        // A client that was asked and did not comply is told so, request by request. One that was
+        // never asked must come again, and be asked then.
+        (ClientAuth::Deferred, Err(reason)) => {
+            let reason = if asked {
+                reason
+            } else {
+                Reason::ClientPolicyChanged
+            };
+            pinned.borrow_mut().pin(context, Err(reason));
+            Ok(())
+        }
+        (_, Err(reason)) => Err(refused(reason.code())),
+    }
+}
+
+fn judge(pinned: &Pinned, context: &ServerContext) -> Result<(), Reason> {
+    let policy: &ClientPolicy = &context.policy;
+    match (&pinned.client, policy.mode, &context.ca) {
+        (_, ClientAuth::Off, _) | (None, ClientAuth::Optional, _) => Ok(()),
+        (None, ClientAuth::Required | ClientAuth::Deferred, _) => Err(Reason::ClientCertMissing),
+        (Some(client), _, Some(ca)) => client.judge(ca, policy),
+        (Some(_), _, None) => Err(Reason::Internal),
+    }
+}
+
+/// A plain connection has the policy "none".
+fn plain(worker: &Worker, name: &Name, asked: &Asked<'_>) -> Result<(), Refusal> {
+    match worker.settings.client_auth_names {
+        ClientAuthNames::Allow => Ok(()),
+        ClientAuthNames::Refuse => Err(Refusal::new(
+            Reason::AuthorityPolicyMismatch,
+            format!(
+                "{} asks for client certificates, the request came in the clear",
+                name.ssl_id
+            ),
+        )),
+        ClientAuthNames::Redirect => Err(Refusal {
+            location: Some(format!(
+                "https://{}{}",
+                asked.authority.host(),
+                asked.target
+            )),
+            ..Refusal::from(Reason::AuthorityPolicyMismatch)
+        }),
+    }
+}
+
+/// Whether the request's path needs no certificate. A pattern counts only when it matches the path
+/// as sent and as normalised; a path that could be read in two ways is refused.
+fn skips(name: &Name, asked: &Asked<'_>) -> Result<bool, Refusal> {
+    if name.skip.is_empty() {
+        return Ok(false);
+    }
+    if path::has_ambiguity(asked.raw_path) {
+        return Err(Reason::PathInvalid.into());
+    }
+    let normalised = std::str::from_utf8(asked.path).ok();
+    Ok(name.skip.is_match(asked.raw_path)
+        && normalised.is_some_and(|normalised| name.skip.is_match(normalised)))
+}

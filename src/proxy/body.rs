@@ -1,0 +1,340 @@
+//! Bodies on their way through: streamed frame by frame, counted, limited, never collected.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::failure::Reason;
+use crate::net::sweep::{Limit, Sweep, Until};
+use crate::proxy::conn::{Conn, InFlight, Waiting};
+use crate::proxy::exchange::UpstreamConn;
+use crate::proxy::outcome::Outcome;
+
+/// Why a body ended early. The text goes to hyper, which closes the connection.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The client sent nothing more for too long.
+    #[error("the client stopped sending its request")]
+    ClientSilent,
+    /// The client went away, or sent what is no body.
+    #[error("the client's request body ended early")]
+    ClientGone,
+    /// The upstream's answer ended early.
+    #[error("the upstream's answer ended early")]
+    Upstream,
+}
+
+/// What is known of a request body while it is sent.
+#[derive(Debug, Default)]
+pub struct Upload {
+    /// The client has yet to send more.
+    pub waits_for_client: Cell<bool>,
+    /// It ended because of the client.
+    pub broken: Cell<Option<Reason>>,
+    /// It was read to its end.
+    pub done: Cell<bool>,
+}
+
+/// A request's body, from the client to the upstream.
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    // The connection does not serve another request before this one's body is over.
+    in_flight: Option<InFlight>,
+    upload: Rc<Upload>,
+    bytes_in: Rc<Cell<u64>>,
+    sweep: Rc<Sweep>,
+    patience: u64,
+    limit: Option<Limit>,
+}
+
+impl RequestBody {
+    /// A client's body. `patience` is the longest wait between two reads, in milliseconds.
+    #[must_use]
+    pub fn new(
+        incoming: Incoming,
+        in_flight: InFlight,
+        bytes_in: Rc<Cell<u64>>,
+        sweep: Rc<Sweep>,
+        patience: u64,
+    ) -> Self {
+        let mut body = Self::empty(sweep);
+        (body.bytes_in, body.patience) = (bytes_in, patience);
+        if !incoming.is_end_stream() {
+            body.upload.done.set(false);
+            body.incoming = Some(incoming);
+            body.in_flight = Some(in_flight);
+        }
+        body
+    }
+
+    /// No body, for a repeated request.
+    #[must_use]
+    pub fn empty(sweep: Rc<Sweep>) -> Self {
+        let upload = Rc::new(Upload {
+            done: Cell::new(true),
+            ..Upload::default()
+        });
+        Self {
+            incoming: None,
+            in_flight: None,
+            upload,
+            bytes_in: Rc::default(),
+            sweep,
+            patience: 0,
+            limit: None,
+        }
+    }
+
+    /// Whether there is nothing to send, so that the request can be repeated.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.incoming.is_none()
+    }
+
+    /// Whether there is a body and nobody knows how long it is.
+    #[must_use]
+    pub fn has_unknown_length(&self) -> bool {
+        self.incoming
+            .as_ref()
+            .is_some_and(|incoming| incoming.size_hint().exact().is_none())
+    }
+
+    /// What is known of it from outside, while hyper holds it.
+    #[must_use]
+    pub fn upload(&self) -> Rc<Upload> {
+        self.upload.clone()
+    }
+
+    /// Read to its end.
+    fn finish(&mut self) {
+        self.incoming = None;
+        self.in_flight = None;
+        self.limit = None;
+        self.upload.waits_for_client.set(false);
+        self.upload.done.set(true);
+    }
+
+    fn wait(&mut self, cx: &Context<'_>) -> Poll<()> {
+        self.upload.waits_for_client.set(true);
+        let until = Until::At(self.sweep.now().saturating_add(self.patience));
+        self.limit
+            .get_or_insert_with(|| self.sweep.limit(until))
+            .poll_expired(cx)
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(incoming) = &mut self.incoming else {
+            return Poll::Ready(None);
+        };
+        match Pin::new(incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.upload.waits_for_client.set(false);
+                self.limit = None;
+                if let Some(data) = frame.data_ref() {
+                    let count = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    self.bytes_in.set(self.bytes_in.get().saturating_add(count));
+                }
+                if self.incoming.as_ref().is_some_and(Body::is_end_stream) {
+                    self.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => {
+                self.upload.broken.set(Some(Reason::ClientGone));
+                Poll::Ready(Some(Err(BodyError::ClientGone)))
+            }
+            Poll::Ready(None) => {
+                self.finish();
+                Poll::Ready(None)
+            }
+            Poll::Pending => self.wait(cx).map(|()| {
+                self.upload.broken.set(Some(Reason::ClientTimeout));
+                Some(Err(BodyError::ClientSilent))
+            }),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.conn().leave_body();
+        }
+    }
+}
+
+/// A response's body, to the client.
+pub enum ReplyBody {
+    /// Ours, short, whole.
+    Whole(Option<Bytes>, Box<Outcome>),
+    /// The upstream's.
+    Streamed(Box<Streamed>),
+}
+
+impl ReplyBody {
+    /// A body that is at hand.
+    #[must_use]
+    pub fn whole(bytes: Bytes, mut outcome: Box<Outcome>) -> Self {
+        outcome.bytes_out = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        Self::Whole((!bytes.is_empty()).then_some(bytes), outcome)
+    }
+}
+
+/// An upstream's body, with the connection that goes back to its pool at the end.
+pub struct Streamed {
+    incoming: Incoming,
+    upstream: Option<UpstreamConn>,
+    outcome: Box<Outcome>,
+    conn: Rc<Conn>,
+    sweep: Rc<Sweep>,
+    limit: Limit,
+    patience: u64,
+    waiting: Option<Waiting>,
+}
+
+impl Streamed {
+    /// The body of an answer that arrived over `upstream`. `patience` is the longest wait between
+    /// two reads, in milliseconds.
+    #[must_use]
+    pub fn new(
+        incoming: Incoming,
+        upstream: UpstreamConn,
+        outcome: Box<Outcome>,
+        conn: Rc<Conn>,
+        sweep: &Rc<Sweep>,
+        patience: u64,
+    ) -> Self {
+        let limit = sweep.limit(Until::At(u64::MAX));
+        let mut body = Self {
+            incoming,
+            upstream: Some(upstream),
+            outcome,
+            conn,
+            sweep: sweep.clone(),
+            limit,
+            patience,
+            waiting: None,
+        };
+        if body.incoming.is_end_stream() {
+            body.finish();
+        }
+        body
+    }
+
+    /// The answer is complete: its connection serves again.
+    fn finish(&mut self) {
+        self.waiting = None;
+        if let Some(upstream) = self.upstream.take() {
+            upstream.put_back(&self.sweep);
+        }
+    }
+
+    fn fail(&mut self, reason: Reason, detail: String) -> BodyError {
+        self.outcome.fail(reason, detail);
+        self.upstream = None;
+        BodyError::Upstream
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.waiting = None;
+                self.conn.progress();
+                if let Some(data) = frame.data_ref() {
+                    let count = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    self.outcome.bytes_out = self.outcome.bytes_out.saturating_add(count);
+                }
+                if self.incoming.is_end_stream() {
+                    self.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                self.finish();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let error = self.fail(Reason::UpstreamReset, format!("in the body: {error}"));
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Pending => {
+                if self.waiting.is_none() {
+                    self.waiting = Some(self.conn.waiting());
+                    self.limit
+                        .reset(Until::At(self.conn.now().saturating_add(self.patience)));
+                }
+                self.limit.poll_expired(cx).map(|()| {
+                    Some(Err(
+                        self.fail(Reason::UpstreamTimeout, "in the body".to_owned())
+                    ))
+                })
+            }
+        }
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        if self.upstream.is_some() {
+            // Neither complete nor failed: the client went away, or took nothing more.
+            let reason = self.conn.end_reason();
+            self.outcome
+                .fail(reason, "while the answer was sent".to_owned());
+        }
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Whole(bytes, _) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Streamed(body) => body.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes, _) => bytes.is_none(),
+            Self::Streamed(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes, _) => {
+                let count = bytes.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(u64::try_from(count).unwrap_or(u64::MAX))
+            }
+            Self::Streamed(body) => body.incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! A client's connection as its requests, its worker's sweep and commands see it.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use crate::failure::Reason;
+use crate::matching::sni::SniName;
+use crate::proxy::authority::LastHost;
+use crate::proxy::worker::Inbound;
+use crate::snapshot::Id;
+use crate::telemetry::access::ClientFacts;
+use crate::tls::peer::{Accepted, ClientCertificate, Names};
+use crate::tls::server::ServerContext;
+use crate::tls::socket::Activity;
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Between requests.
+    Idle,
+    /// Between requests, buffers freed.
+    Parked,
+    /// A request's head is awaited or being read.
+    Head,
+    /// A request is being served.
+    Busy,
+}
+
+/// What a connection is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Free what an idle connection does not need.
+    Park,
+    /// End now.
+    Close,
+    /// End now: the client kept us waiting.
+    TimeOut,
+    /// End after the request in flight.
+    Drain,
+}
+
+/// What a TLS connection is pinned to.
+#[derive(Debug)]
+pub struct Pinned {
+    /// Ssl id, policy and trust that the chain was last judged under.
+    pub context: Arc<ServerContext>,
+    /// The client's certificate.
+    pub client: Option<ClientCertificate>,
+    /// Whether the policy is met; an error only under a deferred one.
+    pub verdict: Result<(), Reason>,
+}
+
+impl Pinned {
+    /// Pins the connection to what it was judged under now.
+    pub fn pin(&mut self, context: Arc<ServerContext>, verdict: Result<(), Reason>) {
+        self.context = context;
+        self.verdict = verdict;
+    }
+}
+
+/// What records say of a connection's TLS.
+#[derive(Debug)]
+pub struct TlsFacts {
+    /// As sent.
+    pub sni: Option<Box<str>>,
+    /// E.g. `TLSv1.3`.
+    pub version: &'static str,
+    /// OpenSSL's name.
+    pub cipher: &'static str,
+    /// Whether a session was resumed.
+    pub resumed: bool,
+    /// The ssl that served the handshake.
+    pub ssl_id: Arc<str>,
+    /// The client's certificate in words.
+    pub client: Option<Box<ClientFacts>>,
+}
+
+/// A client's connection as its requests, its worker's sweep and commands see it.
+pub struct Conn {
+    /// The client.
+    pub peer: SocketAddr,
+    /// Our address.
+    pub local: SocketAddr,
+    /// The listener's name in records.
+    pub listener: &'static str,
+    /// What it is pinned to; `None` in the clear.
+    pub pinned: Option<RefCell<Pinned>>,
+    /// The server name as sent.
+    pub sni: Option<Box<str>>,
+    /// The last Host line.
+    pub last_host: LastHost,
+    /// Requests that wait for their upstream, not for the client.
+    waits: Cell<u32>,
+    /// Whether HTTP/2 is spoken: several requests at once.
+    pub is_http2: bool,
+    in_flight: Cell<u32>,
+    /// When an answer last moved, in the clock's milliseconds.
+    progressed_at: Cell<u64>,
+    /// A request's body was given up before its end: hyper alone knows where the next one begins.
+    leftover: Cell<bool>,
+    tls: Option<(&'static str, &'static str, bool)>,
+    facts: OnceCell<Rc<TlsFacts>>,
+    activity: Rc<Activity>,
+    phase: Cell<Phase>,
+    since: Cell<u64>,
+    read_before: Cell<u64>,
+    signal: Cell<Option<Signal>>,
+    is_timed_out: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Conn {
+    pub(super) fn new(
+        peer: SocketAddr,
+        inbound: &Inbound,
+        activity: Rc<Activity>,
+        accepted: Option<Accepted>,
+    ) -> Rc<Self> {
+        let tls = accepted
+            .as_ref()
+            .map(|tls| (tls.version, tls.cipher, tls.resumed));
+        let is_http2 = accepted.as_ref().is_some_and(|accepted| accepted.is_http2);
+        let mut sni = None;
+        let pinned = accepted.map(|accepted| {
+            sni = accepted.sni;
+            RefCell::new(Pinned {
+                context: accepted.context,
+                client: accepted.client,
+                verdict: accepted.verdict,
+            })
+        });
+        Rc::new(Self {
+            peer,
+            local: inbound.local,
+            listener: inbound.name,
+            pinned,
+            sni,
+            last_host: LastHost::default(),
+            waits: Cell::new(0),
+            progressed_at: Cell::new(activity.now()),
+            leftover: Cell::new(false),
+            is_http2,
+            in_flight: Cell::new(0),
+            tls,
+            facts: OnceCell::new(),
+            phase: Cell::new(Phase::Head),
+            since: Cell::new(activity.now()),
+            read_before: Cell::new(0),
+            activity,
+            signal: Cell::new(None),
+            is_timed_out: Cell::new(false),
+            waker: RefCell::new(None),
+        })
+    }
+
+    /// Whether it is TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.pinned.is_some()
+    }
+
+    /// The server name of its handshake as sent, else `fallback`; `None` in the clear.
+    #[must_use]
+    pub fn server_name<'a>(&'a self, fallback: Option<&'a SniName>) -> Option<&'a str> {
+        self.pinned.as_ref()?;
+        self.sni.as_deref().or(fallback.map(SniName::as_str))
+    }
+
+    /// Whether it is pinned to this ssl.
+    #[must_use]
+    pub fn is_pinned_to(&self, ssl: &Id) -> bool {
+        self.pinned
+            .as_ref()
+            .is_some_and(|pinned| *pinned.borrow().context.ssl_id == *ssl.as_str())
+    }
+
+    /// The clock's now, in milliseconds.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.activity.now()
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Whether no request is in flight.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.phase.get() != Phase::Busy
+    }
+
+    /// Since when, in the clock's milliseconds.
+    #[must_use]
+    pub fn since(&self) -> u64 {
+        self.since.get()
+    }
+
+    /// A request begins. It ends when every handle is gone: its answer was sent, and its body was
+    /// read to the end or given up.
+    pub fn begin(self: &Rc<Self>) -> InFlight {
+        self.enter(Phase::Busy);
+        self.progress();
+        self.share()
+    }
+
+    fn share(self: &Rc<Self>) -> InFlight {
+        self.in_flight.set(self.in_flight.get().saturating_add(1));
+        InFlight(self.clone())
+    }
+
+    /// A request waits for its upstream, until the handle is dropped.
+    pub fn waiting(self: &Rc<Self>) -> Waiting {
+        self.waits.set(self.waits.get().saturating_add(1));
+        Waiting(self.clone())
+    }
+
+    /// An answer moved.
+    pub fn progress(&self) {
+        self.progressed_at.set(self.activity.now());
+    }
+
+    /// A request's body was given up before its end.
+    pub fn leave_body(&self) {
+        self.leftover.set(true);
+    }
+
+    /// Whether it may be parked: what hyper knows of it beyond its buffer is nothing.
+    #[must_use]
+    pub fn may_park(&self) -> bool {
+        !self.is_http2 && !self.leftover.get() && !self.is_blocked()
+    }
+
+    /// Whether nothing is under way: no request, no answer that the client has yet to take.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight.get() == 0 && !self.is_blocked()
+    }
+
+    /// Goes over to another phase.
+    pub fn enter(&self, phase: Phase) {
+        // Parking does not make an idle connection younger.
+        if !(self.phase.get() == Phase::Idle && phase == Phase::Parked) {
+            self.since.set(self.activity.now());
+        }
+        self.phase.set(phase);
+        if phase == Phase::Idle {
+            self.read_before.set(self.activity.read_bytes());
+        }
+    }
+
+    /// Whether bytes came since it became idle: the next request has begun.
+    #[must_use]
+    pub fn began_to_read(&self) -> bool {
+        self.activity.read_bytes() != self.read_before.get()
+    }
+
+    /// Whether an answer waits for the client to take it.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.activity.is_blocked()
+    }
+
+    /// Whether a client takes nothing of its answers for `limit`, and gives nothing of its bodies.
+    #[must_use]
+    pub fn stalls(&self, now: u64, limit: u64) -> bool {
+        let moved = if self.is_http2 {
+            // Pings move bytes too; answers are what counts.
+            self.progressed_at.get()
+        } else {
+            self.activity
+                .written_at()
+                .max(self.activity.read_at())
+                .max(self.progressed_at.get())
+        };
+        self.waits.get() == 0 && now.saturating_sub(moved) > limit
+    }
+
+    /// Tells the connection's task something.
+    pub fn tell(&self, signal: Signal) {
+        // A request to end is not taken back by one to park.
+        if signal == Signal::Park && self.signal.get().is_some() {
+            return;
+        }
+        self.signal.set(Some(signal));
+        if signal == Signal::TimeOut {
+            self.is_timed_out.set(true);
+        }
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Why a request of it ends unfinished: it was cut off by us, or by the client.
+    #[must_use]
+    pub fn end_reason(&self) -> Reason {
+        if self.is_timed_out.get() {
+            Reason::ClientTimeout
+        } else {
+            Reason::ClientGone
+        }
+    }
+
+    pub(super) fn heed(&self, cx: &Context<'_>) -> Option<Signal> {
+        let mut waker = self.waker.borrow_mut();
+        if !waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            *waker = Some(cx.waker().clone());
+        }
+        self.signal.take()
+    }
+
+    /// What records say of its TLS; made on first use.
+    pub fn tls_facts(&self) -> Option<Rc<TlsFacts>> {
+        let pinned = self.pinned.as_ref()?;
+        let (version, cipher, resumed) = self.tls?;
+        let facts = self.facts.get_or_init(|| {
+            let pinned = pinned.borrow();
+            Rc::new(TlsFacts {
+                sni: self.sni.clone(),
+                version,
+                cipher,
+                resumed,
+                ssl_id: pinned.context.ssl_id.clone(),
+                client: pinned
+                    .client
+                    .as_ref()
+                    .map(|client| Box::new(client_facts(client.names()))),
+            })
+        });
+        Some(facts.clone())
+    }
+}
+
+/// What records say of a certificate.
+pub(super) fn client_facts(names: &Names) -> ClientFacts {
+    ClientFacts {
+        subject: names.subject.clone(),
+        issuer: names.issuer.clone(),
+        serial: names.serial.clone(),
+        not_after: names.not_after,
+    }
+}
+
+/// A request under way, as those see it that carry a part of it.
+pub struct InFlight(Rc<Conn>);
+
+impl Clone for InFlight {
+    fn clone(&self) -> Self {
+        self.0.share()
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let left = self.0.in_flight.get().saturating_sub(1);
+        self.0.in_flight.set(left);
+        if left == 0 {
+            self.0.enter(Phase::Idle);
+        }
+    }
+}
+
+impl InFlight {
+    /// The connection it is on.
+    #[must_use]
+    pub fn conn(&self) -> &Rc<Conn> {
+        &self.0
+    }
+}
+
+/// A request that waits for its upstream; see [`Conn::waiting`].
+pub struct Waiting(Rc<Conn>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waits.set(self.0.waits.get().saturating_sub(1));
+        self.0.progress();
+    }
+}

@@ -1,0 +1,256 @@
+//! A client's connection from accept to close: greeting, requests, parking, the end.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::failure::Reason;
+use crate::net::handshake::{self, Greeting, Refused};
+use crate::net::stream::{Rewound, Stream, linger};
+use crate::proxy::conn::{Conn, Phase, Signal, client_facts};
+use crate::proxy::error::Refusal;
+use crate::proxy::worker::{Inbound, Worker};
+use crate::proxy::{http2, request};
+use crate::snapshot::Id;
+use crate::telemetry::access::{Kind, Record};
+use crate::telemetry::metrics::{HandshakeEnd, Side};
+use crate::tls::peer::Accepted;
+use crate::tls::socket::{Activity, Socket};
+
+/// Runs a connection to its end.
+pub async fn run(worker: Rc<Worker>, inbound: Rc<Inbound>, tcp: TcpStream, peer: SocketAddr) {
+    let counted = worker.registry.count(inbound.gauge.clone());
+    let activity = Activity::new(worker.sweep.clock());
+    let (stream, accepted) = match &inbound.acceptor {
+        None => (Stream::Plain(Socket::new(tcp, activity.clone())), None),
+        Some(_) => match greet(&worker, &inbound, tcp, activity.clone(), peer).await {
+            Some((stream, accepted)) => (stream, Some(accepted)),
+            None => return,
+        },
+    };
+    let conn = Conn::new(peer, &inbound, activity, accepted);
+    let place = worker.registry.enter(conn.clone());
+    if worker.drains() {
+        // It was told of the end before it could hear.
+        conn.tell(Signal::Drain);
+    }
+    if conn.is_http2 {
+        Box::pin(http2::serve(worker, conn, stream)).await;
+    } else {
+        Box::pin(serve(worker, conn, stream)).await;
+    }
+    drop((place, counted));
+}
+
+/// The greeting on a TLS listener; what fails is recorded and over.
+async fn greet(
+    worker: &Rc<Worker>,
+    inbound: &Inbound,
+    tcp: TcpStream,
+    activity: Rc<Activity>,
+    peer: SocketAddr,
+) -> Option<(Stream, Accepted)> {
+    let acceptor = inbound.acceptor.as_ref()?;
+    let build = async |key, ssl_id: Arc<str>| {
+        let id = ssl_id.parse::<Id>().map_err(|_invalid| Reason::Internal)?;
+        let _waits = worker.wait_for_build(peer.ip())?;
+        worker.server_context(&key, &id).await
+    };
+    worker.metrics.handshakes_in_flight.inc();
+    let deadline = worker.sweep.after(worker.settings.handshake_timeout);
+    let greeting = Box::pin(handshake::greet(
+        acceptor,
+        tcp,
+        activity,
+        &worker.turns,
+        build,
+    ));
+    let greeted = worker.sweep.within(deadline, greeting).await;
+    worker.metrics.handshakes_in_flight.dec();
+    let refused = match greeted {
+        Ok(Ok(Greeting::Tls(stream, accepted))) => {
+            let end = if accepted.resumed {
+                HandshakeEnd::Resumed
+            } else {
+                HandshakeEnd::Full
+            };
+            worker.metrics.handshake(Side::Downstream, end);
+            return Some((Stream::Tls(stream), *accepted));
+        }
+        Ok(Ok(Greeting::Plain(socket))) => {
+            answer_plain(worker, socket).await;
+            Refused::unread(Reason::ClientPlaintextOnTls, String::new())
+        }
+        Ok(Err(refused)) => refused,
+        Err(expired) => Refused::unread(Reason::HandshakeTimeout, expired.to_string()),
+    };
+    record_refused(worker, inbound, peer, &refused);
+    if let Some(stream) = refused.stream {
+        linger(stream.socket().tcp(), &worker.sweep).await;
+    }
+    None
+}
+
+/// nginx's page for plain HTTP on a TLS port.
+async fn answer_plain(worker: &Worker, mut socket: Socket) {
+    let id = worker.ids.next();
+    let reply = Refusal::from(Reason::ClientPlaintextOnTls).reply(&id);
+    let mut text = b"HTTP/1.1 400 Bad Request\r\n".to_vec();
+    for (name, value) in reply.headers() {
+        text.extend_from_slice(name.as_str().as_bytes());
+        text.extend_from_slice(b": ");
+        text.extend_from_slice(value.as_bytes());
+        text.extend_from_slice(b"\r\n");
+    }
+    text.extend_from_slice(format!("content-length: {}\r\n\r\n", reply.body().len()).as_bytes());
+    text.extend_from_slice(reply.body());
+    let answer = async {
+        // What was sent is read first: closing with unread bytes would reset the connection.
+        let mut head = [0; 1024];
+        let _ = socket.read(&mut head).await;
+        let _ = socket.write_all(&text).await;
+    };
+    let until = worker.sweep.after(worker.settings.handshake_timeout);
+    let _ = worker.sweep.within(until, answer).await;
+    linger(socket.tcp(), &worker.sweep).await;
+}
+
+fn record_refused(worker: &Worker, inbound: &Inbound, peer: SocketAddr, refused: &Refused) {
+    worker
+        .metrics
+        .handshake(Side::Downstream, HandshakeEnd::Failed);
+    let client = refused.shown.as_ref().map(client_facts);
+    let mut record = Record::new(Kind::Handshake, worker.epoch_millis(), inbound.name, peer);
+    record.sni = refused.sni.as_deref().map(str::as_bytes);
+    record.reason = Some(refused.reason);
+    record.detail = Some(refused.detail.as_str()).filter(|detail| !detail.is_empty());
+    record.client = client.as_ref();
+    record.ssl_id = refused.ssl_id.as_deref();
+    worker.record(&record);
+}
+
+/// Why the serving of requests paused or ended.
+enum Pause {
+    Told(Signal),
+    Ended(Result<(), hyper::Error>),
+}
+
+/// Serves an HTTP/1.1 connection's requests; between them it may be parked.
+async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, stream: Stream) {
+    let mut io = Rewound {
+        prefix: Bytes::new(),
+        stream,
+    };
+    loop {
+        let service = {
+            let (worker, conn) = (worker.clone(), conn.clone());
+            service_fn(move |req| Box::pin(request::handle(worker.clone(), conn.clone(), req)))
+        };
+        let mut http = worker.http.serve_connection(TokioIo::new(io), service);
+        let pause = poll_fn(|cx| {
+            // hyper first: what a dropped body means for the connection, it finds when polled.
+            if let Poll::Ready(ended) = http.poll_without_shutdown(cx) {
+                return Poll::Ready(Pause::Ended(ended));
+            }
+            match conn.heed(cx) {
+                Some(Signal::Park) if conn.phase() != Phase::Idle || !conn.may_park() => {}
+                Some(Signal::Drain | Signal::Close) if !conn.is_quiet() => {
+                    Pin::new(&mut http).graceful_shutdown();
+                    cx.waker().wake_by_ref();
+                }
+                Some(signal) => return Poll::Ready(Pause::Told(signal)),
+                None => {}
+            }
+            Poll::Pending
+        })
+        .await;
+        let parts = http.into_parts();
+        io = parts.io.into_inner();
+        match pause {
+            Pause::Told(Signal::Park) => {
+                io.prefix = parts.read_buf;
+                conn.enter(Phase::Parked);
+                if io.prefix.is_empty() && park(&conn, &mut io.stream).await == Parked::Over {
+                    return close(&worker, io).await;
+                }
+                // Something of a request is there, or will be in time.
+                conn.enter(Phase::Head);
+            }
+            Pause::Told(Signal::Close | Signal::Drain) => return close(&worker, io).await,
+            Pause::Told(Signal::TimeOut) => {
+                if conn.is_idle() {
+                    record_broken(&worker, &conn, Reason::ClientTimeout, "");
+                }
+                return;
+            }
+            Pause::Ended(result) => {
+                if result.as_ref().is_err_and(hyper::Error::is_user) {
+                    // An answer broke off. A client that was told no length knows it by the
+                    // missing close_notify alone (RFC 9112 §9.8).
+                    return linger(io.stream.socket().tcp(), &worker.sweep).await;
+                }
+                if let Err(error) = result
+                    && error.is_parse()
+                {
+                    record_broken(&worker, &conn, Reason::RequestInvalid, &error.to_string());
+                }
+                return close(&worker, io).await;
+            }
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Parked {
+    Readable,
+    Over,
+}
+
+async fn park(conn: &Conn, stream: &mut Stream) -> Parked {
+    let readable = stream.park();
+    tokio::pin!(readable);
+    poll_fn(|cx| match conn.heed(cx) {
+        Some(Signal::Close | Signal::TimeOut | Signal::Drain) => Poll::Ready(Parked::Over),
+        Some(Signal::Park) | None => readable.as_mut().poll(cx).map(|ready| match ready {
+            Ok(()) => Parked::Readable,
+            Err(_) => Parked::Over,
+        }),
+    })
+    .await
+}
+
+/// Ends a connection in order: close_notify, then what is on its way arrives.
+async fn close(worker: &Worker, mut io: Rewound) {
+    let until = worker.sweep.after(worker.settings.handshake_timeout);
+    let _ = worker.sweep.within(until, io.stream.shutdown()).await;
+    linger(io.stream.socket().tcp(), &worker.sweep).await;
+}
+
+/// A connection that ended before a request was complete.
+fn record_broken(worker: &Worker, conn: &Conn, reason: Reason, detail: &str) {
+    let tls = conn.tls_facts();
+    let mut record = Record::new(
+        Kind::Request,
+        worker.epoch_millis(),
+        conn.listener,
+        conn.peer,
+    );
+    record.reason = Some(reason);
+    record.detail = Some(detail).filter(|detail| !detail.is_empty());
+    record.sni = tls
+        .as_ref()
+        .and_then(|tls| tls.sni.as_deref())
+        .map(str::as_bytes);
+    record.client = tls.as_ref().and_then(|tls| tls.client.as_deref());
+    record.ssl_id = tls.as_ref().map(|tls| &*tls.ssl_id);
+    worker.record(&record);
+}

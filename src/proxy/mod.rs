@@ -1,0 +1,21 @@
+//! The data plane: connections, the request spine, authorisation, pools, the upstream exchange.
+//!
+//! One worker per core, each on its own thread with its own listeners, connections and pools; the
+//! request path takes no lock and wakes no other thread. It reads the snapshot and never the store.
+
+pub mod authority;
+pub mod authorize;
+pub mod body;
+pub mod conn;
+pub mod connection;
+pub mod error;
+pub mod exchange;
+pub mod headers;
+pub mod http2;
+pub mod outcome;
+pub mod pool;
+pub mod registry;
+pub mod request;
+pub mod settings;
+pub mod upstream;
+pub mod worker;

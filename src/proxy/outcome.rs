@@ -1,0 +1,169 @@
+//! What became of a request: gathered along the way, told once at the end.
+//!
+//! An [`Outcome`] travels with the response's body and is recorded when it is dropped: after the
+//! last byte, or when either side went away. One record per request, whatever happened.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, StatusCode, Uri};
+
+use crate::failure::Reason;
+use crate::matching::authority::Authority;
+use crate::proxy::conn::InFlight;
+use crate::proxy::error::Refusal;
+use crate::proxy::upstream::Endpoint;
+use crate::proxy::worker::Worker;
+use crate::snapshot::{Route, Upstream};
+use crate::telemetry::access::{Kind, Record};
+
+/// What became of one request.
+pub struct Outcome {
+    worker: Rc<Worker>,
+    in_flight: InFlight,
+    started: Instant,
+    method: Method,
+    uri: Uri,
+    /// The name it was for, once read.
+    pub authority: Option<Rc<Authority>>,
+    /// The route it matched.
+    pub route: Option<Arc<Route>>,
+    /// Where it went.
+    pub upstream: Option<Arc<Upstream>>,
+    /// The node it went to last.
+    pub endpoint: Option<Rc<Endpoint>>,
+    /// From sending to the upstream's head.
+    pub upstream_started: Option<Instant>,
+    upstream_micros: Option<u64>,
+    status: Option<StatusCode>,
+    refusal: Option<(Reason, String)>,
+    request_id: Option<String>,
+    /// Body bytes from the client; shared with the request's body.
+    pub bytes_in: Rc<Cell<u64>>,
+    /// Body bytes to the client.
+    pub bytes_out: u64,
+}
+
+impl Outcome {
+    /// Begins with the request's head.
+    #[must_use]
+    pub fn begin(worker: Rc<Worker>, in_flight: InFlight, method: Method, uri: Uri) -> Self {
+        Self {
+            worker,
+            in_flight,
+            started: Instant::now(),
+            method,
+            uri,
+            authority: None,
+            route: None,
+            upstream: None,
+            endpoint: None,
+            upstream_started: None,
+            upstream_micros: None,
+            status: None,
+            refusal: None,
+            request_id: None,
+            bytes_in: Rc::default(),
+            bytes_out: 0,
+        }
+    }
+
+    /// The id of this request, as the client and the record get it. Made on first use.
+    pub fn request_id(&mut self) -> &str {
+        let worker = &self.worker;
+        self.request_id.get_or_insert_with(|| worker.ids.next())
+    }
+
+    /// The upstream's head arrived.
+    pub fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        self.upstream_micros = self.upstream_started.map(micros);
+    }
+
+    /// The request is answered here.
+    pub fn refused(&mut self, refusal: &Refusal) {
+        self.status = Some(refusal.status());
+        self.fail(refusal.reason, refusal.detail.clone());
+    }
+
+    /// Something failed. The first failure is the one that is told.
+    pub fn fail(&mut self, reason: Reason, detail: String) {
+        if self.refusal.is_none() {
+            self.refusal = Some((reason, detail));
+        }
+    }
+
+    fn record(&mut self) {
+        let worker = self.worker.clone();
+        if let Some(status) = self.status {
+            worker.metrics.request(status.as_u16());
+        }
+        let reason = self.refusal.as_ref().map(|(reason, _)| *reason);
+        if reason.is_none() && !worker.logs_access() {
+            return;
+        }
+        self.request_id();
+        let conn = self.in_flight.conn().clone();
+        let tls = conn.tls_facts();
+        let mut record = Record::new(
+            Kind::Request,
+            worker.epoch_millis(),
+            conn.listener,
+            conn.peer,
+        );
+        record.request_id = self.request_id.as_deref();
+        record.sni = tls
+            .as_ref()
+            .and_then(|tls| tls.sni.as_deref())
+            .map(str::as_bytes);
+        record.authority = self
+            .authority
+            .as_ref()
+            .map(|authority| authority.as_str().as_bytes());
+        record.method = Some(self.method.as_str());
+        record.path = Some(self.uri.path().as_bytes());
+        record.status = self.status.map(|status| status.as_u16());
+        record.reason = reason;
+        record.detail = self.refusal.as_ref().map(|(_, detail)| detail.as_str());
+        record.detail = record.detail.filter(|detail| !detail.is_empty());
+        record.bytes_in = self.bytes_in.get();
+        record.bytes_out = self.bytes_out;
+        record.duration_us = micros(self.started);
+        record.upstream_duration_us = self.upstream_micros;
+        record.tls_version = tls.as_ref().map(|tls| tls.version);
+        record.cipher = tls.as_ref().map(|tls| tls.cipher);
+        record.resumed = tls.as_ref().map(|tls| tls.resumed);
+        record.client = tls.as_ref().and_then(|tls| tls.client.as_deref());
+        record.ssl_id = tls.as_ref().map(|tls| &*tls.ssl_id);
+        record.route_id = self.route.as_ref().map(|route| route.id.as_str());
+        let service = self.route.as_ref().and_then(|route| route.service.as_ref());
+        record.service_id = service.map(|service| service.as_str());
+        record.upstream_id = self
+            .upstream
+            .as_ref()
+            .map(|upstream| upstream.owner.id.as_str());
+        record.node = self.endpoint.as_ref().map(|endpoint| &*endpoint.peer);
+        let name = self
+            .endpoint
+            .as_ref()
+            .and_then(|endpoint| endpoint.name.as_ref());
+        record.upstream_sni = name.and_then(|name| name.sni());
+        worker.record(&record);
+    }
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        if self.status.is_none() && self.refusal.is_none() {
+            // The client left before any answer.
+            self.fail(Reason::ClientGone, String::new());
+        }
+        self.record();
+    }
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}

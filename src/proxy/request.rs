@@ -1,0 +1,605 @@
+//! The request spine: authority, authorisation, route, upstream, answer. Read top to bottom.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
+    TRANSFER_ENCODING,
+};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+
+use crate::failure::Reason;
+use crate::matching::authority::Authority;
+use crate::matching::path;
+use crate::net::dial::Target;
+use crate::net::sweep::{Until, millis};
+use crate::proxy::authority;
+use crate::proxy::authorize::{self, Asked};
+use crate::proxy::body::{ReplyBody, RequestBody, Streamed};
+use crate::proxy::conn::{Conn, Signal};
+use crate::proxy::error::Refusal;
+use crate::proxy::exchange::{Failed, UpstreamConn, patience};
+use crate::proxy::headers::{self, Via};
+use crate::proxy::outcome::Outcome;
+use crate::proxy::settings::Nginx400;
+use crate::proxy::upstream::{Endpoint, Turns, default_port};
+use crate::proxy::worker::Worker;
+use crate::snapshot::{Route, Snapshot, Timeouts, Upstream, UpstreamSource};
+use crate::telemetry::metrics::{HandshakeEnd, Side};
+
+/// The status of the last upstream answer, shown when it is a 5xx, as APISIX does.
+const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
+/// The longest answer that can be nginx's own page.
+const NGINX_PAGE_BYTES: u64 = 1024;
+
+/// Serves one request. Never fails: what goes wrong is an answer and a record.
+///
+/// # Errors
+/// None.
+pub async fn handle(
+    worker: Rc<Worker>,
+    conn: Rc<Conn>,
+    req: Request<Incoming>,
+) -> Result<Response<ReplyBody>, Infallible> {
+    let in_flight = conn.begin();
+    let waiting = conn.waiting();
+    let (parts, body) = req.into_parts();
+    let mut outcome = Box::new(Outcome::begin(
+        worker.clone(),
+        in_flight.clone(),
+        parts.method.clone(),
+        parts.uri.clone(),
+    ));
+    let body = RequestBody::new(
+        body,
+        in_flight,
+        outcome.bytes_in.clone(),
+        worker.sweep.clone(),
+        millis(worker.settings.body_timeout),
+    );
+    let answer = forward(&worker, &conn, parts, body, &mut outcome).await;
+    drop(waiting);
+    match answer {
+        Ok(Answer::Streamed(resp, upstream, patience)) => {
+            let (head, incoming) = resp.into_parts();
+            outcome.answered(head.status);
+            let body = Streamed::new(incoming, upstream, outcome, conn, &worker.sweep, patience);
+            Ok(Response::from_parts(
+                head,
+                ReplyBody::Streamed(Box::new(body)),
+            ))
+        }
+        Ok(Answer::Whole(resp)) => {
+            outcome.answered(resp.status());
+            Ok(resp.map(|bytes| ReplyBody::whole(bytes, outcome)))
+        }
+        Err(refusal) => {
+            let mut reply = refusal.reply(outcome.request_id());
+            if conn.is_http2 && reply.headers_mut().remove(CONNECTION).is_some() {
+                // What `Connection: close` says in HTTP/1.1 is GOAWAY in HTTP/2.
+                conn.tell(Signal::Drain);
+            }
+            outcome.refused(&refusal);
+            Ok(reply.map(|bytes| ReplyBody::whole(bytes, outcome)))
+        }
+    }
+}
+
+/// An upstream's answer, ready for the client.
+enum Answer {
+    /// To be streamed, with the longest wait between two reads.
+    Streamed(Response<Incoming>, UpstreamConn, u64),
+    /// Read whole to be looked at.
+    Whole(Response<Bytes>),
+}
+
+async fn forward(
+    worker: &Rc<Worker>,
+    conn: &Rc<Conn>,
+    mut parts: Parts,
+    body: RequestBody,
+    outcome: &mut Outcome,
+) -> Result<Answer, Refusal> {
+    if parts.method == Method::CONNECT {
+        return Err(Refusal::new(
+            Reason::RequestInvalid,
+            "CONNECT is not served",
+        ));
+    }
+    let snapshot = worker.snapshot();
+    let port = default_port(conn.is_tls());
+    let sni = conn.server_name(worker.settings.fallback_sni.as_ref());
+    let authority = authority::read(&parts, &conn.last_host, sni, port)?;
+    outcome.authority = Some(authority.clone());
+    let raw_path = parts.uri.path();
+    let path = if raw_path == "*" {
+        raw_path.as_bytes().into()
+    } else {
+        path::normalise(raw_path)
+            .map_err(|error| Refusal::new(Reason::PathInvalid, error.to_string()))?
+    };
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
+    let asked = Asked {
+        authority: &authority,
+        raw_path,
+        path: &path,
+        target,
+    };
+    authorize::authorize(worker, conn, &snapshot, &asked).await?;
+
+    let route = find_route(&snapshot, conn, authority.host(), &path, &parts.method)?;
+    outcome.route = Some(route.clone());
+    let upstream = find_upstream(&snapshot, &route)?;
+    outcome.upstream = Some(upstream.clone());
+    drop(path);
+    let timeouts = route.timeouts.unwrap_or(upstream.timeouts);
+
+    let via = Via {
+        peer: conn.peer,
+        local: conn.local,
+        tls: conn.is_tls(),
+        authority: &authority,
+    };
+    // Overwritten per node where the upstream wants another.
+    let host = client_host(&parts, &authority)?;
+    headers::to_upstream(&mut parts.headers, &via, host);
+    parts.uri = origin_form(&parts.uri)?;
+    parts.version = Version::HTTP_11;
+    if body.has_unknown_length() && !parts.headers.contains_key(CONTENT_LENGTH) {
+        // Said aloud, because for GET and HEAD hyper takes silence for "no body".
+        parts
+            .headers
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    parts.extensions.clear();
+    let tries = Tries {
+        worker,
+        authority: &authority,
+        upstream: &upstream,
+        timeouts,
+    };
+    tries.run(parts, body, outcome).await
+}
+
+/// The first route in order that also fits method and peer.
+fn find_route(
+    snapshot: &Snapshot,
+    conn: &Conn,
+    host: &str,
+    path: &[u8],
+    method: &Method,
+) -> Result<Arc<Route>, Refusal> {
+    let peer = conn.peer.ip().to_canonical();
+    let fits = |route: &Arc<Route>| {
+        (route.methods.is_empty() || route.methods.contains(method))
+            && (route.remote_addrs.is_empty()
+                || route.remote_addrs.iter().any(|net| net.contains(&peer)))
+    };
+    let route = snapshot
+        .routes
+        .find(host, path, fits)
+        .ok_or(Reason::RouteNotFound)?;
+    match route.closed {
+        Some(Reason::ServiceMissing) => {
+            let service = route.service.as_ref().map(ToString::to_string);
+            Err(Refusal::new(
+                Reason::ServiceMissing,
+                service.unwrap_or_default(),
+            ))
+        }
+        Some(reason) => Err(Refusal::new(
+            Reason::RouteClosed,
+            format!("{}: {}", route.id, reason.code()),
+        )),
+        None => Ok(route.clone()),
+    }
+}
+
+/// The route's own upstream, else its service's (APISIX §4.2).
+fn find_upstream(snapshot: &Snapshot, route: &Route) -> Result<Arc<Upstream>, Refusal> {
+    let source = match (&route.upstream, &route.service) {
+        (Some(source), _) => source,
+        (None, Some(id)) => {
+            let service = snapshot
+                .services
+                .get(id)
+                .ok_or_else(|| Refusal::new(Reason::ServiceMissing, id.to_string()))?;
+            service.upstream.as_ref().ok_or(Reason::NoUpstream)?
+        }
+        (None, None) => return Err(Reason::NoUpstream.into()),
+    };
+    let upstream = match source {
+        UpstreamSource::Inline(upstream) => upstream,
+        UpstreamSource::Id(id) => snapshot
+            .upstreams
+            .get(id)
+            .ok_or_else(|| Refusal::new(Reason::UpstreamMissing, id.to_string()))?,
+    };
+    match upstream.closed {
+        Some(reason) => Err(Refusal::new(
+            reason,
+            format!("{} {}", upstream.owner.kind, upstream.owner.id),
+        )),
+        None => Ok(upstream.clone()),
+    }
+}
+
+/// The Host for `pass`: the client's line where it already is canonical.
+fn client_host(parts: &Parts, authority: &Authority) -> Result<HeaderValue, Refusal> {
+    match parts.headers.get(http::header::HOST) {
+        Some(line) if line.as_bytes() == authority.as_str().as_bytes() => Ok(line.clone()),
+        _ => headers::text_value(authority.as_str()).ok_or_else(|| Reason::AuthorityInvalid.into()),
+    }
+}
+
+/// The request target for an upstream: path and query as the client sent them.
+fn origin_form(uri: &Uri) -> Result<Uri, Refusal> {
+    if uri.authority().is_none() {
+        return Ok(uri.clone());
+    }
+    let target = uri
+        .path_and_query()
+        .cloned()
+        .unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+    Ok(Uri::from(target))
+}
+
+/// The tries of one request.
+struct Tries<'a> {
+    worker: &'a Rc<Worker>,
+    authority: &'a Authority,
+    upstream: &'a Arc<Upstream>,
+    timeouts: Timeouts,
+}
+
+impl Tries<'_> {
+    /// Tries nodes in turn until one answers, within the upstream's retries.
+    async fn run(
+        &self,
+        parts: Parts,
+        body: RequestBody,
+        outcome: &mut Outcome,
+    ) -> Result<Answer, Refusal> {
+        let started = self.worker.sweep.now();
+        let turns = self.worker.upstreams.turns(self.upstream);
+        let (mut parts, mut body) = (Some(parts), Some(body));
+        let mut tried: Vec<usize> = Vec::new();
+        let mut last: Option<Refusal> = None;
+        for attempt in 0..=self.upstream.retries {
+            if attempt > 0 && self.retry_time_is_over(started) {
+                break;
+            }
+            let Some(endpoint) = self.next(&turns, &mut tried) else {
+                break;
+            };
+            outcome.endpoint = Some(endpoint.clone());
+            if attempt > 0 {
+                self.worker.metrics.upstream_retries.inc();
+            }
+            let (Some(head), Some(payload)) = (parts.take(), body.take()) else {
+                break;
+            };
+            match self.once(&endpoint, head, payload, outcome).await {
+                Ok(answer) => return Ok(answer),
+                Err(TryError { refusal, again, .. }) => {
+                    last = Some(refusal);
+                    let Some((head, payload)) = again else { break };
+                    (parts, body) = (Some(head), Some(payload));
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Reason::NoNode.into()))
+    }
+
+    fn retry_time_is_over(&self, started: u64) -> bool {
+        self.upstream
+            .retry_timeout
+            .is_some_and(|limit| self.worker.sweep.now().saturating_sub(started) >= millis(limit))
+    }
+
+    fn next(&self, turns: &Turns, tried: &mut Vec<usize>) -> Option<Rc<Endpoint>> {
+        // A single node may be tried again.
+        if self.upstream.nodes.len() == 1 {
+            tried.clear();
+        }
+        let index = turns.pick(tried)?;
+        tried.push(index);
+        turns.endpoint(index, self.authority, &self.worker.pool)
+    }
+
+    /// One try at one node. A kept connection that turns out to be dead costs no try.
+    async fn once(
+        &self,
+        endpoint: &Rc<Endpoint>,
+        mut parts: Parts,
+        mut body: RequestBody,
+        outcome: &mut Outcome,
+    ) -> Result<Answer, TryError> {
+        if let Some(host) = &endpoint.host {
+            parts.headers.insert(http::header::HOST, host.clone());
+        }
+        // What one dead connection may have swallowed is repeated once, over a fresh one.
+        let mut only_fresh = false;
+        loop {
+            let waiting = if only_fresh {
+                None
+            } else {
+                endpoint.bucket.take()
+            };
+            let (upstream, kept) = match waiting {
+                Some(upstream) => (upstream, true),
+                // Boxed, as all that is rare: it would make each request's future large.
+                None => match Box::pin(self.connect(endpoint)).await {
+                    Ok(upstream) => (upstream, false),
+                    Err(refusal) => {
+                        let again = may_go_elsewhere(refusal.reason).then_some((parts, body));
+                        let sent = Sent::Nothing;
+                        return Err(TryError {
+                            refusal,
+                            again,
+                            sent,
+                        });
+                    }
+                },
+            };
+            match self
+                .send(upstream, endpoint, parts, body, outcome, kept)
+                .await
+            {
+                Err(TryError {
+                    refusal,
+                    again: Some((head, payload)),
+                    sent,
+                }) if kept
+                    && (sent == Sent::Nothing || refusal.reason == Reason::UpstreamReset) =>
+                {
+                    (parts, body) = (head, payload);
+                    only_fresh = sent == Sent::Something;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Opens a connection to a node.
+    async fn connect(&self, endpoint: &Endpoint) -> Result<UpstreamConn, Refusal> {
+        let Some(node) = self.upstream.nodes.get(endpoint.node) else {
+            return Err(Reason::NoNode.into());
+        };
+        let connector = match &self.upstream.trust {
+            Some(trust) => Some(
+                self.worker
+                    .connector(&trust.fingerprint, &self.upstream.owner)
+                    .await?,
+            ),
+            None => None,
+        };
+        let tls = connector.as_deref().zip(endpoint.name.as_ref());
+        let target = Target {
+            host: &node.host,
+            port: node.port,
+            peer: &endpoint.peer,
+            tls,
+        };
+        let until = self.worker.sweep.after(self.timeouts.connect);
+        let dialled = self.worker.dialer.dial(&target, until).await;
+        if tls.is_some() {
+            let end = match &dialled {
+                Ok(stream) if stream.is_resumed() => HandshakeEnd::Resumed,
+                Ok(_) => HandshakeEnd::Full,
+                Err(_) => HandshakeEnd::Failed,
+            };
+            self.worker.metrics.handshake(Side::Upstream, end);
+        }
+        let stream = dialled.map_err(|error| Refusal::new(error.reason, error.detail))?;
+        let has_identity = connector.is_some_and(|connector| connector.has_identity);
+        UpstreamConn::open(stream, endpoint.bucket.clone(), has_identity)
+            .await
+            .map_err(|error| Refusal::new(Reason::UpstreamReset, error.to_string()))
+    }
+
+    /// Sends the request over a connection and reads the answer's head.
+    async fn send(
+        &self,
+        upstream: UpstreamConn,
+        endpoint: &Endpoint,
+        parts: Parts,
+        body: RequestBody,
+        outcome: &mut Outcome,
+        kept: bool,
+    ) -> Result<Answer, TryError> {
+        let repeatable = body.is_empty() && is_idempotent(&parts.method);
+        let more = kept || self.upstream.nodes.len() > 1;
+        let copy = (repeatable && more).then(|| parts.clone());
+        let patience = patience(if body.is_empty() {
+            self.timeouts.read
+        } else {
+            self.timeouts.send.max(self.timeouts.read)
+        });
+        outcome.upstream_started = Some(Instant::now());
+        let req = Request::from_parts(parts, body);
+        match upstream.exchange(req, &self.worker.sweep, patience).await {
+            Ok((upstream, resp)) => self
+                .answer(upstream, endpoint, resp, patience)
+                .await
+                .map_err(|refusal| TryError {
+                    refusal,
+                    again: None,
+                    sent: Sent::Something,
+                }),
+            Err(Failed {
+                reason,
+                detail,
+                unsent,
+            }) => {
+                let sent = if unsent.is_some() {
+                    Sent::Nothing
+                } else {
+                    Sent::Something
+                };
+                let again = match unsent {
+                    Some(req) => Some(req.into_parts()),
+                    None => copy.map(|head| (head, RequestBody::empty(self.worker.sweep.clone()))),
+                };
+                let again = again.filter(|_| may_go_elsewhere(reason));
+                Err(TryError {
+                    refusal: Refusal::new(reason, detail),
+                    again,
+                    sent,
+                })
+            }
+        }
+    }
+
+    /// Looks at an answer's head: what nginx says instead of a TLS alert is named here.
+    async fn answer(
+        &self,
+        upstream: UpstreamConn,
+        endpoint: &Endpoint,
+        mut resp: Response<Incoming>,
+        patience: u64,
+    ) -> Result<Answer, Refusal> {
+        let suspect = self.worker.settings.nginx_400 == Nginx400::Refuse
+            && may_be_nginx_400(&resp, self.upstream.trust.is_none() || upstream.asked);
+        headers::to_downstream(resp.headers_mut());
+        if resp.status().is_server_error()
+            && let Some(status) = headers::text_value(resp.status().as_str())
+        {
+            resp.headers_mut().insert(UPSTREAM_STATUS, status);
+        }
+        if !suspect {
+            return Ok(Answer::Streamed(resp, upstream, patience));
+        }
+        let (head, incoming) = resp.into_parts();
+        let bytes = Box::pin(self.collect_page(incoming, patience)).await?;
+        match nginx_verdict(&bytes, self.upstream.trust.is_some()) {
+            None => Ok(Answer::Whole(Response::from_parts(head, bytes))),
+            Some(reason) => {
+                if let (Some(trust), Some(name)) = (&self.upstream.trust, &endpoint.name)
+                    && let Some(connector) = self.worker.contexts.upstream(&trust.fingerprint)
+                {
+                    connector.forget(&endpoint.peer, name);
+                }
+                Err(Refusal::new(
+                    reason,
+                    "nginx's own 400 for the client certificate or TLS",
+                ))
+            }
+        }
+    }
+
+    /// Reads an answer of at most [`NGINX_PAGE_BYTES`], which its head announced.
+    async fn collect_page(&self, incoming: Incoming, patience: u64) -> Result<Bytes, Refusal> {
+        let sweep = &self.worker.sweep;
+        let until = Until::At(sweep.now().saturating_add(patience));
+        let mut incoming = incoming;
+        let read = async {
+            let mut page = BytesMut::new();
+            while let Some(frame) = incoming.frame().await {
+                if let Ok(data) = frame?.into_data() {
+                    page.extend_from_slice(&data);
+                }
+            }
+            Ok::<_, hyper::Error>(page.freeze())
+        };
+        match sweep.within(until, read).await {
+            Ok(Ok(page)) => Ok(page),
+            Ok(Err(error)) => Err(Refusal::new(Reason::UpstreamReset, error.to_string())),
+            Err(_) => Err(Reason::UpstreamTimeout.into()),
+        }
+    }
+}
+
+/// A try that gave no answer, with the request where it may be sent again.
+struct TryError {
+    refusal: Refusal,
+    again: Option<(Parts, RequestBody)>,
+    sent: Sent,
+}
+
+/// What of a request reached the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    /// Not a byte.
+    Nothing,
+    /// Perhaps all of it.
+    Something,
+}
+
+/// RFC 9110 §9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    [
+        Method::GET,
+        Method::HEAD,
+        Method::PUT,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::TRACE,
+    ]
+    .contains(method)
+}
+
+/// Whether another node may do better. Where our certificate or the request is the cause, all
+/// would answer alike.
+fn may_go_elsewhere(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::UpstreamRefused
+            | Reason::UpstreamUnreachable
+            | Reason::UpstreamReset
+            | Reason::UpstreamUnresolvable
+            | Reason::UpstreamTimeout
+            | Reason::UpstreamCaUnknown
+            | Reason::UpstreamNameMismatch
+            | Reason::UpstreamCertExpired
+            | Reason::UpstreamCertNotYetValid
+            | Reason::UpstreamCertInvalid
+            | Reason::UpstreamHandshakeFailed
+            | Reason::UpstreamSpeaksPlaintext
+    )
+}
+
+/// Whether an answer can be nginx's own page for a TLS problem: 400, closing, HTML, short, plain.
+fn may_be_nginx_400(resp: &Response<Incoming>, suspicious: bool) -> bool {
+    let is = |name: HeaderName, wanted: &str| {
+        resp.headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.to_ascii_lowercase().starts_with(wanted))
+    };
+    suspicious
+        && resp.status() == StatusCode::BAD_REQUEST
+        && is(CONNECTION, "close")
+        && is(CONTENT_TYPE, "text/html")
+        && !resp.headers().contains_key(CONTENT_ENCODING)
+        // HEAD has no page to tell by, and is passed on.
+        && resp.body().size_hint().exact().is_some_and(|len| (1..=NGINX_PAGE_BYTES).contains(&len))
+}
+
+/// Which of nginx's pages it is (`ngx_http_special_response.c`: 494 to 497), if one.
+fn nginx_verdict(page: &[u8], tls: bool) -> Option<Reason> {
+    let page = std::str::from_utf8(page).ok()?;
+    let titled = |title: &str| page.contains(title);
+    match tls {
+        true if titled("<title>400 No required SSL certificate was sent</title>") => {
+            Some(Reason::UpstreamWantsClientCert)
+        }
+        true if titled("<title>400 The SSL certificate error</title>") => {
+            Some(Reason::UpstreamRejectedOurCert)
+        }
+        false if titled("<title>400 The plain HTTP request was sent to HTTPS port</title>") => {
+            Some(Reason::UpstreamExpectsTls)
+        }
+        _ => None,
+    }
+}

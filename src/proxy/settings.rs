@@ -1,0 +1,54 @@
+//! What the data plane needs of the configuration, as plain values.
+
+use std::time::Duration;
+
+use crate::matching::sni::SniName;
+
+/// What a plain-HTTP request to a name that asks for client certificates gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuthNames {
+    /// 421.
+    #[default]
+    Refuse,
+    /// 308 to https.
+    Redirect,
+    /// Served, as APISIX does.
+    Allow,
+}
+
+/// What nginx's own 400 for a missing or bad client certificate becomes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Nginx400 {
+    /// 502, named.
+    #[default]
+    Refuse,
+    /// Passed on as it is.
+    Pass,
+}
+
+/// Settings of every worker.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Names that ask for client certificates, over plain HTTP.
+    pub client_auth_names: ClientAuthNames,
+    /// nginx's own 400.
+    pub nginx_400: Nginx400,
+    /// The name that stands for clients that send none.
+    pub fallback_sni: Option<SniName>,
+    /// For a whole handshake, from accept on.
+    pub handshake_timeout: Duration,
+    /// For a request's head, from its first byte on.
+    pub header_timeout: Duration,
+    /// Between two reads of a request's body, and between two writes of a response.
+    pub body_timeout: Duration,
+    /// For the next request on a connection.
+    pub idle_timeout: Duration,
+    /// The largest request head, in bytes.
+    pub header_bytes: usize,
+    /// Connections a worker holds; further ones wait in the kernel.
+    pub connections: usize,
+    /// Idle upstream connections a worker keeps, over all upstreams.
+    pub pooled: usize,
+    /// How long requests in flight may go on once draining.
+    pub drain: Duration,
+}

@@ -1,0 +1,447 @@
+//! A worker: one thread with its own runtime, listeners, connections, pools and clock.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hyper::server::conn::{http1, http2};
+use prometheus::IntGauge;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::LocalSet;
+
+use crate::failure::Reason;
+use crate::matching::sni::SniName;
+use crate::net::dial::{Dialer, Forbidden};
+use crate::net::handshake::Turns;
+use crate::net::listener;
+use crate::net::sweep::{Sweep, TICK, millis};
+use crate::proxy;
+use crate::proxy::authorize;
+use crate::proxy::conn::{Conn, Signal};
+use crate::proxy::connection;
+use crate::proxy::http2::OnThisThread;
+use crate::proxy::pool::Pool;
+use crate::proxy::registry::Registry;
+use crate::proxy::settings::Settings;
+use crate::proxy::upstream::Upstreams;
+use crate::snapshot::Id;
+use crate::snapshot::link::{Ask, Command, WorkerLink};
+use crate::snapshot::live::{Cached, Live, Local};
+use crate::snapshot::{Owner, Snapshot};
+use crate::telemetry::access::{AccessLog, Record};
+use crate::telemetry::failures::Failures;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::cache::Contexts;
+use crate::tls::material::Digest;
+use crate::tls::server::{ListenerAcceptor, ServerContext};
+use crate::tls::upstream::UpstreamConnector;
+
+/// Handshakes of one client that may wait for contexts to be built, per worker.
+const BUILDS_PER_PEER: u32 = 64;
+/// How many ticks pass between two sweeps of pools and upstreams.
+const HOUSEKEEPING_TICKS: u64 = 10;
+
+/// A listening socket of a worker.
+pub struct Inbound {
+    /// The listener's name in records: `http` or `https`.
+    pub name: &'static str,
+    /// Its address.
+    pub local: SocketAddr,
+    /// For TLS.
+    pub acceptor: Option<Arc<ListenerAcceptor>>,
+    /// Its open connections.
+    pub gauge: IntGauge,
+}
+
+/// What a worker is made of.
+pub struct Parts {
+    /// Its number, from 0.
+    pub index: usize,
+    /// Its settings.
+    pub settings: Arc<Settings>,
+    /// Where the snapshot is published.
+    pub live: Arc<Live>,
+    /// The shared caches of contexts.
+    pub contexts: Arc<Contexts>,
+    /// Its channels to and from control.
+    pub link: WorkerLink,
+    /// The process's places for handshakes.
+    pub turns: Turns,
+    /// Addresses it must not dial.
+    pub forbidden: Arc<Forbidden>,
+    /// Its sockets.
+    pub listeners: Vec<(Inbound, StdListener)>,
+    /// Where its records go.
+    pub access: AccessLog,
+    /// Whether records of successful requests are wanted.
+    pub logs_access: bool,
+    /// The ring of failures.
+    pub failures: Arc<Failures>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// Begins the ids of its requests; unique to the process's start.
+    pub id_prefix: String,
+}
+
+/// A worker's state, shared by the tasks of its thread.
+pub struct Worker {
+    /// Settings.
+    pub settings: Arc<Settings>,
+    /// The shared caches of contexts.
+    pub contexts: Arc<Contexts>,
+    /// Its clock and waits.
+    pub sweep: Rc<Sweep>,
+    /// Its dialer.
+    pub dialer: Dialer,
+    /// Its idle upstream connections.
+    pub pool: Pool,
+    /// What it remembers of upstreams.
+    pub upstreams: Upstreams,
+    /// Its clients' connections.
+    pub registry: Rc<Registry>,
+    /// The process's places for handshakes.
+    pub turns: Turns,
+    /// How hyper serves HTTP/1.1 connections.
+    pub http: http1::Builder,
+    /// How hyper serves HTTP/2 connections.
+    pub http2: http2::Builder<OnThisThread>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// The ids of its requests.
+    pub ids: RequestIds,
+    snapshot: RefCell<Cached>,
+    asks: mpsc::Sender<Ask>,
+    access: RefCell<AccessLog>,
+    logs_access: bool,
+    failures: Arc<Failures>,
+    drains: Cell<bool>,
+    builds: Rc<RefCell<HashMap<IpAddr, u32>>>,
+}
+
+/// A handshake that waits for a context; see [`Worker::wait_for_build`].
+pub struct Building {
+    builds: Rc<RefCell<HashMap<IpAddr, u32>>>,
+    peer: IpAddr,
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        let mut builds = self.builds.borrow_mut();
+        if let Some(waiting) = builds.get_mut(&self.peer) {
+            *waiting = waiting.saturating_sub(1);
+            if *waiting == 0 {
+                builds.remove(&self.peer);
+            }
+        }
+    }
+}
+
+/// Makes ids: a prefix and a count.
+pub struct RequestIds {
+    prefix: String,
+    count: Cell<u64>,
+}
+
+impl RequestIds {
+    /// The next id.
+    pub fn next(&self) -> String {
+        let count = self.count.get().wrapping_add(1);
+        self.count.set(count);
+        format!("{}-{count:x}", self.prefix)
+    }
+}
+
+/// Starts a worker on its own thread; it ends after [`Command::Drain`].
+///
+/// # Errors
+/// The system's, when no thread can be started.
+pub fn spawn(parts: Parts) -> std::io::Result<JoinHandle<std::io::Result<()>>> {
+    thread::Builder::new()
+        .name(format!("worker-{}", parts.index))
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            LocalSet::new().block_on(&runtime, run(parts))
+        })
+}
+
+async fn run(parts: Parts) -> std::io::Result<()> {
+    let sweep = Sweep::new();
+    let mut http = http1::Builder::new();
+    http.half_close(false)
+        .header_read_timeout(None)
+        .max_buf_size(parts.settings.header_bytes);
+    let worker = Rc::new(Worker {
+        contexts: parts.contexts,
+        dialer: Dialer::new(sweep.clone(), parts.forbidden),
+        pool: Pool::new(parts.settings.pooled),
+        upstreams: Upstreams::default(),
+        registry: Rc::default(),
+        turns: parts.turns,
+        http,
+        http2: proxy::http2::builder(parts.settings.header_bytes),
+        metrics: parts.metrics,
+        ids: RequestIds {
+            prefix: parts.id_prefix,
+            count: Cell::new(0),
+        },
+        snapshot: RefCell::new(Cached::new(parts.live)),
+        asks: parts.link.asks,
+        access: RefCell::new(parts.access),
+        logs_access: parts.logs_access,
+        failures: parts.failures,
+        drains: Cell::new(false),
+        builds: Rc::default(),
+        settings: parts.settings,
+        sweep,
+    });
+    let (stop, stopped) = watch::channel(false);
+    for (inbound, socket) in parts.listeners {
+        let listener = TcpListener::from_std(socket)?;
+        let accepting = accept(worker.clone(), Rc::new(inbound), listener, stopped.clone());
+        tokio::task::spawn_local(accepting);
+    }
+    let each = {
+        let worker = worker.clone();
+        let mut ticks = 0_u64;
+        move || {
+            ticks = ticks.wrapping_add(1);
+            // Without its clock a worker has no limits any more.
+            let kept = catch_unwind(AssertUnwindSafe(|| keep_house(&worker, ticks)));
+            if kept.is_err() {
+                tracing::error!("housekeeping panicked; it goes on with the next tick");
+            }
+        }
+    };
+    tokio::task::spawn_local(worker.sweep.clone().run(each));
+    let mut commands = parts.link.commands;
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Judge(ssls) => judge(&worker, &ssls),
+            Command::Close(ssl) => {
+                for conn in worker.registry.matching(|conn| conn.is_pinned_to(&ssl)) {
+                    conn.tell(Signal::Drain);
+                }
+            }
+            Command::Halt => {
+                let _ = stop.send(true);
+            }
+            Command::Drain => break,
+        }
+    }
+    drain(&worker, &stop).await;
+    Ok(())
+}
+
+/// What every tick does.
+fn keep_house(worker: &Worker, ticks: u64) {
+    worker.registry.sweep(worker.sweep.now(), &worker.settings);
+    worker.access.borrow_mut().flush();
+    if ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
+        worker.pool.sweep(worker.sweep.now());
+        worker.upstreams.sweep();
+    }
+}
+
+/// Accepts connections on one socket until the worker stops.
+async fn accept(
+    worker: Rc<Worker>,
+    inbound: Rc<Inbound>,
+    listener: TcpListener,
+    mut stopped: watch::Receiver<bool>,
+) {
+    loop {
+        // A full worker leaves connections to the kernel's queue.
+        while worker.registry.len() >= worker.settings.connections && !*stopped.borrow() {
+            tokio::time::sleep(TICK).await;
+        }
+        let (tcp, peer) = tokio::select! {
+            accepted = listener::accept(&listener) => accepted,
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        };
+        tokio::task::spawn_local(connection::run(worker.clone(), inbound.clone(), tcp, peer));
+    }
+}
+
+/// Has idle connections of these ssls judged under the present policy and ends those that do not
+/// pass. Busy ones are judged with their next request.
+fn judge(worker: &Rc<Worker>, ssls: &[Id]) {
+    let snapshot = worker.snapshot();
+    for conn in worker
+        .registry
+        .matching(|conn| ssls.iter().any(|ssl| conn.is_pinned_to(ssl)))
+    {
+        let (worker, snapshot) = (worker.clone(), snapshot.clone());
+        tokio::task::spawn_local(async move { judge_one(&worker, &conn, &snapshot).await });
+    }
+}
+
+async fn judge_one(worker: &Worker, conn: &Conn, snapshot: &Snapshot) {
+    let Some(pinned) = &conn.pinned else { return };
+    // Without a name the fallback stood for it; a trailing dot is no part of one.
+    let Some(sent) = conn.server_name(worker.settings.fallback_sni.as_ref()) else {
+        return;
+    };
+    let Ok(meant) = SniName::parse(sent.as_bytes()) else {
+        return;
+    };
+    let Some(name) = snapshot.names.find(meant.as_str()) else {
+        return;
+    };
+    let (same_policy, same_ssl) = {
+        let context = &pinned.borrow().context;
+        (
+            context.policy.digest == name.policy.digest,
+            *context.ssl_id == *name.ssl_id.as_str(),
+        )
+    };
+    let passes = if name.serving.is_err() {
+        false
+    } else if same_policy || !name.policy.asks() {
+        true
+    } else {
+        same_ssl && authorize::rejudge(worker, conn, name).await.is_ok()
+    };
+    // A busy one gets 421 for its next request.
+    if !passes && conn.is_idle() {
+        conn.tell(Signal::Close);
+    }
+}
+
+/// Stops accepting, lets requests in flight end, closes the rest.
+async fn drain(worker: &Rc<Worker>, stop: &watch::Sender<bool>) {
+    worker.drains.set(true);
+    let _ = stop.send(true);
+    for conn in worker.registry.matching(|_| true) {
+        conn.tell(Signal::Drain);
+    }
+    let until = worker
+        .sweep
+        .now()
+        .saturating_add(millis(worker.settings.drain));
+    while !worker.registry.is_empty() && worker.sweep.now() < until {
+        tokio::time::sleep(TICK / 10).await;
+    }
+    worker.pool.clear();
+    worker.access.borrow_mut().flush();
+}
+
+impl Worker {
+    /// The current snapshot.
+    pub fn snapshot(&self) -> Local {
+        self.snapshot.borrow_mut().current()
+    }
+
+    /// Whether it is ending.
+    #[must_use]
+    pub fn drains(&self) -> bool {
+        self.drains.get()
+    }
+
+    /// Takes a place among the handshakes of one client that wait for a context to be built.
+    ///
+    /// # Errors
+    /// `HandshakeOverload`, when that client has enough of them.
+    pub fn wait_for_build(&self, peer: IpAddr) -> Result<Building, Reason> {
+        let mut builds = self.builds.borrow_mut();
+        let waiting = builds.entry(peer).or_default();
+        if *waiting >= BUILDS_PER_PEER {
+            return Err(Reason::HandshakeOverload);
+        }
+        *waiting += 1;
+        Ok(Building {
+            builds: self.builds.clone(),
+            peer,
+        })
+    }
+
+    /// Whether records of successful requests are wanted.
+    #[must_use]
+    pub fn logs_access(&self) -> bool {
+        self.logs_access
+    }
+
+    /// Milliseconds since the epoch.
+    #[must_use]
+    pub fn epoch_millis(&self) -> u64 {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Writes a record; a failure is counted and kept as well.
+    pub fn record(&self, record: &Record<'_>) {
+        if let Some(reason) = record.reason {
+            self.metrics.failure(reason);
+            self.failures.push(record, reason);
+        }
+        self.access.borrow_mut().write(record);
+    }
+
+    /// The context of a name, built by control when it is not in the cache.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn server_context(
+        &self,
+        key: &Digest,
+        ssl: &Id,
+    ) -> Result<Arc<ServerContext>, Reason> {
+        if let Some(context) = self.contexts.server(key) {
+            return Ok(context);
+        }
+        let (key, ssl) = (*key, ssl.clone());
+        self.ask(Reason::HandshakeOverload, |reply| Ask::Server {
+            key,
+            ssl,
+            reply,
+        })
+        .await
+    }
+
+    /// The connector of an upstream, built by control when it is not in the cache.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn connector(
+        &self,
+        key: &Digest,
+        owner: &Owner,
+    ) -> Result<Arc<UpstreamConnector>, Reason> {
+        if let Some(connector) = self.contexts.upstream(key) {
+            return Ok(connector);
+        }
+        let wanted = (*key, owner.clone());
+        let ask = |reply| Ask::Upstream {
+            key: wanted.0,
+            owner: wanted.1,
+            reply,
+        };
+        let connector = self.ask(Reason::UpstreamNotReady, ask).await?;
+        // What is opened with it is pooled under `key`: one of another trust must not be.
+        if connector.fingerprint == *key {
+            Ok(connector)
+        } else {
+            Err(Reason::UpstreamNotReady)
+        }
+    }
+
+    /// Asks control; `full` when it has too much to do.
+    async fn ask<T>(
+        &self,
+        full: Reason,
+        ask: impl FnOnce(oneshot::Sender<Result<T, Reason>>) -> Ask,
+    ) -> Result<T, Reason> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.try_send(ask(reply)).map_err(|_full| full)?;
+        answer.await.map_err(|_gone| Reason::ContextUnavailable)?
+    }
+}
