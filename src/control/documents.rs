@@ -1,0 +1,87 @@
+//! Documents between store, clear text and clients.
+
+use crate::control::{Inner, Show, Shown, WriteError};
+use crate::resource::fault::Faults;
+use crate::resource::{Id, Kind, Parsed, Terms, parse};
+use crate::secrets::custody::{CustodyError, Opened};
+use crate::store::Stored;
+
+impl Inner {
+    /// One object as a client may see it.
+    pub(super) fn find(
+        &self,
+        kind: Kind,
+        id: &Id,
+        show: Show,
+    ) -> Result<Option<Shown>, WriteError> {
+        let stored = self.store.find(kind, id).map_err(WriteError::Store)?;
+        Ok(stored.map(|stored| self.show(stored, show)))
+    }
+
+    /// All objects of a kind as a client may see them.
+    pub(super) fn list(&self, kind: Kind, show: Show) -> Result<Vec<Shown>, WriteError> {
+        let all = self.store.list(kind).map_err(WriteError::Store)?;
+        Ok(all
+            .into_iter()
+            .map(|stored| self.show(stored, show))
+            .collect())
+    }
+
+    /// A stored object as a client may see it.
+    pub(super) fn show(&self, stored: Stored, show: Show) -> Shown {
+        let Stored {
+            kind,
+            id,
+            mut document,
+            created,
+            modified,
+        } = stored;
+        self.custody.withhold(kind, &id, &mut document, show);
+        Shown {
+            kind,
+            id,
+            document,
+            created,
+            modified,
+        }
+    }
+
+    /// A stored document with its keys in the clear.
+    pub(super) fn unseal(&self, stored: &Stored) -> Result<Opened, CustodyError> {
+        let mut document = Opened::new(stored.kind, stored.document.clone());
+        self.custody
+            .open_document(stored.kind, &stored.id, &mut document)?;
+        Ok(document)
+    }
+
+    /// A stored document as the resource it describes.
+    ///
+    /// # Errors
+    /// [`Unreadable`]: what was accepted once is not any more, or its keys do not open.
+    pub(super) fn read(&self, stored: &Stored) -> Result<Parsed, Unreadable> {
+        let document = self.unseal(stored)?;
+        Ok(self.parse_known(stored.kind, &stored.id, &document)?)
+    }
+
+    /// An accepted document in the clear as the resource it describes.
+    pub(super) fn parse_known(
+        &self,
+        kind: Kind,
+        id: &Id,
+        document: &Opened,
+    ) -> Result<Parsed, Faults> {
+        let terms = Terms::load(self.now_seconds(), self.rules.trust_file.is_some());
+        parse(kind, id, document, &terms)
+    }
+}
+
+/// Why a stored document is not what it was when it was accepted.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    /// Its keys do not open.
+    #[error(transparent)]
+    Custody(#[from] CustodyError),
+    /// It has faults.
+    #[error(transparent)]
+    Faults(#[from] Faults),
+}

@@ -1,0 +1,377 @@
+//! The start: everything stored is read, compiled and published; or, for `check`, judged only.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
+
+use tokio::sync::mpsc;
+
+use crate::config::TrustFile;
+use crate::control::documents::Unreadable;
+use crate::control::retire::Retired;
+use crate::control::{Inner, WriteError};
+use crate::resource::fault::Warning;
+use crate::resource::ssl::Role;
+use crate::resource::{Id, Kind};
+use crate::resource::{missing_reference, references, wrong_ssl_type};
+use crate::secrets::custody::stray::stray_keys;
+use crate::secrets::custody::{Custody, CustodyError, Reason as CustodyReason};
+use crate::snapshot::closed::close;
+use crate::snapshot::compile::{Build, compile};
+use crate::snapshot::link::Command;
+use crate::snapshot::live::Live;
+use crate::snapshot::{Change, Snapshot};
+use crate::store::{Store, StoreError, Stored};
+use crate::telemetry::metrics::Metrics;
+use crate::tls::cache::Contexts;
+use crate::tls::material::{CaBundle, MaterialError};
+use crate::tls::trust::{CaStore, CaStores};
+
+/// Where distributions keep the CAs that the system trusts, most common first.
+const SYSTEM_TRUST: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// What control works with.
+pub struct Parts {
+    /// Where resources are kept.
+    pub store: Arc<dyn Store>,
+    /// What seals their keys; its key-encryption key fits the store.
+    pub custody: Custody,
+    /// Where snapshots are published.
+    pub live: Arc<Live>,
+    /// Where contexts are kept.
+    pub contexts: Arc<Contexts>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What the configuration says about writes.
+    pub rules: Rules,
+    /// To every worker.
+    pub workers: Vec<mpsc::UnboundedSender<Command>>,
+}
+
+/// What the configuration says about writes.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// `upstream.trust_file`, read.
+    pub trust_file: Option<CaBundle>,
+    /// `security.refuse_weakening`.
+    pub refuse_weakening: bool,
+    /// `security.require_upstream_verify`.
+    pub require_upstream_verify: bool,
+    /// The clock: [`SystemTime::now`], except in tests.
+    pub clock: fn() -> SystemTime,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            trust_file: None,
+            refuse_weakening: false,
+            require_upstream_verify: false,
+            clock: SystemTime::now,
+        }
+    }
+}
+
+/// Why control cannot be opened. Sentences are for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be read.
+    #[error("the store cannot be read")]
+    Store(#[from] StoreError),
+    /// What is stored was sealed with another key.
+    #[error("what is stored cannot be opened")]
+    Key(#[source] Box<CustodyError>),
+    /// `upstream.trust_file` cannot be read.
+    #[error("`upstream.trust_file`: could not read {}", .path.display())]
+    TrustFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// `upstream.trust_file` holds no CA that can be read.
+    #[error("`upstream.trust_file`: {} holds no CA certificate that can be read", .path.display())]
+    TrustText {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: MaterialError,
+    },
+    /// A thread of the start ended early.
+    #[error("reading the stored resources did not finish")]
+    Unfinished,
+}
+
+/// Something [`check`] found about a stored object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its id.
+    pub id: Id,
+    /// Whether it keeps something from being served (else it is a warning).
+    pub is_error: bool,
+    /// JSON pointer to the member meant.
+    pub pointer: String,
+    /// A sentence for the operator.
+    pub text: String,
+}
+
+/// Reads `upstream.trust_file`.
+///
+/// # Errors
+/// [`StartError::TrustFile`] and [`StartError::TrustText`].
+pub fn read_trust_file(file: &TrustFile) -> Result<CaBundle, StartError> {
+    let path = match file {
+        TrustFile::Path(path) => path.clone(),
+        TrustFile::System => {
+            let known = SYSTEM_TRUST.iter().map(Path::new);
+            known
+                .clone()
+                .find(|path| path.exists())
+                .or_else(|| known.clone().next())
+                .map_or_else(PathBuf::new, Path::to_owned)
+        }
+    };
+    let pem = std::fs::read_to_string(&path).map_err(|source| StartError::TrustFile {
+        path: path.clone(),
+        source,
+    })?;
+    match CaBundle::parse_public_list(&pem) {
+        Ok((bundle, left_out)) => {
+            if left_out > 0 {
+                tracing::warn!(
+                    path = %path.display(),
+                    left_out,
+                    "CAs of `upstream.trust_file` that `fips: required` refuses are left out"
+                );
+            }
+            Ok(bundle)
+        }
+        Err(source) => Err(StartError::TrustText { path, source }),
+    }
+}
+
+/// Loads, compiles and publishes everything.
+pub(super) fn open(parts: Parts) -> Result<Inner, StartError> {
+    let inner = assemble(parts);
+    let loaded = inner.store.load()?;
+    let revision = loaded.revision;
+    // Held until the end, so that one CA bundle is parsed once for all that use it.
+    let mut stores = HashMap::new();
+    let mut changes = Vec::with_capacity(loaded.objects.len());
+    for part in in_parallel(&loaded.objects, |stored| inner.compile_at_start(stored)) {
+        for compiled in part? {
+            let (change, store) = compiled?;
+            changes.push(change);
+            stores.extend(store.map(|store| (store.digest, store)));
+        }
+    }
+    let snapshot = Snapshot::default().apply(changes, revision);
+    let head = inner.store.audit_head()?;
+    tracing::info!(
+        revision = revision.0,
+        objects = loaded.objects.len(),
+        audit_count = head.count,
+        audit_mac = %head.mac,
+        "stored resources compiled"
+    );
+    for stored in loaded
+        .objects
+        .iter()
+        .filter(|stored| stored.kind == Kind::Ssl)
+    {
+        inner.log_lost_names(&snapshot, &stored.id);
+    }
+    inner.publish(snapshot);
+    Ok(inner)
+}
+
+/// Judges everything stored as if it were written now, and publishes nothing.
+///
+/// # Errors
+/// As [`Control::open`](crate::control::Control::open).
+pub fn check(parts: Parts) -> Result<Vec<Finding>, StartError> {
+    let inner = assemble(parts);
+    let loaded = inner.store.load()?;
+    let mut changes = Vec::with_capacity(loaded.objects.len());
+    for stored in &loaded.objects {
+        changes.push(inner.compile_at_start(stored)?.0);
+    }
+    let snapshot = Snapshot::default().apply(changes, loaded.revision);
+    let mut findings = Vec::new();
+    for part in in_parallel(&loaded.objects, |stored| inner.check_one(&snapshot, stored)) {
+        findings.extend(part?.into_iter().flatten());
+    }
+    Ok(findings)
+}
+
+fn assemble(parts: Parts) -> Inner {
+    let Parts {
+        store,
+        custody,
+        live,
+        contexts,
+        metrics,
+        rules,
+        workers,
+    } = parts;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Inner {
+        store,
+        custody,
+        live,
+        contexts,
+        stores: CaStores::default(),
+        metrics,
+        rules,
+        workers,
+        retired: Retired::default(),
+        writer: Arc::default(),
+        module_is_lost: AtomicBool::new(false),
+        drafts: Arc::new(tokio::sync::Semaphore::new(cores)),
+    }
+}
+
+impl Inner {
+    /// The change that brings a stored object into a snapshot, and the CA store it uses.
+    fn compile_at_start(
+        &self,
+        stored: &Stored,
+    ) -> Result<(Change, Option<Arc<CaStore>>), StartError> {
+        let Stored { kind, id, .. } = stored;
+        let (piece, store) = match self.read(stored) {
+            Ok(parsed) => {
+                let compiled = compile(*kind, id, &parsed.resource, &self.ground());
+                if let Some((pointer, error)) = &compiled.trouble {
+                    tracing::error!(%kind, %id, %pointer, %error, "closed: it cannot be served");
+                }
+                let store = match compiled.build {
+                    Some(Build::Server(spec)) => spec.ca,
+                    Some(Build::Upstream { spec, .. }) => spec.trust,
+                    None => None,
+                };
+                (compiled.piece, store)
+            }
+            Err(Unreadable::Custody(error))
+                if matches!(error.reason, CustodyReason::OtherKey { .. }) =>
+            {
+                return Err(StartError::Key(Box::new(error)));
+            }
+            Err(error) => {
+                tracing::error!(%kind, %id, %error, "closed: what is stored cannot be read");
+                (close(*kind, id, &stored.document), None)
+            }
+        };
+        let (kind, id) = (*kind, id.clone());
+        let (created, modified) = (stored.created, stored.modified);
+        Ok((
+            Change::Put {
+                kind,
+                id,
+                created,
+                modified,
+                piece,
+            },
+            store,
+        ))
+    }
+
+    /// What there is to say about one stored object.
+    fn check_one(&self, snapshot: &Snapshot, stored: &Stored) -> Vec<Finding> {
+        let finding = |is_error, pointer: &str, text: String| Finding {
+            kind: stored.kind,
+            id: stored.id.clone(),
+            is_error,
+            pointer: pointer.to_owned(),
+            text,
+        };
+        let strays = stray_keys(stored.kind, &stored.document).into_iter();
+        let mut found: Vec<_> = strays
+            .map(|fault| finding(true, &fault.pointer, fault.reason))
+            .collect();
+        let parsed = match self.read(stored) {
+            Ok(parsed) => parsed,
+            Err(Unreadable::Faults(faults)) => {
+                let all = faults.0.into_iter();
+                found.extend(all.map(|fault| finding(true, &fault.pointer, fault.reason)));
+                return found;
+            }
+            Err(Unreadable::Custody(error)) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                let text = format!("{error}: {}", cause.unwrap_or_default());
+                found.push(finding(true, &error.pointer, text));
+                return found;
+            }
+        };
+        let warnings = parsed.warnings.iter();
+        found.extend(
+            warnings.map(|Warning { pointer, text, .. }| finding(false, pointer, text.clone())),
+        );
+        for (kind, id, at) in references(&parsed.resource) {
+            let fault = match (snapshot.modified(kind, &id), kind) {
+                (None, _) => missing_reference(kind, &id, at),
+                (_, Kind::Ssl) if snapshot.ssl_role(&id) != Some(Role::Client) => {
+                    wrong_ssl_type(&id, at)
+                }
+                _ => continue,
+            };
+            found.push(finding(true, &fault.pointer, fault.reason));
+        }
+        for (pattern, winner) in snapshot.lost_names(&stored.id) {
+            if stored.kind == Kind::Ssl {
+                let text = format!("{pattern} is served by the older ssl {winner}");
+                found.push(finding(false, "/snis", text));
+            }
+        }
+        let compiled = compile(stored.kind, &stored.id, &parsed.resource, &self.ground());
+        if let Some((pointer, error)) = &compiled.trouble {
+            found.push(finding(true, pointer, error.to_string()));
+        }
+        match self.prove(stored.kind, &parsed.resource, compiled.build) {
+            Ok(_) => {}
+            Err(WriteError::Invalid(faults)) => {
+                let all = faults.0.into_iter();
+                found.extend(all.map(|fault| finding(true, &fault.pointer, fault.reason)));
+            }
+            Err(error) => found.push(finding(true, "", error.to_string())),
+        }
+        found
+    }
+
+    /// Says which names of an ssl another one has.
+    pub(super) fn log_lost_names(&self, snapshot: &Snapshot, id: &Id) {
+        for (pattern, winner) in snapshot.lost_names(id) {
+            tracing::warn!(ssl = %id, name = %pattern, %winner, "an older ssl has this name too");
+        }
+    }
+}
+
+/// Does `work` for each of `all` on as many threads as there are cores, in order.
+fn in_parallel<T: Sync, R: Send>(
+    all: &[T],
+    work: impl Fn(&T) -> R + Sync,
+) -> Vec<Result<Vec<R>, StartError>> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let chunk = all.len().div_ceil(threads).max(1);
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = all
+            .chunks(chunk)
+            .map(|part| scope.spawn(move || part.iter().map(work).collect::<Vec<R>>()))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_panic| StartError::Unfinished))
+            .collect()
+    })
+}

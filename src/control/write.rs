@@ -1,0 +1,355 @@
+//! A change: judged on any thread, then handed on to be settled.
+//!
+//! All that costs much happens here, side by side for many writers.
+
+use std::sync::Arc;
+
+use crate::control::prove::Proved;
+use crate::control::{
+    Actor, Delete, Deleted, Flavour, Inner, Put, Show, WriteError, Written, on_blocking,
+};
+use crate::failure::Reason;
+use crate::resource::fault::{Fault, Faults, Warning};
+use crate::resource::service::UpstreamRef;
+use crate::resource::upstream::Upstream;
+use crate::resource::{Document, Id, Kind, Resource, Revision, Terms};
+use crate::resource::{parse, references, stamp};
+use crate::secrets::custody::keep::keep_names;
+use crate::secrets::custody::seal::refuse_sealed;
+use crate::secrets::custody::stray::stray_keys;
+use crate::secrets::custody::{CustodyError, Opened, Reason as CustodyReason};
+use crate::snapshot::compile::{Piece, compile};
+use crate::snapshot::specs::SpecError;
+use crate::store::Stored;
+use crate::store::audit::changed_paths;
+
+/// How often a change is tried again when another one came first.
+const RETRIES: usize = 3;
+
+/// Makes the document that is to be stored from the one that is, both in the clear.
+type Edit = dyn Fn(Option<&Opened>) -> Result<Opened, WriteError> + Send + Sync;
+
+/// A change of one object, whatever the verb.
+pub(super) struct Request {
+    pub(super) kind: Kind,
+    pub(super) id: Id,
+    pub(super) flavour: Flavour,
+    pub(super) actor: Actor,
+    pub(super) if_match: Option<Revision>,
+    pub(super) allow_weaker: bool,
+}
+
+/// A document that is fit to be stored.
+struct Judged {
+    document: Opened,
+    resource: Resource,
+    piece: Piece,
+    proved: Proved,
+    warnings: Vec<Warning>,
+}
+
+/// A change with everything done that needs no lock.
+pub(super) struct Draft {
+    /// What is stored, sealed.
+    pub(super) document: Document,
+    /// What the reply shows.
+    pub(super) shown: Document,
+    /// The object as it was stored: its revisions.
+    pub(super) known: Option<(Revision, Revision)>,
+    /// The object as it was; `None` too when it cannot be read any more.
+    pub(super) old: Option<Resource>,
+    pub(super) resource: Resource,
+    pub(super) piece: Piece,
+    pub(super) proved: Proved,
+    pub(super) changed: Vec<String>,
+    pub(super) warnings: Vec<Warning>,
+    pub(super) references: Vec<(Kind, Id, &'static str)>,
+}
+
+impl From<Put> for (Request, Opened) {
+    fn from(put: Put) -> Self {
+        let Put {
+            kind,
+            id,
+            document,
+            flavour,
+            actor,
+            if_match,
+            allow_weaker,
+        } = put;
+        let request = Request {
+            kind,
+            id,
+            flavour,
+            actor,
+            if_match,
+            allow_weaker,
+        };
+        (request, document)
+    }
+}
+
+/// Creates or replaces an object.
+pub(super) async fn put(inner: &Arc<Inner>, put: Put) -> Result<Written, WriteError> {
+    let (request, sent) = put.into();
+    let edit = move |_old: Option<&Opened>| Ok(sent.clone());
+    write(inner, Arc::new(request), Arc::new(edit)).await
+}
+
+/// Does all of a put but the storing: the warnings that it would give.
+pub(super) async fn validate(inner: &Arc<Inner>, put: Put) -> Result<Vec<Warning>, WriteError> {
+    let (request, sent) = put.into();
+    let work = move |inner: &Inner| {
+        let edit: &Edit = &move |_old| Ok(sent.clone());
+        let draft = inner.draft(&request, edit)?;
+        inner.rehearse(&request, draft)
+    };
+    in_turn(inner, work).await
+}
+
+/// Judges on a blocking thread, as many at once as there are cores.
+async fn in_turn<T: Send + 'static>(
+    inner: &Arc<Inner>,
+    work: impl FnOnce(&Inner) -> Result<T, WriteError> + Send + 'static,
+) -> Result<T, WriteError> {
+    // Never closed. It goes with the work, which goes on when nobody waits for it any more.
+    let turn = inner.drafts.clone().acquire_owned().await;
+    on_blocking(inner, move |inner| {
+        let done = work(inner);
+        drop(turn);
+        done
+    })
+    .await
+}
+
+/// Makes one change, again from the start when another one came first.
+///
+/// Many writers judge side by side; the last try holds the lock from its start, so that no writer
+/// of this process is starved by the others.
+async fn write(
+    inner: &Arc<Inner>,
+    request: Arc<Request>,
+    edit: Arc<Edit>,
+) -> Result<Written, WriteError> {
+    for tries_left in (0..=RETRIES).rev() {
+        let early = match tries_left {
+            0 => Some(inner.writer.clone().lock_owned().await),
+            _ => None,
+        };
+        let draft = {
+            let (request, edit) = (request.clone(), edit.clone());
+            in_turn(inner, move |inner| inner.draft(&request, edit.as_ref())).await?
+        };
+        let guard = match early {
+            Some(guard) => guard,
+            None => inner.writer.clone().lock_owned().await,
+        };
+        let request = request.clone();
+        // From here on the change is made even if nobody waits for the answer any more.
+        let written = on_blocking(inner, move |inner| {
+            let written = inner.commit(&request, draft);
+            drop(guard);
+            written
+        });
+        match written.await {
+            Err(WriteError::Conflict) => {}
+            written => return written,
+        }
+    }
+    Err(WriteError::Conflict)
+}
+
+/// Removes an object.
+pub(super) async fn delete(inner: &Arc<Inner>, delete: Delete) -> Result<Deleted, WriteError> {
+    let delete = Arc::new(delete);
+    for _ in 0..=RETRIES {
+        let asked = delete.clone();
+        let guard = inner.writer.clone().lock_owned().await;
+        let deleted = on_blocking(inner, move |inner| {
+            let deleted = inner.remove(&asked);
+            drop(guard);
+            deleted
+        });
+        match deleted.await {
+            Err(WriteError::Conflict) => {}
+            deleted => return deleted,
+        }
+    }
+    Err(WriteError::Conflict)
+}
+
+impl Inner {
+    fn draft(&self, request: &Request, edit: &Edit) -> Result<Draft, WriteError> {
+        let Request { kind, id, .. } = request;
+        let stored = self.store.find(*kind, id).map_err(WriteError::Store)?;
+        let known = stored
+            .as_ref()
+            .map(|stored| (stored.created, stored.modified));
+        check_precondition(request.if_match, known.map(|(_, modified)| modified))?;
+        let old = stored
+            .as_ref()
+            .and_then(|stored| self.unseal_or_log(stored));
+        let new = edit(old.as_ref())?;
+        let Judged {
+            mut document,
+            resource,
+            piece,
+            proved,
+            warnings,
+        } = self.judge(*kind, id, request.flavour, new, old.as_ref())?;
+        let now = self.now_seconds();
+        let created = old
+            .as_ref()
+            .and_then(|old| old.get("create_time")?.as_i64());
+        stamp(&mut document, id, created.unwrap_or(now), now);
+        let mut changed = changed_paths(old.as_deref(), Some(&document));
+        changed.retain(|path| path != "/update_time");
+        let mut shown = document.clone();
+        self.custody
+            .withhold(*kind, id, &mut shown, Show::Placeholders);
+        self.custody
+            .seal_document(*kind, id, &mut document)
+            .map_err(unsealable)?;
+        let old = old.and_then(|old| self.parse_known(*kind, id, &old).ok());
+        Ok(Draft {
+            document: document.into_document(),
+            shown: shown.into_document(),
+            known,
+            old: old.map(|parsed| parsed.resource),
+            references: references(&resource),
+            resource,
+            piece,
+            proved,
+            changed,
+            warnings,
+        })
+    }
+
+    /// Everything about a document that can be judged without the other objects.
+    fn judge(
+        &self,
+        kind: Kind,
+        id: &Id,
+        flavour: Flavour,
+        mut new: Opened,
+        old: Option<&Opened>,
+    ) -> Result<Judged, WriteError> {
+        refuse_sealed(kind, &new).map_err(one)?;
+        refuse_strays(kind, &new)?;
+        let old = old.map(|old| &**old);
+        self.custody.keep(kind, id, &mut new, old).map_err(one)?;
+        let names = keep_names(kind, &mut new, old);
+        let has_trust_file = self.rules.trust_file.is_some();
+        let terms = Terms::write(flavour, self.now_seconds(), has_trust_file);
+        let parsed = parse(kind, id, &new, &terms)?;
+        let mut warnings = parsed.warnings;
+        warnings.extend(names.warnings);
+        if self.rules.require_upstream_verify
+            && let Some(pointer) = unverified(&parsed.resource)
+        {
+            return Err(one(Fault {
+                pointer: pointer.to_owned(),
+                reason: "`tls.verify` must be true: security.require_upstream_verify is set".into(),
+                schema: false,
+            }));
+        }
+        let compiled = compile(kind, id, &parsed.resource, &self.ground());
+        match compiled.trouble {
+            None => {}
+            Some((pointer, SpecError::Unresolved { reference, .. })) => warnings.push(Warning {
+                code: Reason::SecretUnresolved.code(),
+                pointer,
+                text: format!("{reference} is not resolved; until it is, what needs it is closed"),
+            }),
+            Some((pointer, error)) => {
+                return Err(one(Fault {
+                    pointer,
+                    reason: error.to_string(),
+                    schema: false,
+                }));
+            }
+        }
+        let proved = self.prove(kind, &parsed.resource, compiled.build)?;
+        let (resource, piece) = (parsed.resource, compiled.piece);
+        Ok(Judged {
+            document: new,
+            resource,
+            piece,
+            proved,
+            warnings,
+        })
+    }
+
+    /// The old document in the clear. One that does not open can be replaced, not kept from.
+    fn unseal_or_log(&self, stored: &Stored) -> Option<Opened> {
+        self.unseal(stored)
+            .inspect_err(|error| {
+                let (kind, id) = (stored.kind, &stored.id);
+                tracing::error!(%kind, %id, %error, "what is stored does not open");
+            })
+            .ok()
+    }
+}
+
+/// Refuses a key in a member that is shown.
+fn refuse_strays(kind: Kind, document: &Opened) -> Result<(), WriteError> {
+    let faults = stray_keys(kind, document);
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(WriteError::Invalid(Faults(faults)))
+}
+
+pub(super) fn check_precondition(
+    wanted: Option<Revision>,
+    current: Option<Revision>,
+) -> Result<(), WriteError> {
+    match wanted {
+        Some(_) if wanted != current => Err(WriteError::PreconditionFailed),
+        _ => Ok(()),
+    }
+}
+
+/// The pointer to `verify` of an upstream over TLS that is not verified.
+fn unverified(resource: &Resource) -> Option<&'static str> {
+    let is_unverified = |upstream: &Upstream| {
+        upstream.scheme.is_tls() && !upstream.tls.as_ref().is_some_and(|tls| tls.verify)
+    };
+    let of_source = |source: &Option<UpstreamRef>| match source {
+        Some(UpstreamRef::Inline(upstream)) if is_unverified(upstream) => {
+            Some("/upstream/tls/verify")
+        }
+        _ => None,
+    };
+    match resource {
+        Resource::Upstream(upstream) => is_unverified(upstream).then_some("/tls/verify"),
+        Resource::Service(service) => of_source(&service.upstream),
+        Resource::Route(route) => of_source(&route.upstream),
+        Resource::Ssl(_) | Resource::Secret(_) => None,
+    }
+}
+
+pub(super) fn one(fault: Fault) -> WriteError {
+    WriteError::Invalid(Faults(vec![fault]))
+}
+
+/// A document that cannot be sealed: a value that is none is its writer's fault.
+fn unsealable(error: CustodyError) -> WriteError {
+    match error.reason {
+        CustodyReason::AlreadySealed | CustodyReason::Placeholder | CustodyReason::NotText => {
+            let reason = error.reason.to_string();
+            one(Fault {
+                pointer: error.pointer,
+                reason,
+                schema: false,
+            })
+        }
+        CustodyReason::Malformed
+        | CustodyReason::OtherKey { .. }
+        | CustodyReason::NotAuthentic
+        | CustodyReason::Cipher(_) => {
+            tracing::error!(kind = %error.kind, id = %error.id, %error, "could not be sealed");
+            WriteError::Internal
+        }
+    }
+}
