@@ -1,0 +1,272 @@
+//! The resources under `/apisix/admin`, in both flavours.
+//!
+//! Paths, methods and statuses of APISIX's Admin API v3; what API7 adds to these paths is here,
+//! where it shares them (its own paths are in `api7`). What a document means is control's affair.
+
+use http::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::call::{self, Call};
+use super::list;
+use super::reply::{self, Answer, Refusal};
+use super::target::{Depth, Target};
+use crate::control::{Delete, Flavour, Put, Shown, WriteError, Written};
+use crate::resource::{self, Document, Id, Kind, Revision};
+use crate::secrets::custody::Opened;
+
+/// Answers a request whose path under `/apisix/admin` is these words.
+pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer, Refusal> {
+    let method = &call.head.method;
+    match (Target::parse(words)?, method) {
+        (Target::Collection(kind), &Method::GET) => show_all(call, kind).await,
+        (Target::Manager, &Method::GET) => show_all(call, Kind::Secret).await,
+        (Target::Object(kind, id), &Method::GET) => show_one(call, kind, &id).await,
+        (Target::Collection(kind), &Method::PUT) => put(call, kind, None).await,
+        (Target::Object(kind, id), &Method::PUT) => put(call, kind, Some(&id)).await,
+        (Target::Object(kind, id), &Method::DELETE) => delete(call, kind, &id).await,
+        (Target::ServiceUpstreams(id), &Method::GET) => show_service_upstreams(call, id).await,
+        (Target::Plugins, &Method::GET) => Ok(Answer::ok(json!([]))),
+        (Target::NotOffered(word, depth), _) => not_offered(call, word, depth),
+        (Target::Collection(kind), &Method::DELETE | &Method::PATCH) => Err(Refusal::NoId(kind)),
+        (Target::Manager, &Method::PUT | &Method::DELETE | &Method::PATCH) => {
+            Err(Refusal::NoId(Kind::Secret))
+        }
+        (
+            Target::Manager
+            | Target::Collection(Kind::Secret)
+            | Target::Object(Kind::Secret, _)
+            | Target::Node(Kind::Secret),
+            &Method::POST,
+        ) => Err(Refusal::PostSecret),
+        (Target::Collection(_) | Target::Object(..), &Method::POST) => Err(Refusal::NoMethod {
+            method: method.clone(),
+            remedy: "use PUT with an id",
+        }),
+        (Target::Object(..) | Target::Node(_), &Method::PATCH) => Err(Refusal::NoMethod {
+            method: method.clone(),
+            remedy: "GET the object, change it and PUT it back whole",
+        }),
+        (Target::ServiceUpstream, &Method::GET) => Err(Refusal::NoObject),
+        (Target::ServiceUpstreams(_) | Target::ServiceUpstream, _) => Err(Refusal::NotOffered(
+            "further upstreams of a service".to_owned(),
+        )),
+        (
+            Target::Collection(_)
+            | Target::Manager
+            | Target::Object(..)
+            | Target::Node(_)
+            | Target::Plugins
+            | Target::Nowhere,
+            _,
+        ) => Err(Refusal::NoPath),
+    }
+}
+
+async fn show_all(call: &Call<'_>, kind: Kind) -> Result<Answer, Refusal> {
+    let all = call.state.control.list(kind, call.show()).await?;
+    let (flavour, query) = (call.flavour, call.head.query.clone());
+    call::compute(move || {
+        let listing = list::select(kind, flavour, &query, all)?;
+        let items = listing.items.into_iter().map(|shown| match flavour {
+            Flavour::Apisix => Value::Object(with_indexes(shown, flavour)),
+            Flavour::Api7 => Value::Object(value(shown, flavour)),
+        });
+        let list = json!({ "list": items.collect::<Value>(), "total": listing.total });
+        Ok(Answer::ok(list).written())
+    })
+    .await
+}
+
+async fn show_one(call: &Call<'_>, kind: Kind, id: &str) -> Result<Answer, Refusal> {
+    let id = existing(id)?;
+    let shown = call.state.control.find(kind, &id, call.show()).await?;
+    let shown = shown.ok_or(Refusal::NoObject)?;
+    let revision = shown.modified;
+    Ok(Answer::ok(Value::Object(with_indexes(shown, call.flavour))).with_revision(revision))
+}
+
+async fn put(call: &mut Call<'_>, kind: Kind, id: Option<&str>) -> Result<Answer, Refusal> {
+    let body = call.read_body().await?;
+    refuse_ttl(call, kind)?;
+    let document = Opened::new(kind, object(body.ok_or(Refusal::NoConfiguration)?)?);
+    let id = resource::check_envelope(kind, id, &document)?;
+    let put = call
+        .state
+        .control
+        .put(Put {
+            kind,
+            id,
+            document,
+            flavour: call.flavour,
+            actor: call.actor.clone(),
+            if_match: if_match(call)?,
+            allow_weaker: call.allows_weaker(),
+        })
+        .await;
+    count(call, kind, &put);
+    Ok(written_answer(put?, call.flavour))
+}
+
+async fn delete(call: &Call<'_>, kind: Kind, id: &str) -> Result<Answer, Refusal> {
+    let id = existing(id)?;
+    let delete = call
+        .state
+        .control
+        .delete(Delete {
+            kind,
+            id: id.clone(),
+            actor: call.actor.clone(),
+            force: call.head.query.find("force") == Some("true"),
+            cascade: kind == Kind::Service && call.flavour == Flavour::Api7,
+            if_match: if_match(call)?,
+            allow_weaker: call.allows_weaker(),
+        })
+        .await;
+    count(call, kind, &delete);
+    let deleted = delete?;
+    // Clients decode `deleted` as a string.
+    let body = json!({ "key": reply::key(kind, &id), "deleted": "1" });
+    Ok(Answer::ok(body).with_warnings(&deleted.warnings))
+}
+
+/// Counts what became of a write.
+fn count<T>(call: &Call<'_>, kind: Kind, outcome: &Result<T, WriteError>) {
+    let outcome = match outcome {
+        Ok(_) => "accepted",
+        Err(WriteError::Store(_) | WriteError::Internal) => "failed",
+        Err(
+            WriteError::Invalid(_)
+            | WriteError::NotFound
+            | WriteError::Conflict
+            | WriteError::PreconditionFailed
+            | WriteError::StillUsed { .. }
+            | WriteError::Weaker(_),
+        ) => "refused",
+    };
+    call.state.metrics.write(kind.plural(), outcome);
+}
+
+/// A service has the one upstream that it embeds, so the list is empty.
+async fn show_service_upstreams(call: &Call<'_>, id: &str) -> Result<Answer, Refusal> {
+    let id = existing(id)?;
+    let service = call
+        .state
+        .control
+        .find(Kind::Service, &id, call.show())
+        .await?;
+    service.map(|_| empty_list()).ok_or(Refusal::NoObject)
+}
+
+/// Reads find nothing; writes are refused, never accepted and dropped.
+fn not_offered(call: &Call<'_>, word: &str, depth: Depth) -> Result<Answer, Refusal> {
+    match (word, call.flavour, &call.head.method, depth) {
+        ("stream_routes", Flavour::Apisix, ..) => Err(Refusal::NoStreams),
+        ("plugin_metadata", Flavour::Api7, &Method::GET, Depth::Collection) => {
+            Ok(Answer::ok(json!({ "value": {}, "list": [], "total": 0 })))
+        }
+        (_, _, &Method::GET, Depth::Collection) => Ok(empty_list()),
+        (_, _, &Method::GET, Depth::Object) => Err(Refusal::NoObject),
+        _ => Err(Refusal::NotOffered(word.to_owned())),
+    }
+}
+
+fn empty_list() -> Answer {
+    Answer::ok(json!({ "list": [], "total": 0 }))
+}
+
+/// The id of an object that may exist: there is nothing at what is no id.
+fn existing(id: &str) -> Result<Id, Refusal> {
+    id.parse().map_err(|_no_id| Refusal::NoObject)
+}
+
+/// A document must be an object.
+pub(super) fn object(body: Value) -> Result<Document, Refusal> {
+    let name = reply::lua_type(&body);
+    if let Value::Object(document) = body {
+        Ok(document)
+    } else {
+        Err(Refusal::NotAnObject(name))
+    }
+}
+
+/// `?ttl=` is refused, never ignored: the object would stay longer than its writer believes.
+fn refuse_ttl(call: &Call<'_>, kind: Kind) -> Result<(), Refusal> {
+    match call
+        .head
+        .query
+        .find("ttl")
+        .map(|ttl| ttl.trim().parse::<f64>())
+    {
+        None => Ok(()),
+        Some(Ok(_)) => Err(Refusal::Ttl(kind.plural())),
+        Some(Err(_no_number)) => Err(Refusal::TtlNotANumber),
+    }
+}
+
+/// The revision of `If-Match`, an addition of ours.
+fn if_match(call: &Call<'_>) -> Result<Option<Revision>, Refusal> {
+    if !call.head.headers.contains_key(http::header::IF_MATCH) {
+        return Ok(None);
+    }
+    let tag = call
+        .head
+        .header("if-match")
+        .ok_or(Refusal::BadIfMatch)?
+        .trim();
+    let number = tag
+        .strip_prefix('"')
+        .and_then(|tag| tag.strip_suffix('"'))
+        .unwrap_or(tag);
+    number
+        .parse()
+        .map(|number| Some(Revision(number)))
+        .map_err(|_no_revision| Refusal::BadIfMatch)
+}
+
+fn written_answer(written: Written, flavour: Flavour) -> Answer {
+    let Written {
+        created,
+        shown,
+        warnings,
+    } = written;
+    let status = if created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    let revision = shown.modified;
+    let mut body = reply::object([("key", reply::key(shown.kind, &shown.id).into())]);
+    body.insert("value".to_owned(), Value::Object(value(shown, flavour)));
+    if flavour == Flavour::Api7 && !warnings.is_empty() {
+        body.insert(
+            "warning_msg".to_owned(),
+            reply::warning_msg(&warnings).into(),
+        );
+    }
+    Answer::json(status, Value::Object(body))
+        .with_revision(revision)
+        .with_warnings(&warnings)
+}
+
+/// An object in its envelope.
+fn with_indexes(shown: Shown, flavour: Flavour) -> Map<String, Value> {
+    let (created, modified) = (shown.created.0, shown.modified.0);
+    reply::object([
+        ("key", reply::key(shown.kind, &shown.id).into()),
+        ("value", Value::Object(value(shown, flavour))),
+        ("createdIndex", created.into()),
+        ("modifiedIndex", modified.into()),
+    ])
+}
+
+/// An object as it was sent. API7's services say their type: ADC attaches no routes otherwise.
+fn value(shown: Shown, flavour: Flavour) -> Document {
+    let mut document = shown.document;
+    if shown.kind == Kind::Service && flavour == Flavour::Api7 && !document.contains_key("type") {
+        document.insert("type".to_owned(), "http".into());
+    }
+    document
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,544 @@
+//! Answers: their envelopes, and the one map from every refusal to status and body.
+//!
+//! APISIX Admin API v3: compact JSON and one newline. Sentences are fixed; nothing here quotes a
+//! body, a key, a path or an address of ours. The log, not the peer, gets causes.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
+use http::{HeaderMap, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::auth::AuthError;
+use super::list::ListError;
+use super::request::{BodyError, PathError};
+use crate::control::WriteError;
+use crate::resource::fault::{Fault, Faults, Warning};
+use crate::resource::{Id, Kind, Revision, shown};
+use crate::store::StoreError;
+
+/// The header that carries warnings, one per field line: code, blank, sentence.
+const WARNING: HeaderName = HeaderName::from_static("x-portcullis-warning");
+/// The media type of most answers.
+const JSON: &str = "application/json";
+/// How many bytes of a warning go into its header.
+const WARNING_BYTES: usize = 512;
+/// How many warnings go into header fields and into one text.
+const WARNINGS_MAX: usize = 16;
+/// How many faults go into the log.
+const LOGGED_FAULTS: usize = 20;
+
+/// An answer before it is bytes.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// Its status.
+    pub(super) status: StatusCode,
+    /// Its header fields beyond the content type.
+    pub(super) headers: HeaderMap,
+    /// What it says.
+    pub(super) content: Content,
+}
+
+/// What an answer says.
+#[derive(Debug, PartialEq)]
+pub(super) enum Content {
+    /// Nothing.
+    Nothing,
+    /// JSON, to be written compactly with a newline.
+    Json(Value),
+    /// Text as it is.
+    Text {
+        /// Its content type.
+        media: &'static str,
+        /// The text.
+        text: String,
+    },
+}
+
+impl Answer {
+    fn new(status: StatusCode, content: Content) -> Self {
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            content,
+        }
+    }
+
+    /// No body.
+    pub(super) fn empty(status: StatusCode) -> Self {
+        Self::new(status, Content::Nothing)
+    }
+
+    /// A JSON body.
+    pub(super) fn json(status: StatusCode, value: Value) -> Self {
+        Self::new(status, Content::Json(value))
+    }
+
+    /// A JSON body with status 200.
+    pub(super) fn ok(value: Value) -> Self {
+        Self::json(StatusCode::OK, value)
+    }
+
+    /// A text of this media type.
+    pub(super) fn text(status: StatusCode, media: &'static str, text: String) -> Self {
+        Self::new(status, Content::Text { media, text })
+    }
+
+    /// `{"error_msg": …}`.
+    pub(super) fn error(status: StatusCode, text: &str) -> Self {
+        Self::json(status, json!({ "error_msg": text }))
+    }
+
+    /// With the revision as `ETag`, for a later `If-Match`.
+    pub(super) fn with_revision(mut self, revision: Revision) -> Self {
+        if let Ok(value) = HeaderValue::try_from(format!("\"{}\"", revision.0)) {
+            self.headers.insert(ETAG, value);
+        }
+        self
+    }
+
+    /// With its warnings, a header field each; a client refuses too many, so that the rest are
+    /// counted. `value` is what was stored, so they are not in it.
+    pub(super) fn with_warnings(mut self, warnings: &[Warning]) -> Self {
+        let shown = warnings.iter().take(WARNINGS_MAX).map(header_text);
+        let more = warnings.len().saturating_sub(WARNINGS_MAX);
+        let more = (more > 0).then(|| format!("more_warnings / and {more} more"));
+        for text in shown.chain(more) {
+            if let Ok(value) = HeaderValue::try_from(text) {
+                self.headers.append(WARNING, value);
+            }
+        }
+        self
+    }
+
+    /// With its JSON as text: the work of writing a long one is done here.
+    pub(super) fn written(mut self) -> Self {
+        if let Content::Json(value) = &self.content {
+            self.content = Content::Text {
+                media: JSON,
+                text: format!("{value}\n"),
+            };
+        }
+        self
+    }
+
+    /// The answer as warp sends it.
+    pub(super) fn into_response(self) -> warp::reply::Response {
+        let (media, body) = match self.content {
+            Content::Nothing => (None, Bytes::new()),
+            Content::Json(value) => (Some(JSON), format!("{value}\n").into()),
+            Content::Text { media, text } => (Some(media), text.into()),
+        };
+        let mut response = warp::reply::Response::new(body.into());
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        if let Some(media) = media {
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static(media));
+        }
+        response
+    }
+}
+
+/// A warning as visible ASCII, cut.
+fn header_text(warning: &Warning) -> String {
+    let pointer = if warning.pointer.is_empty() {
+        "/"
+    } else {
+        &warning.pointer
+    };
+    format!("{} {pointer} {}", warning.code, warning.text)
+        .chars()
+        .map(|c| {
+            if c == ' ' || c.is_ascii_graphic() {
+                c
+            } else {
+                '?'
+            }
+        })
+        .take(WARNING_BYTES)
+        .collect()
+}
+
+/// The key of an object in replies, e.g. `/apisix/routes/1`.
+pub(super) fn key(kind: Kind, id: &Id) -> String {
+    format!("/apisix/{}/{id}", kind.plural())
+}
+
+/// A peer's text as it may be repeated ([`shown`]), in quotation marks.
+pub(super) fn quote(text: &str) -> String {
+    format!("\"{}\"", shown(text))
+}
+
+/// Why a request is not answered with what it asks for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    /// Not let in.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The path cannot be read.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The body cannot be read.
+    #[error("invalid request body: {0}")]
+    Body(#[from] BodyError),
+    /// The list cannot be made as asked.
+    #[error(transparent)]
+    List(#[from] ListError),
+    /// Control refused.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The document's envelope has a fault.
+    #[error(transparent)]
+    Envelope(#[from] Faults),
+    /// A write without a body.
+    #[error("missing configurations")]
+    NoConfiguration,
+    /// A body that is JSON, but no object.
+    #[error("invalid configuration: wrong type: expected object, got {0}")]
+    NotAnObject(&'static str),
+    /// A write that needs an id and has none.
+    #[error("missing {0} id")]
+    NoId(Kind),
+    /// There is no such object.
+    #[error("Key not found")]
+    NoObject,
+    /// A path under the Admin API that leads nowhere.
+    #[error("not found")]
+    NoPath,
+    /// No such resource.
+    #[error("Unsupported resource type: {}", shown(.0))]
+    UnknownResource(String),
+    /// A gateway group other than ours.
+    #[error("gateway group {} does not exist; this gateway has one, \"default\"", quote(.0))]
+    UnknownGroup(String),
+    /// A method that APISIX knows for this path and this version does not.
+    #[error("{method} is not available here: {remedy}")]
+    NoMethod {
+        /// The method.
+        method: http::Method,
+        /// What to do instead.
+        remedy: &'static str,
+    },
+    /// POST of a secret.
+    #[error("not supported `POST` method for secret")]
+    PostSecret,
+    /// A resource that APISIX has and this gateway does not.
+    #[error("{0} are not available in this gateway; nothing was stored")]
+    NotOffered(String),
+    /// `stream_routes`.
+    #[error("stream mode is disabled, can not add stream routes")]
+    NoStreams,
+    /// `ttl` that is no number.
+    #[error("invalid argument ttl: should be a number")]
+    TtlNotANumber,
+    /// `ttl` at all.
+    #[error(
+        "ttl is not supported for {0}: an object that vanishes by itself would open or close what \
+         it guards; delete it when it is no longer wanted"
+    )]
+    Ttl(&'static str),
+    /// `If-Match` that is no revision.
+    #[error("If-Match must be one revision as GET gave it in ETag, such as \"12\"")]
+    BadIfMatch,
+    /// Something failed here; the log has the cause.
+    #[error("internal error")]
+    Internal,
+}
+
+impl Refusal {
+    /// The document's faults, where that is the reason.
+    pub(super) fn faults(&self) -> Option<&Faults> {
+        if let Self::Envelope(faults) | Self::Write(WriteError::Invalid(faults)) = self {
+            Some(faults)
+        } else {
+            None
+        }
+    }
+
+    /// The status and body that the peer gets. The only such map.
+    pub(super) fn into_answer(self) -> Answer {
+        let text = self.to_string();
+        let bad = StatusCode::BAD_REQUEST;
+        match self {
+            Self::Auth(_) => Answer::json(
+                StatusCode::UNAUTHORIZED,
+                json!({ "error_msg": "failed to check token", "description": text }),
+            ),
+            Self::Body(BodyError::NotJson { bytes, .. }) => Answer::json(
+                bad,
+                json!({ "error_msg": text, "req_body": format!("[withheld, {bytes} bytes]") }),
+            ),
+            Self::Body(BodyError::Slow) => Answer::error(StatusCode::REQUEST_TIMEOUT, &text),
+            Self::List(ListError::PageSize) => Answer::text(bad, "text/plain", text),
+            Self::NoObject | Self::Write(WriteError::NotFound) => {
+                Answer::json(StatusCode::NOT_FOUND, json!({ "message": text }))
+            }
+            Self::Envelope(faults) | Self::Write(WriteError::Invalid(faults)) => {
+                Answer::error(bad, &error_msg(&faults))
+            }
+            Self::Write(WriteError::Conflict) => {
+                Answer::error(StatusCode::SERVICE_UNAVAILABLE, &text)
+            }
+            Self::Write(WriteError::Store(StoreError::Unsure { .. })) => Answer::error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the store failed while it made the change durable: a restart may bring the change \
+                 back or not; write the object again",
+            ),
+            Self::Write(WriteError::Store(_)) => Answer::error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the store failed; nothing was changed",
+            ),
+            Self::Write(WriteError::PreconditionFailed) => {
+                Answer::error(StatusCode::PRECONDITION_FAILED, &text)
+            }
+            Self::Write(WriteError::Internal) | Self::Internal => {
+                Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &text)
+            }
+            Self::NoPath | Self::UnknownResource(_) | Self::UnknownGroup(_) => {
+                Answer::error(StatusCode::NOT_FOUND, &text)
+            }
+            Self::NoMethod { .. } | Self::PostSecret => {
+                Answer::error(StatusCode::METHOD_NOT_ALLOWED, &text)
+            }
+            Self::Path(_)
+            | Self::Body(BodyError::TooLarge(_) | BodyError::Broken(_))
+            | Self::List(ListError::Pattern { .. })
+            | Self::Write(WriteError::StillUsed { .. } | WriteError::Weaker(_))
+            | Self::NoConfiguration
+            | Self::NotAnObject(_)
+            | Self::NoId(_)
+            | Self::NotOffered(_)
+            | Self::NoStreams
+            | Self::TtlNotANumber
+            | Self::Ttl(_)
+            | Self::BadIfMatch => Answer::error(bad, &text),
+        }
+    }
+}
+
+/// The first fault as APISIX words it.
+pub(super) fn error_msg(faults: &Faults) -> String {
+    faults
+        .0
+        .first()
+        .map_or_else(|| "invalid configuration".to_owned(), Fault::message)
+}
+
+/// The first faults with where they are, the rest counted, for the log.
+pub(super) fn all_faults(faults: &Faults) -> String {
+    let all = faults.0.iter().take(LOGGED_FAULTS);
+    let texts = all.map(|fault| format!("{}: {}", fault.pointer, fault.reason));
+    and_more(
+        texts.collect(),
+        faults.0.len().saturating_sub(LOGGED_FAULTS),
+    )
+}
+
+/// The first warnings as one text, the rest counted.
+pub(super) fn warning_msg(warnings: &[Warning]) -> String {
+    let texts = warnings.iter().take(WARNINGS_MAX);
+    let texts = texts.map(|warning| warning.text.clone()).collect();
+    and_more(texts, warnings.len().saturating_sub(WARNINGS_MAX))
+}
+
+fn and_more(mut texts: Vec<String>, more: usize) -> String {
+    if more > 0 {
+        texts.push(format!("and {more} more"));
+    }
+    texts.join("; ")
+}
+
+/// The Lua name of a value's type, which APISIX's texts use.
+pub(super) fn lua_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "userdata",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) | Value::Object(_) => "table",
+    }
+}
+
+/// Warnings as JSON.
+pub(super) fn warnings_json(warnings: &[Warning]) -> Value {
+    warnings
+        .iter()
+        .map(|warning| {
+            json!({ "code": warning.code, "pointer": warning.pointer, "text": warning.text })
+        })
+        .collect()
+}
+
+/// A JSON object of these members, in this order.
+pub(super) fn object<const N: usize>(members: [(&str, Value); N]) -> Map<String, Value> {
+    members
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(refusal: Refusal) -> (u16, String) {
+        let answer = refusal.into_answer();
+        let text = match answer.content {
+            Content::Json(value) => value.to_string(),
+            Content::Text { text, .. } => text,
+            Content::Nothing => String::new(),
+        };
+        (answer.status.as_u16(), text)
+    }
+
+    fn fault(schema: bool) -> Faults {
+        let fault = |pointer: &str, reason: &str, schema| Fault {
+            pointer: pointer.to_owned(),
+            reason: reason.to_owned(),
+            schema,
+        };
+        Faults(vec![
+            fault("", "first", schema),
+            fault("/a", "second", true),
+        ])
+    }
+
+    #[test]
+    fn many_warnings_and_faults_are_counted_not_listed() {
+        let warnings: Vec<_> = (0..100)
+            .map(|n| Warning {
+                code: "c",
+                pointer: String::new(),
+                text: format!("text {n}"),
+            })
+            .collect();
+        let answer = Answer::empty(StatusCode::OK).with_warnings(&warnings);
+        let lines: Vec<_> = answer.headers.get_all(WARNING).iter().collect();
+        assert_eq!(lines.len(), 17);
+        assert_eq!(lines[0], "c / text 0");
+        assert_eq!(lines[16], "more_warnings / and 84 more");
+        assert!(warning_msg(&warnings).ends_with("text 15; and 84 more"));
+        let fault = fault(true).0.remove(0);
+        let logged = all_faults(&Faults(vec![fault; 100]));
+        assert_eq!(logged.matches("first").count(), 20);
+        assert!(logged.ends_with("and 80 more"), "{logged}");
+    }
+
+    #[test]
+    fn refusals_have_the_texts_of_the_admin_api() {
+        let not_json = serde_json::from_str::<Value>("{").unwrap_err();
+        for (refusal, status, body) in [
+            (
+                Refusal::Auth(AuthError::Missing),
+                401,
+                r#"{"error_msg":"failed to check token","description":"missing apikey"}"#,
+            ),
+            (
+                Refusal::Body(BodyError::NotJson {
+                    bytes: 1,
+                    source: not_json,
+                }),
+                400,
+                r#"{"error_msg":"invalid request body: EOF while parsing an object at line 1 column 1","req_body":"[withheld, 1 bytes]"}"#,
+            ),
+            (
+                Refusal::Body(BodyError::TooLarge(1_572_865)),
+                400,
+                r#"{"error_msg":"invalid request body: request size 1572865 is greater than the maximum size 1572864 allowed"}"#,
+            ),
+            (Refusal::NoObject, 404, r#"{"message":"Key not found"}"#),
+            (
+                Refusal::Write(WriteError::NotFound),
+                404,
+                r#"{"message":"Key not found"}"#,
+            ),
+            (Refusal::NoPath, 404, r#"{"error_msg":"not found"}"#),
+            (
+                Refusal::UnknownResource("routs".to_owned()),
+                404,
+                r#"{"error_msg":"Unsupported resource type: routs"}"#,
+            ),
+            (
+                Refusal::PostSecret,
+                405,
+                r#"{"error_msg":"not supported `POST` method for secret"}"#,
+            ),
+            (
+                Refusal::Envelope(fault(false)),
+                400,
+                r#"{"error_msg":"first"}"#,
+            ),
+            (
+                Refusal::Write(WriteError::Invalid(fault(true))),
+                400,
+                r#"{"error_msg":"invalid configuration: first"}"#,
+            ),
+            (
+                Refusal::Write(WriteError::Conflict),
+                503,
+                r#"{"error_msg":"value changed before overwritten"}"#,
+            ),
+            (
+                Refusal::List(ListError::PageSize),
+                400,
+                "page_size must be between 10 and 500",
+            ),
+            (
+                Refusal::NoConfiguration,
+                400,
+                r#"{"error_msg":"missing configurations"}"#,
+            ),
+            (
+                Refusal::NoId(Kind::Ssl),
+                400,
+                r#"{"error_msg":"missing ssl id"}"#,
+            ),
+            (
+                Refusal::TtlNotANumber,
+                400,
+                r#"{"error_msg":"invalid argument ttl: should be a number"}"#,
+            ),
+        ] {
+            assert_eq!(told(refusal), (status, body.to_owned()));
+        }
+    }
+
+    #[test]
+    fn failed_store_tells_no_path() {
+        let error = StoreError::Foreign {
+            path: "/var/lib/canary".into(),
+        };
+        let (status, body) = told(Refusal::Write(WriteError::Store(error)));
+        assert_eq!(status, 503);
+        assert_eq!(
+            body,
+            r#"{"error_msg":"the store failed; nothing was changed"}"#
+        );
+    }
+
+    #[test]
+    fn quoted_text_is_cut_and_escaped() {
+        assert_eq!(quote("a\nb"), "\"a\\nb\"");
+        assert_eq!(quote(&"x".repeat(65)), format!("\"{}…\"", "x".repeat(64)));
+        assert_eq!(quote(&"x".repeat(64)), format!("\"{}\"", "x".repeat(64)));
+    }
+
+    #[test]
+    fn warning_fits_into_a_header_whatever_it_says() {
+        let warning = Warning {
+            code: "upstream_not_verified",
+            pointer: "/tls/verify".to_owned(),
+            text: "sät\r\nInjected: 1".to_owned() + &"x".repeat(1000),
+        };
+        let answer = Answer::ok(json!({})).with_warnings(&[warning.clone(), warning]);
+        let values: Vec<_> = answer.headers.get_all(WARNING).iter().collect();
+        assert_eq!(values.len(), 2);
+        let text = values[0].to_str().unwrap();
+        assert!(
+            text.starts_with("upstream_not_verified /tls/verify s?t??Injected: 1x"),
+            "{text}"
+        );
+        assert_eq!(text.len(), WARNING_BYTES);
+    }
+}

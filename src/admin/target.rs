@@ -1,0 +1,135 @@
+//! What a path under `/apisix/admin` means, apart from its method.
+//!
+//! APISIX Admin API v3, with API7's spellings of the same resources.
+
+use super::reply::Refusal;
+use crate::resource::Kind;
+
+/// Resources that APISIX has and this gateway does not; clients probe them.
+const NOT_OFFERED: [&str; 7] = [
+    "consumer_groups",
+    "consumers",
+    "global_rules",
+    "plugin_configs",
+    "plugin_metadata",
+    "protos",
+    "stream_routes",
+];
+
+/// What a path under `/apisix/admin` means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Target<'p> {
+    /// All objects of a kind.
+    Collection(Kind),
+    /// `/secrets/{manager}`: shown as all secrets, writable only with an id. (As in APISIX.)
+    Manager,
+    /// One object.
+    Object(Kind, String),
+    /// A node inside an object: PATCH only.
+    Node(Kind),
+    /// API7's further upstreams of a service.
+    ServiceUpstreams(&'p str),
+    /// One of them.
+    ServiceUpstream,
+    /// A resource of [`NOT_OFFERED`].
+    NotOffered(&'p str, Depth),
+    /// `/plugins/list`.
+    Plugins,
+    /// A word that is a resource in APISIX, with nothing behind it here.
+    Nowhere,
+}
+
+/// How far a path goes into a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    Collection,
+    Object,
+}
+
+impl<'p> Target<'p> {
+    /// The meaning of a path, given as its words.
+    pub(super) fn parse(words: &[&'p str]) -> Result<Self, Refusal> {
+        match *words {
+            [] => Ok(Self::Nowhere),
+            ["secrets" | "secret_providers", ref rest @ ..] => Ok(match *rest {
+                [] => Self::Collection(Kind::Secret),
+                [_manager] => Self::Manager,
+                [manager, id] => Self::Object(Kind::Secret, format!("{manager}/{id}")),
+                [_, _, ..] => Self::Node(Kind::Secret),
+            }),
+            ["services", id, "upstreams"] => Ok(Self::ServiceUpstreams(id)),
+            ["services", _, "upstreams", _] => Ok(Self::ServiceUpstream),
+            ["plugins", "list"] => Ok(Self::Plugins),
+            ["plugins" | "schema" | "configs", ..] => Ok(Self::Nowhere),
+            [word, ref rest @ ..] => {
+                if NOT_OFFERED.contains(&word) {
+                    let depth = if rest.is_empty() {
+                        Depth::Collection
+                    } else {
+                        Depth::Object
+                    };
+                    return Ok(Self::NotOffered(word, depth));
+                }
+                let kind = Kind::from_plural(word)
+                    .ok_or_else(|| Refusal::UnknownResource(word.to_owned()))?;
+                Ok(match *rest {
+                    [] => Self::Collection(kind),
+                    [id] => Self::Object(kind, id.to_owned()),
+                    [_, _, ..] => Self::Node(kind),
+                })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(path: &str) -> Target<'_> {
+        let words: Vec<&str> = path.split('/').filter(|word| !word.is_empty()).collect();
+        Target::parse(&words).unwrap()
+    }
+
+    #[test]
+    fn paths_have_their_meaning() {
+        for (path, expected) in [
+            ("", Target::Nowhere),
+            ("routes", Target::Collection(Kind::Route)),
+            ("ssls/a.b", Target::Object(Kind::Ssl, "a.b".to_owned())),
+            ("routes/1/upstream/nodes", Target::Node(Kind::Route)),
+            ("secrets", Target::Collection(Kind::Secret)),
+            ("secret_providers/vault", Target::Manager),
+            (
+                "secrets/vault/1",
+                Target::Object(Kind::Secret, "vault/1".to_owned()),
+            ),
+            ("secret_providers/aws/1/region", Target::Node(Kind::Secret)),
+            ("services/s/upstreams", Target::ServiceUpstreams("s")),
+            ("services/s/upstreams/u", Target::ServiceUpstream),
+            ("services/s/upstream/nodes", Target::Node(Kind::Service)),
+            (
+                "consumers",
+                Target::NotOffered("consumers", Depth::Collection),
+            ),
+            (
+                "consumers/jack/credentials",
+                Target::NotOffered("consumers", Depth::Object),
+            ),
+            ("plugins/list", Target::Plugins),
+            ("schema/route", Target::Nowhere),
+        ] {
+            assert_eq!(parse(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn word_that_is_no_resource_is_refused() {
+        for word in ["routs", "route", "ssl", "Routes", ""] {
+            assert!(
+                matches!(Target::parse(&[word]), Err(Refusal::UnknownResource(_))),
+                "{word}"
+            );
+        }
+    }
+}
