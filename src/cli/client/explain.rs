@@ -1,0 +1,70 @@
+//! `a6 explain`: the catalogue of failures at the prompt.
+
+use serde_json::Value;
+
+use crate::cli::client::args::Format;
+use crate::failure::Reason;
+
+/// One reason, or the list of all.
+pub(super) fn run(code: Option<&str>, format: Option<Format>) -> Result<String, String> {
+    let format = format.unwrap_or(Format::Text);
+    let Some(code) = code else {
+        let all: Value = Reason::ALL.into_iter().map(Reason::entry).collect();
+        return format.show(&all, || Reason::ALL.map(Reason::code).join("\n"));
+    };
+    let reason = Reason::from_code(code).ok_or_else(|| unknown(code))?;
+    format.show(&reason.entry(), || {
+        format!(
+            "{reason} (blame: {})\n\n{}\n\nRemedy: {}",
+            reason.blame(),
+            reason.meaning(),
+            reason.remedy()
+        )
+    })
+}
+
+fn unknown(code: &str) -> String {
+    let nearest = Reason::ALL
+        .into_iter()
+        .map(|reason| (strsim::damerau_levenshtein(code, reason.code()), reason))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, _)| *distance <= 6);
+    match nearest {
+        Some((_, reason)) => format!("unknown reason {code:?}; did you mean {reason}?"),
+        None => format!("unknown reason {code:?}; `a6 explain` lists them all"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reason_is_explained() {
+        let text = run(Some("sni_unknown"), None).unwrap();
+        assert!(text.starts_with("sni_unknown (blame: client)\n"));
+        assert!(text.contains(Reason::SniUnknown.remedy()));
+        let json: Value =
+            serde_json::from_str(&run(Some("sni_unknown"), Some(Format::Json)).unwrap()).unwrap();
+        assert_eq!(json["meaning"], Reason::SniUnknown.meaning());
+    }
+
+    #[test]
+    fn unknown_reason_is_refused_with_the_nearest() {
+        let message = run(Some("sni_unknwon"), None).unwrap_err();
+        assert_eq!(
+            message,
+            "unknown reason \"sni_unknwon\"; did you mean sni_unknown?"
+        );
+        assert!(
+            run(Some("a\u{1b}[2J"), None)
+                .unwrap_err()
+                .contains("\\u{1b}")
+        );
+    }
+
+    #[test]
+    fn without_a_reason_all_are_listed() {
+        assert_eq!(run(None, None).unwrap().lines().count(), Reason::COUNT);
+    }
+}

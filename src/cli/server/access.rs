@@ -1,0 +1,268 @@
+//! Who may use the Admin API, and the certificate it shows: from the configuration, or made at the
+//! first start.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use crate::admin;
+use crate::admin::auth::{Key, Keys, Sources};
+use crate::cli::server::serve::ServeError;
+use crate::config::{self, Config, KeyMaterial};
+use crate::crypto::digest::Sha256;
+use crate::crypto::rand;
+use crate::tls::material::{CaBundle, KeyPair};
+use crate::tls::policy::{ClientAuth, ClientPolicy, Versions};
+use crate::tls::select::Always;
+use crate::tls::selfsigned;
+use crate::tls::server::{Alpn, ListenerAcceptor, ServerContext, ServerSpec, SessionCache};
+use crate::tls::trust::CaStore;
+
+/// More than any secret that is made here.
+const SECRET_BYTES: usize = 16 * 1024;
+
+/// The admin keys; the first start makes one when none is configured.
+pub(super) fn keys(config: &Config) -> Result<Keys, ServeError> {
+    let sources = Sources {
+        header: config
+            .admin
+            .key_sources
+            .contains(&config::KeySource::Header),
+        query: config.admin.key_sources.contains(&config::KeySource::Query),
+        cookie: config
+            .admin
+            .key_sources
+            .contains(&config::KeySource::Cookie),
+    };
+    let mut keys = Vec::new();
+    for key in &config.admin.keys {
+        let role = match key.role {
+            config::Role::Admin => admin::auth::Role::Admin,
+            config::Role::Viewer => admin::auth::Role::Viewer,
+        };
+        keys.push(match &key.key {
+            KeyMaterial::Plain(text) => Key::from_text(&key.name, text.expose(), role)?,
+            KeyMaterial::Sha256(digest) => {
+                Key::from_digest(&key.name, Sha256::from_bytes(*digest), role)
+            }
+        });
+    }
+    if keys.is_empty() {
+        let path = config.data_dir.join("admin.key");
+        let text = match read_secret(&path)? {
+            Some(text) => text,
+            None => {
+                let text = Zeroizing::new(rand::hex_id(24)?);
+                write_secret(&path, &text)?;
+                tracing::warn!(
+                    path = %path.display(),
+                    "no admin key is configured: one was made and written there"
+                );
+                text
+            }
+        };
+        keys.push(Key::from_text(
+            "first",
+            text.trim(),
+            admin::auth::Role::Admin,
+        )?);
+    }
+    Ok(Keys::new(keys, sources))
+}
+
+fn file(path: &Path, source: io::Error) -> ServeError {
+    ServeError::File {
+        path: path.display().to_string(),
+        source,
+    }
+}
+
+/// A file that holds a secret of ours; `None` when there is none.
+///
+/// # Errors
+/// Others than its owner may read it, or it is empty.
+fn read_secret(path: &Path) -> Result<Option<Zeroizing<String>>, ServeError> {
+    let opened = match fs::File::open(path) {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(file(path, source)),
+    };
+    let mode = opened.metadata().map_err(|source| file(path, source))?;
+    let mode = mode.permissions().mode() & 0o7777;
+    let path_text = path.display().to_string();
+    if mode & 0o077 != 0 {
+        return Err(ServeError::Exposed {
+            path: path_text,
+            mode,
+        });
+    }
+    // With room for all, so that no copy is left behind by growing.
+    let mut text = Zeroizing::new(String::with_capacity(SECRET_BYTES));
+    let limit = u64::try_from(SECRET_BYTES).unwrap_or(u64::MAX);
+    let read = opened.take(limit).read_to_string(&mut text);
+    read.map_err(|source| file(path, source))?;
+    if text.trim().is_empty() {
+        return Err(ServeError::Empty { path: path_text });
+    }
+    Ok(Some(text))
+}
+
+/// Writes a file that only its owner reads.
+fn write_secret(path: &Path, text: &str) -> Result<(), ServeError> {
+    write_whole(path, text, 0o600)
+}
+
+/// Writes a file so that after a crash there is either all of it or nothing under its name.
+fn write_whole(path: &Path, text: &str, mode: u32) -> Result<(), ServeError> {
+    let write = || -> io::Result<()> {
+        let mut draft = path.as_os_str().to_owned();
+        draft.push(".new");
+        // What a crash has left there may have any mode.
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&draft)?;
+        file.write_all(text.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&draft, path)?;
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().map_err(|source| file(path, source))
+}
+
+/// TLS of the admin listener: the configured certificate, else one made at the first start.
+pub(super) fn acceptor(config: &Config) -> Result<Arc<ListenerAcceptor>, ServeError> {
+    let failed = |error: &dyn std::fmt::Display| ServeError::AdminTls(error.to_string());
+    let read = |path: &Path| fs::read_to_string(path).map_err(|source| file(path, source));
+    let (cert_path, key_path) = match &config.admin.https.identity {
+        Some(files) => (files.cert.clone(), files.key.clone()),
+        None => {
+            let cert = config.data_dir.join("admin-https.crt");
+            let key = config.data_dir.join("admin-https.key");
+            if !cert.exists() || !key.exists() {
+                let made = selfsigned::make().map_err(|error| failed(&error))?;
+                // The certificate last: a key without one is replaced at the next start.
+                write_secret(&key, &made.key)?;
+                write_whole(&cert, &made.cert, 0o644)?;
+            }
+            (cert, key)
+        }
+    };
+    let material = |source| ServeError::Material {
+        path: cert_path.display().to_string(),
+        source,
+    };
+    let key_text = match &config.admin.https.identity {
+        Some(_) => Zeroizing::new(read(&key_path)?),
+        None => read_secret(&key_path)?.unwrap_or_default(),
+    };
+    let pair = KeyPair::parse(&read(&cert_path)?, &key_text).map_err(material)?;
+    let fingerprint = pair.chain.fingerprint().map_err(|error| failed(&error))?;
+    tracing::info!(
+        certificate = %cert_path.display(),
+        sha256 = %Sha256::from_bytes(fingerprint),
+        "the admin listener's certificate"
+    );
+    let (policy, ca) = match &config.admin.https.client_ca {
+        None => (ClientPolicy::off(), None),
+        Some(path) => {
+            let bundle = CaBundle::parse(&read(path)?).map_err(|source| ServeError::Material {
+                path: path.display().to_string(),
+                source,
+            })?;
+            let policy = ClientPolicy::new(ClientAuth::Required, 1, bundle.digest, Vec::new())
+                .map_err(|error| failed(&error))?;
+            let store = CaStore::new(&bundle).map_err(|error| failed(&error))?;
+            (policy, Some(Arc::new(store)))
+        }
+    };
+    let context = ServerContext::build(ServerSpec {
+        ssl_id: "admin".into(),
+        pairs: vec![pair],
+        policy: Arc::new(policy),
+        ca,
+        versions: Versions::default(),
+        alpn: Alpn::Http1,
+    })
+    .map_err(|error| failed(&error))?;
+    let always = Arc::new(Always(Arc::new(context)));
+    let acceptor = ListenerAcceptor::new(always, SessionCache::default());
+    Ok(Arc::new(acceptor.map_err(|error| failed(&error))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+
+    use super::*;
+
+    fn config_in(dir: &Path) -> Config {
+        let text = format!("data_dir: {}", dir.display());
+        Config::from_text(&text, &[], &|_| None).unwrap()
+    }
+
+    #[test]
+    fn first_start_makes_a_key_that_only_its_owner_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config_in(dir.path());
+        keys(&config).unwrap();
+        let path = dir.path().join("admin.key");
+        let made = fs::read_to_string(&path).unwrap();
+        assert_eq!(made.trim().len(), 48);
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(dir.path().read_dir().unwrap().count(), 1);
+        keys(&config).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), made);
+    }
+
+    #[test]
+    fn key_that_others_can_read_or_that_is_empty_stops_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config_in(dir.path());
+        let path = dir.path().join("admin.key");
+        for (content, mode, wanted) in [
+            ("k", 0o640, Some("run `chmod 600 ")),
+            ("k", 0o604, Some("mode 0604")),
+            ("", 0o600, Some("is empty; remove it")),
+            (" \n", 0o600, Some("is empty; remove it")),
+            ("0123456789abcdef0123456789abcdef", 0o600, None),
+        ] {
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            match (keys(&config), wanted) {
+                (Ok(_), None) => {}
+                (Err(error), Some(wanted)) => {
+                    assert!(error.to_string().contains(wanted), "{error}");
+                }
+                (other, _) => panic!("{mode:o}: {:?}", other.err()),
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_is_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config_in(dir.path());
+        fs::write(dir.path().join("admin.key.new"), "half").unwrap();
+        fs::write(dir.path().join("admin-https.key"), "half").unwrap();
+        keys(&config).unwrap();
+        acceptor(&config).unwrap();
+        acceptor(&config).unwrap();
+        let key = dir.path().join("admin-https.key");
+        assert_eq!(key.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!dir.path().join("admin.key.new").exists());
+    }
+}

@@ -1,0 +1,95 @@
+//! `portcullis check`: the configuration, then the stored resources.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use crate::cli::print;
+use crate::cli::server::args::Common;
+use crate::cli::server::keeping::{self, KeepingError};
+use crate::cli::server::serve::forbid_core_dumps;
+use crate::cli::server::{FAILURE, start};
+use crate::config::Config;
+use crate::control::{self, Finding};
+use crate::telemetry::metrics::Metrics;
+use crate::tls::cache::Contexts;
+
+/// Prints what is wrong (`error: …`) and what is unwise (`warning: …`), one finding per line.
+pub(super) fn run(common: &Common, print_config: bool) -> ExitCode {
+    forbid_core_dumps();
+    let config = match start(common, print::out) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    if print_config {
+        print::out(config.describe().trim_end());
+    }
+    for warning in &config.warnings {
+        print::out(&format!("warning: {warning}"));
+    }
+    if let Some(path) = made_key(&config) {
+        print::out(&format!(
+            "warning: {} holds the admin key that the first start made; name it in `admin.keys`, \
+             keep it elsewhere, and remove the file",
+            path.display()
+        ));
+    }
+    let findings = match findings(&config) {
+        Ok(findings) => findings,
+        Err(e) => {
+            print::out(&format!("error: {}", print::chain(&e)));
+            return ExitCode::from(FAILURE);
+        }
+    };
+    let mut is_good = true;
+    for finding in &findings {
+        is_good &= !finding.is_error;
+        let level = if finding.is_error { "error" } else { "warning" };
+        let Finding {
+            kind,
+            id,
+            pointer,
+            text,
+            ..
+        } = finding;
+        print::out(&format!("{level}: {kind} {id} {pointer}: {text}"));
+    }
+    if is_good {
+        print::out("ok");
+        return ExitCode::SUCCESS;
+    }
+    ExitCode::from(FAILURE)
+}
+
+/// What there is to say about the stored resources; nothing where nothing is stored yet.
+fn findings(config: &Config) -> Result<Vec<Finding>, KeepingError> {
+    let Some(keeping) = keeping::open_to_read(config)? else {
+        return Ok(Vec::new());
+    };
+    let metrics = Metrics::new().map_err(KeepingError::Metrics)?;
+    let (live, contexts) = (Arc::default(), Arc::new(Contexts::new(1)));
+    let parts = keeping::parts(config, keeping, live, contexts, Arc::new(metrics))?;
+    Ok(control::check(parts)?)
+}
+
+/// The file of the admin key that the first start made, while it is there.
+fn made_key(config: &Config) -> Option<PathBuf> {
+    let path = config.data_dir.join("admin.key");
+    path.exists().then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_key_is_found_while_its_file_exists() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("data_dir: {}", dir.path().display());
+        let config = Config::from_text(&text, &[], &|_| None).unwrap();
+        assert_eq!(made_key(&config), None);
+        let path = dir.path().join("admin.key");
+        std::fs::write(&path, "k").unwrap();
+        assert_eq!(made_key(&config), Some(path));
+    }
+}

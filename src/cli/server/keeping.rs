@@ -1,0 +1,143 @@
+//! Opens what the gateway keeps: the store, and the key that seals what is in it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::{self, Config};
+use crate::control::{self, Rules};
+use crate::crypto::error::CryptoError;
+use crate::secrets::custody::kek::{CHECK_NAME, Kek};
+use crate::secrets::custody::obtain::{self, Configured, Found, Known, ObtainError, Sources};
+use crate::secrets::custody::{Custody, kek::KekError};
+use crate::snapshot::live::Live;
+use crate::store::audit::{CHAIN_LABEL, ChainKey};
+use crate::store::memory::Memory;
+use crate::store::sqlite::{self, Database};
+use crate::store::{Store, StoreError};
+use crate::telemetry::metrics::{Metrics, MetricsError};
+use crate::tls::cache::Contexts;
+
+/// What a stored document looks like when it holds a sealed value.
+const SEALED: &str = "\"pc1:";
+
+/// Why what is kept cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum KeepingError {
+    #[error("the store cannot be opened")]
+    Store(#[from] StoreError),
+    #[error("the key-encryption key cannot be used")]
+    Kek(#[from] ObtainError),
+    #[error("no key can be made")]
+    Made(#[from] KekError),
+    #[error("OpenSSL failed")]
+    Crypto(#[from] CryptoError),
+    #[error("the metrics cannot be set up")]
+    Metrics(#[source] MetricsError),
+    #[error(transparent)]
+    Trust(#[from] control::StartError),
+}
+
+/// The store with the custody of what is in it.
+pub(super) struct Keeping {
+    /// The store.
+    pub(super) store: Arc<dyn Store>,
+    /// What seals its keys.
+    pub(super) custody: Custody,
+    /// What the operator should know of the key.
+    pub(super) warning: Option<String>,
+}
+
+/// Opens the store for serving, under its lock; the first start makes what is missing.
+pub(super) fn open(config: &Config) -> Result<Keeping, KeepingError> {
+    if config.store == config::Store::Memory {
+        // What the gateway makes for itself, such as the admin listener's certificate, lies there.
+        sqlite::make_directory(&config.data_dir)?;
+        return in_memory();
+    }
+    let database = Database::open(&config.data_dir)?;
+    let known = known(&database)?;
+    let found = obtain::obtain(&sources(config), &known)?;
+    if known.check.is_none() {
+        database.meta_put(CHECK_NAME, &found.kek.check_value()?)?;
+    }
+    keep(database, found)
+}
+
+/// Opens the store for looking, beside a gateway that may be running; makes nothing. `None` when
+/// there is nothing to look at.
+pub(super) fn open_to_read(config: &Config) -> Result<Option<Keeping>, KeepingError> {
+    if config.store == config::Store::Memory {
+        return Ok(None);
+    }
+    let Some(database) = Database::open_to_read(&config.data_dir)? else {
+        return Ok(None);
+    };
+    let known = known(&database)?;
+    match obtain::find(&sources(config), &known)? {
+        Some(found) => keep(database, found).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// What control works with, from what is kept and what is configured.
+pub(super) fn parts(
+    config: &Config,
+    keeping: Keeping,
+    live: Arc<Live>,
+    contexts: Arc<Contexts>,
+    metrics: Arc<Metrics>,
+) -> Result<control::Parts, KeepingError> {
+    let trust_file = config.upstream.trust_file.as_ref();
+    Ok(control::Parts {
+        store: keeping.store,
+        custody: keeping.custody,
+        live,
+        contexts,
+        metrics,
+        rules: Rules {
+            trust_file: trust_file.map(control::read_trust_file).transpose()?,
+            refuse_weakening: config.security.refuse_weakening,
+            require_upstream_verify: config.security.require_upstream_verify,
+            ..Rules::default()
+        },
+        workers: Vec::new(),
+    })
+}
+
+fn known(database: &Database) -> Result<Known, StoreError> {
+    Ok(Known {
+        check: database.meta_find(CHECK_NAME)?,
+        sealed_values: database.contains_text(SEALED)?,
+    })
+}
+
+fn sources(config: &Config) -> Sources {
+    let (configured, credentials): (_, Option<PathBuf>) = match &config.kek {
+        config::Kek::File(path) => (Some(Configured::Path(path.clone())), None),
+        config::Kek::Value(text) => (
+            Some(Configured::Value(text.expose().to_owned().into())),
+            None,
+        ),
+        config::Kek::Search(credentials) => (None, credentials.clone()),
+    };
+    Sources::new(configured, credentials, config.data_dir.clone())
+}
+
+fn keep(database: Database, found: Found) -> Result<Keeping, KeepingError> {
+    let chain = ChainKey::new(found.kek.derive_mac_key(CHAIN_LABEL)?);
+    Ok(Keeping {
+        store: Arc::new(database.into_store(chain)),
+        custody: Custody::new(&found.kek)?,
+        warning: found.warning,
+    })
+}
+
+fn in_memory() -> Result<Keeping, KeepingError> {
+    let kek = Kek::random()?;
+    let chain = ChainKey::new(kek.derive_mac_key(CHAIN_LABEL)?);
+    Ok(Keeping {
+        store: Arc::new(Memory::new(chain)),
+        custody: Custody::new(&kek)?,
+        warning: Some("the store is memory: everything is gone with the process".to_owned()),
+    })
+}

@@ -1,0 +1,187 @@
+//! The verbs of `portcullis`, and the order in which a process starts.
+//!
+//! Arguments, configuration, OpenSSL, log, and only then threads: OpenSSL's FIPS start must come
+//! before any other use of OpenSSL and before any thread.
+
+mod access;
+mod args;
+mod check;
+mod fips;
+mod keeping;
+mod planes;
+mod serve;
+mod sockets;
+
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing::Level;
+
+use crate::cli::print;
+use crate::cli::server::args::{Args, Common, Verb};
+use crate::config::{Config, LogFormat, LogLevel};
+use crate::crypto;
+use crate::crypto::error::CryptoError;
+use crate::crypto::fips::{FipsError, FipsRequest, Mode};
+use crate::telemetry::log;
+use crate::tls::probe::{self, ProbeError};
+
+/// Something is wrong: the configuration, the store, an address in use.
+const FAILURE: u8 = 1;
+/// OpenSSL could not be started as configured (`EX_CONFIG` of `sysexits.h`).
+const OPENSSL_FAILURE: u8 = 78;
+
+/// Runs `portcullis` with the process's arguments.
+///
+/// Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 78 the required FIPS module is not in
+/// use.
+#[must_use]
+pub fn main() -> ExitCode {
+    let (verb, common) = Args::parse().resolve();
+    match verb {
+        Verb::Serve => serve(&common),
+        Verb::Check { print } => check::run(&common, print),
+        Verb::Fips => fips::run(&common),
+        Verb::Version => {
+            print::out(&version());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn serve(common: &Common) -> ExitCode {
+    let config = match start(common, print::err) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        openssl = crypto::version(),
+        fips = crypto::fips::mode() == Mode::Fips,
+        workers = config.worker_count(),
+        "portcullis starts"
+    );
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    match serve::run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("{}", print::chain(&e));
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+/// Everything before the first thread: configuration, OpenSSL, log.
+///
+/// What fails is told through `say`; the exit code is the error.
+fn start(common: &Common, say: fn(&str)) -> Result<Config, ExitCode> {
+    let config = load(common, say)?;
+    start_openssl(&config).map_err(|e| {
+        say(&format!("portcullis: {}", print::chain(&e)));
+        ExitCode::from(match e {
+            OpensslError::Fips(_) | OpensslError::Probe(_) => OPENSSL_FAILURE,
+            OpensslError::Default(_) => FAILURE,
+        })
+    })?;
+    log::start(level(config.log.level), format(config.log.format)).map_err(|e| {
+        say(&format!("portcullis: {}", print::chain(&e)));
+        ExitCode::from(FAILURE)
+    })?;
+    Ok(config)
+}
+
+fn load(common: &Common, say: fn(&str)) -> Result<Config, ExitCode> {
+    if common.standalone.is_some() {
+        say(
+            "portcullis: --standalone is not supported by this version; resources are kept in the \
+             store and written through the Admin API",
+        );
+        return Err(ExitCode::from(FAILURE));
+    }
+    let env = |name: &str| std::env::var(name).ok();
+    Config::load(common.config.as_deref(), &common.sets, &env).map_err(|e| {
+        say(&e.to_string());
+        ExitCode::from(FAILURE)
+    })
+}
+
+/// OpenSSL did not start as configured.
+#[derive(Debug, thiserror::Error)]
+enum OpensslError {
+    #[error("`fips: required` is not met")]
+    Fips(#[source] FipsError),
+    #[error("`fips: required` is not met")]
+    Probe(#[source] ProbeError),
+    #[error("OpenSSL cannot be started")]
+    Default(#[source] CryptoError),
+}
+
+fn start_openssl(config: &Config) -> Result<(), OpensslError> {
+    // The directory is present whenever the mode is required: a rule of the configuration.
+    let required = config
+        .fips
+        .module_dir
+        .as_ref()
+        .filter(|_| config.fips.is_required);
+    match required {
+        Some(dir) => {
+            let expected_version = config.fips.version.clone();
+            let request = FipsRequest {
+                module_dir: dir.clone(),
+                expected_version,
+            };
+            crypto::fips::start(&request).map_err(OpensslError::Fips)?;
+            probe::run().map(drop).map_err(OpensslError::Probe)
+        }
+        None => crypto::fips::start_default().map_err(OpensslError::Default),
+    }
+}
+
+/// What `portcullis version` prints.
+fn version() -> String {
+    let libssl = if cfg!(feature = "vendored") {
+        "vendored"
+    } else {
+        "system"
+    };
+    format!(
+        "portcullis {}\n  openssl:  {}\n  libssl:   {libssl}\n  platform: {}",
+        env!("CARGO_PKG_VERSION"),
+        crypto::version(),
+        crate::cli::client::platform(),
+    )
+}
+
+const fn level(level: LogLevel) -> Level {
+    match level {
+        LogLevel::Error => Level::ERROR,
+        LogLevel::Warn => Level::WARN,
+        LogLevel::Info => Level::INFO,
+        LogLevel::Debug => Level::DEBUG,
+        LogLevel::Trace => Level::TRACE,
+    }
+}
+
+fn format(format: LogFormat) -> log::Format {
+    match format {
+        LogFormat::Json => log::Format::Json,
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Auto if io::stderr().is_terminal() => log::Format::Text,
+        LogFormat::Auto => log::Format::Json,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_names_the_package_and_openssl() {
+        let text = version();
+        assert!(text.starts_with(concat!("portcullis ", env!("CARGO_PKG_VERSION"), "\n")));
+        assert!(text.contains("openssl:  OpenSSL 3."), "{text}");
+    }
+}

@@ -1,0 +1,141 @@
+//! The admin and status planes on control's thread, and the signals that end the process.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
+use hyper_util::service::TowerToHyperService;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use warp::Filter;
+use warp::reply::Response;
+
+use crate::admin::{self, Admin, Listener, Peer, Status};
+use crate::cli::server::serve::ServeError;
+use crate::cli::server::sockets::Plane;
+use crate::net::handshake::Turns;
+use crate::net::serve;
+use crate::snapshot::link::Command;
+use crate::telemetry::access::AccessSink;
+use crate::tls::server::ListenerAcceptor;
+
+/// The workers' threads.
+pub(super) type Workers = Vec<JoinHandle<io::Result<()>>>;
+
+/// The admin and status planes, served on control's thread.
+pub(super) struct Planes {
+    /// What the Admin API works with.
+    pub(super) state: Arc<Admin>,
+    /// What the status pages show.
+    pub(super) status: Arc<Status>,
+    /// The planes' sockets.
+    pub(super) sockets: Vec<(Plane, StdListener)>,
+    /// TLS of the admin listener.
+    pub(super) tls: Arc<ListenerAcceptor>,
+}
+
+impl Planes {
+    /// Serves until a signal, then drains the workers and waits for them.
+    pub(super) async fn run(
+        self,
+        workers: Workers,
+        commands: Vec<mpsc::UnboundedSender<Command>>,
+        sink: Option<&AccessSink>,
+    ) -> Result<(), ServeError> {
+        let (stop, stopped) = watch::channel(false);
+        let turns = Turns::new(2);
+        let mut serving = Vec::new();
+        for (plane, socket) in self.sockets {
+            let stopped = stopped.clone();
+            serving.push(match plane {
+                Plane::Status => {
+                    let filter = admin::status(self.status.clone());
+                    let service = move |_| plane_service(filter.clone(), None);
+                    tokio::task::spawn_local(serve::serve(socket, None, service, stopped))
+                }
+                Plane::Admin => {
+                    let filter = admin::admin(self.state.clone(), Listener::Http9180);
+                    let service = move |peer| plane_service(filter.clone(), Some(Peer(peer)));
+                    tokio::task::spawn_local(serve::serve(socket, None, service, stopped))
+                }
+                Plane::AdminHttps => {
+                    let filter = admin::admin(self.state.clone(), Listener::Https7443);
+                    let service = move |peer| plane_service(filter.clone(), Some(Peer(peer)));
+                    let tls = Some((self.tls.clone(), turns.clone()));
+                    tokio::task::spawn_local(serve::serve(socket, tls, service, stopped))
+                }
+            });
+        }
+        let mut ended = tokio::task::spawn_blocking(move || join(workers));
+        let early = wait_for_end(&mut ended, sink).await?;
+        let result = match early {
+            Some(result) => result,
+            None => {
+                tracing::info!("draining: nothing new is accepted, what is in flight is finished");
+                for worker in &commands {
+                    let _gone = worker.send(Command::Drain);
+                }
+                ended.await.unwrap_or(Err(ServeError::Worker))
+            }
+        };
+        let _ = stop.send(true);
+        for plane in serving {
+            let _ = plane.await;
+        }
+        result
+    }
+}
+
+/// A hyper service that hands each request to a warp filter, with the client's address.
+fn plane_service<F>(
+    filter: F,
+    peer: Option<Peer>,
+) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible>
+where
+    F: Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static,
+{
+    let service = TowerToHyperService::new(warp::service(filter));
+    service_fn(move |mut req: Request<Incoming>| {
+        if let Some(peer) = peer {
+            req.extensions_mut().insert(peer);
+        }
+        service.call(req)
+    })
+}
+
+/// Waits for SIGTERM or SIGINT, or for a worker that ends by itself. SIGUSR1 reopens the access
+/// log's file.
+async fn wait_for_end(
+    ended: &mut tokio::task::JoinHandle<Result<(), ServeError>>,
+    sink: Option<&AccessSink>,
+) -> io::Result<Option<Result<(), ServeError>>> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut usr1 = signal(SignalKind::user_defined1())?;
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(None),
+            _ = int.recv() => return Ok(None),
+            _ = usr1.recv() => if let Some(sink) = sink { sink.reopen(); },
+            result = &mut *ended => return Ok(Some(result.unwrap_or(Err(ServeError::Worker)))),
+        }
+    }
+}
+
+/// Waits for every worker's thread.
+fn join(workers: Workers) -> Result<(), ServeError> {
+    let mut result = Ok(());
+    for worker in workers {
+        match worker.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => result = Err(ServeError::System(error)),
+            Err(_panic) => result = Err(ServeError::Worker),
+        }
+    }
+    result
+}

@@ -1,0 +1,306 @@
+//! Puts the gateway together and runs it: sockets, store, control, workers, planes, the end.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use crate::admin::{Admin, Status};
+use crate::cli::server::access;
+use crate::cli::server::keeping::{self, KeepingError};
+use crate::cli::server::planes::{Planes, Workers};
+use crate::cli::server::sockets::Sockets;
+use crate::config::{self, Config};
+use crate::control::{self, Control};
+use crate::crypto::{self, rand};
+use crate::matching::sni::SniName;
+use crate::net::dial::Forbidden;
+use crate::net::handshake::Turns;
+use crate::net::listener::BindError;
+use crate::proxy::settings::{ClientAuthNames, Nginx400, Settings};
+use crate::proxy::worker::{self, Inbound};
+use crate::resource::Flavour;
+use crate::snapshot::choose::Chooser;
+use crate::snapshot::link::WorkerLink;
+use crate::snapshot::live::Live;
+use crate::telemetry::access::{AccessLog, AccessSink, SinkError, Target};
+use crate::telemetry::failures::Failures;
+use crate::telemetry::metrics::{Metrics, MetricsError};
+use crate::tls::cache::Contexts;
+use crate::tls::material::MaterialError;
+use crate::tls::server::{ListenerAcceptor, SessionCache};
+
+/// Asks of workers that may wait for control.
+const ASKS: usize = 1024;
+/// Idle upstream connections a worker keeps over all upstreams.
+const POOLED: usize = 4096;
+/// Time for the last access records to be written.
+const LAST_RECORDS: Duration = Duration::from_secs(2);
+
+/// Why the gateway does not run.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ServeError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("the stored resources cannot be served")]
+    Control(#[from] control::StartError),
+    #[error(transparent)]
+    Keeping(#[from] KeepingError),
+    #[error("the metrics cannot be set up")]
+    Metrics(#[from] MetricsError),
+    #[error("the access log cannot be opened")]
+    Access(#[from] SinkError),
+    #[error("{path}")]
+    File { path: String, source: io::Error },
+    #[error("{path}")]
+    Material { path: String, source: MaterialError },
+    #[error(
+        "{path} can be read by others than its owner (mode {mode:04o}); run `chmod 600 {path}`, and \
+         replace what is in it if others may have read it"
+    )]
+    Exposed { path: String, mode: u32 },
+    #[error("{path} is empty; remove it, and the next start makes another")]
+    Empty { path: String },
+    #[error("OpenSSL failed at start")]
+    Crypto(#[from] crypto::error::CryptoError),
+    #[error("the admin listener's TLS cannot be set up: {0}")]
+    AdminTls(String),
+    #[error("the TLS of `https.listen` cannot be set up: {0}")]
+    ListenerTls(String),
+    #[error("`https.fallback_sni` is not a server name: {0}")]
+    Fallback(String),
+    #[error("the operating system refused a thread or a runtime")]
+    System(#[from] io::Error),
+    #[error("a worker ended by itself; see the log above")]
+    Worker,
+}
+
+/// Runs until SIGTERM or SIGINT; then no connection is accepted, what is in flight is finished
+/// within `shutdown_timeout`, and the call returns.
+pub(super) fn run(config: &Config) -> Result<(), ServeError> {
+    raise_file_limit();
+    forbid_core_dumps();
+    let sockets = Sockets::bind(config)?;
+    let metrics = Arc::new(Metrics::new()?);
+    metrics.set_build_info(env!("CARGO_PKG_VERSION"), crypto::version());
+    metrics.fips.set(i64::from(config.fips.is_required));
+    metrics.fips_operational.set(i64::from(
+        config.fips.is_required && crypto::fips::is_operational(),
+    ));
+    let failures = Arc::new(Failures::default());
+    let sink = match target(&config.access_log) {
+        Some(target) => Some(AccessSink::start(target, metrics.access_dropped.clone())?),
+        None => None,
+    };
+    let live = Arc::new(Live::default());
+    let contexts = Arc::new(Contexts::new(
+        u64::try_from(config.limits.contexts).unwrap_or(u64::MAX),
+    ));
+    let (asks_in, asks) = mpsc::channel(ASKS);
+    let mut commands = Vec::new();
+    let mut links = Vec::new();
+    for _ in 0..config.worker_count() {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        commands.push(sender);
+        links.push(WorkerLink {
+            asks: asks_in.clone(),
+            commands: receiver,
+        });
+    }
+    drop(asks_in);
+    let keeping = keeping::open(config)?;
+    if let Some(warning) = &keeping.warning {
+        tracing::warn!("{warning}");
+    }
+    let mut parts = keeping::parts(
+        config,
+        keeping,
+        live.clone(),
+        contexts.clone(),
+        metrics.clone(),
+    )?;
+    parts.workers.clone_from(&commands);
+    let control = Control::open(parts)?;
+    let keys = access::keys(config)?;
+    let admin_tls = access::acceptor(config)?;
+    let own = Own {
+        config,
+        live: &live,
+        contexts: &contexts,
+        metrics: &metrics,
+    };
+    let workers = own.spawn(links, sockets.data, sockets.own, &failures, sink.as_ref())?;
+
+    let state = Arc::new(Admin {
+        control: control.clone(),
+        live,
+        failures,
+        metrics: metrics.clone(),
+        keys,
+        https_flavour: match config.admin.https.flavour {
+            config::Flavour::Api7 => Flavour::Api7,
+            config::Flavour::Apisix => Flavour::Apisix,
+        },
+        cors: config.admin.cors.clone(),
+    });
+    let status = Arc::new(Status {
+        control: control.clone(),
+        metrics,
+    });
+    let planes = Planes {
+        state,
+        status,
+        sockets: sockets.planes,
+        tls: admin_tls,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let ended = LocalSet::new().block_on(&runtime, async {
+        let watching = control.clone();
+        let interval = config.fips.self_test_interval;
+        tokio::task::spawn_local(async move { watching.watch_module(interval).await });
+        tokio::task::spawn_local(async move { control.serve_asks(asks).await });
+        planes.run(workers, commands, sink.as_ref()).await
+    });
+    // Blocking work of control may still be writing: it is waited for.
+    runtime.shutdown_timeout(config.shutdown_timeout);
+    if let Some(sink) = sink {
+        sink.close(LAST_RECORDS);
+    }
+    tracing::info!("portcullis ends");
+    ended
+}
+
+/// As many descriptors as the system permits.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, files) {
+        tracing::warn!(error = %error, "the limit of open files stays as it is");
+    }
+}
+
+/// No core dump of a process that opens keys.
+pub(super) fn forbid_core_dumps() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(error = %error, "core dumps cannot be switched off");
+    }
+}
+
+fn target(log: &config::AccessLog) -> Option<Target> {
+    match log {
+        config::AccessLog::Off => None,
+        config::AccessLog::Stdout => Some(Target::Stdout),
+        config::AccessLog::File(path) => Some(Target::File(path.clone())),
+    }
+}
+
+/// What the workers share.
+struct Own<'a> {
+    config: &'a Config,
+    live: &'a Arc<Live>,
+    contexts: &'a Arc<Contexts>,
+    metrics: &'a Arc<Metrics>,
+}
+
+impl Own<'_> {
+    fn spawn(
+        &self,
+        links: Vec<WorkerLink>,
+        data: Vec<(&'static str, SocketAddr, Vec<StdListener>)>,
+        own: Vec<SocketAddr>,
+        failures: &Arc<Failures>,
+        sink: Option<&AccessSink>,
+    ) -> Result<Workers, ServeError> {
+        let config = self.config;
+        let fallback = match &config.https.fallback_sni {
+            Some(name) => Some(
+                SniName::parse(name.as_bytes())
+                    .map_err(|error| ServeError::Fallback(error.to_string()))?,
+            ),
+            None => None,
+        };
+        let settings = Arc::new(settings(config, fallback.clone()));
+        let turns = Turns::new(config.handshake_count());
+        let forbidden = Arc::new(Forbidden::new(own));
+        let sessions = SessionCache {
+            sessions: i32::try_from(config.https.session_cache.size).unwrap_or(i32::MAX),
+            timeout_seconds: u32::try_from(config.https.session_cache.timeout.as_secs())
+                .unwrap_or(u32::MAX),
+        };
+        let mut shares: Vec<Vec<(Inbound, StdListener)>> = Vec::new();
+        shares.resize_with(links.len(), Vec::new);
+        for (name, local, sockets) in data {
+            let acceptor = if name == "https" {
+                let chooser =
+                    Chooser::new(self.live.clone(), self.contexts.clone(), fallback.clone());
+                let acceptor = ListenerAcceptor::new(Arc::new(chooser), sessions)
+                    .map_err(|error| ServeError::ListenerTls(error.to_string()))?;
+                Some(Arc::new(acceptor))
+            } else {
+                None
+            };
+            for (share, socket) in shares.iter_mut().zip(sockets) {
+                let gauge = self.metrics.connections(name);
+                share.push((
+                    Inbound {
+                        name,
+                        local,
+                        acceptor: acceptor.clone(),
+                        gauge,
+                    },
+                    socket,
+                ));
+            }
+        }
+        let start = rand::hex_id(6)?;
+        let mut workers = Vec::new();
+        for (index, (link, listeners)) in links.into_iter().zip(shares).enumerate() {
+            workers.push(worker::spawn(worker::Parts {
+                index,
+                settings: settings.clone(),
+                live: self.live.clone(),
+                contexts: self.contexts.clone(),
+                link,
+                turns: turns.clone(),
+                forbidden: forbidden.clone(),
+                listeners,
+                access: sink.map_or_else(AccessLog::off, AccessSink::log),
+                logs_access: sink.is_some(),
+                failures: failures.clone(),
+                metrics: self.metrics.clone(),
+                id_prefix: format!("{start}{index:02x}"),
+            })?);
+        }
+        Ok(workers)
+    }
+}
+
+fn settings(config: &Config, fallback_sni: Option<SniName>) -> Settings {
+    Settings {
+        client_auth_names: match config.http.client_auth_names {
+            config::ClientAuthNames::Refuse => ClientAuthNames::Refuse,
+            config::ClientAuthNames::Redirect => ClientAuthNames::Redirect,
+            config::ClientAuthNames::Allow => ClientAuthNames::Allow,
+        },
+        nginx_400: match config.proxy.nginx_400 {
+            config::Nginx400::BadGateway => Nginx400::Refuse,
+            config::Nginx400::Pass => Nginx400::Pass,
+        },
+        fallback_sni,
+        handshake_timeout: config.https.handshake_timeout,
+        header_timeout: config.limits.header_timeout,
+        body_timeout: config.limits.body_timeout,
+        idle_timeout: config.limits.idle_timeout,
+        header_bytes: config.limits.header_bytes,
+        connections: config.limits.connections,
+        pooled: POOLED,
+        drain: config.shutdown_timeout,
+    }
+}
