@@ -1,0 +1,85 @@
+# Two commands do everything on a Debian 12 machine with a Rust toolchain, git and make:
+#   make run     make test
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CARGO ?= cargo
+# For the tour: ONCE=1 ends after it; FIPS=1 gives it in FIPS mode; HTTP_PORT=… and its siblings move it
+# (tests/tour/run).
+export ONCE FIPS HTTP_PORT HTTPS_PORT ADMIN_PORT ADMIN_HTTPS_PORT STATUS_PORT UPSTREAM_PORT
+
+.PHONY: help install rust build release run test test-unit test-it test-fips fips-module-ready bench bench-quick bench-build fmt fmt-check lint deny doc certs ci clean
+
+help: ## Lists every target.
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: ## Installs the Debian packages that are missing here; without root it prints the command and stops.
+	@.ci/install-packages
+
+rust:
+	@command -v $(CARGO) >/dev/null || { echo "There is no '$(CARGO)' here: install a Rust toolchain (https://rustup.rs), then try again." >&2; exit 1; }
+
+build: install rust ## Builds the debug binaries.
+	@$(CARGO) build --locked
+
+release: install rust ## Builds the release binaries.
+	@$(CARGO) build --locked --release
+
+run: release $(if $(filter 1,$(FIPS)),fips-module-ready) ## Shows both mTLS flows on a real nginx and stays up until Ctrl-C; ONCE=1 ends after the tour, FIPS=1 is in FIPS mode.
+	@tests/tour/run
+
+test: install rust ## Runs every test.
+	@$(CARGO) test --locked
+
+test-unit: install rust ## Runs the tests of the library alone.
+	@$(CARGO) test --locked --lib
+
+test-it: install rust ## Runs the tests that start the real binary.
+	@$(CARGO) test --locked --test it
+
+test-fips: install rust fips-module-ready ## Runs every test on the FIPS module, and says which it left out.
+	@.ci/test-fips
+
+# A module that is cached on this machine needs no packages.
+fips-module-ready:
+	@[ -d "$(FIPS_CACHE)" ] || [ -e "$(FIPS_OUT)/fips.so" ] || .ci/install-packages fips
+	@$(MAKE) fips
+
+bench-build: install rust
+	@.ci/install-packages bench
+	@$(CARGO) build --locked --release --bin portcullis
+	@$(CARGO) bench --locked --no-run --bench load
+
+bench-quick: bench-build ## Measures requests and handshakes against nginx and HAProxy, within five minutes once built.
+	@tests/bench/run quick
+
+bench: bench-build ## The same with more repetitions; docs/performance.md says what is measured.
+	@tests/bench/run full
+
+fmt: rust ## Formats the sources.
+	@$(CARGO) fmt
+
+fmt-check: rust ## Fails when a source is not formatted.
+	@$(CARGO) fmt --check
+
+lint: fmt-check install ## Checks the format and the lints; a warning fails.
+	@$(CARGO) clippy --locked --all-targets -- -D warnings
+
+deny: install rust ## Checks bans, licences and sources of all dependencies; advisories where a database is at hand.
+	@.ci/cargo-deny
+
+doc: install rust ## Builds the documentation of the code; a warning fails.
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+certs: install ## Makes the demo certificates anew in certs/out.
+	@certs/make-demo
+
+ci: ## Runs what CI runs: install, lint, deny, doc, the tour, and the tests in both modes.
+	@.ci/run
+
+clean: ## Removes what was built and what the tour left.
+	@rm -rf run certs/out target
+
+-include fips/fips.mk
