@@ -1,0 +1,663 @@
+//! Peers that break off, keep silent or contradict themselves, on either side.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use socket2::SockRef;
+
+use crate::support::client::openssl_s_client;
+use crate::support::gateway::{Gateway, Setup, field};
+use crate::support::origin::{ClosedPort, TcpOrigin, ok, read_head};
+use crate::support::pki::Ca;
+use crate::support::raw::{RawClient, request};
+use crate::support::{SOON, TlsVersion};
+
+/// A limit short enough to wait for; the gateway looks at its clock ten times a second.
+const SHORT: &str = "800ms";
+/// Well within [`SHORT`].
+const PAUSE: Duration = Duration::from_millis(100);
+/// What takes no longer than this was ended by [`SHORT`], not by a default of a minute.
+const PROMPT: Duration = Duration::from_secs(5);
+
+/// Puts a route for all paths to an upstream.
+#[track_caller]
+fn lead_to(gateway: &Gateway, upstream: &Value) {
+    gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
+}
+
+#[track_caller]
+fn expect_reason(gateway: &Gateway, path: &str, reason: &str) -> Value {
+    let record = gateway.expect_record(path, |record| field(record, "path") == Some(path));
+    assert_eq!(field(&record, "reason"), Some(reason), "{record}");
+    record
+}
+
+/// A gateway with one worker, so that requests meet the connections that earlier ones left.
+fn one_worker() -> Gateway {
+    Setup::default().set("workers", "1").start()
+}
+
+/// Writes a byte at a time, so that each limit between two bytes is met.
+fn drip(client: &mut RawClient, text: &str) {
+    for byte in text.bytes() {
+        client.send([byte]);
+        thread::park_timeout(PAUSE);
+    }
+}
+
+/// Closes so that the peer sees a reset.
+fn reset(conn: &TcpStream) {
+    SockRef::from(conn)
+        .set_linger(Some(Duration::ZERO))
+        .expect("a socket takes its options");
+}
+
+/// An origin that answers the first request of a connection and breaks off at the second.
+struct Fickle {
+    origin: TcpOrigin,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Fickle {
+    fn start() -> Self {
+        let heads = Arc::<Mutex<Vec<String>>>::default();
+        let seen = Arc::clone(&heads);
+        let origin = TcpOrigin::serving(move |mut conn| {
+            let note = |head| seen.lock().expect("no holder panics").push(head);
+            note(read_head(&mut conn));
+            if conn.write_all(&ok("served")).is_ok() {
+                let head = read_head(&mut conn);
+                if !head.is_empty() {
+                    note(head);
+                }
+            }
+        });
+        Self { origin, heads }
+    }
+
+    /// How often a request for this path arrived.
+    fn count(&self, path: &str) -> usize {
+        let heads = self.heads.lock().expect("no holder panics");
+        let is_for = |head: &&String| head.split(' ').nth(1) == Some(path);
+        heads.iter().filter(is_for).count()
+    }
+}
+
+#[test]
+fn request_lost_on_a_kept_connection_is_repeated_only_where_that_is_safe() {
+    let fickle = Fickle::start();
+    let gateway = one_worker();
+    lead_to(&gateway, &json!({"nodes": {fickle.origin.node(): 1}}));
+    let mut client = gateway.connect();
+    let mut ask = |method: &str, path: &str, body: Option<&str>| {
+        // Leaves a connection in the pool that breaks off at its next request.
+        client.get("h", "/warm", &[]).expect_status(200);
+        let length = body.map(|body| format!("Content-Length: {}", body.len()));
+        let lines: Vec<&str> = length.iter().map(String::as_str).collect();
+        client.send(request(method, "h", path, &lines) + body.unwrap_or_default());
+        client.read_reply().status
+    };
+    for (method, path, body, status, count) in [
+        ("GET", "/get", None, 200, 2),
+        ("DELETE", "/delete", None, 200, 2),
+        ("PUT", "/put-nothing", Some(""), 200, 2),
+        ("POST", "/post", Some("once"), 502, 1),
+        ("POST", "/post-nothing", Some(""), 502, 1),
+        ("PATCH", "/patch", Some("once"), 502, 1),
+        // Its body is on its way and gone.
+        ("PUT", "/put", Some("once"), 502, 1),
+    ] {
+        assert_eq!(ask(method, path, body), status, "{method} {path}");
+        assert_eq!(fickle.count(path), count, "{method} {path}");
+        if status == 502 {
+            expect_reason(&gateway, path, "upstream_reset");
+        }
+    }
+}
+
+#[test]
+fn connection_that_ended_while_idle_is_not_used() {
+    let origin = TcpOrigin::answering(ok("served"));
+    let gateway = one_worker();
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    let mut client = gateway.connect();
+    for _ in 0..20 {
+        client.get("h", "/", &[]).expect_status(200);
+    }
+    assert_eq!(origin.heads().len(), 20);
+}
+
+#[test]
+fn upstream_that_breaks_off_in_its_body_leaves_an_answer_that_is_not_whole() {
+    let gateway = Gateway::start();
+    let pair = Ca::root("CA").server("h");
+    let ssl = json!({"sni": "h", "cert": pair.cert, "key": pair.key});
+    gateway.configure("/ssls/s", &ssl);
+    for (case, answer, resets) in [
+        ("short", "Content-Length: 10\r\n\r\nhello", false),
+        ("reset", "Content-Length: 10\r\n\r\nhello", true),
+        (
+            "cut-chunk",
+            "Transfer-Encoding: chunked\r\n\r\na\r\nhello",
+            false,
+        ),
+        (
+            "no-last-chunk",
+            "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+            false,
+        ),
+        (
+            "bad-chunk",
+            "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n",
+            false,
+        ),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{answer}");
+        let origin = TcpOrigin::serving(move |mut conn| {
+            read_head(&mut conn);
+            drop(conn.write_all(answer.as_bytes()));
+            if resets {
+                // A reset overtakes what was sent; the gateway is to have read that.
+                thread::park_timeout(PAUSE);
+                reset(&conn);
+            }
+        });
+        lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+        for (wire, mut client) in [
+            ("plain", gateway.connect()),
+            (
+                "tls",
+                RawClient::connect_tls(&gateway.tls("h", TlsVersion::V13)),
+            ),
+        ] {
+            let path = format!("/{wire}-{case}");
+            let reply = client.get("h", &path, &[]);
+            assert_eq!(
+                (reply.status, reply.is_whole),
+                (200, false),
+                "{path}: {reply:?}"
+            );
+            assert!(b"hello".starts_with(&reply.body[..]), "{path}: {reply:?}");
+            assert!(client.is_ended(), "{path}");
+            let record = expect_reason(&gateway, &path, "upstream_reset");
+            assert_eq!(record["status"], 200, "{record}");
+        }
+    }
+    let whole = TcpOrigin::answering(ok("hello"));
+    lead_to(&gateway, &json!({"nodes": {whole.node(): 1}}));
+    gateway.connect().get("h", "/", &[]).expect_status(200);
+}
+
+/// Without a length only TLS can tell the end from a break (RFC 9112 §8).
+#[test]
+fn broken_answer_without_length_ends_without_close_notify() {
+    let gateway = Gateway::start();
+    let pair = Ca::root("CA").server("h");
+    let ssl = json!({"sni": "h", "cert": pair.cert, "key": pair.key});
+    gateway.configure("/ssls/s", &ssl);
+    for version in ["-tls1_2", "-tls1_3"] {
+        for (rest, is_whole) in [("", false), ("0\r\n\r\n", true)] {
+            let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+            let origin = TcpOrigin::answering(format!("{chunks}{rest}"));
+            lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+            let request = "GET / HTTP/1.0\r\nHost: h\r\n\r\n";
+            let args = ["-servername", "h", "-quiet", version];
+            let finished = openssl_s_client(gateway.https_port(), &args, request);
+            assert!(finished.stdout.ends_with("\r\n\r\nhello"), "{finished:?}");
+            let is_broken = finished.stderr.contains("unexpected eof");
+            assert_eq!(!is_broken, is_whole, "{finished:?}");
+        }
+    }
+}
+
+#[test]
+fn answer_that_ends_with_its_connection_is_whole() {
+    let origin = TcpOrigin::answering("HTTP/1.1 200 OK\r\n\r\nhello");
+    let gateway = Gateway::start();
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    let mut client = gateway.connect();
+    for _ in 0..2 {
+        let reply = client.get("h", "/", &[]).expect_status(200);
+        assert_eq!(reply.text(), "hello");
+    }
+}
+
+#[test]
+fn upstream_that_is_no_http_server_is_502() {
+    let gateway = Gateway::start();
+    for (case, answer) in [
+        ("banner", "SSH-2.0-OpenSSH_9.2\r\n"),
+        ("status", "HTTP/1.1 two hundred\r\n\r\n"),
+        ("header", "HTTP/1.1 200 OK\r\nno colon\r\n\r\n"),
+        (
+            "lengths",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        ),
+        ("length", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"),
+    ] {
+        let origin = TcpOrigin::answering(answer);
+        lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+        let path = format!("/{case}");
+        let reply = gateway.connect().get("h", &path, &[]);
+        assert_eq!(reply.status, 502, "{case}: {reply:?}");
+        expect_reason(&gateway, &path, "upstream_protocol_error");
+    }
+    let closing = TcpOrigin::closing();
+    lead_to(&gateway, &json!({"nodes": {closing.node(): 1}}));
+    let reply = gateway.connect().get("h", "/closing", &[]);
+    assert_eq!(reply.status, 502, "{reply:?}");
+    expect_reason(&gateway, "/closing", "upstream_reset");
+}
+
+/// An upstream of this node that must say something every 0.3 s.
+fn impatient(node: &str) -> Value {
+    json!({
+        "nodes": {node: 1},
+        "timeout": {"connect": 5, "send": 0.3, "read": 0.3},
+    })
+}
+
+#[test]
+fn silent_upstream_is_504_and_a_slow_one_is_served() {
+    let gateway = Gateway::start();
+    let silent = TcpOrigin::silent();
+    lead_to(&gateway, &impatient(&silent.node()));
+    let mut client = gateway.connect();
+    for (method, path, body) in [("GET", "/get", ""), ("POST", "/post", "hello")] {
+        let started = Instant::now();
+        let length = format!("Content-Length: {}", body.len());
+        client.send(request(method, "h", path, &[&length]) + body);
+        let reply = client.read_reply().expect_status(504);
+        assert!(reply.text().contains("504 Gateway Time-out"), "{reply:?}");
+        assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
+        expect_reason(&gateway, path, "upstream_timeout");
+    }
+    let slow = TcpOrigin::serving(|mut conn| {
+        read_head(&mut conn);
+        for byte in ok("slow") {
+            thread::park_timeout(PAUSE / 4);
+            drop(conn.write_all(&[byte]));
+        }
+    });
+    lead_to(&gateway, &impatient(&slow.node()));
+    let reply = client.get("h", "/slow", &[]).expect_status(200);
+    assert_eq!(reply.text(), "slow");
+}
+
+#[test]
+fn upstream_that_falls_silent_in_its_body_is_not_waited_for() {
+    let gateway = Gateway::start();
+    let origin = TcpOrigin::serving(|mut conn| {
+        read_head(&mut conn);
+        drop(conn.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"));
+        drop(io::copy(&mut conn, &mut io::sink()));
+    });
+    lead_to(&gateway, &impatient(&origin.node()));
+    let started = Instant::now();
+    let mut client = gateway.connect();
+    let reply = client.get("h", "/x", &[]);
+    assert_eq!((reply.status, reply.is_whole), (200, false), "{reply:?}");
+    assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
+    expect_reason(&gateway, "/x", "upstream_timeout");
+}
+
+#[test]
+fn clients_body_may_be_slow_but_not_silent() {
+    let origin = TcpOrigin::echoing();
+    let gateway = Setup::default().set("limits.body_timeout", SHORT).start();
+    // A read limit below the client's pauses: waiting for the client is not the upstream's fault.
+    lead_to(&gateway, &impatient(&origin.node()));
+    let head = |path: &str| request("POST", "h", path, &["Content-Length: 8"]);
+
+    let mut client = gateway.connect();
+    client.send(head("/slow"));
+    drip(&mut client, "12345678");
+    client.read_reply().expect_status(200);
+
+    let started = Instant::now();
+    let mut client = gateway.connect();
+    client.send(head("/silent"));
+    client.send("123");
+    let reply = client.read_reply();
+    assert_eq!(reply.status, 408, "{reply:?}");
+    assert!(client.is_ended());
+    assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
+    expect_reason(&gateway, "/silent", "client_timeout");
+    assert!(
+        origin.heads().len() <= 2,
+        "what was cut off is not repeated"
+    );
+}
+
+#[test]
+fn client_that_drips_its_head_or_says_nothing_is_cut_off() {
+    let origin = TcpOrigin::echoing();
+    let gateway = Setup::default().set("limits.header_timeout", SHORT).start();
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    let pair = Ca::root("CA").server("h");
+    let ssl = json!({"sni": "h", "cert": pair.cert, "key": pair.key});
+    gateway.configure("/ssls/s", &ssl);
+    let connect: [&dyn Fn() -> RawClient; 2] = [&|| gateway.connect(), &|| {
+        RawClient::connect_tls(&gateway.tls("h", TlsVersion::V13))
+    }];
+    for connect in connect {
+        let started = Instant::now();
+        let mut silent = connect();
+        assert!(silent.is_ended());
+
+        let mut dripping = connect();
+        // Far longer than the limit; what is written after the cut goes nowhere.
+        drip(&mut dripping, "GET / HTTP/1.1\r\n");
+        assert!(dripping.is_ended());
+
+        let mut second = connect();
+        second.get("h", "/first", &[]).expect_status(200);
+        drip(&mut second, "GET /second HTT");
+        assert!(second.is_ended());
+        assert!(started.elapsed() < 2 * PROMPT, "{:?}", started.elapsed());
+
+        let mut prompt = connect();
+        prompt.send("GET / HTTP/1.1\r\n");
+        thread::park_timeout(PAUSE);
+        prompt.send("Host: h\r\n\r\n");
+        prompt.read_reply().expect_status(200);
+    }
+    gateway.expect_record("a cut is recorded", |record| {
+        field(record, "reason") == Some("client_timeout")
+    });
+    assert!(origin.heads().iter().all(|head| !head.contains("second")));
+}
+
+#[test]
+fn connection_without_a_next_request_is_closed_after_the_idle_time() {
+    let origin = TcpOrigin::echoing();
+    let gateway = Setup::default().set("limits.idle_timeout", "600ms").start();
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    let mut client = gateway.connect();
+    for _ in 0..8 {
+        client.get("h", "/", &[]).expect_status(200);
+        thread::park_timeout(PAUSE);
+    }
+    let started = Instant::now();
+    assert!(client.is_ended());
+    assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
+    let complaints = gateway.records();
+    let complaint = complaints
+        .iter()
+        .find(|record| record.get("reason").is_some());
+    assert_eq!(complaint, None, "an idle client did nothing wrong");
+}
+
+#[test]
+fn client_that_leaves_takes_the_upstreams_connection_with_it() {
+    let (told, ended) = mpsc::channel();
+    let told = Mutex::new(told);
+    let origin = TcpOrigin::serving(move |mut conn| {
+        let head = read_head(&mut conn);
+        drop(io::copy(&mut conn, &mut io::sink()));
+        drop(told.lock().expect("no holder panics").send(head));
+    });
+    let gateway = Gateway::start();
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    let mut client = gateway.connect();
+    client.send(request("GET", "h", "/left", &[]));
+    // The request is on its way before its client leaves.
+    assert!(!client.read_some_within(PAUSE));
+    drop(client);
+    let head = ended
+        .recv_timeout(SOON)
+        .expect("the upstream's connection ends");
+    assert!(head.starts_with("GET /left "), "{head}");
+    expect_reason(&gateway, "/left", "client_gone");
+}
+
+#[test]
+fn node_that_refuses_is_passed_over() {
+    let working = TcpOrigin::echoing();
+    let closed = ClosedPort::new();
+    let gone = closed.node();
+    let gateway = one_worker();
+    let nodes = |retries: Option<u32>| {
+        let mut upstream = json!({"nodes": {gone.as_str(): 1, working.node(): 1}});
+        if let Some(retries) = retries {
+            upstream["retries"] = retries.into();
+        }
+        upstream
+    };
+    let mut client = gateway.connect();
+    let mut statuses = |count: usize| {
+        let mut statuses: Vec<u16> = (0..count)
+            .map(|turn| {
+                // Never sent to the first node, so it may go to the second one whatever it is.
+                let head = request("POST", "h", &format!("/{turn}"), &["Content-Length: 2"]);
+                client.send(format!("{head}hi"));
+                client.read_reply().status
+            })
+            .collect();
+        statuses.sort_unstable();
+        statuses
+    };
+    lead_to(&gateway, &nodes(None));
+    assert_eq!(statuses(6), [200; 6]);
+    lead_to(&gateway, &nodes(Some(1)));
+    assert_eq!(statuses(6), [200; 6]);
+    lead_to(&gateway, &nodes(Some(0)));
+    assert_eq!(statuses(6), [200, 200, 200, 502, 502, 502]);
+    lead_to(
+        &gateway,
+        &json!({"nodes": {gone.as_str(): 1}, "retries": 3}),
+    );
+    assert_eq!(client.get("h", "/gone", &[]).status, 502);
+    expect_reason(&gateway, "/gone", "upstream_refused");
+}
+
+#[test]
+fn request_goes_to_another_node_only_until_one_has_answered() {
+    let failing = |status: &'static str| {
+        TcpOrigin::talking(move |_| {
+            format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").into_bytes()
+        })
+    };
+    let (first, second) = (failing("500 Sorry"), failing("503 Sorry"));
+    let gateway = one_worker();
+    lead_to(
+        &gateway,
+        &json!({"nodes": {first.node(): 1, second.node(): 1}}),
+    );
+    let mut client = gateway.connect();
+    for _ in 0..4 {
+        assert!(client.get("h", "/", &[]).status >= 500);
+    }
+    assert_eq!((first.heads().len(), second.heads().len()), (2, 2));
+}
+
+#[test]
+fn silent_node_is_passed_over_for_what_may_be_repeated_within_retry_timeout() {
+    let count = Arc::new(Mutex::new(0));
+    let silent = || {
+        let count = Arc::clone(&count);
+        TcpOrigin::serving(move |mut conn| {
+            if !read_head(&mut conn).is_empty() {
+                *count.lock().expect("no holder panics") += 1;
+            }
+            drop(io::copy(&mut conn, &mut io::sink()));
+        })
+    };
+    let (first, second) = (silent(), silent());
+    let gateway = one_worker();
+    let mut client = gateway.connect();
+    for (method, retry_timeout, tries) in [("GET", 0.0, 2), ("GET", 0.1, 1), ("POST", 0.0, 1)] {
+        let mut upstream = impatient(&first.node());
+        upstream["nodes"] = json!({first.node(): 1, second.node(): 1});
+        upstream["retry_timeout"] = retry_timeout.into();
+        lead_to(&gateway, &upstream);
+        client.send(request(method, "h", "/", &["Content-Length: 0"]));
+        client.read_reply().expect_status(504);
+        let count = std::mem::take(&mut *count.lock().expect("no holder panics"));
+        assert_eq!(count, tries, "{method} {retry_timeout}");
+    }
+}
+
+#[test]
+fn request_that_could_be_read_in_two_ways_is_refused() {
+    let origin = TcpOrigin::echoing();
+    let gateway = Gateway::start();
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
+    for lines in [
+        "Content-Length: 0\r\nContent-Length: 5",
+        "Content-Length: 0, 5",
+        "Content-Length: 5 5",
+        "Content-Length: +5",
+        "Content-Length: -5",
+        "Content-Length: 0x5",
+        "Content-Length: 99999999999999999999",
+        "Content-Length : 5",
+        "Transfer-Encoding: gzip",
+        "Transfer-Encoding: chunked, gzip",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+        "Transfer-Encoding : chunked",
+        "Transfer-Encoding:\u{b}chunked",
+        "X-Folded: a\r\n Transfer-Encoding: chunked",
+        "X-Nul: a\0b",
+        "X-Return: a\rContent-Length: 5",
+        ": empty",
+        "no colon",
+    ] {
+        let mut client = gateway.connect();
+        client.send(format!(
+            "POST /first HTTP/1.1\r\nHost: h\r\n{lines}\r\n\r\n{smuggled}"
+        ));
+        let reply = client.read_reply();
+        assert_eq!(reply.status, 400, "{lines:?}: {reply:?}");
+        assert!(client.is_ended(), "{lines:?}");
+    }
+    for line in [
+        "POST /first HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET  / HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET / HTTP/1.2\r\nHost: h\r\n\r\n",
+        "GET / HTTP/2.0\r\nHost: h\r\n\r\n",
+        "GET /\u{1} HTTP/1.1\r\nHost: h\r\n\r\n",
+        "G(T / HTTP/1.1\r\nHost: h\r\n\r\n",
+        "CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n",
+    ] {
+        let mut client = gateway.connect();
+        client.send(line);
+        let reply = client.read_reply();
+        assert_eq!(reply.status, 400, "{line:?}: {reply:?}");
+        assert!(client.is_ended(), "{line:?}");
+    }
+    assert_eq!(
+        origin.heads(),
+        [""; 0],
+        "nothing of it reaches the upstream"
+    );
+    gateway.expect_record("refused by its reason", |record| {
+        field(record, "reason") == Some("request_invalid")
+    });
+    let mut client = gateway.connect();
+    client.send("POST /first HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello");
+    client.read_reply().expect_status(200);
+}
+
+/// RFC 9112 §6.3 leaves the choice: it is read as chunks and ends the connection.
+#[test]
+fn length_beside_chunks_counts_for_nothing_and_is_not_forwarded() {
+    let gateway = Gateway::start();
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let origin = TcpOrigin::serving(move |mut conn| {
+        let head = read_head(&mut conn);
+        let mut body = [0; 15];
+        drop(conn.read_exact(&mut body));
+        drop(conn.write_all(&ok("served")));
+        drop(tell.lock().expect("no holder panics").send((head, body)));
+    });
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
+    for lines in [
+        "Content-Length: 60\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 60",
+    ] {
+        let mut client = gateway.connect();
+        let body = format!("5\r\nhello\r\n0\r\n\r\n{smuggled}");
+        client.send(format!(
+            "POST /first HTTP/1.1\r\nHost: h\r\n{lines}\r\n\r\n{body}"
+        ));
+        client.read_reply().expect_status(200);
+        assert!(client.is_ended(), "{lines:?}");
+        let (head, body) = told.recv_timeout(SOON).expect("the origin got it");
+        let head = head.to_ascii_lowercase();
+        assert!(head.contains("transfer-encoding: chunked\r\n"), "{head}");
+        assert!(!head.contains("content-length"), "{head}");
+        assert_eq!(&body, b"5\r\nhello\r\n0\r\n\r\n");
+    }
+    assert!(told.try_recv().is_err(), "the rest is no request");
+}
+
+#[test]
+fn chunks_that_are_none_break_the_request_off() {
+    let gateway = Gateway::start();
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let origin = TcpOrigin::serving(move |mut conn| {
+        read_head(&mut conn);
+        let mut body = Vec::new();
+        drop(conn.read_to_end(&mut body));
+        drop(tell.lock().expect("no holder panics").send(body));
+    });
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    for (case, body) in [
+        ("size", "xyz\r\nhello\r\n0\r\n\r\n"),
+        ("sign", "+5\r\nhello\r\n0\r\n\r\n"),
+        ("huge", "fffffffffffffffff\r\nhello\r\n0\r\n\r\n"),
+        ("end", "5\r\nhelloXX0\r\n\r\n"),
+    ] {
+        let path = format!("/{case}");
+        let mut client = gateway.connect();
+        client.send(request("POST", "h", &path, &["Transfer-Encoding: chunked"]));
+        client.send(body);
+        let reply = client.read_reply();
+        assert_eq!(reply.status, 400, "{case}: {reply:?}");
+        assert!(client.is_ended(), "{case}");
+        let forwarded = told.recv_timeout(SOON).expect("its connection ends");
+        assert!(!forwarded.ends_with(b"0\r\n\r\n"), "{case}: {forwarded:?}");
+    }
+}
+
+#[test]
+fn head_beyond_the_limit_is_refused() {
+    let origin = TcpOrigin::echoing();
+    let gateway = Setup::default().set("limits.header_bytes", "8192").start();
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    let big = format!("X-Big: {}", "x".repeat(6000));
+    let mut client = gateway.connect();
+    client.get("h", "/", &[&big]).expect_status(200);
+    let bigger = format!("X-Big: {}", "x".repeat(9000));
+    let reply = client.get("h", "/", &[&bigger]);
+    assert_eq!(reply.status, 431, "{reply:?}");
+    assert!(client.is_ended());
+    assert_eq!(origin.heads().len(), 1);
+    gateway.expect_record("refused by its reason", |record| {
+        field(record, "reason") == Some("request_invalid")
+    });
+}
+
+#[test]
+fn answer_before_the_body_is_complete_reaches_the_client() {
+    let origin = TcpOrigin::answering(
+        "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nno\n",
+    );
+    let gateway = Gateway::start();
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    let mut client = gateway.connect();
+    client.send(request("POST", "h", "/up", &["Content-Length: 1000000"]));
+    client.send(vec![b'x'; 1000]);
+    let reply = client.read_reply().expect_status(413);
+    assert_eq!(reply.text(), "no\n");
+}

@@ -1,0 +1,525 @@
+//! FIPS mode: what must not start, what TLS must not speak, what keys and certificates must not be.
+
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::Command;
+
+use openssl::pkey::PKey;
+use openssl::ssl::{Ssl, SslContext, SslMethod, SslOptions, SslVerifyMode};
+use openssl::symm::Cipher;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::client::{Curl, CurlOutcome};
+use crate::support::fips::Module;
+use crate::support::gateway::{ADMIN_KEY, Gateway, Setup, Stopped};
+use crate::support::origin::Origin;
+use crate::support::pki::{Ca, KeyKind, Leaf, Pair};
+use crate::support::site::Site;
+use crate::support::{SOON, TlsVersion, eventually, program, run_to_end};
+
+/// `EX_CONFIG` of `sysexits.h`.
+const EX_CONFIG: i32 = 78;
+
+/// A way of breaking a module, and what the start says of it.
+type Break = (fn(&Module) -> Setup, &'static str);
+
+#[test]
+fn start_is_refused_with_its_own_reason_for_each_fault_of_the_module() {
+    let faults: [Break; 9] = [
+        (
+            |module| {
+                module.flip_a_bit();
+                module.setup()
+            },
+            "the FIPS module failed its integrity check",
+        ),
+        (
+            |module| {
+                module.change_cnf(|text| with_another_mac(&text));
+                module.setup()
+            },
+            "the FIPS module failed its integrity check",
+        ),
+        (
+            |module| {
+                std::fs::remove_file(module.file("fips.so")).unwrap();
+                module.setup()
+            },
+            "fips.so\" is missing or not readable",
+        ),
+        (
+            |module| {
+                std::fs::remove_file(module.file("fipsmodule.cnf")).unwrap();
+                module.setup()
+            },
+            "fipsmodule.cnf\" is missing or not readable",
+        ),
+        (
+            |module| {
+                module.change_cnf(|text| format!("{text}module = other.so\n"));
+                module.setup()
+            },
+            "which would load another file",
+        ),
+        (
+            |module| {
+                std::fs::write(module.file("fips.so"), "no library").unwrap();
+                module.change_cnf(|text| without(&text, "module-mac"));
+                module.setup()
+            },
+            "as a provider; check that it is a FIPS module",
+        ),
+        (
+            |module| module.setup().set("fips_version", "3.1.3"),
+            "is version",
+        ),
+        (
+            |module| {
+                module.change_cnf(|text| text.replace("checks = 1", "checks = 0"));
+                module.setup()
+            },
+            "without its security checks",
+        ),
+        (
+            |module| {
+                module.change_cnf(|text| without(&text, "tls1-prf-ems-check"));
+                module.setup()
+            },
+            "accepts a peer with no extended master secret (TLSv1.2)",
+        ),
+    ];
+    for (fault, sentence) in faults {
+        let Some(module) = Module::copy() else { return };
+        let Err(stopped) = fault(&module).try_start() else {
+            panic!("started: {sentence}");
+        };
+        assert_eq!(stopped.status.code(), Some(EX_CONFIG), "{stopped:?}");
+        let said = words(&stopped);
+        assert!(said.contains("`fips: required` is not met: "), "{said}");
+        assert!(said.contains(sentence), "{sentence:?} in {said}");
+    }
+    let Some(module) = Module::copy() else { return };
+    module.setup().start();
+}
+
+#[test]
+fn openssl_settings_of_the_environment_change_nothing() {
+    let Some(module) = Module::copy() else { return };
+    let folder = TempDir::new().unwrap();
+    let foreign = folder.path().join("openssl.cnf");
+    let text = "openssl_conf = init\n[init]\nproviders = all\n[all]\ndefault = on\nlegacy = on\n\
+                [on]\nactivate = 1\n";
+    std::fs::write(&foreign, text).unwrap();
+    let environment = [
+        ("OPENSSL_CONF", foreign.to_str().unwrap()),
+        ("OPENSSL_MODULES", "/usr/lib/x86_64-linux-gnu/ossl-modules"),
+    ];
+    let mut setup = module.setup();
+    for (name, value) in environment {
+        setup = setup.env(name, value);
+    }
+    setup.start();
+
+    // The file does what it says to a program that listens to it.
+    let mut openssl = program("openssl");
+    openssl.args(["list", "-providers"]).envs(environment);
+    let listed = run_to_end(openssl, b"", SOON);
+    assert!(listed.stdout.contains("legacy"), "{listed:?}");
+
+    let mut report = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    report.arg("fips").arg("--set").arg("fips=required");
+    let dir = module.file("");
+    report
+        .arg("--set")
+        .arg(format!("fips_module_dir={}", dir.display()))
+        .envs(environment)
+        .current_dir(folder.path());
+    let report = run_to_end(report, b"", 2 * SOON);
+    assert!(report.status.success(), "{report:?}");
+    for line in [
+        "providers: base, fips",
+        "tls1-prf-ems-check: on",
+        "probe MD5: refused",
+    ] {
+        assert!(
+            report.stdout.lines().any(|found| found == line),
+            "{report:?}"
+        );
+    }
+    for context in [
+        "listener",
+        "listener that asks for client certificates",
+        "upstream connector",
+    ] {
+        let of_context = format!("probe {context}, ");
+        let probes = report
+            .stdout
+            .lines()
+            .filter(|line| line.starts_with(&of_context));
+        let is_refused = |line: &&str| line.contains(": refused, ");
+        let (refused, served): (Vec<_>, Vec<_>) = probes.partition(is_refused);
+        assert_eq!((refused.len(), served.len()), (5, 2), "{report:?}");
+    }
+}
+
+#[test]
+fn clients_get_the_profile_and_nothing_else_on_every_tls_port() {
+    let Some(module) = Module::copy() else { return };
+    // The twin without FIPS shows that these hellos are good ones.
+    for (setup, is_fips) in [(module.setup(), true), (off(), false)] {
+        let site = Site::with(setup);
+        let rsa = site.ca.issue(&Leaf {
+            key: KeyKind::Rsa,
+            ..Leaf::server("rsa.example.com")
+        });
+        site.put_ssl_with("rsa", "rsa.example.com", &rsa, &json!({}));
+        site.put_ssl("ec", "ec.example.com", &json!({}));
+        let https = site.gateway.https_port();
+        for (port, name, is_rsa) in [
+            (https, "rsa.example.com", true),
+            (https, "ec.example.com", false),
+            (site.gateway.port("admin_https"), "localhost", false),
+        ] {
+            for version in TlsVersion::ALL {
+                let is_1_2 = version == TlsVersion::V12;
+                let meets = |hello: &Hello| hello.is_served(port, name, version);
+                let at = format!("at {name}, {version:?}, FIPS {is_fips}");
+                assert!(meets(&GOOD), "P-256 {at}");
+                assert_eq!(meets(&CHACHA20), !is_fips, "ChaCha20-Poly1305 {at}");
+                // TLS 1.2 binds EC certificates to the groups as well (RFC 8422 section 5.1).
+                if is_rsa || !is_1_2 {
+                    assert_eq!(meets(&X25519), !is_fips, "X25519 {at}");
+                    assert!(!meets(&X448), "X448 {at}");
+                }
+                if is_1_2 {
+                    assert_eq!(
+                        meets(&FORGETFUL),
+                        !is_fips,
+                        "no extended master secret {at}"
+                    );
+                    assert!(!meets(&OLD), "CBC and static RSA {at}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn upstreams_get_the_profile_and_nothing_else() {
+    let Some(module) = Module::copy() else { return };
+    let ca = Ca::root("Origin CA");
+    let pair = ca.issue(&Leaf {
+        key: KeyKind::Rsa,
+        ..Leaf::server("up.example.com")
+    });
+    let (fips, off) = (module.setup().start(), off().start());
+    let chacha_1_2 = "ECDHE-RSA-CHACHA20-POLY1305";
+    let chacha_1_3 = "TLS_CHACHA20_POLY1305_SHA256";
+    for (args, is_approved) in [
+        (&["-tls1_3", "-groups", "P-256"][..], true),
+        (&["-tls1_2", "-groups", "P-256"], true),
+        (&["-tls1_3", "-groups", "X25519"], false),
+        (&["-tls1_2", "-groups", "X25519"], false),
+        (&["-tls1_3", "-ciphersuites", chacha_1_3], false),
+        (&["-tls1_2", "-cipher", chacha_1_2], false),
+    ] {
+        let origin = Origin::openssl_s_server(&pair, args);
+        let upstream = json!({
+            "type": "roundrobin", "scheme": "https", "nodes": {origin.node(): 1},
+            "pass_host": "rewrite", "upstream_host": "up.example.com",
+            "tls": {"verify": true, "ca_certs": [ca.pem()]}
+        });
+        for (gateway, status) in [(&fips, if is_approved { 200 } else { 502 }), (&off, 200)] {
+            let route = json!({"uri": "/*", "upstream": upstream});
+            let written = gateway.admin_put("/routes/1", &route);
+            assert!(matches!(written.status, Some(200 | 201)), "{written:?}");
+            let told = Curl::new(&gateway.http_url("/")).send();
+            assert_eq!(told.status, Some(status), "{args:?}: {told:?}");
+        }
+    }
+}
+
+/// What a write is to be refused for: where it goes, the document, the beginning of the reason.
+type Refused = (&'static str, Value, &'static str);
+
+#[test]
+fn unapproved_keys_and_certificates_are_refused_with_their_member() {
+    let Some(module) = Module::copy() else { return };
+    let (fips, off) = (module.setup().start(), off().start());
+    let ca = Ca::root("Root");
+    let good = ca.server("a.example.com");
+    let of_kind = |key| {
+        let order = Leaf::server("a.example.com");
+        ca.issue(&Leaf { key, ..order })
+    };
+    let (edwards, koblitz) = (of_kind(KeyKind::Ed25519), of_kind(KeyKind::Secp256k1));
+    let old = ca.issue_with_sha1(&Leaf::server("a.example.com"));
+    let ssl = |pair: &Pair| json!({"cert": pair.cert, "key": pair.key, "sni": "a.example.com"});
+    let with = |mut document: Value, member: &str, value: Value| {
+        document[member] = value;
+        document
+    };
+    let tls = |tls: Value| json!({"scheme": "https", "nodes": {"127.0.0.1:1": 1}, "tls": tls});
+    let bundle = format!("{}{}", ca.pem(), edwards.cert);
+    let refused: [Refused; 8] = [
+        ("/ssls/1", ssl(&edwards), "cert: certificate 1 has "),
+        ("/ssls/1", ssl(&koblitz), "cert: certificate 1 "),
+        (
+            "/ssls/1",
+            ssl(&old),
+            "cert: certificate 1 is signed with ecdsa-with-SHA1",
+        ),
+        (
+            "/ssls/1",
+            with(ssl(&edwards), "cert", json!("$env://CERT")),
+            "key: the private key has the algorithm Ed25519",
+        ),
+        (
+            "/ssls/1",
+            with(ssl(&good), "client", json!({"ca": bundle})),
+            "failed to validate client_cert: client.ca: certificate 2 has ",
+        ),
+        (
+            "/upstreams/1",
+            tls(json!({"client_cert": edwards.cert, "client_key": edwards.key})),
+            "tls.client_cert: certificate 1 has ",
+        ),
+        (
+            "/upstreams/1",
+            tls(json!({"client_cert": "$env://CERT", "client_key": edwards.key})),
+            "tls.client_key: the private key has the algorithm Ed25519",
+        ),
+        (
+            "/upstreams/1",
+            tls(json!({"verify": true, "ca_certs": [ca.pem(), old.cert]})),
+            "failed to validate ca_certs[2]: tls.ca_certs.1: certificate 1 is signed with",
+        ),
+    ];
+    for (path, document, reason) in refused {
+        let told = fips.admin_put(path, &document).expect_status(400).json();
+        let text = told["error_msg"].as_str().unwrap();
+        assert!(text.starts_with(reason), "{reason:?}: {text}");
+        fips.admin_get(path).expect_status(404);
+        // Without FIPS the same is accepted, and told; some of it TLS refuses everywhere.
+        let told = off.admin_put(path, &document);
+        let is_warned = told.head.contains("fips_would_refuse");
+        assert!(told.status == Some(400) || is_warned, "{reason}: {told:?}");
+    }
+    for (path, document) in [
+        ("/ssls/1", ssl(&good)),
+        (
+            "/ssls/1",
+            with(ssl(&good), "client", json!({"ca": ca.pem()})),
+        ),
+        (
+            "/upstreams/1",
+            tls(json!({
+                "client_cert": good.cert, "client_key": good.key,
+                "verify": true, "ca_certs": [ca.pem()]
+            })),
+        ),
+    ] {
+        for gateway in [&fips, &off] {
+            let told = gateway.admin_put(path, &document);
+            assert!(matches!(told.status, Some(200 | 201)), "{told:?}");
+            assert!(!told.head.contains("fips_would_refuse"), "{told:?}");
+        }
+    }
+}
+
+#[test]
+fn keys_of_each_plain_form_serve_and_encrypted_ones_are_named() {
+    let Some(module) = Module::copy() else { return };
+    let site = Site::with(module.setup());
+    for key in [
+        KeyKind::P256,
+        KeyKind::P256Sec1,
+        KeyKind::Rsa,
+        KeyKind::RsaPkcs1,
+    ] {
+        let order = Leaf::server("a.example.com");
+        let pair = site.ca.issue(&Leaf { key, ..order });
+        site.put_ssl_with("a", "a.example.com", &pair, &json!({}));
+        for version in TlsVersion::ALL {
+            let asked = site.ask("a.example.com", "/").tls(version);
+            asked.send().expect_status(200);
+        }
+    }
+    let mut pair = site.ca.server("a.example.com");
+    pair.key = encrypted(&pair.key);
+    let document = json!({"cert": pair.cert, "key": pair.key, "sni": "a.example.com"});
+    let told = site.gateway.admin_put("/ssls/a", &document);
+    let text = told.expect_status(400).json()["error_msg"].to_string();
+    assert!(text.contains("a passphrase cannot be given here"), "{text}");
+}
+
+#[test]
+fn name_that_was_stored_without_fips_is_closed_with_it() {
+    let Some(module) = Module::copy() else { return };
+    let site = Site::with(off());
+    let order = Leaf::server("old.example.com");
+    let pair = site.ca.issue(&Leaf {
+        key: KeyKind::Ed25519,
+        ..order
+    });
+    site.put_ssl_with("old", "old.example.com", &pair, &json!({}));
+    site.put_ssl("new", "new.example.com", &json!({}));
+    let meets = |port, name| GOOD.is_served(port, name, TlsVersion::V13);
+    let before = site.gateway.https_port();
+    assert!(meets(before, "old.example.com") && meets(before, "new.example.com"));
+    let data = site.gateway.data();
+    site.gateway.stop();
+    let after = module.setup().data(&data).start();
+    assert!(meets(after.https_port(), "new.example.com"));
+    assert!(!meets(after.https_port(), "old.example.com"));
+    let text = "cert: certificate 1 has";
+    after.expect_log("why it is closed", |line| line.to_string().contains(text));
+}
+
+#[test]
+fn module_that_fails_its_self_test_stops_the_gateway_from_accepting() {
+    let Some(module) = Module::copy() else { return };
+    let gateway = module.setup().set("fips_self_test_interval", "1s").start();
+    let ready = || Curl::new(&gateway.status_url("/status/ready")).send();
+    let gauge = || {
+        let page = Curl::new(&gateway.status_url("/apisix/prometheus/metrics")).send();
+        page.body.contains("\nportcullis_fips_operational 1\n")
+    };
+    gateway.expect_log("a self-test of the timer", |line| {
+        line.to_string().contains("passed its self-tests")
+    });
+    self_test(&gateway).expect_status(200);
+    ready().expect_status(200);
+    assert!(gauge());
+    Curl::new(&gateway.http_url("/")).send().expect_status(404);
+
+    module.flip_a_bit();
+    eventually(SOON, "readiness turns red", || {
+        (ready().status == Some(503)).then_some(())
+    });
+    assert!(
+        ready()
+            .body
+            .contains("the FIPS module is in its error state")
+    );
+    assert!(!gauge());
+    gateway.expect_log("the reason", |line| {
+        let line = line.to_string();
+        line.contains("no client is accepted any more") && line.contains("integrity failure")
+    });
+    // Without the module there is no request id and no audit: nothing is answered but the status.
+    self_test(&gateway).expect_status(500);
+    for listener in ["http", "https"] {
+        let url = format!("http://127.0.0.1:{}/", gateway.port(listener));
+        eventually(SOON, "nobody listens", || {
+            (Curl::new(&url).send().exit_code == 7).then_some(())
+        });
+    }
+    assert!(gateway.stop().status.success());
+}
+
+/// A gateway without FIPS, in every mode of the suite.
+fn off() -> Setup {
+    Setup::default().set("fips", "off")
+}
+
+/// Has the module test itself now.
+fn self_test(gateway: &Gateway) -> CurlOutcome {
+    let port = gateway.port("admin");
+    Curl::new(&format!(
+        "http://127.0.0.1:{port}/portcullis/v1/fips/self-test"
+    ))
+    .method("POST")
+    .header(&format!("X-API-KEY: {}", ADMIN_KEY))
+    .send()
+}
+
+/// What a client has, and nothing else.
+#[derive(Clone, Copy)]
+struct Hello {
+    ciphers: &'static str,
+    suites: &'static str,
+    groups: &'static str,
+    options: SslOptions,
+}
+
+const GOOD: Hello = Hello {
+    ciphers: "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256",
+    suites: "TLS_AES_128_GCM_SHA256",
+    groups: "P-256",
+    options: SslOptions::empty(),
+};
+const X25519: Hello = Hello {
+    groups: "X25519",
+    ..GOOD
+};
+const X448: Hello = Hello {
+    groups: "X448",
+    ..GOOD
+};
+const CHACHA20: Hello = Hello {
+    ciphers: "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305",
+    suites: "TLS_CHACHA20_POLY1305_SHA256",
+    ..GOOD
+};
+const OLD: Hello = Hello {
+    ciphers: "ECDHE-ECDSA-AES256-SHA384:ECDHE-RSA-AES256-SHA384:AES256-GCM-SHA384:AES128-SHA",
+    ..GOOD
+};
+/// Without extended master secret: `SSL_OP_NO_EXTENDED_MASTER_SECRET`.
+const FORGETFUL: Hello = Hello {
+    options: SslOptions::from_bits_retain(1),
+    ..GOOD
+};
+
+impl Hello {
+    /// Whether a handshake for `name` ends well on this version.
+    fn is_served(&self, port: u16, name: &str, version: TlsVersion) -> bool {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a client for tests; it decides nothing"
+        )]
+        let mut ctx = SslContext::builder(SslMethod::tls_client()).unwrap();
+        ctx.set_verify(SslVerifyMode::NONE);
+        ctx.set_min_proto_version(Some(version.into())).unwrap();
+        ctx.set_max_proto_version(Some(version.into())).unwrap();
+        ctx.set_cipher_list(self.ciphers).unwrap();
+        ctx.set_ciphersuites(self.suites).unwrap();
+        ctx.set_groups_list(self.groups).unwrap();
+        ctx.set_options(self.options);
+        let mut ssl = Ssl::new(&ctx.build()).unwrap();
+        ssl.set_hostname(name).unwrap();
+        let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        tcp.set_read_timeout(Some(SOON)).unwrap();
+        ssl.connect(tcp).is_ok()
+    }
+}
+
+/// The same key, behind a passphrase.
+fn encrypted(key: &str) -> String {
+    let key = PKey::private_key_from_pem(key.as_bytes()).unwrap();
+    let pem = key.private_key_to_pem_pkcs8_passphrase(Cipher::aes_256_cbc(), b"passphrase");
+    String::from_utf8(pem.unwrap()).unwrap()
+}
+
+/// The text without the lines that begin so.
+fn without(text: &str, name: &str) -> String {
+    let kept = text.lines().filter(|line| !line.starts_with(name));
+    kept.map(|line| format!("{line}\n")).collect()
+}
+
+/// The text with another digit at the end of its MAC.
+fn with_another_mac(text: &str) -> String {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let mac = lines.iter_mut().find(|line| line.starts_with("module-mac"));
+    let mac = mac.expect("a MAC");
+    let last = mac.pop().expect("a digit");
+    mac.push(if last == '0' { '1' } else { '0' });
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// All that was said before the log began.
+fn words(stopped: &Stopped) -> String {
+    let lines = stopped.logs.iter().filter_map(Value::as_str);
+    lines.collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,39 @@
+//! Integration tests: they start the real binary against real peers.
+//!
+//! One binary, a module per capability. Needs `nginx`, `curl` and `openssl` on the machine, which
+//! `make install` sees to.
+#![allow(
+    clippy::as_conversions,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test that meets the unexpected ends there, with its message"
+)]
+
+mod admin_api;
+mod cli;
+mod client_mtls;
+mod config;
+mod custody;
+mod faults;
+mod fips;
+mod headers;
+mod hot_reload;
+mod http2;
+mod layering;
+mod persistence;
+mod policy;
+mod resumption;
+mod routing;
+mod shutdown;
+mod sni;
+mod status;
+mod streaming;
+#[allow(
+    dead_code,
+    reason = "the house's tools; not every one is in use at every time"
+)]
+mod support;
+mod upstream_mtls;

@@ -1,0 +1,311 @@
+//! Resumption: a session brings a client back to where it was made, and nowhere else.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::client::openssl_s_client;
+use crate::support::gateway::Setup;
+use crate::support::pki::{Ca, Leaf, Pair, Validity};
+use crate::support::site::Site;
+use crate::support::tls::{Ended, Session, TlsClient, TlsConn};
+use crate::support::{SOON, TlsVersion, eventually};
+
+const NAME: &str = "api.example.com";
+
+fn client_of(ca: &Ca) -> Value {
+    json!({"client": {"ca": ca.pem()}})
+}
+
+/// Asks once and keeps the session.
+#[track_caller]
+fn session_of(client: &TlsClient, host: &str) -> Session {
+    let mut conn = client.connect().unwrap();
+    assert!(!conn.is_resumed());
+    assert_eq!(conn.get(host, "/x").unwrap().status, 200);
+    conn.session()
+}
+
+/// A connection that serves, and whether it was resumed.
+#[track_caller]
+fn served(client: &TlsClient, host: &str) -> (TlsConn, bool) {
+    let mut conn = client.connect().unwrap();
+    assert_eq!(conn.get(host, "/x").unwrap().status, 200);
+    let is_resumed = conn.is_resumed();
+    (conn, is_resumed)
+}
+
+/// How the client was told that it has no certificate.
+fn missing(version: TlsVersion) -> Ended {
+    Ended::Alert(match version {
+        TlsVersion::V12 => 40,
+        TlsVersion::V13 => 116,
+    })
+}
+
+#[test]
+fn a_session_is_resumed_at_its_name_by_any_worker() {
+    let site = Site::start();
+    let ca = Ca::root("Client CA");
+    site.put_ssl("open", "open.example.com", &json!({}));
+    site.put_ssl("mtls", NAME, &client_of(&ca));
+    let alice = ca.client("alice");
+    for version in TlsVersion::ALL {
+        for (name, client) in [
+            ("open.example.com", site.client("open.example.com")),
+            (NAME, site.client(NAME).cert(&alice)),
+        ] {
+            let client = client.tls(version);
+            let session = session_of(&client, name);
+            for _ in 0..6 {
+                let (_, is_resumed) = served(&client.clone().session(&session), name);
+                assert!(is_resumed, "{name} by {version:?}");
+            }
+        }
+        // The session remembers who the client is, shown again or not.
+        let session = session_of(&site.client(NAME).tls(version).cert(&alice), NAME);
+        let (_, is_resumed) = served(&site.client(NAME).tls(version).session(&session), NAME);
+        assert!(is_resumed);
+        let version = match version {
+            TlsVersion::V12 => "TLSv1.2",
+            TlsVersion::V13 => "TLSv1.3",
+        };
+        for resumed in [false, true] {
+            site.gateway.expect_record("a request of alice", |record| {
+                record["resumed"] == resumed
+                    && record["tls_version"] == version
+                    && record["ssl_id"] == "mtls"
+                    && record["client_subject"] == "CN=alice"
+            });
+        }
+    }
+    let count = |resumed: bool| {
+        site.metric(&format!(
+            "portcullis_handshakes_total{{result=\"ok\",resumed=\"{resumed}\",side=\"downstream\"}}"
+        ))
+    };
+    assert_eq!((count(false), count(true)), (6, 26));
+}
+
+#[test]
+fn s_client_resumes_from_its_session_file() {
+    let site = Site::start();
+    let ca = Ca::root("Client CA");
+    site.put_ssl("mtls", NAME, &client_of(&ca));
+    let alice = site.write(&ca.client("alice"), "alice");
+    let kept = site.folder.path().join("session.pem");
+    let kept = kept.to_str().unwrap();
+    for flag in ["-tls1_2", "-tls1_3"] {
+        let ask = |session: &str| {
+            let (cert, key) = (alice.cert.to_str().unwrap(), alice.key.to_str().unwrap());
+            let args = [
+                flag,
+                "-servername",
+                NAME,
+                "-cert",
+                cert,
+                "-key",
+                key,
+                session,
+                kept,
+            ];
+            let request = format!("GET /x HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
+            let said = openssl_s_client(site.gateway.https_port(), &args, &request).stdout;
+            assert!(said.contains("HTTP/1.1 200 OK"), "{said}");
+            said
+        };
+        assert!(ask("-sess_out").contains("\nNew, TLSv1."));
+        assert!(ask("-sess_in").contains("\nReused, TLSv1."));
+    }
+}
+
+#[test]
+fn a_session_of_an_open_name_is_no_way_into_a_name_with_client_certificates() {
+    let site = Site::start();
+    let ca = Ca::root("Client CA");
+    site.put_ssl("open", "open.example.com", &json!({}));
+    site.put_ssl("mtls", NAME, &client_of(&ca));
+    let alice = ca.client("alice");
+    for version in TlsVersion::ALL {
+        let open = site.client("open.example.com").tls(version);
+        let session = session_of(&open, "open.example.com");
+        let mtls = site.client(NAME).tls(version).session(&session);
+        assert_eq!(mtls.get(NAME, "/x").unwrap_err(), missing(version));
+        let (_, is_resumed) = served(&mtls.cert(&alice), NAME);
+        assert!(!is_resumed);
+        // Where it was made it is still good.
+        let (_, is_resumed) = served(&open.session(&session), "open.example.com");
+        assert!(is_resumed);
+    }
+}
+
+#[test]
+fn a_session_is_not_resumed_at_another_ssl_whatever_its_policy() {
+    let site = Site::start();
+    let ca = Ca::root("Client CA");
+    site.put_ssl("a", "a.example.com", &client_of(&ca));
+    site.put_ssl("b", "b.example.com", &client_of(&ca));
+    site.put_ssl("c", "c.example.com", &client_of(&Ca::root("Other CA")));
+    let alice = ca.client("alice");
+    for version in TlsVersion::ALL {
+        let at_a = site.client("a.example.com").tls(version).cert(&alice);
+        let session = session_of(&at_a, "a.example.com");
+        let at_b = site.client("b.example.com").tls(version).session(&session);
+        assert_eq!(
+            at_b.get("b.example.com", "/x").unwrap_err(),
+            missing(version)
+        );
+        let (_, is_resumed) = served(&at_b.cert(&alice), "b.example.com");
+        assert!(!is_resumed);
+        let at_c = site.client("c.example.com").tls(version).session(&session);
+        assert_eq!(
+            at_c.get("c.example.com", "/x").unwrap_err(),
+            missing(version)
+        );
+        at_c.cert(&alice).get("c.example.com", "/x").unwrap_err();
+    }
+}
+
+#[test]
+fn a_name_that_begins_to_ask_for_certificates_forgets_its_open_sessions() {
+    let site = Site::start();
+    let ca = Ca::root("Client CA");
+    let alice = ca.client("alice");
+    for version in TlsVersion::ALL {
+        site.put_ssl("web", NAME, &json!({}));
+        let client = site.client(NAME).tls(version);
+        let client = client.clone().session(&session_of(&client, NAME));
+        assert!(served(&client, NAME).1);
+        site.put_ssl("web", NAME, &client_of(&ca));
+        assert_eq!(client.get(NAME, "/x").unwrap_err(), missing(version));
+        let (_, is_resumed) = served(&client.cert(&alice), NAME);
+        assert!(!is_resumed);
+    }
+}
+
+#[test]
+fn a_change_of_the_client_policy_ends_its_sessions() {
+    let site = Site::start();
+    let (ca, next) = (Ca::root("Client CA"), Ca::root("Next CA"));
+    let both = format!("{}{}", ca.pem(), next.pem());
+    let alice = ca.client("alice");
+    for version in TlsVersion::ALL {
+        let client = site.client(NAME).tls(version).cert(&alice);
+        for (changed, is_good) in [
+            (json!({"ca": both}), true),
+            (json!({"ca": ca.pem(), "depth": 2}), true),
+            (json!({"ca": ca.pem(), "mode": "optional"}), true),
+            (json!({"ca": ca.pem(), "mode": "deferred"}), true),
+            (json!({"ca": next.pem()}), false),
+        ] {
+            site.put_ssl("web", NAME, &client_of(&ca));
+            let session = session_of(&client, NAME);
+            let again = client.clone().session(&session);
+            assert!(served(&again, NAME).1);
+            site.put_ssl("web", NAME, &json!({"client": changed}));
+            if is_good {
+                assert!(!served(&again, NAME).1, "{changed}");
+            } else {
+                assert_eq!(again.get(NAME, "/x").unwrap_err(), Ended::Alert(48));
+                let nobody = site.client(NAME).tls(version).session(&session);
+                assert_eq!(nobody.get(NAME, "/x").unwrap_err(), missing(version));
+                let bob = nobody.cert(&next.client("bob"));
+                assert!(!served(&bob, NAME).1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_new_server_certificate_leaves_sessions_as_they_are() {
+    let site = Site::start();
+    let ca = Ca::root("Client CA");
+    let alice = ca.client("alice");
+    for version in TlsVersion::ALL {
+        site.put_ssl("web", NAME, &client_of(&ca));
+        let client = site.client(NAME).tls(version).cert(&alice);
+        let client = client.clone().session(&session_of(&client, NAME));
+        site.put_ssl("web", NAME, &client_of(&ca));
+        assert!(served(&client, NAME).1);
+    }
+}
+
+#[test]
+fn a_certificate_that_expires_between_two_sessions_is_refused_at_the_second() {
+    let site = Site::start();
+    let ca = Ca::root("Client CA");
+    site.put_ssl("mtls", NAME, &client_of(&ca));
+    let brief = |name: &str| -> Pair {
+        ca.issue(&Leaf {
+            validity: Validity::For(Duration::from_secs(5)),
+            ..Leaf::client(name)
+        })
+    };
+    let clients = TlsVersion::ALL.map(|version| {
+        let name = format!("{version:?}");
+        let client = site.client(NAME).tls(version).cert(&brief(&name));
+        let session = session_of(&client, NAME);
+        let client = client.session(&session);
+        assert!(served(&client, NAME).1);
+        (name, client)
+    });
+    for (name, client) in clients {
+        eventually(SOON, "the certificate expires", || {
+            client.get(NAME, "/x").err().map(drop)
+        });
+        let record = site
+            .gateway
+            .expect_record("an expired certificate", |record| {
+                record["reason"] == "client_cert_expired"
+                    && record["client_subject"] == format!("CN={name}")
+            });
+        assert_eq!(record["kind"], "handshake");
+        assert_eq!(record["detail"], "found after the handshake", "{record}");
+        assert_eq!(record["ssl_id"], "mtls");
+    }
+}
+
+#[test]
+fn a_connection_that_breaks_off_leaves_its_session_resumable() {
+    let site = Site::start();
+    let ca = Ca::root("Client CA");
+    site.put_ssl("mtls", NAME, &client_of(&ca));
+    let alice = ca.client("alice");
+    for version in TlsVersion::ALL {
+        let client = site.client(NAME).tls(version).cert(&alice);
+        let (conn, _) = served(&client, NAME);
+        let session = conn.session();
+        conn.vanish();
+        site.wait_until_empty();
+        let client = client.session(&session);
+        let (mut conn, is_resumed) = served(&client, NAME);
+        assert!(is_resumed, "{version:?}");
+        // Once more, in the middle of a request.
+        conn.send("POST /x HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 9\r\n\r\nhalf")
+            .unwrap();
+        conn.vanish();
+        site.wait_until_empty();
+        assert!(served(&client, NAME).1, "{version:?}");
+    }
+}
+
+#[test]
+fn a_connection_that_the_gateway_gives_up_leaves_its_session_resumable() {
+    let site = Site::with(Setup::default().set("limits.header_timeout", "300ms"));
+    let ca = Ca::root("Client CA");
+    site.put_ssl("mtls", NAME, &client_of(&ca));
+    let alice = ca.client("alice");
+    for version in TlsVersion::ALL {
+        let client = site.client(NAME).tls(version).cert(&alice);
+        let (mut conn, _) = served(&client, NAME);
+        let session = conn.session();
+        conn.send("GET /x HTTP/1.1\r\nHost: api.exa").unwrap();
+        conn.expect_end();
+        site.wait_until_empty();
+        assert!(served(&client.session(&session), NAME).1, "{version:?}");
+    }
+    site.gateway
+        .expect_record("a client that is too slow", |record| {
+            record["reason"] == "client_timeout"
+        });
+}

@@ -1,0 +1,114 @@
+//! What integration tests start and ask: certificates, the gateway, its upstreams, its clients.
+//!
+//! All of it is real: the gateway's binary, `nginx`, `openssl`, `curl`. Ports are free ones, every
+//! wait has a deadline, and what a value started ends when it is dropped.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub(crate) mod client;
+pub(crate) mod fips;
+pub(crate) mod gateway;
+pub(crate) mod origin;
+pub(crate) mod pki;
+pub(crate) mod raw;
+pub(crate) mod site;
+pub(crate) mod tls;
+
+/// How long anything that should happen at once may take on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// The two protocol versions in use; a refusal is tested on each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TlsVersion {
+    V12,
+    V13,
+}
+
+impl TlsVersion {
+    pub(crate) const ALL: [Self; 2] = [Self::V12, Self::V13];
+}
+
+/// Asks again and again until `ask` gives a value.
+///
+/// # Panics
+/// When `within` has passed; the message names `what` was awaited.
+#[track_caller]
+pub(crate) fn eventually<T>(within: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(value) = ask() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// What a program that ran to its end left behind.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs a program to its end, `stdin` first.
+///
+/// # Panics
+/// When it cannot be started, or has not ended after `within` (it is then killed).
+#[track_caller]
+pub(crate) fn run_to_end(mut command: Command, stdin: &[u8], within: Duration) -> Finished {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut pipe = child.stdin.take().expect("stdin is piped");
+    let stdin = stdin.to_vec();
+    // A program that ends without reading its input breaks the pipe; its exit code tells why.
+    let writer = thread::spawn(move || drop(pipe.write_all(&stdin)));
+    let stdout = read_in_background(child.stdout.take().expect("stdout is piped"));
+    let stderr = read_in_background(child.stderr.take().expect("stderr is piped"));
+    let deadline = Instant::now() + within;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            break status;
+        }
+        if Instant::now() >= deadline {
+            drop(child.kill());
+            drop(child.wait());
+            panic!("{command:?} did not end within {within:?}");
+        }
+        thread::park_timeout(Duration::from_millis(5));
+    };
+    writer.join().expect("the writer does not panic");
+    Finished {
+        status,
+        stdout: stdout.join().expect("the reader does not panic"),
+        stderr: stderr.join().expect("the reader does not panic"),
+    }
+}
+
+fn read_in_background(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        drop(pipe.read_to_end(&mut bytes));
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// A program by name, also from where Debian keeps `nginx`, which is not on every user's path.
+pub(crate) fn program(name: impl AsRef<OsStr>) -> Command {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    let found = std::env::split_paths(&path)
+        .map(|folder| folder.join(name.as_ref()))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| panic!("{:?} is not installed: run `make install`", name.as_ref()));
+    Command::new(found)
+}

@@ -1,0 +1,888 @@
+//! Mutual TLS towards upstreams: what is shown, what is checked, what is named when it fails.
+
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+
+use crate::support::gateway::{ADMIN_KEY, Gateway, Setup, field};
+use crate::support::origin::{ClosedPort, Nginx, Origin, TcpOrigin, seen};
+use crate::support::pki::{Ca, KeyKind, Leaf, Pair, Usage, Validity};
+use crate::support::raw::RawReply;
+use crate::support::{SOON, TlsVersion, program, run_to_end};
+
+/// The name of every upstream here, unless a test is about names.
+const NAME: &str = "up.example.com";
+
+/// A gateway for a table of cases; each has a path of its own, under which its record is found.
+struct Cases {
+    gateway: Gateway,
+    count: usize,
+}
+
+impl Cases {
+    fn start() -> Self {
+        Self::of(Gateway::start())
+    }
+
+    fn of(gateway: Gateway) -> Self {
+        Self { gateway, count: 0 }
+    }
+
+    /// Sends a request through a route of its own to `upstream`.
+    #[track_caller]
+    fn ask(&mut self, upstream: &Value) -> (RawReply, String) {
+        self.count += 1;
+        let path = format!("/case-{}", self.count);
+        let id = format!("case-{}", self.count);
+        let route = json!({"uri": path, "upstream": upstream});
+        self.gateway.configure(&format!("/routes/{id}"), &route);
+        let reply = self.gateway.connect().get("api.example.com", &path, &[]);
+        (reply, path)
+    }
+
+    #[track_caller]
+    fn expect_served(&mut self, case: &str, upstream: &Value) -> String {
+        let (reply, _) = self.ask(upstream);
+        assert_eq!(reply.status, 200, "{case}: {reply:?}");
+        reply.text()
+    }
+
+    #[track_caller]
+    fn expect_refused(&mut self, case: &str, upstream: &Value, status: u16, reason: &str) {
+        let (reply, path) = self.ask(upstream);
+        let record = record_of(&self.gateway, &path);
+        assert_eq!(reply.status, status, "{case}: {reply:?} {record}");
+        assert_eq!(field(&record, "reason"), Some(reason), "{case}: {record}");
+    }
+}
+
+#[track_caller]
+fn record_of(gateway: &Gateway, path: &str) -> Value {
+    gateway.expect_record(path, |record| field(record, "path") == Some(path))
+}
+
+/// An https upstream of this one node, asked for [`NAME`].
+fn upstream(node: &str, tls: &Value) -> Value {
+    json!({
+        "scheme": "https",
+        "pass_host": "rewrite",
+        "upstream_host": NAME,
+        "nodes": {node: 1},
+        "tls": tls,
+    })
+}
+
+/// The `tls` that shows `pair` and speaks this version alone.
+fn showing(pair: &Pair, version: TlsVersion) -> Value {
+    let mut tls = speaking(version);
+    tls["client_cert"] = pair.cert.clone().into();
+    tls["client_key"] = pair.key.clone().into();
+    tls
+}
+
+/// The `tls` that checks by `ca` and speaks this version alone.
+fn checking(ca: &str, version: TlsVersion) -> Value {
+    let mut tls = speaking(version);
+    tls["verify"] = true.into();
+    tls["ca_certs"] = json!([ca]);
+    tls
+}
+
+fn speaking(version: TlsVersion) -> Value {
+    let version = match version {
+        TlsVersion::V12 => "TLSv1.2",
+        TlsVersion::V13 => "TLSv1.3",
+    };
+    json!({"min_version": version, "max_version": version})
+}
+
+/// Runs a script as an operator types it, in `folder`.
+#[track_caller]
+fn type_in(folder: &Path, script: &str) -> String {
+    let mut command = program("bash");
+    command
+        .args(["-euo", "pipefail", "-c", script])
+        .current_dir(folder);
+    let finished = run_to_end(command, b"", 3 * SOON);
+    assert!(finished.status.success(), "{script}: {finished:?}");
+    finished.stdout
+}
+
+#[test]
+fn the_documents_flow_works_as_typed_and_without_its_client_certificate_gets_502() {
+    let folder = TempDir::new().unwrap();
+    let root = env!("CARGO_MANIFEST_DIR");
+    type_in(folder.path(), &format!("{root}/certs/make-demo pki"));
+    let pki = folder.path().join("pki");
+    let read = |name: &str| fs::read_to_string(pki.join(name)).unwrap();
+    let tls = Pair {
+        cert: read("upstream.crt"),
+        key: read("upstream.key"),
+    };
+    let origin = Origin::nginx(&Nginx {
+        directives: r#"
+            server_name upstream.test.local;
+            location /anything {
+                return 200 "upstream-mtls-ok client=$ssl_client_s_dn\n";
+                add_header Content-Type text/plain;
+            }"#
+        .to_owned(),
+        ..Nginx::mutual(tls, read("ca.crt"))
+    });
+    let gateway = Gateway::start();
+    let typed = |script: &str| {
+        let script = script
+            .replace("{group_id}", "default")
+            .replace("${API_KEY}", ADMIN_KEY)
+            .replace(":7443", &format!(":{}", gateway.port("admin_https")))
+            .replace(":9080", &format!(":{}", gateway.port("http")))
+            .replace("192.0.2.10", "127.0.0.1")
+            .replace("8443", &origin.port().to_string())
+            .replace("curl ", "curl -sS ");
+        type_in(&pki, &script)
+    };
+    let with_certificate = r#"
+CLIENT_CRT=$(awk 1 ORS='\\n' client.crt)
+CLIENT_KEY=$(awk 1 ORS='\\n' client.key)
+CA_CRT=$(awk 1 ORS='\\n' ca.crt)
+
+curl -k "https://localhost:7443/apisix/admin/services/upstream-mtls?gateway_group_id={group_id}" -X PUT \
+-H "X-API-KEY: ${API_KEY}" \
+-H "Content-Type: application/json" \
+-d "{
+\"name\": \"upstream-mtls\",
+\"upstream\": {
+\"type\": \"roundrobin\",
+\"scheme\": \"https\",
+\"pass_host\": \"rewrite\",
+\"upstream_host\": \"upstream.test.local\",
+\"nodes\": [
+{ \"host\": \"192.0.2.10\", \"port\": 8443, \"weight\": 1 }
+],
+\"tls\": {
+\"client_cert\": \"${CLIENT_CRT}\",
+\"client_key\": \"${CLIENT_KEY}\",
+\"verify\": true,
+\"ca_certs\": [\"${CA_CRT}\"]
+}
+}
+}"
+"#;
+    let route = r#"
+curl -k "https://localhost:7443/apisix/admin/routes/upstream-mtls?gateway_group_id={group_id}" -X PUT \
+-H "X-API-KEY: ${API_KEY}" \
+-H "Content-Type: application/json" \
+-d '{
+"name": "upstream-mtls",
+"service_id": "upstream-mtls",
+"paths": ["/*"]
+}'
+"#;
+    let request = r#"curl -i "http://127.0.0.1:9080/anything""#;
+    // The document's "remove tls.client_cert and tls.client_key and re-apply".
+    let without_certificate: String = with_certificate
+        .lines()
+        .filter(|line| !line.starts_with(r#"\"client_"#))
+        .map(|line| format!("{line}\n"))
+        .collect();
+
+    typed(with_certificate);
+    typed(route);
+    let expect_served = || {
+        let said = typed(request);
+        assert!(said.starts_with("HTTP/1.1 200 OK\r\n"), "{said}");
+        let answer = "upstream-mtls-ok client=CN=api7-gateway\n";
+        assert!(said.ends_with(answer), "{said}");
+    };
+    // Often enough that each worker has connections and sessions to keep.
+    for _ in 0..6 {
+        expect_served();
+    }
+
+    typed(&without_certificate);
+    for _ in 0..4 {
+        let said = typed(request);
+        assert!(said.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{said}");
+        assert!(!said.contains("upstream-mtls-ok"), "{said}");
+    }
+    gateway.expect_record("a refusal with its cause", |record| {
+        field(record, "reason") == Some("upstream_wants_client_cert")
+            && record["status"] == 502
+            && field(record, "service_id") == Some("upstream-mtls")
+            && field(record, "route_id") == Some("upstream-mtls")
+    });
+
+    typed(with_certificate);
+    expect_served();
+}
+
+#[test]
+fn client_certificate_in_each_form_is_shown_to_the_upstream() {
+    let root = Ca::root("Client CA");
+    let below = root.intermediate("Below");
+    let server = Ca::root("Server CA").server(NAME);
+    let origin = Origin::nginx(&Nginx {
+        directives: "ssl_verify_depth 2;".to_owned(),
+        ..Nginx::mutual(server, root.pem())
+    });
+    let mut cases = Cases::start();
+    for version in TlsVersion::ALL {
+        for key in [
+            KeyKind::P256,
+            KeyKind::P256Sec1,
+            KeyKind::Rsa,
+            KeyKind::RsaPkcs1,
+        ] {
+            let order = Leaf {
+                key,
+                ..Leaf::client("gateway")
+            };
+            for (case, pair) in [
+                ("below the root", root.issue(&order)),
+                ("with its intermediate", below.issue(&order)),
+            ] {
+                let body =
+                    cases.expect_served(case, &upstream(&origin.node(), &showing(&pair, version)));
+                assert_eq!(seen(&body, "dn"), "CN=gateway");
+                assert_eq!(seen(&body, "verify"), "SUCCESS");
+            }
+        }
+    }
+}
+
+#[test]
+fn certificate_of_an_ssl_of_type_client_is_shown_and_follows_its_rotation() {
+    let ca = Ca::root("CA");
+    let origin = Origin::nginx(&Nginx::mutual(ca.server(NAME), ca.pem()));
+    let gateway = Gateway::start();
+    let rotate = |name: &str| {
+        let pair = ca.client(name);
+        let ssl = json!({"type": "client", "cert": pair.cert, "key": pair.key});
+        gateway.configure("/ssls/identity", &ssl);
+    };
+    rotate("first");
+    let tls = json!({"client_cert_id": "identity"});
+    let route = json!({"uri": "/*", "upstream": upstream(&origin.node(), &tls)});
+    gateway.configure("/routes/r", &route);
+    let mut client = gateway.connect();
+    for name in ["first", "second"] {
+        rotate(name);
+        for _ in 0..3 {
+            let reply = client.get("api.example.com", "/", &[]).expect_status(200);
+            assert_eq!(seen(&reply.text(), "dn"), format!("CN={name}"));
+        }
+    }
+}
+
+#[test]
+fn nginx_refusing_our_certificate_is_502_with_its_reason() {
+    let ca = Ca::root("CA");
+    let stranger = Ca::root("CA").client("gateway");
+    let expired = ca.issue(&Leaf {
+        validity: Validity::Expired,
+        ..Leaf::client("gateway")
+    });
+    let origin = Origin::nginx(&Nginx::mutual(ca.server(NAME), ca.pem()));
+    let mut cases = Cases::start();
+    for version in TlsVersion::ALL {
+        let mut refused = |case: &str, tls: &Value, reason: &str| {
+            // Again, so that the session nginx gave before it refused is there to be misused.
+            for _ in 0..3 {
+                cases.expect_refused(case, &upstream(&origin.node(), tls), 502, reason);
+            }
+        };
+        refused("none", &speaking(version), "upstream_wants_client_cert");
+        let rejected = "upstream_rejected_our_cert";
+        refused("another CA's", &showing(&stranger, version), rejected);
+        refused("expired", &showing(&expired, version), rejected);
+        let good = showing(&ca.client("gateway"), version);
+        cases.expect_served("right", &upstream(&origin.node(), &good));
+    }
+}
+
+#[test]
+fn upstream_refusing_our_certificate_by_alert_is_502_with_its_reason() {
+    let folder = TempDir::new().unwrap();
+    let ca = Ca::root("CA");
+    let stranger = Ca::root("CA").client("gateway");
+    let trust = ca.write(folder.path(), "ca");
+    let origin = Origin::openssl_s_server(
+        &ca.server(NAME),
+        &[
+            "-Verify",
+            "1",
+            "-verify_return_error",
+            "-CAfile",
+            trust.to_str().unwrap(),
+        ],
+    );
+    let mut cases = Cases::start();
+    // With TLS 1.3 the alert comes after our side of the handshake is done.
+    for version in TlsVersion::ALL {
+        let node = origin.node();
+        let wants = "upstream_wants_client_cert";
+        cases.expect_refused("none", &upstream(&node, &speaking(version)), 502, wants);
+        let rejected = "upstream_rejected_our_cert";
+        let strangers = showing(&stranger, version);
+        cases.expect_refused("another CA's", &upstream(&node, &strangers), 502, rejected);
+        let good = showing(&ca.client("gateway"), version);
+        let body = cases.expect_served("right", &upstream(&node, &good));
+        assert!(body.contains("s_server"), "{body}");
+    }
+}
+
+#[test]
+fn late_alert_reaches_a_request_with_a_body_as_502_too() {
+    let folder = TempDir::new().unwrap();
+    let ca = Ca::root("CA");
+    let trust = ca.write(folder.path(), "ca");
+    let origin = Origin::openssl_s_server(
+        &ca.server(NAME),
+        &["-Verify", "1", "-CAfile", trust.to_str().unwrap()],
+    );
+    let gateway = Gateway::start();
+    let tls = speaking(TlsVersion::V13);
+    let route = json!({"uri": "/up", "upstream": upstream(&origin.node(), &tls)});
+    gateway.configure("/routes/r", &route);
+    let mut client = gateway.connect();
+    client.send("POST /up HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 200000\r\n\r\n");
+    client.send(vec![b'x'; 200_000]);
+    assert_eq!(client.read_reply().status, 502);
+    let record = record_of(&gateway, "/up");
+    let reason = field(&record, "reason");
+    assert_eq!(reason, Some("upstream_wants_client_cert"), "{record}");
+}
+
+#[test]
+fn upstreams_own_400_is_passed_on_and_nginx_ones_too_where_the_config_says_so() {
+    let ca = Ca::root("CA");
+    // Asks for a certificate, and answers 400 for reasons of its own.
+    let picky = Origin::nginx(&Nginx {
+        directives: "ssl_verify_client optional_no_ca; location /case- { return 400; }".to_owned(),
+        ..Nginx::tls(ca.server(NAME))
+    });
+    let mut cases = Cases::start();
+    let good = showing(&ca.client("gateway"), TlsVersion::V13);
+    let (reply, path) = cases.ask(&upstream(&picky.node(), &good));
+    assert_eq!(reply.status, 400, "{reply:?}");
+    assert!(reply.text().contains("nginx"), "{reply:?}");
+    let record = record_of(&cases.gateway, &path);
+    assert_eq!(field(&record, "reason"), None, "{record}");
+
+    let mutual = Origin::nginx(&Nginx::mutual(ca.server(NAME), ca.pem()));
+    let mut passing = Cases::of(Setup::default().set("proxy.nginx_400", "pass").start());
+    let (reply, _) = passing.ask(&upstream(&mutual.node(), &speaking(TlsVersion::V13)));
+    assert_eq!(reply.status, 400);
+    let title = "400 No required SSL certificate was sent";
+    assert!(reply.text().contains(title), "{reply:?}");
+}
+
+#[test]
+fn verification_decides_by_ca_name_and_validity_and_is_off_unless_asked_for() {
+    let ca = Ca::root("Upstream CA");
+    let below = ca.intermediate("Below");
+    let other = Ca::root("Other CA");
+    let dated = |validity| {
+        ca.issue(&Leaf {
+            validity,
+            ..Leaf::server(NAME)
+        })
+    };
+    let common_name_only = ca.issue(&Leaf {
+        dns_names: Vec::new(),
+        usage: Usage::Unsaid,
+        ..Leaf::server(NAME)
+    });
+    let common_name_beside_a_san = ca.issue(&Leaf {
+        common_name: NAME.to_owned(),
+        ..Leaf::server("else.example.com")
+    });
+    let wildcard = ca.server("*.example.com");
+    let partial_wildcard = ca.server("u*.example.com");
+    let for_clients = ca.issue(&Leaf {
+        usage: Usage::Client,
+        ..Leaf::server(NAME)
+    });
+    let unknown = Some("upstream_ca_unknown");
+    let mismatch = Some("upstream_name_mismatch");
+    let mut cases = Cases::start();
+    for (case, server, reason) in [
+        ("its CA", ca.server(NAME), None),
+        ("its CA, an intermediate between", below.server(NAME), None),
+        ("a wildcard", wildcard, None),
+        ("its common name, no other", common_name_only, None),
+        ("another CA", other.server(NAME), unknown),
+        (
+            "another CA of the same name",
+            Ca::root("Upstream CA").server(NAME),
+            unknown,
+        ),
+        ("self-signed", Leaf::server(NAME).self_signed(), unknown),
+        (
+            "expired",
+            dated(Validity::Expired),
+            Some("upstream_cert_expired"),
+        ),
+        (
+            "not yet valid",
+            dated(Validity::NotYet),
+            Some("upstream_cert_not_yet_valid"),
+        ),
+        ("another name", ca.server("else.example.com"), mismatch),
+        (
+            "another name in the SAN",
+            common_name_beside_a_san,
+            mismatch,
+        ),
+        ("a partial wildcard", partial_wildcard, mismatch),
+        (
+            "a client's certificate",
+            for_clients,
+            Some("upstream_cert_invalid"),
+        ),
+    ] {
+        let origin = Origin::nginx(&Nginx::tls(server));
+        for version in TlsVersion::ALL {
+            let checked = upstream(&origin.node(), &checking(&ca.pem(), version));
+            match reason {
+                None => drop(cases.expect_served(case, &checked)),
+                Some(reason) => cases.expect_refused(case, &checked, 502, reason),
+            }
+            for verify in [Some(false), None] {
+                let mut tls = speaking(version);
+                if let Some(verify) = verify {
+                    tls["verify"] = verify.into();
+                }
+                cases.expect_served(case, &upstream(&origin.node(), &tls));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_ca_of_ca_certs_counts() {
+    let (first, second, third) = (Ca::root("1"), Ca::root("2"), Ca::root("3"));
+    let mut cases = Cases::start();
+    let bundle = format!("{}{}", first.pem(), second.pem());
+    let tls = json!({"verify": true, "ca_certs": [bundle, third.pem()]});
+    for ca in [&first, &second, &third] {
+        let origin = Origin::nginx(&Nginx::tls(ca.server(NAME)));
+        cases.expect_served("listed", &upstream(&origin.node(), &tls));
+    }
+    let origin = Origin::nginx(&Nginx::tls(Ca::root("4").server(NAME)));
+    let unlisted = upstream(&origin.node(), &tls);
+    cases.expect_refused("unlisted", &unlisted, 502, "upstream_ca_unknown");
+}
+
+#[test]
+fn node_named_by_its_ip_is_checked_by_ip_and_gets_no_sni() {
+    let ca = Ca::root("CA");
+    let with_ip = ca.issue(&Leaf {
+        dns_names: Vec::new(),
+        addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        ..Leaf::server("by address")
+    });
+    let ip_as_name = ca.issue(&Leaf {
+        dns_names: vec!["127.0.0.1".to_owned()],
+        ..Leaf::server("127.0.0.1")
+    });
+    let mut cases = Cases::start();
+    for version in TlsVersion::ALL {
+        let mut ask = |pair: &Pair, reason: Option<&str>| {
+            let origin = Origin::nginx(&Nginx::tls(pair.clone()));
+            let mut upstream = upstream(&origin.node(), &checking(&ca.pem(), version));
+            upstream["pass_host"] = "node".into();
+            match reason {
+                None => {
+                    let body = cases.expect_served("by IP", &upstream);
+                    assert_eq!(seen(&body, "sni"), "");
+                    assert_eq!(seen(&body, "http_host"), origin.node());
+                }
+                Some(reason) => cases.expect_refused("by IP", &upstream, 502, reason),
+            }
+        };
+        ask(&with_ip, None);
+        ask(&ip_as_name, Some("upstream_name_mismatch"));
+        ask(&ca.server(NAME), Some("upstream_name_mismatch"));
+    }
+}
+
+#[test]
+fn name_sent_follows_pass_host_unless_server_name_says_otherwise() {
+    let ca = Ca::root("CA");
+    let origin = Origin::nginx(&Nginx::tls(ca.server(NAME)));
+    let port = origin.port();
+    let gateway = Gateway::start();
+    let mut client = gateway.connect();
+    let by_name = format!("localhost:{port}");
+    for (case, pass_host, node, host, server_name, want_host, want_sni) in [
+        (
+            "pass",
+            "pass",
+            origin.node(),
+            "Api.Example.com:9080",
+            None,
+            "api.example.com:9080",
+            "api.example.com",
+        ),
+        (
+            "pass an IP",
+            "pass",
+            origin.node(),
+            "192.0.2.1",
+            None,
+            "192.0.2.1",
+            "",
+        ),
+        (
+            "node",
+            "node",
+            by_name.clone(),
+            "api.example.com",
+            None,
+            by_name.as_str(),
+            "localhost",
+        ),
+        (
+            "rewrite",
+            "rewrite",
+            origin.node(),
+            "api.example.com",
+            None,
+            "up.example.com",
+            "up.example.com",
+        ),
+        (
+            "pass, named",
+            "pass",
+            origin.node(),
+            "api.example.com",
+            Some("tls.example.com"),
+            "api.example.com",
+            "tls.example.com",
+        ),
+        (
+            "node, named",
+            "node",
+            by_name.clone(),
+            "api.example.com",
+            Some("tls.example.com"),
+            by_name.as_str(),
+            "tls.example.com",
+        ),
+        (
+            "rewrite, named",
+            "rewrite",
+            origin.node(),
+            "api.example.com",
+            Some("tls.example.com"),
+            "up.example.com",
+            "tls.example.com",
+        ),
+    ] {
+        let mut tls = json!({});
+        if let Some(server_name) = server_name {
+            tls["server_name"] = server_name.into();
+        }
+        let mut upstream = upstream(&node, &tls);
+        upstream["pass_host"] = pass_host.into();
+        gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
+        let path = format!("/{}", case.replace([' ', ','], "-"));
+        let reply = client.get(host, &path, &[]).expect_status(200);
+        assert_eq!(seen(&reply.text(), "http_host"), want_host, "{case}");
+        assert_eq!(seen(&reply.text(), "sni"), want_sni, "{case}");
+        let record = record_of(&gateway, &path);
+        let recorded = field(&record, "upstream_sni").unwrap_or_default();
+        assert_eq!(recorded, want_sni, "{case}: {record}");
+    }
+}
+
+#[test]
+fn name_checked_is_the_name_sent() {
+    let ca = Ca::root("CA");
+    let origin = Origin::nginx(&Nginx::tls(ca.server("tls.example.com")));
+    let mut cases = Cases::start();
+    for version in TlsVersion::ALL {
+        let mut tls = checking(&ca.pem(), version);
+        let mismatch = "upstream_name_mismatch";
+        cases.expect_refused("unnamed", &upstream(&origin.node(), &tls), 502, mismatch);
+        tls["server_name"] = "tls.example.com".into();
+        let body = cases.expect_served("named", &upstream(&origin.node(), &tls));
+        assert_eq!(seen(&body, "http_host"), NAME);
+    }
+}
+
+#[test]
+fn scheme_that_does_not_fit_the_port_is_502_and_says_which_it_is() {
+    let ca = Ca::root("CA");
+    let over_tls = Origin::nginx(&Nginx::tls(ca.server(NAME)));
+    let mutual = Origin::nginx(&Nginx::mutual(ca.server(NAME), ca.pem()));
+    let alerting = TcpOrigin::answering(b"\x15\x03\x01\x00\x02\x02\x0a");
+    let plain = Origin::nginx(&Nginx::default());
+    let greeting = TcpOrigin::serving(|mut conn| {
+        drop(conn.write_all(b"220 mail.example.com ESMTP\r\n"));
+        drop(std::io::copy(&mut conn, &mut std::io::sink()));
+    });
+    let mut cases = Cases::start();
+    let http = |node: String| json!({"nodes": {node: 1}});
+    for node in [over_tls.node(), mutual.node(), alerting.node()] {
+        cases.expect_refused("http to TLS", &http(node), 502, "upstream_expects_tls");
+    }
+    let https = |node: String| upstream(&node, &json!({}));
+    for node in [plain.node(), greeting.node()] {
+        cases.expect_refused(
+            "https to plain",
+            &https(node),
+            502,
+            "upstream_speaks_plaintext",
+        );
+    }
+    cases.expect_served("http to plain", &http(plain.node()));
+    cases.expect_served("https to TLS", &https(over_tls.node()));
+}
+
+#[test]
+fn node_that_cannot_be_reached_is_named_by_how_it_fails() {
+    let closed = ClosedPort::new();
+    let full = FullListener::new();
+    let silent = TcpOrigin::silent();
+    let mut cases = Cases::start();
+    for scheme in ["http", "https"] {
+        let to = |node: &str| {
+            json!({
+                "scheme": scheme,
+                "nodes": {node: 1},
+                "timeout": {"connect": 0.3, "send": 5, "read": 5},
+            })
+        };
+        cases.expect_refused("refused", &to(&closed.node()), 502, "upstream_refused");
+        let nowhere = to("nowhere.invalid:80");
+        cases.expect_refused("unresolvable", &nowhere, 503, "upstream_unresolvable");
+        let late = "upstream_timeout";
+        cases.expect_refused("connects too late", &to(&full.node()), 504, late);
+    }
+    let mute = json!({
+        "scheme": "https",
+        "nodes": {silent.node(): 1},
+        "timeout": {"connect": 0.3, "send": 5, "read": 5},
+    });
+    cases.expect_refused("shakes no hands", &mute, 504, "upstream_timeout");
+}
+
+/// A listening port whose queue is full, so that connecting to it takes for ever.
+struct FullListener {
+    socket: Socket,
+    _waiting: Vec<TcpStream>,
+}
+
+impl FullListener {
+    fn new() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket
+            .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+            .unwrap();
+        socket.listen(1).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let wait = Duration::from_millis(200);
+        let fill = || TcpStream::connect_timeout(&address, wait).ok();
+        Self {
+            _waiting: std::iter::from_fn(fill).take(64).collect(),
+            socket,
+        }
+    }
+
+    fn node(&self) -> String {
+        self.socket
+            .local_addr()
+            .unwrap()
+            .as_socket()
+            .unwrap()
+            .to_string()
+    }
+}
+
+#[test]
+fn gateways_own_admin_and_status_addresses_are_no_nodes() {
+    let mut cases = Cases::start();
+    for listener in ["admin", "admin_https", "status"] {
+        let port = cases.gateway.port(listener);
+        let scheme = if listener == "admin_https" {
+            "https"
+        } else {
+            "http"
+        };
+        for host in ["127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"] {
+            let node = json!([{"host": host, "port": port, "weight": 1}]);
+            let upstream = json!({"scheme": scheme, "nodes": node});
+            cases.expect_refused(host, &upstream, 502, "upstream_is_self");
+        }
+    }
+    let origin = Origin::nginx(&Nginx::default());
+    cases.expect_served("another port here", &json!({"nodes": {origin.node(): 1}}));
+}
+
+/// Sends `count` requests over each of three connections at once, each to the next of `paths`, and
+/// judges each answer.
+fn interleave(
+    gateway: &Gateway,
+    paths: &[&str],
+    count: usize,
+    judge: impl Fn(&str, &RawReply) + Sync,
+) {
+    thread::scope(|scope| {
+        for start in 0..3 {
+            let judge = &judge;
+            scope.spawn(move || {
+                let mut client = gateway.connect();
+                for path in paths.iter().cycle().skip(start).take(count) {
+                    judge(path, &client.get("api.example.com", path, &[]));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn identities_to_one_node_never_mix() {
+    let ca = Ca::root("CA");
+    let origin = Origin::nginx(&Nginx::mutual(ca.server(NAME), ca.pem()));
+    for version in TlsVersion::ALL {
+        let gateway = Gateway::start();
+        for (id, tls) in [
+            ("alice", showing(&ca.client("alice"), version)),
+            ("bob", showing(&ca.client("bob"), version)),
+            ("nobody", speaking(version)),
+        ] {
+            let mut upstream = upstream(&origin.node(), &tls);
+            // Connections end often, so that sessions are resumed as well as connections kept.
+            upstream["keepalive_pool"] = json!({"size": 4, "requests": 3});
+            gateway.configure(&format!("/services/{id}"), &json!({"upstream": upstream}));
+            let route = json!({"uri": format!("/{id}"), "service_id": id});
+            gateway.configure(&format!("/routes/{id}"), &route);
+        }
+        let tally = std::sync::Mutex::new((0, 0));
+        interleave(
+            &gateway,
+            &["/alice", "/bob", "/nobody"],
+            120,
+            |path, reply| {
+                if path == "/nobody" {
+                    assert_eq!(reply.status, 502, "{reply:?}");
+                    return;
+                }
+                assert_eq!(reply.status, 200, "{reply:?}");
+                let body = reply.text();
+                assert_eq!(seen(&body, "dn"), format!("CN={}", &path[1..]));
+                let mut tally = tally.lock().unwrap();
+                tally.0 += usize::from(seen(&body, "reused") == "r");
+                tally.1 += usize::from(seen(&body, "reused") != "r");
+            },
+        );
+        let (resumed, full) = tally.into_inner().unwrap();
+        assert!(resumed > 20 && full > 0, "{resumed} resumed, {full} full");
+    }
+}
+
+#[test]
+fn checked_and_unchecked_upstreams_share_nothing() {
+    let ca = Ca::root("CA");
+    let origin = Origin::nginx(&Nginx::tls(ca.server(NAME)));
+    let node = origin.node();
+    for version in TlsVersion::ALL {
+        let gateway = Gateway::start();
+        let wrong_ca = checking(&Ca::root("Other").pem(), version);
+        let mut wrong_name = upstream(&node, &checking(&ca.pem(), version));
+        wrong_name["upstream_host"] = "else.example.com".into();
+        for (id, mut upstream) in [
+            ("unchecked", upstream(&node, &speaking(version))),
+            ("checked", upstream(&node, &checking(&ca.pem(), version))),
+            ("wrong-ca", upstream(&node, &wrong_ca)),
+            ("wrong-name", wrong_name),
+        ] {
+            upstream["keepalive_pool"] = json!({"size": 4, "requests": 3});
+            let route = json!({"uri": format!("/{id}"), "upstream": upstream});
+            gateway.configure(&format!("/routes/{id}"), &route);
+        }
+        let paths = ["/unchecked", "/wrong-ca", "/checked", "/wrong-name"];
+        interleave(&gateway, &paths, 60, |path, reply| {
+            let wanted = if path.starts_with("/wrong") { 502 } else { 200 };
+            assert_eq!(reply.status, wanted, "{path}: {reply:?}");
+        });
+    }
+}
+
+#[test]
+fn session_of_an_upstream_is_resumed_by_the_next_connection() {
+    let ca = Ca::root("CA");
+    let origin = Origin::nginx(&Nginx::mutual(ca.server(NAME), ca.pem()));
+    let gateway = Gateway::start();
+    for version in TlsVersion::ALL {
+        let mut tls = showing(&ca.client("gateway"), version);
+        tls["verify"] = true.into();
+        tls["ca_certs"] = json!([ca.pem()]);
+        let mut upstream = upstream(&origin.node(), &tls);
+        upstream["keepalive_pool"] = json!({"requests": 1});
+        gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
+        let mut client = gateway.connect();
+        let mut seen_reused = Vec::new();
+        for _ in 0..4 {
+            let reply = client.get("api.example.com", "/", &[]).expect_status(200);
+            assert_eq!(seen(&reply.text(), "dn"), "CN=gateway");
+            seen_reused.push(seen(&reply.text(), "reused") == "r");
+        }
+        assert_eq!(seen_reused, [false, true, true, true], "{version:?}");
+    }
+}
+
+#[test]
+fn record_names_upstream_node_and_name_whether_it_went_well_or_not() {
+    let ca = Ca::root("CA");
+    let origin = Origin::nginx(&Nginx::mutual(ca.server(NAME), ca.pem()));
+    let gateway = Gateway::start();
+    let configure = |ca_certs: String| {
+        let mut tls = showing(&ca.client("gateway"), TlsVersion::V13);
+        tls["verify"] = true.into();
+        tls["ca_certs"] = json!([ca_certs]);
+        gateway.configure("/upstreams/backend", &upstream(&origin.node(), &tls));
+    };
+    configure(ca.pem());
+    let service = json!({"upstream_id": "backend"});
+    gateway.configure("/services/orders", &service);
+    gateway.configure("/routes/all", &json!({"uri": "/*", "service_id": "orders"}));
+    let mut client = gateway.connect();
+    let mut ask = |path: &str| {
+        let status = client.get("api.example.com", path, &[]).status;
+        let record = record_of(&gateway, path);
+        assert_eq!(record["status"], status, "{record}");
+        for (name, value) in [
+            ("kind", "request"),
+            ("listener", "http"),
+            ("authority", "api.example.com"),
+            ("method", "GET"),
+            ("route_id", "all"),
+            ("service_id", "orders"),
+            ("upstream_id", "backend"),
+            ("node", &origin.node()),
+            ("upstream_sni", NAME),
+        ] {
+            assert_eq!(field(&record, name), Some(value), "{name}: {record}");
+        }
+        (status, record)
+    };
+    let (status, record) = ask("/good");
+    assert_eq!((status, field(&record, "reason")), (200, None), "{record}");
+    configure(Ca::root("Other").pem());
+    let (status, record) = ask("/bad");
+    assert_eq!(status, 502);
+    assert_eq!(field(&record, "reason"), Some("upstream_ca_unknown"));
+    assert_eq!(field(&record, "blame"), Some("upstream"));
+    let detail = field(&record, "detail").unwrap_or_default();
+    assert!(detail.contains("certificate verify failed"), "{record}");
+}
