@@ -143,12 +143,15 @@ impl Sweep {
         until: Until,
         work: impl Future<Output = T>,
     ) -> Result<T, Expired> {
-        let limit = self.limit(until);
         tokio::pin!(work);
-        tokio::pin!(limit);
+        // Work that is done at once needs no place in the list.
+        let mut limit = None;
         std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Ok(done)),
-            Poll::Pending => limit.as_mut().poll(cx).map(|()| Err(Expired)),
+            Poll::Pending => limit
+                .get_or_insert_with(|| self.limit(until.clone()))
+                .poll_expired(cx)
+                .map(|()| Err(Expired)),
         })
         .await
     }

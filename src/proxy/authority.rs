@@ -4,8 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use http::header::HOST;
-use http::request::Parts;
-use http::{HeaderValue, Version};
+use http::{HeaderValue, Request, Version};
 
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
@@ -22,7 +21,10 @@ impl LastHost {
             return Ok(authority.clone());
         }
         let authority = Rc::new(parse(line.as_bytes())?);
-        self.0.replace(Some((line.clone(), authority.clone())));
+        // A copy: a clone would keep the whole buffer alive that the request was read into.
+        if let Ok(line) = HeaderValue::from_bytes(line.as_bytes()) {
+            self.0.replace(Some((line, authority.clone())));
+        }
         Ok(authority)
     }
 }
@@ -38,48 +40,48 @@ fn parse(raw: &[u8]) -> Result<Authority, Reason> {
 ///
 /// # Errors
 /// `AuthorityInvalid`: no Host, several, an empty or malformed one, or one that differs.
-pub fn read(
-    req: &Parts,
+pub fn read<B>(
+    req: &Request<B>,
     last: &LastHost,
     sni: Option<&str>,
     default_port: u16,
 ) -> Result<Rc<Authority>, Reason> {
-    let mut lines = req.headers.get_all(HOST).iter();
+    let mut lines = req.headers().get_all(HOST).iter();
     let line = lines.next();
     if lines.next().is_some() {
         return Err(Reason::AuthorityInvalid);
     }
     let host = line.map(|line| last.parse(line)).transpose()?;
-    if let Some(target) = req.uri.authority() {
+    if let Some(target) = req.uri().authority() {
         let target = parse(target.as_str().as_bytes())?;
         return match host {
             Some(host) if !target.same_ignoring_default_port(&host, default_port) => {
                 Err(Reason::AuthorityInvalid)
             }
             // HTTP/2 has `:authority` instead of Host (RFC 9113 §8.3.1).
-            None if req.version == Version::HTTP_11 => Err(Reason::AuthorityInvalid),
+            None if req.version() == Version::HTTP_11 => Err(Reason::AuthorityInvalid),
             _ => Ok(Rc::new(target)),
         };
     }
     match (host, sni) {
         (Some(host), _) => Ok(host),
-        (None, Some(sni)) if req.version == Version::HTTP_10 => parse(sni.as_bytes()).map(Rc::new),
+        (None, Some(sni)) if req.version() == Version::HTTP_10 => {
+            parse(sni.as_bytes()).map(Rc::new)
+        }
         (None, _) => Err(Reason::AuthorityInvalid),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
-
     use super::*;
 
-    fn request(version: Version, target: &str, hosts: &[&str]) -> Parts {
+    fn request(version: Version, target: &str, hosts: &[&str]) -> Request<()> {
         let mut req = Request::builder().version(version).uri(target);
         for host in hosts {
             req = req.header(HOST, *host);
         }
-        req.body(()).unwrap().into_parts().0
+        req.body(()).unwrap()
     }
 
     fn host(version: Version, target: &str, hosts: &[&str]) -> Result<String, Reason> {

@@ -38,6 +38,8 @@ pub struct Upload {
     pub broken: Cell<Option<Reason>>,
     /// It was read to its end.
     pub done: Cell<bool>,
+    /// Bytes that came from the client.
+    pub received: Cell<u64>,
 }
 
 /// A request's body, from the client to the upstream.
@@ -46,7 +48,6 @@ pub struct RequestBody {
     // The connection does not serve another request before this one's body is over.
     in_flight: Option<InFlight>,
     upload: Rc<Upload>,
-    bytes_in: Rc<Cell<u64>>,
     sweep: Rc<Sweep>,
     patience: u64,
     limit: Option<Limit>,
@@ -55,19 +56,13 @@ pub struct RequestBody {
 impl RequestBody {
     /// A client's body. `patience` is the longest wait between two reads, in milliseconds.
     #[must_use]
-    pub fn new(
-        incoming: Incoming,
-        in_flight: InFlight,
-        bytes_in: Rc<Cell<u64>>,
-        sweep: Rc<Sweep>,
-        patience: u64,
-    ) -> Self {
+    pub fn new(incoming: Incoming, in_flight: &InFlight, sweep: Rc<Sweep>, patience: u64) -> Self {
         let mut body = Self::empty(sweep);
-        (body.bytes_in, body.patience) = (bytes_in, patience);
+        body.patience = patience;
         if !incoming.is_end_stream() {
             body.upload.done.set(false);
             body.incoming = Some(incoming);
-            body.in_flight = Some(in_flight);
+            body.in_flight = Some(in_flight.clone());
         }
         body
     }
@@ -83,7 +78,6 @@ impl RequestBody {
             incoming: None,
             in_flight: None,
             upload,
-            bytes_in: Rc::default(),
             sweep,
             patience: 0,
             limit: None,
@@ -145,7 +139,8 @@ impl Body for RequestBody {
                 self.limit = None;
                 if let Some(data) = frame.data_ref() {
                     let count = u64::try_from(data.len()).unwrap_or(u64::MAX);
-                    self.bytes_in.set(self.bytes_in.get().saturating_add(count));
+                    let received = self.upload.received.get().saturating_add(count);
+                    self.upload.received.set(received);
                 }
                 if self.incoming.as_ref().is_some_and(Body::is_end_stream) {
                     self.finish();
@@ -210,7 +205,7 @@ pub struct Streamed {
     outcome: Box<Outcome>,
     conn: Rc<Conn>,
     sweep: Rc<Sweep>,
-    limit: Limit,
+    limit: Option<Limit>,
     patience: u64,
     waiting: Option<Waiting>,
 }
@@ -227,14 +222,13 @@ impl Streamed {
         sweep: &Rc<Sweep>,
         patience: u64,
     ) -> Self {
-        let limit = sweep.limit(Until::At(u64::MAX));
         let mut body = Self {
             incoming,
             upstream: Some(upstream),
             outcome,
             conn,
             sweep: sweep.clone(),
-            limit,
+            limit: None,
             patience,
             waiting: None,
         };
@@ -281,12 +275,15 @@ impl Streamed {
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Pending => {
+                let until = Until::At(self.conn.now().saturating_add(self.patience));
                 if self.waiting.is_none() {
                     self.waiting = Some(self.conn.waiting());
-                    self.limit
-                        .reset(Until::At(self.conn.now().saturating_add(self.patience)));
+                    if let Some(limit) = &self.limit {
+                        limit.reset(until.clone());
+                    }
                 }
-                self.limit.poll_expired(cx).map(|()| {
+                let limit = self.limit.get_or_insert_with(|| self.sweep.limit(until));
+                limit.poll_expired(cx).map(|()| {
                     Some(Err(
                         self.fail(Reason::UpstreamTimeout, "in the body".to_owned())
                     ))

@@ -9,6 +9,7 @@ use std::task::{Context, Waker};
 use crate::failure::Reason;
 use crate::matching::sni::SniName;
 use crate::proxy::authority::LastHost;
+use crate::proxy::headers::Via;
 use crate::proxy::worker::Inbound;
 use crate::snapshot::Id;
 use crate::telemetry::access::ClientFacts;
@@ -82,8 +83,8 @@ pub struct TlsFacts {
 pub struct Conn {
     /// The client.
     pub peer: SocketAddr,
-    /// Our address.
-    pub local: SocketAddr,
+    /// What its requests say of it to upstreams.
+    pub via: Via,
     /// The listener's name in records.
     pub listener: &'static str,
     /// What it is pinned to; `None` in the clear.
@@ -122,6 +123,7 @@ impl Conn {
         let tls = accepted
             .as_ref()
             .map(|tls| (tls.version, tls.cipher, tls.resumed));
+        let via = Via::new(peer, inbound.local, accepted.is_some());
         let is_http2 = accepted.as_ref().is_some_and(|accepted| accepted.is_http2);
         let mut sni = None;
         let pinned = accepted.map(|accepted| {
@@ -134,7 +136,7 @@ impl Conn {
         });
         Rc::new(Self {
             peer,
-            local: inbound.local,
+            via,
             listener: inbound.name,
             pinned,
             sni,

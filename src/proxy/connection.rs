@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
+use hyper::server::conn::http1::Parts;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +19,7 @@ use crate::net::handshake::{self, Greeting, Refused};
 use crate::net::stream::{Rewound, Stream, linger};
 use crate::proxy::conn::{Conn, Phase, Signal, client_facts};
 use crate::proxy::error::Refusal;
+use crate::proxy::slot::Slot;
 use crate::proxy::worker::{Inbound, Worker};
 use crate::proxy::{http2, request};
 use crate::snapshot::Id;
@@ -151,10 +153,9 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, stream: Stream) {
         stream,
     };
     loop {
-        let service = {
-            let (worker, conn) = (worker.clone(), conn.clone());
-            service_fn(move |req| Box::pin(request::handle(worker.clone(), conn.clone(), req)))
-        };
+        let slot = Slot::new();
+        let service =
+            service_fn(|req| slot.fill(request::handle(worker.clone(), conn.clone(), req)));
         let mut http = worker.http.serve_connection(TokioIo::new(io), service);
         let pause = poll_fn(|cx| {
             // hyper first: what a dropped body means for the connection, it finds when polled.
@@ -173,11 +174,16 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, stream: Stream) {
             Poll::Pending
         })
         .await;
-        let parts = http.into_parts();
-        io = parts.io.into_inner();
+        let Parts {
+            io: ended,
+            read_buf,
+            ..
+        } = http.into_parts();
+        io = ended.into_inner();
+        drop(slot);
         match pause {
             Pause::Told(Signal::Park) => {
-                io.prefix = parts.read_buf;
+                io.prefix = read_buf;
                 conn.enter(Phase::Parked);
                 if io.prefix.is_empty() && park(&conn, &mut io.stream).await == Parked::Over {
                     return close(&worker, io).await;

@@ -41,14 +41,16 @@ pub struct UpstreamConn {
     pub served: u32,
 }
 
-/// An exchange that gave no response head.
-pub struct Failed {
-    /// Why.
-    pub reason: Reason,
-    /// The cause, for the record.
-    pub detail: String,
-    /// The request, if no byte of it was sent.
-    pub unsent: Option<Request<RequestBody>>,
+/// How an exchange ended without a response head.
+pub enum Broken {
+    /// It took too long.
+    Late,
+    /// Because of the client's body.
+    Client(Reason, hyper::Error),
+    /// With the connection.
+    Connection(hyper::Error),
+    /// It had no request.
+    NoRequest,
 }
 
 impl UpstreamConn {
@@ -96,81 +98,53 @@ impl UpstreamConn {
         self.activity.read_at().max(self.activity.written_at())
     }
 
-    /// Sends a request and waits for the response's head.
+    /// Takes a request, sends it and waits for the response's head. A request of which no byte was
+    /// sent is put back.
     ///
     /// `patience`: the longest time without a byte in either direction, in milliseconds; waiting
     /// for the client's body does not count.
     ///
     /// # Errors
-    /// [`Failed`]; the connection is of no further use.
+    /// [`Broken`]: the connection is of no further use; [`UpstreamConn::explain`] says why.
     pub async fn exchange(
-        mut self,
-        req: Request<RequestBody>,
+        &mut self,
+        request: &mut Option<Request<RequestBody>>,
         sweep: &Rc<Sweep>,
         patience: u64,
-    ) -> Result<(Self, Response<Incoming>), Failed> {
+    ) -> Result<Response<Incoming>, Broken> {
         self.served = self.served.saturating_add(1);
-        let upload = req.body().upload();
-        self.upload = upload.clone();
         let until = Until::At(sweep.now().saturating_add(patience));
         match sweep.within(until, self.sender.ready()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                let (reason, detail) = Box::pin(self.diagnose(&error, sweep)).await;
-                return Err(Failed {
-                    reason,
-                    detail,
-                    unsent: Some(req),
-                });
-            }
-            Err(expired) => {
-                let (reason, detail) = (Reason::UpstreamTimeout, expired.to_string());
-                return Err(Failed {
-                    reason,
-                    detail,
-                    unsent: Some(req),
-                });
-            }
+            Ok(ready) => ready.map_err(Broken::Connection)?,
+            Err(_expired) => return Err(Broken::Late),
         }
-        let sent = self.sender.try_send_request(req);
+        let sent = match request.take() {
+            Some(req) => {
+                self.upload = req.body().upload();
+                self.sender.try_send_request(req)
+            }
+            None => return Err(Broken::NoRequest),
+        };
         tokio::pin!(sent);
-        let answered = loop {
-            let activity = self.activity.clone();
+        loop {
             let until = Until::Idle {
-                activity,
+                activity: self.activity.clone(),
                 since: sweep.now(),
                 limit: patience,
             };
             match sweep.within(until, sent.as_mut()).await {
-                Ok(answered) => break answered,
-                Err(_) if upload.waits_for_client.get() => {}
-                Err(_) => {
-                    return Err(Failed {
-                        reason: Reason::UpstreamTimeout,
-                        detail: "no answer in time".to_owned(),
-                        unsent: None,
-                    });
+                Ok(Ok(resp)) => return Ok(resp),
+                Ok(Err(mut failure)) => {
+                    let unsent = failure.take_message();
+                    let error = failure.into_error();
+                    if let Some(reason) = self.upload.broken.get() {
+                        return Err(Broken::Client(reason, error));
+                    }
+                    *request = unsent;
+                    return Err(Broken::Connection(error));
                 }
-            }
-        };
-        match answered {
-            Ok(resp) => Ok((self, resp)),
-            Err(mut failure) => {
-                let unsent = failure.take_message();
-                let error = failure.into_error();
-                if let Some(reason) = upload.broken.get() {
-                    return Err(Failed {
-                        reason,
-                        detail: error.to_string(),
-                        unsent: None,
-                    });
-                }
-                let (reason, detail) = Box::pin(self.diagnose(&error, sweep)).await;
-                Err(Failed {
-                    reason,
-                    detail,
-                    unsent,
-                })
+                Err(_expired) if self.upload.waits_for_client.get() => {}
+                Err(_expired) => return Err(Broken::Late),
             }
         }
     }
@@ -196,9 +170,17 @@ impl UpstreamConn {
         });
     }
 
-    /// Names what ended the connection. hyper often says only that it was cancelled, while the
-    /// TLS stream and the connection's own task know why.
-    async fn diagnose(self, error: &hyper::Error, sweep: &Rc<Sweep>) -> (Reason, String) {
+    /// Names what ended an exchange, with the detail for the record. hyper often says only that it
+    /// was cancelled, while the TLS stream and the connection's own task know why.
+    pub async fn explain(self, broken: Broken, sweep: &Rc<Sweep>) -> (Reason, String) {
+        let error = match broken {
+            Broken::Late => return (Reason::UpstreamTimeout, "no answer in time".to_owned()),
+            Broken::Client(reason, error) => return (reason, error.to_string()),
+            Broken::NoRequest => {
+                return (Reason::Internal, "there is no request to send".to_owned());
+            }
+            Broken::Connection(error) => error,
+        };
         let Self {
             sender,
             driver,
@@ -217,7 +199,7 @@ impl UpstreamConn {
                 fault.to_string(),
             );
         }
-        let error = own.as_ref().unwrap_or(error);
+        let error = own.as_ref().unwrap_or(&error);
         let alert = fault.is_none() && activity.first_byte() == Some(RECORD_ALERT);
         let reason = if alert {
             Reason::UpstreamExpectsTls

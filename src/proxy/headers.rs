@@ -3,12 +3,13 @@
 //! Hop-by-hop headers end here (RFC 9110 §7.6.1). Identity headers that a client sends are
 //! stripped from every request, in every spelling, before any of ours is set.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use http::header::{
-    CONNECTION, COOKIE, Entry, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE,
 };
 
+use crate::failure::Reason;
 use crate::matching::authority::Authority;
 
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
@@ -31,58 +32,68 @@ const HOP_BY_HOP: [&str; 10] = [
     "upgrade",
 ];
 
-/// What a request came over, for the forwarded headers.
+/// What a connection's requests came over, for the forwarded headers: formatted once, sent with each.
 #[derive(Debug)]
-pub struct Via<'a> {
-    /// The client.
-    pub peer: SocketAddr,
-    /// Our address it came to.
-    pub local: SocketAddr,
-    /// Whether it came over TLS.
-    pub tls: bool,
-    /// The authority it named.
-    pub authority: &'a Authority,
+pub struct Via {
+    peer: HeaderValue,
+    scheme: HeaderValue,
+    port: HeaderValue,
 }
 
-/// Turns a client's headers into the upstream's.
-pub fn to_upstream(headers: &mut HeaderMap, via: &Via<'_>, host: HeaderValue) {
-    strip_hop_by_hop(headers);
-    strip_identity(headers);
-    headers.remove(FORWARDED);
-    join_cookies(headers);
-    let peer = ip_value(via.peer.ip());
-    append_forwarded_for(headers, &peer);
-    headers.insert(X_REAL_IP, peer);
-    let scheme = if via.tls { "https" } else { "http" };
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-    if let Some(host) = headers
-        .remove(HOST)
-        .or_else(|| text_value(via.authority.as_str()))
-    {
-        headers.insert(X_FORWARDED_HOST, host);
+impl Via {
+    /// `peer` is the client, `local` our address it came to.
+    #[must_use]
+    pub fn new(peer: SocketAddr, local: SocketAddr, tls: bool) -> Self {
+        let peer = text_value(&peer.ip().to_canonical().to_string());
+        Self {
+            peer: peer.unwrap_or_else(|| HeaderValue::from_static("")),
+            scheme: HeaderValue::from_static(if tls { "https" } else { "http" }),
+            port: HeaderValue::from(local.port()),
+        }
     }
-    headers.insert(X_FORWARDED_PORT, port_value(via));
-    headers.insert(HOST, host);
+}
+
+/// Turns a client's headers into the upstream's. Host becomes the authority in its canonical form.
+///
+/// # Errors
+/// `AuthorityInvalid`, if the authority is no header value.
+pub fn to_upstream(
+    headers: &mut HeaderMap,
+    via: &Via,
+    authority: &Authority,
+) -> Result<(), Reason> {
+    strip(headers, |name| {
+        is_hop_by_hop(name) || name == "forwarded" || is_identity(name)
+    });
+    join_cookies(headers);
+    append_forwarded_for(headers, &via.peer);
+    headers.insert(X_REAL_IP, via.peer.clone());
+    headers.insert(X_FORWARDED_PROTO, via.scheme.clone());
+    // The port the client meant; the one it reached us at when it named none.
+    let port = authority.port().map(HeaderValue::from);
+    headers.insert(X_FORWARDED_PORT, port.unwrap_or_else(|| via.port.clone()));
+    let asked = match headers.get(HOST) {
+        Some(line) if line.as_bytes() == authority.as_str().as_bytes() => line.clone(),
+        other => {
+            let asked = other.cloned();
+            let host = text_value(authority.as_str()).ok_or(Reason::AuthorityInvalid)?;
+            headers.insert(HOST, host.clone());
+            asked.unwrap_or(host)
+        }
+    };
+    headers.insert(X_FORWARDED_HOST, asked);
+    Ok(())
 }
 
 /// Turns an upstream's headers into ours for the client.
 pub fn to_downstream(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
+    strip(headers, is_hop_by_hop);
 }
 
 /// A header value of a text that is one by construction; `None` if it is not.
 #[must_use]
 pub fn text_value(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok()
-}
-
-fn ip_value(ip: IpAddr) -> HeaderValue {
-    text_value(&ip.to_canonical().to_string()).unwrap_or_else(|| HeaderValue::from_static(""))
-}
-
-fn port_value(via: &Via<'_>) -> HeaderValue {
-    // The port the client meant; the one it reached us at when it named none.
-    HeaderValue::from(via.authority.port().unwrap_or_else(|| via.local.port()))
 }
 
 fn append_forwarded_for(headers: &mut HeaderMap, peer: &HeaderValue) {
@@ -120,27 +131,33 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes what concerns this hop only, and what Connection names.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
+/// Removes what Connection names, and every header whose name `ends` here.
+fn strip(headers: &mut HeaderMap, ends: impl Fn(&str) -> bool) {
+    // Nothing is allocated where nothing ends.
+    let mut found: Vec<HeaderName> = Vec::new();
+    let mut names_more = false;
+    for name in headers.keys().filter(|name| ends(name.as_str())) {
+        names_more |= name == CONNECTION;
+        found.push(name.clone());
+    }
+    if names_more {
+        let named = headers
             .get_all(CONNECTION)
             .iter()
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
-            .filter_map(|token| token.trim().parse().ok())
+            .map(str::trim)
+            // Connection's own words are nearly all that it ever says.
+            .filter(|token| {
+                !["keep-alive", "close"]
+                    .iter()
+                    .any(|own| token.eq_ignore_ascii_case(own))
+            })
+            .filter_map(|token| token.parse().ok())
             // What the message cannot do without is not a client's to remove.
-            .filter(|name| name != HOST && name != http::header::CONTENT_LENGTH)
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+            .filter(|name| name != HOST && name != CONTENT_LENGTH);
+        found.extend(named);
     }
-    let found: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_hop_by_hop(name))
-        .cloned()
-        .collect();
     for name in found {
         headers.remove(name);
     }
@@ -150,24 +167,11 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     );
 }
 
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    let name = name.as_str();
+fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name.as_bytes().first(),
         Some(b'c' | b'e' | b'k' | b'p' | b't' | b'u')
     ) && HOP_BY_HOP.contains(&name)
-}
-
-/// Removes every header by which a client could claim a certificate's identity.
-fn strip_identity(headers: &mut HeaderMap) {
-    let found: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_identity(name.as_str()))
-        .cloned()
-        .collect();
-    for name in found {
-        headers.remove(name);
-    }
 }
 
 /// Whether a header claims a certificate's identity: `X-Forwarded-Client-Cert` (Envoy),
@@ -212,13 +216,12 @@ mod tests {
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
         let authority = Authority::parse(b"a.example").unwrap();
-        let via = Via {
-            peer: "192.0.2.7:4711".parse().unwrap(),
-            local: "127.0.0.1:9443".parse().unwrap(),
-            tls: true,
-            authority: &authority,
-        };
-        to_upstream(&mut headers, &via, HeaderValue::from_static("up.example"));
+        let via = Via::new(
+            "192.0.2.7:4711".parse().unwrap(),
+            "127.0.0.1:9443".parse().unwrap(),
+            true,
+        );
+        to_upstream(&mut headers, &via, &authority).unwrap();
         headers
     }
 
@@ -283,7 +286,7 @@ mod tests {
             ("host", "a.example"),
             ("content-length", "3"),
         ]);
-        assert_eq!(headers["host"], "up.example");
+        assert_eq!(headers["host"], "a.example");
         assert_eq!(headers["content-length"], "3");
     }
 
@@ -305,6 +308,7 @@ mod tests {
         assert_eq!(headers["x-real-ip"], "192.0.2.7");
         assert_eq!(headers["x-forwarded-proto"], "https");
         assert_eq!(headers["x-forwarded-host"], "A.example");
+        assert_eq!(headers["host"], "a.example");
         assert_eq!(headers["x-forwarded-port"], "9443");
         assert!(!headers.contains_key("forwarded"));
     }

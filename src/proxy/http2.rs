@@ -62,7 +62,7 @@ pub fn builder(header_bytes: usize) -> http2::Builder<OnThisThread> {
 pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, stream: Stream) {
     let service = {
         let (worker, conn) = (worker.clone(), conn.clone());
-        service_fn(move |req| Box::pin(request::handle(worker.clone(), conn.clone(), req)))
+        service_fn(move |req| request::handle(worker.clone(), conn.clone(), req))
     };
     let http = worker.http2.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(http);

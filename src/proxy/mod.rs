@@ -17,5 +17,6 @@ pub mod pool;
 pub mod registry;
 pub mod request;
 pub mod settings;
+pub mod slot;
 pub mod upstream;
 pub mod worker;

@@ -3,15 +3,15 @@
 //! An [`Outcome`] travels with the response's body and is recorded when it is dropped: after the
 //! last byte, or when either side went away. One record per request, whatever happened.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, StatusCode, Uri};
+use http::{Method, Request, StatusCode, Uri};
 
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
+use crate::proxy::body::{RequestBody, Upload};
 use crate::proxy::conn::InFlight;
 use crate::proxy::error::Refusal;
 use crate::proxy::upstream::Endpoint;
@@ -24,8 +24,10 @@ pub struct Outcome {
     worker: Rc<Worker>,
     in_flight: InFlight,
     started: Instant,
-    method: Method,
-    uri: Uri,
+    /// The method.
+    pub method: Method,
+    /// The target as the client sent it.
+    pub uri: Uri,
     /// The name it was for, once read.
     pub authority: Option<Rc<Authority>>,
     /// The route it matched.
@@ -40,22 +42,21 @@ pub struct Outcome {
     status: Option<StatusCode>,
     refusal: Option<(Reason, String)>,
     request_id: Option<String>,
-    /// Body bytes from the client; shared with the request's body.
-    pub bytes_in: Rc<Cell<u64>>,
+    upload: Rc<Upload>,
     /// Body bytes to the client.
     pub bytes_out: u64,
 }
 
 impl Outcome {
-    /// Begins with the request's head.
+    /// Begins with the request, before anything of it was looked at.
     #[must_use]
-    pub fn begin(worker: Rc<Worker>, in_flight: InFlight, method: Method, uri: Uri) -> Self {
+    pub fn begin(worker: Rc<Worker>, in_flight: InFlight, req: &Request<RequestBody>) -> Self {
         Self {
             worker,
             in_flight,
             started: Instant::now(),
-            method,
-            uri,
+            method: req.method().clone(),
+            uri: req.uri().clone(),
             authority: None,
             route: None,
             upstream: None,
@@ -65,7 +66,7 @@ impl Outcome {
             status: None,
             refusal: None,
             request_id: None,
-            bytes_in: Rc::default(),
+            upload: req.body().upload(),
             bytes_out: 0,
         }
     }
@@ -128,7 +129,7 @@ impl Outcome {
         record.reason = reason;
         record.detail = self.refusal.as_ref().map(|(_, detail)| detail.as_str());
         record.detail = record.detail.filter(|detail| !detail.is_empty());
-        record.bytes_in = self.bytes_in.get();
+        record.bytes_in = self.upload.received.get();
         record.bytes_out = self.bytes_out;
         record.duration_us = micros(self.started);
         record.upstream_duration_us = self.upstream_micros;

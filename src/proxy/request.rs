@@ -1,16 +1,17 @@
 //! The request spine: authority, authorisation, route, upstream, answer. Read top to bottom.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
-    TRANSFER_ENCODING,
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
+    HeaderValue, TRANSFER_ENCODING,
 };
-use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
@@ -25,8 +26,8 @@ use crate::proxy::authorize::{self, Asked};
 use crate::proxy::body::{ReplyBody, RequestBody, Streamed};
 use crate::proxy::conn::{Conn, Signal};
 use crate::proxy::error::Refusal;
-use crate::proxy::exchange::{Failed, UpstreamConn, patience};
-use crate::proxy::headers::{self, Via};
+use crate::proxy::exchange::{UpstreamConn, patience};
+use crate::proxy::headers;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::settings::Nginx400;
 use crate::proxy::upstream::{Endpoint, Turns, default_port};
@@ -40,56 +41,56 @@ const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-s
 const NGINX_PAGE_BYTES: u64 = 1024;
 
 /// Serves one request. Never fails: what goes wrong is an answer and a record.
-///
-/// # Errors
-/// None.
-pub async fn handle(
+pub fn handle(
     worker: Rc<Worker>,
     conn: Rc<Conn>,
     req: Request<Incoming>,
-) -> Result<Response<ReplyBody>, Infallible> {
+) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> {
     let in_flight = conn.begin();
     let waiting = conn.waiting();
-    let (parts, body) = req.into_parts();
-    let mut outcome = Box::new(Outcome::begin(
-        worker.clone(),
-        in_flight.clone(),
-        parts.method.clone(),
-        parts.uri.clone(),
-    ));
-    let body = RequestBody::new(
-        body,
-        in_flight,
-        outcome.bytes_in.clone(),
-        worker.sweep.clone(),
-        millis(worker.settings.body_timeout),
-    );
-    let answer = forward(&worker, &conn, parts, body, &mut outcome).await;
-    drop(waiting);
+    let patience = millis(worker.settings.body_timeout);
+    let req = req.map(|body| RequestBody::new(body, &in_flight, worker.sweep.clone(), patience));
+    let mut outcome = Box::new(Outcome::begin(worker.clone(), in_flight, &req));
+    // Held once: the functions below borrow it, until it is sent.
+    let mut req = Some(req);
+    async move {
+        let answer = forward(&worker, &conn, &mut req, &mut outcome).await;
+        drop(waiting);
+        Ok(match answer {
+            Ok(answer) => deliver(answer, &worker, conn, outcome),
+            Err(refusal) => refuse(&refusal, &conn, outcome),
+        })
+    }
+}
+
+fn deliver(
+    answer: Answer,
+    worker: &Worker,
+    conn: Rc<Conn>,
+    mut outcome: Box<Outcome>,
+) -> Response<ReplyBody> {
     match answer {
-        Ok(Answer::Streamed(resp, upstream, patience)) => {
+        Answer::Streamed(resp, upstream, patience) => {
             let (head, incoming) = resp.into_parts();
             outcome.answered(head.status);
             let body = Streamed::new(incoming, upstream, outcome, conn, &worker.sweep, patience);
-            Ok(Response::from_parts(
-                head,
-                ReplyBody::Streamed(Box::new(body)),
-            ))
+            Response::from_parts(head, ReplyBody::Streamed(Box::new(body)))
         }
-        Ok(Answer::Whole(resp)) => {
+        Answer::Whole(resp) => {
             outcome.answered(resp.status());
-            Ok(resp.map(|bytes| ReplyBody::whole(bytes, outcome)))
-        }
-        Err(refusal) => {
-            let mut reply = refusal.reply(outcome.request_id());
-            if conn.is_http2 && reply.headers_mut().remove(CONNECTION).is_some() {
-                // What `Connection: close` says in HTTP/1.1 is GOAWAY in HTTP/2.
-                conn.tell(Signal::Drain);
-            }
-            outcome.refused(&refusal);
-            Ok(reply.map(|bytes| ReplyBody::whole(bytes, outcome)))
+            resp.map(|bytes| ReplyBody::whole(bytes, outcome))
         }
     }
+}
+
+fn refuse(refusal: &Refusal, conn: &Conn, mut outcome: Box<Outcome>) -> Response<ReplyBody> {
+    let mut reply = refusal.reply(outcome.request_id());
+    if conn.is_http2 && reply.headers_mut().remove(CONNECTION).is_some() {
+        // What `Connection: close` says in HTTP/1.1 is GOAWAY in HTTP/2.
+        conn.tell(Signal::Drain);
+    }
+    outcome.refused(refusal);
+    reply.map(|bytes| ReplyBody::whole(bytes, outcome))
 }
 
 /// An upstream's answer, ready for the client.
@@ -103,11 +104,11 @@ enum Answer {
 async fn forward(
     worker: &Rc<Worker>,
     conn: &Rc<Conn>,
-    mut parts: Parts,
-    body: RequestBody,
+    request: &mut Option<Request<RequestBody>>,
     outcome: &mut Outcome,
 ) -> Result<Answer, Refusal> {
-    if parts.method == Method::CONNECT {
+    let req = request.as_mut().ok_or(Reason::Internal)?;
+    if req.method() == Method::CONNECT {
         return Err(Refusal::new(
             Reason::RequestInvalid,
             "CONNECT is not served",
@@ -116,17 +117,17 @@ async fn forward(
     let snapshot = worker.snapshot();
     let port = default_port(conn.is_tls());
     let sni = conn.server_name(worker.settings.fallback_sni.as_ref());
-    let authority = authority::read(&parts, &conn.last_host, sni, port)?;
+    let authority = authority::read(req, &conn.last_host, sni, port)?;
     outcome.authority = Some(authority.clone());
-    let raw_path = parts.uri.path();
+    let raw_path = req.uri().path();
     let path = if raw_path == "*" {
         raw_path.as_bytes().into()
     } else {
         path::normalise(raw_path)
             .map_err(|error| Refusal::new(Reason::PathInvalid, error.to_string()))?
     };
-    let target = parts
-        .uri
+    let target = req
+        .uri()
         .path_and_query()
         .map_or("/", |target| target.as_str());
     let asked = Asked {
@@ -137,38 +138,31 @@ async fn forward(
     };
     authorize::authorize(worker, conn, &snapshot, &asked).await?;
 
-    let route = find_route(&snapshot, conn, authority.host(), &path, &parts.method)?;
+    let route = find_route(&snapshot, conn, authority.host(), &path, req.method())?;
     outcome.route = Some(route.clone());
     let upstream = find_upstream(&snapshot, &route)?;
     outcome.upstream = Some(upstream.clone());
     drop(path);
     let timeouts = route.timeouts.unwrap_or(upstream.timeouts);
 
-    let via = Via {
-        peer: conn.peer,
-        local: conn.local,
-        tls: conn.is_tls(),
-        authority: &authority,
-    };
-    // Overwritten per node where the upstream wants another.
-    let host = client_host(&parts, &authority)?;
-    headers::to_upstream(&mut parts.headers, &via, host);
-    parts.uri = origin_form(&parts.uri)?;
-    parts.version = Version::HTTP_11;
-    if body.has_unknown_length() && !parts.headers.contains_key(CONTENT_LENGTH) {
+    headers::to_upstream(req.headers_mut(), &conn.via, &authority)?;
+    if let Some(target) = origin_form(req.uri()) {
+        *req.uri_mut() = target;
+    }
+    *req.version_mut() = Version::HTTP_11;
+    if req.body().has_unknown_length() && !req.headers().contains_key(CONTENT_LENGTH) {
         // Said aloud, because for GET and HEAD hyper takes silence for "no body".
-        parts
-            .headers
+        req.headers_mut()
             .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    parts.extensions.clear();
+    req.extensions_mut().clear();
     let tries = Tries {
         worker,
         authority: &authority,
         upstream: &upstream,
         timeouts,
     };
-    tries.run(parts, body, outcome).await
+    tries.run(request, outcome).await
 }
 
 /// The first route in order that also fits method and peer.
@@ -234,24 +228,14 @@ fn find_upstream(snapshot: &Snapshot, route: &Route) -> Result<Arc<Upstream>, Re
     }
 }
 
-/// The Host for `pass`: the client's line where it already is canonical.
-fn client_host(parts: &Parts, authority: &Authority) -> Result<HeaderValue, Refusal> {
-    match parts.headers.get(http::header::HOST) {
-        Some(line) if line.as_bytes() == authority.as_str().as_bytes() => Ok(line.clone()),
-        _ => headers::text_value(authority.as_str()).ok_or_else(|| Reason::AuthorityInvalid.into()),
-    }
-}
-
-/// The request target for an upstream: path and query as the client sent them.
-fn origin_form(uri: &Uri) -> Result<Uri, Refusal> {
-    if uri.authority().is_none() {
-        return Ok(uri.clone());
-    }
+/// The request target for an upstream, where it is not the client's: path and query as sent.
+fn origin_form(uri: &Uri) -> Option<Uri> {
+    uri.authority()?;
     let target = uri
         .path_and_query()
         .cloned()
-        .unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
-    Ok(Uri::from(target))
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    Some(Uri::from(target))
 }
 
 /// The tries of one request.
@@ -266,13 +250,11 @@ impl Tries<'_> {
     /// Tries nodes in turn until one answers, within the upstream's retries.
     async fn run(
         &self,
-        parts: Parts,
-        body: RequestBody,
+        req: &mut Option<Request<RequestBody>>,
         outcome: &mut Outcome,
     ) -> Result<Answer, Refusal> {
         let started = self.worker.sweep.now();
         let turns = self.worker.upstreams.turns(self.upstream);
-        let (mut parts, mut body) = (Some(parts), Some(body));
         let mut tried: Vec<usize> = Vec::new();
         let mut last: Option<Refusal> = None;
         for attempt in 0..=self.upstream.retries {
@@ -286,15 +268,14 @@ impl Tries<'_> {
             if attempt > 0 {
                 self.worker.metrics.upstream_retries.inc();
             }
-            let (Some(head), Some(payload)) = (parts.take(), body.take()) else {
-                break;
-            };
-            match self.once(&endpoint, head, payload, outcome).await {
+            match self.once(&endpoint, req, outcome).await {
                 Ok(answer) => return Ok(answer),
-                Err(TryError { refusal, again, .. }) => {
+                Err(TryError { refusal, .. }) => {
+                    let is_over = req.is_none() || !may_go_elsewhere(refusal.reason);
                     last = Some(refusal);
-                    let Some((head, payload)) = again else { break };
-                    (parts, body) = (Some(head), Some(payload));
+                    if is_over {
+                        break;
+                    }
                 }
             }
         }
@@ -321,12 +302,11 @@ impl Tries<'_> {
     async fn once(
         &self,
         endpoint: &Rc<Endpoint>,
-        mut parts: Parts,
-        mut body: RequestBody,
+        req: &mut Option<Request<RequestBody>>,
         outcome: &mut Outcome,
     ) -> Result<Answer, TryError> {
-        if let Some(host) = &endpoint.host {
-            parts.headers.insert(http::header::HOST, host.clone());
+        if let (Some(host), Some(req)) = (&endpoint.host, req.as_mut()) {
+            req.headers_mut().insert(HOST, host.clone());
         }
         // What one dead connection may have swallowed is repeated once, over a fresh one.
         let mut only_fresh = false;
@@ -342,28 +322,18 @@ impl Tries<'_> {
                 None => match Box::pin(self.connect(endpoint)).await {
                     Ok(upstream) => (upstream, false),
                     Err(refusal) => {
-                        let again = may_go_elsewhere(refusal.reason).then_some((parts, body));
                         let sent = Sent::Nothing;
-                        return Err(TryError {
-                            refusal,
-                            again,
-                            sent,
-                        });
+                        return Err(TryError { refusal, sent });
                     }
                 },
             };
-            match self
-                .send(upstream, endpoint, parts, body, outcome, kept)
-                .await
-            {
-                Err(TryError {
-                    refusal,
-                    again: Some((head, payload)),
-                    sent,
-                }) if kept
-                    && (sent == Sent::Nothing || refusal.reason == Reason::UpstreamReset) =>
+            match self.send(upstream, endpoint, req, outcome, kept).await {
+                Err(TryError { refusal, sent })
+                    if kept
+                        && req.is_some()
+                        && may_go_elsewhere(refusal.reason)
+                        && (sent == Sent::Nothing || refusal.reason == Reason::UpstreamReset) =>
                 {
-                    (parts, body) = (head, payload);
                     only_fresh = sent == Sent::Something;
                 }
                 done => return done,
@@ -408,57 +378,57 @@ impl Tries<'_> {
             .map_err(|error| Refusal::new(Reason::UpstreamReset, error.to_string()))
     }
 
-    /// Sends the request over a connection and reads the answer's head.
+    /// Sends the request over a connection and reads the answer's head. Where there is none and
+    /// the request may be sent again, it is back in `req`.
     async fn send(
         &self,
-        upstream: UpstreamConn,
+        mut upstream: UpstreamConn,
         endpoint: &Endpoint,
-        parts: Parts,
-        body: RequestBody,
+        req: &mut Option<Request<RequestBody>>,
         outcome: &mut Outcome,
         kept: bool,
     ) -> Result<Answer, TryError> {
-        let repeatable = body.is_empty() && is_idempotent(&parts.method);
         let more = kept || self.upstream.nodes.len() > 1;
-        let copy = (repeatable && more).then(|| parts.clone());
-        let patience = patience(if body.is_empty() {
-            self.timeouts.read
-        } else {
+        let copy = req
+            .as_ref()
+            .filter(|req| more && req.body().is_empty() && is_idempotent(req.method()))
+            .map(|req| req.headers().clone());
+        let has_body = req.as_ref().is_some_and(|req| !req.body().is_empty());
+        let patience = patience(if has_body {
             self.timeouts.send.max(self.timeouts.read)
+        } else {
+            self.timeouts.read
         });
         outcome.upstream_started = Some(Instant::now());
-        let req = Request::from_parts(parts, body);
         match upstream.exchange(req, &self.worker.sweep, patience).await {
-            Ok((upstream, resp)) => self
+            Ok(resp) => self
                 .answer(upstream, endpoint, resp, patience)
                 .await
                 .map_err(|refusal| TryError {
                     refusal,
-                    again: None,
                     sent: Sent::Something,
                 }),
-            Err(Failed {
-                reason,
-                detail,
-                unsent,
-            }) => {
-                let sent = if unsent.is_some() {
+            Err(broken) => {
+                let sent = if req.is_some() {
                     Sent::Nothing
                 } else {
+                    *req = copy.map(|headers| self.repeat(outcome, headers));
                     Sent::Something
                 };
-                let again = match unsent {
-                    Some(req) => Some(req.into_parts()),
-                    None => copy.map(|head| (head, RequestBody::empty(self.worker.sweep.clone()))),
-                };
-                let again = again.filter(|_| may_go_elsewhere(reason));
-                Err(TryError {
-                    refusal: Refusal::new(reason, detail),
-                    again,
-                    sent,
-                })
+                let (reason, detail) = Box::pin(upstream.explain(broken, &self.worker.sweep)).await;
+                let refusal = Refusal::new(reason, detail);
+                Err(TryError { refusal, sent })
             }
         }
+    }
+
+    /// The request once more; it had no body.
+    fn repeat(&self, outcome: &Outcome, headers: HeaderMap) -> Request<RequestBody> {
+        let mut req = Request::new(RequestBody::empty(self.worker.sweep.clone()));
+        *req.method_mut() = outcome.method.clone();
+        *req.uri_mut() = origin_form(&outcome.uri).unwrap_or_else(|| outcome.uri.clone());
+        *req.headers_mut() = headers;
+        req
     }
 
     /// Looks at an answer's head: what nginx says instead of a TLS alert is named here.
@@ -520,10 +490,9 @@ impl Tries<'_> {
     }
 }
 
-/// A try that gave no answer, with the request where it may be sent again.
+/// A try that gave no answer.
 struct TryError {
     refusal: Refusal,
-    again: Option<(Parts, RequestBody)>,
     sent: Sent,
 }
 

@@ -1,7 +1,7 @@
 //! A worker's view of upstreams: whose turn it is, and where its connections are kept.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ const ENDPOINTS: usize = 64;
 /// What a worker remembers of the upstreams it uses, by the compiled upstream's identity.
 #[derive(Default)]
 pub struct Upstreams {
-    known: RefCell<HashMap<*const Upstream, Rc<Turns>>>,
+    known: RefCell<BTreeMap<*const Upstream, Rc<Turns>>>,
 }
 
 /// One upstream's turns and endpoints.
