@@ -343,12 +343,12 @@ impl Conn {
 
 /// What records say of a certificate.
 pub(super) fn client_facts(names: &Names) -> ClientFacts {
-    ClientFacts {
-        subject: names.subject.clone(),
-        issuer: names.issuer.clone(),
-        serial: names.serial.clone(),
-        not_after: names.not_after,
-    }
+    ClientFacts::new(
+        names.subject.clone(),
+        names.issuer.clone(),
+        names.serial.clone(),
+        names.not_after,
+    )
 }
 
 /// A request under way, as those see it that carry a part of it.

@@ -41,8 +41,21 @@ pub struct ClientFacts {
     pub issuer: String,
     /// Serial, upper-case hexadecimal.
     pub serial: String,
-    /// End of validity, seconds since the epoch.
-    pub not_after: i64,
+    not_after: String,
+}
+
+impl ClientFacts {
+    /// `not_after` is the end of validity in seconds since the epoch; it is formatted here, once.
+    #[must_use]
+    pub fn new(subject: String, issuer: String, serial: String, not_after: i64) -> Self {
+        let millis = u64::try_from(not_after).unwrap_or(0).saturating_mul(1000);
+        Self {
+            subject,
+            issuer,
+            serial,
+            not_after: rfc3339_millis(millis),
+        }
+    }
 }
 
 /// Everything one line may say. Made by [`Record::new`], then filled in; what stays `None` is left
@@ -243,10 +256,7 @@ impl AccessLog {
             line.text("client_subject", Some(&client.subject));
             line.text("client_issuer", Some(&client.issuer));
             line.text("client_serial", Some(&client.serial));
-            let not_after = u64::try_from(client.not_after)
-                .unwrap_or(0)
-                .saturating_mul(1000);
-            line.text("client_not_after", Some(&rfc3339_millis(not_after)));
+            line.text("client_not_after", Some(&client.not_after));
         }
         line.text("ssl_id", record.ssl_id);
         line.text("route_id", record.route_id);
@@ -358,20 +368,40 @@ impl Line<'_> {
     }
 
     fn peer(&mut self, peer: SocketAddr) {
-        use std::io::Write as _;
         self.name("peer");
-        // Writing to a `Vec` cannot fail; an address needs no escape.
-        let _ = write!(self.0, "\"{peer}\"");
+        self.raw(b"\"");
+        match peer {
+            SocketAddr::V4(peer) => {
+                for (index, octet) in peer.ip().octets().into_iter().enumerate() {
+                    if index > 0 {
+                        self.raw(b".");
+                    }
+                    self.digits(octet.into());
+                }
+                self.raw(b":");
+                self.digits(peer.port().into());
+            }
+            SocketAddr::V6(peer) => {
+                use std::io::Write as _;
+                // Writing to a `Vec` cannot fail; an address needs no escape.
+                let _ = write!(self.0, "{peer}");
+            }
+        }
+        self.raw(b"\"");
     }
 
     fn digits(&mut self, number: u64) {
-        use std::io::Write as _;
-        let _ = write!(self.0, "{number}");
+        self.raw(itoa::Buffer::new().format(number).as_bytes());
     }
 
     fn millis(&mut self, millis: u64) {
-        use std::io::Write as _;
-        let _ = write!(self.0, ".{millis:03}Z");
+        self.raw(match millis {
+            0..10 => b".00",
+            10..100 => b".0",
+            _ => b".",
+        });
+        self.digits(millis);
+        self.raw(b"Z");
     }
 }
 
@@ -403,12 +433,12 @@ mod tests {
 
     #[test]
     fn full_record_is_json_with_every_fact() {
-        let client = ClientFacts {
-            subject: "CN=a \"b\"".to_owned(),
-            issuer: "CN=ca".to_owned(),
-            serial: "0A".to_owned(),
-            not_after: 0,
-        };
+        let client = ClientFacts::new(
+            "CN=a \"b\"".to_owned(),
+            "CN=ca".to_owned(),
+            "0A".to_owned(),
+            0,
+        );
         let record = Record {
             request_id: Some("id"),
             sni: Some(b"a.test"),

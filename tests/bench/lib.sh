@@ -91,8 +91,12 @@ family() {
 
 # --- peers ----------------------------------------------------------------------------------------
 
-# Every nginx here: one worker, no log, own folder.
-nginx_common() {
+# Whether each proxy writes an access record per request: off or on. Each writes its own usual one to a
+# file: nginx `combined`, HAProxy `httplog`, the gateway its JSON line.
+access_log=off
+
+# Every nginx here: one worker, own folder.
+nginx_common() { # where its access log goes
   cat <<CONF
 error_log stderr error;
 pid nginx.pid;
@@ -101,7 +105,7 @@ daemon off;
 worker_processes 1;
 events { worker_connections 4096; }
 http {
-access_log off;
+access_log $1;
 keepalive_requests 1000000000;
 client_body_temp_path tmp-body; proxy_temp_path tmp-proxy; fastcgi_temp_path tmp-fastcgi;
 uwsgi_temp_path tmp-uwsgi; scgi_temp_path tmp-scgi;
@@ -114,7 +118,7 @@ start_upstream() {
   free_port upstream_plain
   mkdir -p "$dir/upstream"
   {
-    nginx_common
+    nginx_common off
     cat <<CONF
 default_type text/plain;
 server {
@@ -152,7 +156,7 @@ proxy_set_header X-Forwarded-Port $server_port;'
   {
     # callgrind cannot be told anything once a process has forked: master and worker in one.
     [ $# -eq 0 ] || echo "master_process off;"
-    nginx_common
+    nginx_common "$([ "$access_log" = off ] && echo off || echo "$dir/$name/access.log")"
     cat <<CONF
 upstream tls { server 127.0.0.1:$upstream_tls; keepalive 64; keepalive_requests 1000000000; }
 upstream plain { server 127.0.0.1:$upstream_plain; keepalive 64; keepalive_requests 1000000000; }
@@ -191,11 +195,13 @@ start_haproxy() { # folder name, wrapper…
 global
   nbthread 1
   maxconn 4096
+$([ "$access_log" = off ] || echo "  log stdout format raw local0")
   ssl-default-bind-options ssl-min-ver TLSv1.3
   ssl-default-server-options ssl-min-ver TLSv1.3
 defaults
   mode http
   http-reuse always
+$([ "$access_log" = off ] || printf '  log global\n  option httplog\n')
   timeout client 60s
   timeout server 60s
   timeout connect 10s
@@ -233,7 +239,7 @@ start_gateway() { # folder name, wrapper…
   mkdir -p "$dir/$name"
   : >"$dir/$name.yaml"
   local settings=(
-    "data_dir=$dir/$name" "workers=1" "store=memory" "access_log=off" "log.level=warn"
+    "data_dir=$dir/$name" "workers=1" "store=memory" "access_log=$([ "$access_log" = off ] && echo off || echo "$dir/$name/access.log")" "log.level=warn"
     "http.listen=[\"127.0.0.1:$plain_port\"]" "https.listen=[\"127.0.0.1:$tls_port\"]"
     "admin.listen=[\"127.0.0.1:$admin_port\"]" "admin.https.listen=[]" "status.listen=[]"
   )
