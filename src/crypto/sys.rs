@@ -299,6 +299,16 @@ pub fn mark_shut_down<S>(stream: &mut SslStream<S>) {
     unsafe { ffi::SSL_set_shutdown(stream.ssl().as_ptr(), SSL_SHUTDOWN_BOTH) };
 }
 
+/// Whether the peer has said that it sends no more, by close_notify or a fatal alert.
+///
+/// `SSL_get_shutdown(3)`. The crate has it for its own stream only, which the bridge does not lend.
+#[must_use]
+pub fn has_received_shutdown(ssl: &SslRef) -> bool {
+    // SAFETY: `ssl` is a live SSL; the call reads it.
+    let state = unsafe { ffi::SSL_get_shutdown(ssl.as_ptr()) };
+    state & ffi::SSL_RECEIVED_SHUTDOWN != 0
+}
+
 /// Offers `session` for resumption on a connection that has not begun its handshake.
 ///
 /// `SSL_set_session(3)`: takes its own reference. The caller guarantees by construction that the

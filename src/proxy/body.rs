@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use crate::failure::Reason;
 use crate::net::sweep::{Limit, Sweep, Until};
 use crate::proxy::conn::{Conn, InFlight, Waiting};
-use crate::proxy::exchange::UpstreamConn;
+use crate::proxy::exchange::{UpstreamConn, chain};
 use crate::proxy::outcome::Outcome;
 
 /// Why a body ended early. The text goes to hyper, which closes the connection.
@@ -271,7 +271,8 @@ impl Streamed {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
-                let error = self.fail(Reason::UpstreamReset, format!("in the body: {error}"));
+                let detail = format!("in the body: {}", chain(&error));
+                let error = self.fail(Reason::UpstreamReset, detail);
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Pending => {

@@ -213,7 +213,8 @@ impl UpstreamConn {
 }
 
 /// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -2,7 +2,8 @@
 //!
 //! It adds what the bridge leaves out: no `SSL_read` when nothing can be there, buffers freed when
 //! idle, the first TLS error kept for the record, one read after a failed write (where a late
-//! alert waits), and sessions that stay resumable when a connection is dropped.
+//! alert waits), an end told from a cut, and sessions that stay resumable when a connection is
+//! dropped.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -222,12 +223,23 @@ impl TlsStream {
         sys::has_pending(self.ssl())
     }
 
+    /// Whether an upstream's end is TCP's alone. The bridge takes it for a proper one, and so would
+    /// let anybody on the way shorten an answer that ends with its connection (RFC 9112 §9.8). No
+    /// request ends that way, and clients often leave without a word: theirs is none of ours.
+    fn is_cut(&self) -> bool {
+        !self.ssl().is_server() && !sys::has_received_shutdown(self.ssl())
+    }
+
     fn note(&self, error: &io::Error) {
         let mut fault = self.fault.borrow_mut();
         if fault.is_none() {
             *fault = Fault::of_io(error, self.ssl());
         }
     }
+}
+
+fn cut() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "closed without close_notify")
 }
 
 impl AsyncRead for TlsStream {
@@ -240,9 +252,16 @@ impl AsyncRead for TlsStream {
         if !sys::has_pending(self.ssl()) {
             ready!(self.socket().poll_something(cx))?;
         }
+        let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if let Poll::Ready(Err(error)) = &read {
-            self.note(error);
+        match &read {
+            Poll::Ready(Err(error)) => self.note(error),
+            Poll::Ready(Ok(())) if buf.filled().len() == before && buf.remaining() > 0 => {
+                if self.is_cut() {
+                    return Poll::Ready(Err(cut()));
+                }
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         read
     }

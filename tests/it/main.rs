@@ -36,4 +36,5 @@ mod streaming;
     reason = "the house's tools; not every one is in use at every time"
 )]
 mod support;
+mod truncation;
 mod upstream_mtls;

@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use openssl::ssl::SslStream;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use super::client::{Curl, openssl_s_client};
 use super::pki::{Ca, Pair};
 use super::raw::header;
+use super::tls::accept;
 use super::{SOON, TlsVersion, eventually, program};
 
 /// An upstream in a process of its own; it ends when this is dropped.
@@ -261,6 +263,19 @@ impl TcpOrigin {
         Self::with_heads(Arc::default(), serve)
     }
 
+    /// Shakes hands as a server of this certificate first; a connection that fails there is over.
+    pub(crate) fn serving_tls(
+        pair: &Pair,
+        serve: impl Fn(SslStream<TcpStream>) + Send + Sync + 'static,
+    ) -> Self {
+        let pair = pair.clone();
+        Self::serving(move |conn| {
+            if let Some(stream) = accept(conn, &pair) {
+                serve(stream);
+            }
+        })
+    }
+
     /// Reads one request head per connection, answers with `answer` as it stands, and closes.
     pub(crate) fn answering(answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
@@ -392,6 +407,11 @@ pub(crate) fn ok(body: &str) -> Vec<u8> {
 /// Reads up to and with the empty line that ends a request's head, or what came until it stopped coming.
 pub(crate) fn read_head(conn: &mut TcpStream) -> String {
     drop(conn.set_read_timeout(Some(Duration::from_secs(10))));
+    read_head_from(conn)
+}
+
+/// [`read_head`] of a stream that sees to its own time-outs.
+pub(crate) fn read_head_from(conn: &mut impl Read) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") && matches!(conn.read(&mut byte), Ok(1)) {

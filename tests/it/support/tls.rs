@@ -158,13 +158,7 @@ impl TlsClient {
             ctx.set_max_proto_version(version).unwrap();
         }
         if let Some(pair) = &self.pair {
-            let mut chain = X509::stack_from_pem(pair.cert.as_bytes())
-                .unwrap()
-                .into_iter();
-            ctx.set_certificate(&chain.next().unwrap()).unwrap();
-            chain.for_each(|above| ctx.add_extra_chain_cert(above).unwrap());
-            let key = PKey::private_key_from_pem(pair.key.as_bytes()).unwrap();
-            ctx.set_private_key(&key).unwrap();
+            install(&mut ctx, pair);
         }
         ctx.set_session_cache_mode(SslSessionCacheMode::CLIENT);
         let kept = Arc::clone(session);
@@ -375,6 +369,30 @@ impl fmt::Debug for TlsConn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TlsConn")
     }
+}
+
+/// Shakes hands with a client of this connection, as a server of this certificate that asks for
+/// none; `None` when that fails.
+pub(crate) fn accept(tcp: TcpStream, pair: &Pair) -> Option<SslStream<TcpStream>> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a server for tests; it decides nothing"
+    )]
+    let mut ctx = SslContext::builder(SslMethod::tls_server()).unwrap();
+    install(&mut ctx, pair);
+    let mut stream = SslStream::new(Ssl::new(&ctx.build()).unwrap(), tcp).unwrap();
+    stream.accept().ok()?;
+    Some(stream)
+}
+
+fn install(ctx: &mut SslContextBuilder, pair: &Pair) {
+    let mut chain = X509::stack_from_pem(pair.cert.as_bytes())
+        .unwrap()
+        .into_iter();
+    ctx.set_certificate(&chain.next().unwrap()).unwrap();
+    chain.for_each(|above| ctx.add_extra_chain_cert(above).unwrap());
+    let key = PKey::private_key_from_pem(pair.key.as_bytes()).unwrap();
+    ctx.set_private_key(&key).unwrap();
 }
 
 /// Opens a connection on which no read or write waits for ever.
