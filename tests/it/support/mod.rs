@@ -17,6 +17,7 @@ pub(crate) mod pki;
 pub(crate) mod raw;
 pub(crate) mod site;
 pub(crate) mod tls;
+pub(crate) mod upstream;
 
 /// How long anything that should happen at once may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
