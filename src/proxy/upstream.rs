@@ -136,30 +136,17 @@ fn server_name<'a>(
     let trust = upstream.trust.as_ref()?;
     Some(match (&trust.server_name, &upstream.pass_host) {
         (Some(name), _) => name,
-        (None, PassHost::Rewrite(host)) => without_port(host),
-        (None, PassHost::Node) => &node.host,
+        (None, PassHost::Rewrite { name, .. }) => name,
+        // The dot that makes a name absolute for DNS is no part of it (RFC 6066 §3).
+        (None, PassHost::Node) => node.host.strip_suffix('.').unwrap_or(&node.host),
         (None, PassHost::Pass) => authority.host(),
     })
-}
-
-/// `upstream_host` may carry a port, which is no part of a name.
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port))
-            if !port.is_empty()
-                && port.bytes().all(|byte| byte.is_ascii_digit())
-                && (name.ends_with(']') || !name.contains(':')) =>
-        {
-            name
-        }
-        _ => host,
-    }
 }
 
 fn host_value(upstream: &Upstream, node: &Node) -> Option<HeaderValue> {
     match &upstream.pass_host {
         PassHost::Pass => None,
-        PassHost::Rewrite(host) => text_value(host),
+        PassHost::Rewrite { host, .. } => text_value(host),
         PassHost::Node if node.port == upstream.scheme.default_port() => {
             text_value(&bracketed(&node.host))
         }
@@ -183,23 +170,5 @@ pub const fn default_port(tls: bool) -> u16 {
         Scheme::Https.default_port()
     } else {
         Scheme::Http.default_port()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_is_no_part_of_a_name() {
-        for (host, name) in [
-            ("a.example", "a.example"),
-            ("a.example:8443", "a.example"),
-            ("[::1]:8443", "[::1]"),
-            ("[::1]", "[::1]"),
-            ("::1", "::1"),
-        ] {
-            assert_eq!(without_port(host), name);
-        }
     }
 }

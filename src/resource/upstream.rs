@@ -77,7 +77,12 @@ pub enum PassHost {
     /// The node's as configured.
     Node,
     /// `upstream_host`.
-    Rewrite(String),
+    Rewrite {
+        /// The Host, as written.
+        host: String,
+        /// Its name: lower case, no trailing dot, no port; IPv6 in brackets.
+        name: String,
+    },
 }
 
 /// Time-outs towards an upstream, each > 0.
@@ -296,13 +301,20 @@ fn read_pass_host(document: &Document, base: &str, verdict: &mut Verdict) -> Pas
         Some("rewrite") => {
             let host = members::text(document, "upstream_host").unwrap_or_default();
             let at = format!("{base}/upstream_host");
+            let mut name = String::new();
             if host.is_empty() {
                 let reason = "`upstream_host` can't be empty when `pass_host` is `rewrite`";
                 verdict.refuse(at, reason);
-            } else if let Err(error) = Authority::parse(host.as_bytes()) {
-                verdict.refuse(at, format!("invalid upstream_host: {error}"));
+            } else {
+                match Authority::parse(host.as_bytes()) {
+                    Ok(authority) => authority.host().clone_into(&mut name),
+                    Err(error) => verdict.refuse(at, format!("invalid upstream_host: {error}")),
+                }
             }
-            PassHost::Rewrite(host.to_owned())
+            PassHost::Rewrite {
+                host: host.to_owned(),
+                name,
+            }
         }
         _ => PassHost::Pass,
     }
@@ -447,10 +459,6 @@ pub(super) mod tests {
             "timeout": {"connect": 0.5, "send": 2, "read": 3},
             "keepalive_pool": {"size": 4, "idle_timeout": 5, "requests": 6}
         }));
-        assert_eq!(
-            upstream.pass_host,
-            PassHost::Rewrite("up.test:8443".to_owned())
-        );
         assert_eq!(upstream.retries, Some(2));
         assert_eq!(upstream.retry_timeout, Some(Duration::from_millis(1500)));
         assert_eq!(upstream.timeouts.connect, Duration::from_millis(500));
@@ -470,5 +478,25 @@ pub(super) mod tests {
         assert_eq!((plain.timeouts, plain.keepalive), Default::default());
         let star = json!({"nodes": {}, "pass_host": "rewrite", "upstream_host": "*.a.com"});
         assert!(refusal(Kind::Upstream, &star).starts_with("invalid upstream_host: "));
+    }
+
+    #[test]
+    fn the_name_of_upstream_host_has_no_port_no_dot_and_no_capital() {
+        for (host, name) in [
+            ("up.test", "up.test"),
+            ("Up.Test:8443", "up.test"),
+            ("up.test.", "up.test"),
+            ("up.test.:8443", "up.test"),
+            ("192.0.2.1:8443", "192.0.2.1"),
+            ("[2001:DB8::1]:8443", "[2001:db8::1]"),
+            ("[::1]", "[::1]"),
+        ] {
+            let body = json!({"nodes": {}, "pass_host": "rewrite", "upstream_host": host});
+            let rewrite = PassHost::Rewrite {
+                host: host.to_owned(),
+                name: name.to_owned(),
+            };
+            assert_eq!(read(&body).pass_host, rewrite);
+        }
     }
 }

@@ -38,3 +38,4 @@ mod streaming;
 mod support;
 mod truncation;
 mod upstream_mtls;
+mod upstream_names;

@@ -1,0 +1,245 @@
+//! Which name an upstream is asked for: sent as SNI, checked in its certificate, written as Host.
+//!
+//! `tls.server_name` decides, else what `pass_host` gives; a port is no part of a name, and an IP
+//! is checked as an IP and never sent.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde_json::json;
+
+use crate::support::TlsVersion;
+use crate::support::gateway::{Gateway, field};
+use crate::support::origin::{Nginx, Origin, seen};
+use crate::support::pki::{Ca, Leaf, Pair};
+use crate::support::upstream::{Cases, NAME, checking, record_of, showing, upstream};
+
+/// One way of naming an upstream; `PORT` is its port.
+struct Case {
+    pass_host: &'static str,
+    upstream_host: Option<&'static str>,
+    node: &'static str,
+    /// The Host of the client's request.
+    asked: &'static str,
+    server_name: Option<&'static str>,
+    /// The Host that the upstream sees.
+    host: &'static str,
+    /// The name or address that it is asked for.
+    name: &'static str,
+}
+
+impl Case {
+    const fn pass(asked: &'static str, host: &'static str, name: &'static str) -> Self {
+        Self {
+            pass_host: "pass",
+            upstream_host: None,
+            node: "127.0.0.1",
+            asked,
+            server_name: None,
+            host,
+            name,
+        }
+    }
+
+    const fn node(node: &'static str, host: &'static str, name: &'static str) -> Self {
+        Self {
+            pass_host: "node",
+            node,
+            ..Self::pass("api.example.com", host, name)
+        }
+    }
+
+    const fn rewrite(upstream_host: &'static str, host: &'static str, name: &'static str) -> Self {
+        Self {
+            pass_host: "rewrite",
+            upstream_host: Some(upstream_host),
+            ..Self::pass("api.example.com", host, name)
+        }
+    }
+
+    /// At a node that is named rather than addressed.
+    const fn at_localhost(mut self) -> Self {
+        self.node = "localhost";
+        self
+    }
+
+    /// With `tls.server_name`, which leads to this `name`.
+    const fn named(mut self, server_name: &'static str, name: &'static str) -> Self {
+        self.server_name = Some(server_name);
+        self.name = name;
+        self
+    }
+}
+
+const API: &str = "api.example.com";
+const UP: &str = "up.example.com";
+const TLS: &str = "tls.example.com";
+
+const CASES: [Case; 23] = [
+    Case::pass("api.example.com", "api.example.com", API),
+    Case::pass("API.Example.com:9080", "api.example.com:9080", API),
+    Case::pass("api.example.com.", "api.example.com", API),
+    Case::pass("api.example.com", "api.example.com", API).at_localhost(),
+    Case::pass("192.0.2.1", "192.0.2.1", "192.0.2.1"),
+    Case::pass("[2001:db8::1]:9080", "[2001:db8::1]:9080", "2001:db8::1"),
+    Case::pass("api.example.com", "api.example.com", TLS).named("TLS.example.com.", TLS),
+    Case::pass("192.0.2.1", "192.0.2.1", TLS).named("tls.example.com", TLS),
+    Case::pass("api.example.com", "api.example.com", "192.0.2.9").named("192.0.2.9", "192.0.2.9"),
+    Case::node("127.0.0.1", "127.0.0.1:PORT", "127.0.0.1"),
+    Case::node("localhost", "localhost:PORT", "localhost"),
+    Case::node("LocalHost", "localhost:PORT", "localhost"),
+    Case::node("127.0.0.1", "127.0.0.1:PORT", TLS).named("tls.example.com", TLS),
+    Case::node("localhost", "localhost:PORT", TLS).named("tls.example.com", TLS),
+    Case::node("localhost", "localhost:PORT", "2001:db8::9").named("[2001:db8::9]", "2001:db8::9"),
+    Case::rewrite("up.example.com", "up.example.com", UP),
+    Case::rewrite("up.example.com", "up.example.com", UP).at_localhost(),
+    Case::rewrite("up.example.com:8443", "up.example.com:8443", UP),
+    Case::rewrite("Up.Example.com", "Up.Example.com", UP),
+    Case::rewrite("up.example.com.", "up.example.com.", UP),
+    Case::rewrite("192.0.2.7", "192.0.2.7", "192.0.2.7"),
+    Case::rewrite("[2001:db8::7]:8443", "[2001:db8::7]:8443", "2001:db8::7"),
+    Case::rewrite("up.example.com", "up.example.com", TLS).named("tls.example.com", TLS),
+];
+
+/// A certificate for these names and addresses.
+fn covering<'a>(ca: &Ca, names: impl Iterator<Item = &'a str>) -> Pair {
+    let (mut dns_names, mut addresses) = (Vec::new(), Vec::new());
+    for name in names {
+        match name.parse::<IpAddr>() {
+            Ok(address) => addresses.push(address),
+            Err(_) => dns_names.push(name.to_owned()),
+        }
+    }
+    ca.issue(&Leaf {
+        dns_names,
+        addresses,
+        ..Leaf::server("upstream")
+    })
+}
+
+#[test]
+fn name_sent_and_checked_and_host_follow_one_rule_in_every_combination() {
+    let ca = Ca::root("CA");
+    let gateway = Gateway::start();
+    let mut client = gateway.connect();
+    let ours = ca.client("gateway");
+    let names: BTreeSet<&str> = CASES.iter().map(|case| case.name).collect();
+    for name in &names {
+        let serving = |pair| Origin::nginx(&Nginx::mutual(pair, ca.pem()));
+        let its_own = serving(covering(&ca, [*name].into_iter()));
+        let all_others = serving(covering(&ca, names.iter().copied().filter(|n| n != name)));
+        let cases = CASES
+            .iter()
+            .enumerate()
+            .filter(|(_, case)| case.name == *name);
+        for (index, case) in cases {
+            for version in TlsVersion::ALL {
+                for (origin, verify, is_served) in [
+                    (&its_own, true, true),
+                    (&all_others, true, false),
+                    (&its_own, false, true),
+                    (&all_others, false, true),
+                ] {
+                    let mut tls = showing(&ours, version);
+                    if verify {
+                        tls["verify"] = true.into();
+                        tls["ca_certs"] = json!([ca.pem()]);
+                    }
+                    if let Some(server_name) = case.server_name {
+                        tls["server_name"] = server_name.into();
+                    }
+                    let port = origin.port();
+                    let mut upstream = json!({
+                        "scheme": "https",
+                        "pass_host": case.pass_host,
+                        "nodes": [{"host": case.node, "port": port, "weight": 1}],
+                        "tls": tls,
+                    });
+                    if let Some(host) = case.upstream_host {
+                        upstream["upstream_host"] = host.into();
+                    }
+                    gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
+                    let path = format!("/{index}-{version:?}-{verify}-{is_served}-{port}");
+                    let reply = client.get(case.asked, &path, &[]);
+                    let record = record_of(&gateway, &path);
+                    let sni = if name.parse::<IpAddr>().is_ok() {
+                        ""
+                    } else {
+                        name
+                    };
+                    let recorded = field(&record, "upstream_sni").unwrap_or_default();
+                    assert_eq!(recorded, sni, "{path}: {record}");
+                    let node = format!("{}:{port}", case.node.to_lowercase());
+                    assert_eq!(record["node"], node, "{record}");
+                    if !is_served {
+                        let told = (reply.status, field(&record, "reason"));
+                        let mismatch = Some("upstream_name_mismatch");
+                        assert_eq!(told, (502, mismatch), "{path}: {record}");
+                        continue;
+                    }
+                    assert_eq!(reply.status, 200, "{path}: {reply:?} {record}");
+                    let body = reply.text();
+                    assert_eq!(seen(&body, "sni"), sni, "{path}");
+                    let host = case.host.replace("PORT", &port.to_string());
+                    assert_eq!(seen(&body, "http_host"), host, "{path}");
+                    assert_eq!(seen(&body, "dn"), "CN=gateway", "{path}");
+                }
+            }
+        }
+    }
+}
+
+/// A name in a certificate that looks like an address is none.
+#[test]
+fn address_is_checked_as_an_address_only() {
+    let ca = Ca::root("CA");
+    let with_ip = ca.issue(&Leaf {
+        dns_names: Vec::new(),
+        addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        ..Leaf::server("by address")
+    });
+    let ip_as_name = ca.issue(&Leaf {
+        dns_names: vec!["127.0.0.1".to_owned()],
+        ..Leaf::server("127.0.0.1")
+    });
+    let ip_as_common_name = ca.issue(&Leaf {
+        dns_names: Vec::new(),
+        ..Leaf::server("127.0.0.1")
+    });
+    let mut cases = Cases::start();
+    for (pair, is_served) in [
+        (with_ip, true),
+        (ip_as_name, false),
+        (ip_as_common_name, false),
+        (ca.server(NAME), false),
+    ] {
+        let origin = Origin::nginx(&Nginx::tls(pair));
+        for version in TlsVersion::ALL {
+            let mut upstream = upstream(&origin.node(), &checking(&ca.pem(), version));
+            upstream["pass_host"] = "node".into();
+            if is_served {
+                let body = cases.expect_served("by address", &upstream);
+                assert_eq!(seen(&body, "sni"), "");
+            } else {
+                let reason = "upstream_name_mismatch";
+                cases.expect_refused("by address", &upstream, 502, reason);
+            }
+        }
+    }
+}
+
+/// The dot that makes a name absolute is for DNS alone (RFC 6066 §3).
+#[test]
+fn dot_at_the_end_of_a_nodes_name_is_not_sent() {
+    let mut cases = Cases::start();
+    let upstream = json!({
+        "scheme": "https",
+        "pass_host": "node",
+        "nodes": {"nowhere.invalid.:8443": 1},
+    });
+    let (reply, path) = cases.ask(&upstream);
+    assert_eq!(reply.status, 503, "{reply:?}");
+    let record = record_of(&cases.gateway, &path);
+    assert_eq!(record["node"], "nowhere.invalid.:8443", "{record}");
+    assert_eq!(record["upstream_sni"], "nowhere.invalid", "{record}");
+}
