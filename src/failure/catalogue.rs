@@ -185,7 +185,7 @@ catalogue! {
         "Check the node's address in `nodes`, the routes of this machine and the firewall between them."
     UpstreamReset "upstream_reset" Upstream
         "The upstream closed or reset the connection before its answer was complete."
-        "Look into the service's log for a crash or restart at this time. If it happens on reused connections, set `keepalive_pool.idle_timeout` of the upstream below the service's own keep-alive time. If the record's detail says `closed without close_notify`, the answer had no length and may have been cut short: have the service send a `Content-Length` or chunks, or end its TLS connections properly."
+        "Look into the service's log for a crash or restart at this time. If it happens on reused connections, set `keepalive_pool.idle_timeout` of the upstream below the service's own keep-alive time. If every request ends so and `scheme` of the upstream is `http`, its port may speak TLS: set `scheme` to `https`. If the record's detail says `closed without close_notify`, the answer had no length and may have been cut short: have the service send a `Content-Length` or chunks, or end its TLS connections properly."
     UpstreamUnresolvable "upstream_unresolvable" Upstream
         "The node's name could not be resolved to an address."
         "Correct the host in `nodes`, or look at the DNS servers of this machine."

@@ -36,6 +36,7 @@ mod streaming;
     reason = "the house's tools; not every one is in use at every time"
 )]
 mod support;
+mod troubleshooting;
 mod truncation;
 mod upstream_mtls;
 mod upstream_names;

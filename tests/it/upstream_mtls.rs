@@ -1,13 +1,12 @@
 //! Mutual TLS towards upstreams: what is shown, what is checked, what is named when it fails.
 
 use std::fs;
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
@@ -197,85 +196,6 @@ fn certificate_of_an_ssl_of_type_client_is_shown_and_follows_its_rotation() {
 }
 
 #[test]
-fn nginx_refusing_our_certificate_is_502_with_its_reason() {
-    let ca = Ca::root("CA");
-    let stranger = Ca::root("CA").client("gateway");
-    let expired = ca.issue(&Leaf {
-        validity: Validity::Expired,
-        ..Leaf::client("gateway")
-    });
-    let origin = Origin::nginx(&Nginx::mutual(ca.server(NAME), ca.pem()));
-    let mut cases = Cases::start();
-    for version in TlsVersion::ALL {
-        let mut refused = |case: &str, tls: &Value, reason: &str| {
-            // Again, so that the session nginx gave before it refused is there to be misused.
-            for _ in 0..3 {
-                cases.expect_refused(case, &upstream(&origin.node(), tls), 502, reason);
-            }
-        };
-        refused("none", &speaking(version), "upstream_wants_client_cert");
-        let rejected = "upstream_rejected_our_cert";
-        refused("another CA's", &showing(&stranger, version), rejected);
-        refused("expired", &showing(&expired, version), rejected);
-        let good = showing(&ca.client("gateway"), version);
-        cases.expect_served("right", &upstream(&origin.node(), &good));
-    }
-}
-
-#[test]
-fn upstream_refusing_our_certificate_by_alert_is_502_with_its_reason() {
-    let folder = TempDir::new().unwrap();
-    let ca = Ca::root("CA");
-    let stranger = Ca::root("CA").client("gateway");
-    let trust = ca.write(folder.path(), "ca");
-    let origin = Origin::openssl_s_server(
-        &ca.server(NAME),
-        &[
-            "-Verify",
-            "1",
-            "-verify_return_error",
-            "-CAfile",
-            trust.to_str().unwrap(),
-        ],
-    );
-    let mut cases = Cases::start();
-    // With TLS 1.3 the alert comes after our side of the handshake is done.
-    for version in TlsVersion::ALL {
-        let node = origin.node();
-        let wants = "upstream_wants_client_cert";
-        cases.expect_refused("none", &upstream(&node, &speaking(version)), 502, wants);
-        let rejected = "upstream_rejected_our_cert";
-        let strangers = showing(&stranger, version);
-        cases.expect_refused("another CA's", &upstream(&node, &strangers), 502, rejected);
-        let good = showing(&ca.client("gateway"), version);
-        let body = cases.expect_served("right", &upstream(&node, &good));
-        assert!(body.contains("s_server"), "{body}");
-    }
-}
-
-#[test]
-fn late_alert_reaches_a_request_with_a_body_as_502_too() {
-    let folder = TempDir::new().unwrap();
-    let ca = Ca::root("CA");
-    let trust = ca.write(folder.path(), "ca");
-    let origin = Origin::openssl_s_server(
-        &ca.server(NAME),
-        &["-Verify", "1", "-CAfile", trust.to_str().unwrap()],
-    );
-    let gateway = Gateway::start();
-    let tls = speaking(TlsVersion::V13);
-    let route = json!({"uri": "/up", "upstream": upstream(&origin.node(), &tls)});
-    gateway.configure("/routes/r", &route);
-    let mut client = gateway.connect();
-    client.send("POST /up HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 200000\r\n\r\n");
-    client.send(vec![b'x'; 200_000]);
-    assert_eq!(client.read_reply().status, 502);
-    let record = record_of(&gateway, "/up");
-    let reason = field(&record, "reason");
-    assert_eq!(reason, Some("upstream_wants_client_cert"), "{record}");
-}
-
-#[test]
 fn upstreams_own_400_is_passed_on_and_nginx_ones_too_where_the_config_says_so() {
     let ca = Ca::root("CA");
     // Asks for a certificate, and answers 400 for reasons of its own.
@@ -394,35 +314,6 @@ fn every_ca_of_ca_certs_counts() {
     let origin = Origin::nginx(&Nginx::tls(Ca::root("4").server(NAME)));
     let unlisted = upstream(&origin.node(), &tls);
     cases.expect_refused("unlisted", &unlisted, 502, "upstream_ca_unknown");
-}
-
-#[test]
-fn scheme_that_does_not_fit_the_port_is_502_and_says_which_it_is() {
-    let ca = Ca::root("CA");
-    let over_tls = Origin::nginx(&Nginx::tls(ca.server(NAME)));
-    let mutual = Origin::nginx(&Nginx::mutual(ca.server(NAME), ca.pem()));
-    let alerting = TcpOrigin::answering(b"\x15\x03\x01\x00\x02\x02\x0a");
-    let plain = Origin::nginx(&Nginx::default());
-    let greeting = TcpOrigin::serving(|mut conn| {
-        drop(conn.write_all(b"220 mail.example.com ESMTP\r\n"));
-        drop(std::io::copy(&mut conn, &mut std::io::sink()));
-    });
-    let mut cases = Cases::start();
-    let http = |node: String| json!({"nodes": {node: 1}});
-    for node in [over_tls.node(), mutual.node(), alerting.node()] {
-        cases.expect_refused("http to TLS", &http(node), 502, "upstream_expects_tls");
-    }
-    let https = |node: String| upstream(&node, &json!({}));
-    for node in [plain.node(), greeting.node()] {
-        cases.expect_refused(
-            "https to plain",
-            &https(node),
-            502,
-            "upstream_speaks_plaintext",
-        );
-    }
-    cases.expect_served("http to plain", &http(plain.node()));
-    cases.expect_served("https to TLS", &https(over_tls.node()));
 }
 
 #[test]

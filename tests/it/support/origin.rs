@@ -34,6 +34,8 @@ pub(crate) struct Nginx {
     pub(crate) tls: Option<Pair>,
     /// The CA that clients must come from, PEM; `None` asks for no certificate.
     pub(crate) client_ca: Option<String>,
+    /// The one server name it serves; others get the alert `unrecognized_name`. `None`: any.
+    pub(crate) only_name: Option<String>,
     /// More directives of the server block, such as `ssl_verify_depth 2;`.
     pub(crate) directives: String,
 }
@@ -166,7 +168,7 @@ impl Nginx {
         Self {
             tls: Some(tls),
             client_ca: Some(client_ca),
-            directives: String::new(),
+            ..Self::default()
         }
     }
 
@@ -191,6 +193,14 @@ impl Nginx {
         }
         server.push_str(&self.directives);
         let ssl = if self.tls.is_some() { " ssl" } else { "" };
+        let mut others = String::new();
+        if let Some(name) = &self.only_name {
+            server.push_str(&format!("server_name {name};\n"));
+            others = format!(
+                "server {{ listen 127.0.0.1:{port} ssl default_server; ssl_reject_handshake on;
+                  ssl_protocols TLSv1.2 TLSv1.3; }}"
+            );
+        }
         // One process, so that ending it leaves no workers behind.
         let config = format!(
             r#"daemon off;
@@ -205,6 +215,7 @@ http {{
   fastcgi_temp_path fastcgi;
   uwsgi_temp_path uwsgi;
   scgi_temp_path scgi;
+  {others}
   server {{
     listen 127.0.0.1:{port}{ssl};
     {server}
