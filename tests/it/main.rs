@@ -38,5 +38,6 @@ mod streaming;
 mod support;
 mod troubleshooting;
 mod truncation;
+mod upstream_identities;
 mod upstream_mtls;
 mod upstream_names;

@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
@@ -13,7 +12,6 @@ use tempfile::TempDir;
 use crate::support::gateway::{ADMIN_KEY, Gateway, Setup, field};
 use crate::support::origin::{ClosedPort, Nginx, Origin, TcpOrigin, seen};
 use crate::support::pki::{Ca, KeyKind, Leaf, Pair, Usage, Validity};
-use crate::support::raw::RawReply;
 use crate::support::upstream::{Cases, NAME, checking, record_of, showing, speaking, upstream};
 use crate::support::{SOON, TlsVersion, program, run_to_end};
 
@@ -394,96 +392,6 @@ fn gateways_own_admin_and_status_addresses_are_no_nodes() {
     }
     let origin = Origin::nginx(&Nginx::default());
     cases.expect_served("another port here", &json!({"nodes": {origin.node(): 1}}));
-}
-
-/// Sends `count` requests over each of three connections at once, each to the next of `paths`, and
-/// judges each answer.
-fn interleave(
-    gateway: &Gateway,
-    paths: &[&str],
-    count: usize,
-    judge: impl Fn(&str, &RawReply) + Sync,
-) {
-    thread::scope(|scope| {
-        for start in 0..3 {
-            let judge = &judge;
-            scope.spawn(move || {
-                let mut client = gateway.connect();
-                for path in paths.iter().cycle().skip(start).take(count) {
-                    judge(path, &client.get("api.example.com", path, &[]));
-                }
-            });
-        }
-    });
-}
-
-#[test]
-fn identities_to_one_node_never_mix() {
-    let ca = Ca::root("CA");
-    let origin = Origin::nginx(&Nginx::mutual(ca.server(NAME), ca.pem()));
-    for version in TlsVersion::ALL {
-        let gateway = Gateway::start();
-        for (id, tls) in [
-            ("alice", showing(&ca.client("alice"), version)),
-            ("bob", showing(&ca.client("bob"), version)),
-            ("nobody", speaking(version)),
-        ] {
-            let mut upstream = upstream(&origin.node(), &tls);
-            // Connections end often, so that sessions are resumed as well as connections kept.
-            upstream["keepalive_pool"] = json!({"size": 4, "requests": 3});
-            gateway.configure(&format!("/services/{id}"), &json!({"upstream": upstream}));
-            let route = json!({"uri": format!("/{id}"), "service_id": id});
-            gateway.configure(&format!("/routes/{id}"), &route);
-        }
-        let tally = std::sync::Mutex::new((0, 0));
-        interleave(
-            &gateway,
-            &["/alice", "/bob", "/nobody"],
-            120,
-            |path, reply| {
-                if path == "/nobody" {
-                    assert_eq!(reply.status, 502, "{reply:?}");
-                    return;
-                }
-                assert_eq!(reply.status, 200, "{reply:?}");
-                let body = reply.text();
-                assert_eq!(seen(&body, "dn"), format!("CN={}", &path[1..]));
-                let mut tally = tally.lock().unwrap();
-                tally.0 += usize::from(seen(&body, "reused") == "r");
-                tally.1 += usize::from(seen(&body, "reused") != "r");
-            },
-        );
-        let (resumed, full) = tally.into_inner().unwrap();
-        assert!(resumed > 20 && full > 0, "{resumed} resumed, {full} full");
-    }
-}
-
-#[test]
-fn checked_and_unchecked_upstreams_share_nothing() {
-    let ca = Ca::root("CA");
-    let origin = Origin::nginx(&Nginx::tls(ca.server(NAME)));
-    let node = origin.node();
-    for version in TlsVersion::ALL {
-        let gateway = Gateway::start();
-        let wrong_ca = checking(&Ca::root("Other").pem(), version);
-        let mut wrong_name = upstream(&node, &checking(&ca.pem(), version));
-        wrong_name["upstream_host"] = "else.example.com".into();
-        for (id, mut upstream) in [
-            ("unchecked", upstream(&node, &speaking(version))),
-            ("checked", upstream(&node, &checking(&ca.pem(), version))),
-            ("wrong-ca", upstream(&node, &wrong_ca)),
-            ("wrong-name", wrong_name),
-        ] {
-            upstream["keepalive_pool"] = json!({"size": 4, "requests": 3});
-            let route = json!({"uri": format!("/{id}"), "upstream": upstream});
-            gateway.configure(&format!("/routes/{id}"), &route);
-        }
-        let paths = ["/unchecked", "/wrong-ca", "/checked", "/wrong-name"];
-        interleave(&gateway, &paths, 60, |path, reply| {
-            let wanted = if path.starts_with("/wrong") { 502 } else { 200 };
-            assert_eq!(reply.status, wanted, "{path}: {reply:?}");
-        });
-    }
 }
 
 #[test]
