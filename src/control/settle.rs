@@ -17,9 +17,12 @@ use crate::resource::{missing_reference, still_used, wrong_ssl_type};
 use crate::snapshot::compile::Piece;
 use crate::snapshot::link::Command;
 use crate::snapshot::weaken::{CLIENT_GONE, Step, weakened};
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot::{self, Snapshot, Uneven};
 use crate::store::audit::{Action, Head, Origin};
 use crate::store::{Change, Commit, Expect, Mutation, StoreError};
+
+/// The warning of a route that names of different policies lead to.
+const WEAKER_NAME: &str = "weaker_name";
 
 /// What a put leads to.
 struct Plan {
@@ -48,6 +51,7 @@ impl Plan {
         if request.kind == Kind::Ssl {
             warnings.extend(lost_names(&self.after, &request.id));
         }
+        warnings.extend(weaker_names(&self.after, request.kind, &request.id));
         warnings
     }
 }
@@ -397,6 +401,31 @@ fn lost_names(snapshot: &Snapshot, id: &Id) -> Vec<Warning> {
         text: format!("{pattern} is served by the older ssl {winner}; take it out of one of them"),
     })
     .collect()
+}
+
+/// By which names what leads somewhere asks less of clients than by others.
+pub(super) fn weaker_names(snapshot: &Snapshot, kind: Kind, id: &Id) -> Vec<Warning> {
+    let own = snapshot.uneven_at(kind, id).map(|Uneven { strict, loose }| Warning {
+        code: WEAKER_NAME,
+        pointer: "/hosts".to_owned(),
+        text: format!(
+            "{strict} requires a client certificate, but {loose} leads here too and requires none; \
+             list hosts that ask alike"
+        ),
+    });
+    let others = match kind {
+        Kind::Ssl => snapshot.circumvented(id),
+        Kind::Route | Kind::Service | Kind::Upstream | Kind::Secret => None,
+    };
+    let others = others.map(|Uneven { strict, loose }| Warning {
+        code: WEAKER_NAME,
+        pointer: "/snis".to_owned(),
+        text: format!(
+            "routes of {strict} can be reached without a client certificate, by {loose}: they have \
+             no hosts or a wildcard; `portcullis check` lists them"
+        ),
+    });
+    own.into_iter().chain(others).collect()
 }
 
 fn refused_by_store(error: StoreError) -> WriteError {

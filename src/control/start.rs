@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::config::TrustFile;
 use crate::control::documents::Unreadable;
 use crate::control::retire::Retired;
+use crate::control::settle::weaker_names;
 use crate::control::{Inner, WriteError};
 use crate::resource::fault::Warning;
 use crate::resource::ssl::Role;
@@ -332,6 +333,9 @@ impl Inner {
                 let text = format!("{pattern} is served by the older ssl {winner}");
                 found.push(finding(false, "/snis", text));
             }
+        }
+        for Warning { pointer, text, .. } in weaker_names(snapshot, stored.kind, &stored.id) {
+            found.push(finding(false, &pointer, text));
         }
         let compiled = compile(stored.kind, &stored.id, &parsed.resource, &self.ground());
         if let Some((pointer, error)) = &compiled.trouble {

@@ -134,6 +134,22 @@ impl<R> RouteTable<R> {
         find_path(&self.hostless, path, &mut accept)
     }
 
+    /// The suffixes of wildcard hosts that cover hosts that end in `end` and have routes, and the
+    /// empty one where a route has no host or `*`.
+    pub fn suffixes_over<'a>(&'a self, end: &'a str) -> impl Iterator<Item = &'a str> {
+        let hostless = (!self.hostless.is_empty()).then_some("");
+        let groups = self.hosts.prefixes(end.bytes().rev());
+        let used: Vec<usize> = groups
+            .longest_first()
+            .filter(|(_, group)| !group.suffix.is_empty())
+            .map(|(used, _)| used)
+            .collect();
+        let suffixes = used.into_iter();
+        suffixes
+            .filter_map(move |used| end.get(end.len().checked_sub(used)?..))
+            .chain(hostless)
+    }
+
     /// How many places are taken: a route counts once per host and path.
     pub fn len(&self) -> usize {
         self.place_count
@@ -362,6 +378,21 @@ mod tests {
         };
         let ranked: BTreeMap<_, _> = rules.iter().filter_map(best).collect();
         ranked.into_values().collect()
+    }
+
+    #[test]
+    fn wildcards_over_a_name_are_those_with_routes_longest_first() {
+        let mut table = RouteTable::default();
+        let over = |table: &RouteTable<u64>, end: &str| -> Vec<String> {
+            table.suffixes_over(end).map(str::to_owned).collect()
+        };
+        Rule::new(&["a.x.com", "*.x.com", "*.com", "*.b.x.com"], &["/"], 0, 1).put(&mut table);
+        assert_eq!(over(&table, "a.x.com"), [".x.com", ".com"]);
+        assert_eq!(over(&table, ".x.com"), [".x.com", ".com"]);
+        assert_eq!(over(&table, "x.com"), [".com"]);
+        assert!(over(&table, "x.org").is_empty());
+        Rule::new(&[], &["/"], 0, 2).put(&mut table);
+        assert_eq!(over(&table, "x.org"), [""]);
     }
 
     #[test]

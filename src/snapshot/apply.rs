@@ -15,6 +15,7 @@ use crate::matching::sni::SniPattern;
 use crate::resource::ssl::Role;
 use crate::resource::{Id, Kind, Revision};
 use crate::snapshot::compile::{Piece, RoutePiece, ServerPiece};
+use crate::snapshot::reach::NamesByEnd;
 use crate::snapshot::{Name, Route, Snapshot, UpstreamSource};
 use crate::tls::material::Digest;
 
@@ -49,6 +50,8 @@ pub(super) struct Index {
     objects: imbl::HashMap<(Kind, Id), Arc<Object>>,
     /// Names that several enabled ssls claim: all claims, the one that counts first.
     contested: imbl::HashMap<SniPattern, Arc<[Claim]>>,
+    /// Names by what they end in.
+    pub(super) ends: NamesByEnd,
     /// Who points to whom.
     edges: imbl::OrdSet<Edge>,
     tally: Tally,
@@ -367,7 +370,7 @@ impl Snapshot {
     /// Gives a name to an ssl, or lets it queue behind an older one.
     fn claim(&mut self, pattern: &SniPattern, claim: &Claim) {
         let Some(holder) = self.names.get(pattern).cloned() else {
-            self.names.insert(pattern, claim.name.clone());
+            self.give(pattern, Some(&claim.name));
             return;
         };
         let mut claims: Vec<Claim> = match self.index.contested.get(pattern) {
@@ -400,7 +403,7 @@ impl Snapshot {
                 .get(pattern)
                 .is_some_and(|name| name.ssl_id == *id) =>
             {
-                self.names.remove(pattern);
+                self.give(pattern, None);
             }
             None => {}
         }
@@ -409,15 +412,21 @@ impl Snapshot {
     /// Gives a contested name to the oldest claim.
     fn settle(&mut self, pattern: &SniPattern, mut claims: Vec<Claim>) {
         claims.sort_by(|a, b| (a.created, &a.name.ssl_id).cmp(&(b.created, &b.name.ssl_id)));
-        match claims.first() {
-            Some(first) => self.names.insert(pattern, first.name.clone()),
-            None => self.names.remove(pattern),
-        };
+        self.give(pattern, claims.first().map(|first| &first.name));
         if claims.len() > 1 {
             self.index.contested.insert(pattern.clone(), claims.into());
         } else {
             self.index.contested.remove(pattern);
         }
+    }
+
+    /// Gives a name to this holder, or to nobody.
+    fn give(&mut self, pattern: &SniPattern, holder: Option<&Arc<Name>>) {
+        self.index.ends.set(pattern, holder.map(Arc::as_ref));
+        match holder {
+            Some(name) => self.names.insert(pattern, name.clone()),
+            None => self.names.remove(pattern),
+        };
     }
 
     fn place_route(&mut self, piece: &RoutePiece, created: Revision) {

@@ -10,11 +10,13 @@ pub mod closed;
 pub mod compile;
 pub mod link;
 pub mod live;
+mod reach;
 pub mod specs;
 mod view;
 pub mod weaken;
 
 pub use apply::{Change, Tally};
+pub use reach::Uneven;
 // What a snapshot shows of resources: the data plane sees them through here only.
 pub use crate::resource::upstream::{Keepalive, Node, PassHost, Scheme, Timeouts};
 pub use crate::resource::{Id, Kind, Revision};

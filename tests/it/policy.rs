@@ -5,7 +5,7 @@ use std::sync::{Mutex, mpsc};
 
 use serde_json::{Value, json};
 
-use crate::support::client::Curl;
+use crate::support::client::{Curl, CurlOutcome};
 use crate::support::gateway::Setup;
 use crate::support::origin::{TcpOrigin, read_head, seen};
 use crate::support::pki::{Ca, Leaf, Pair};
@@ -396,6 +396,74 @@ fn the_plain_port_is_no_way_to_a_name_that_asks_for_certificates() {
             assert_eq!(record["listener"], "http");
         }
     }
+}
+
+#[test]
+fn a_route_that_a_weaker_name_leads_to_is_told_when_written_and_by_check() {
+    let site = Site::start();
+    let ca = Ca::root("Client CA");
+    let told = |outcome: &CurlOutcome| outcome.head.contains("weaker_name");
+    assert!(!told(&site.put_ssl("open", "open.test", &json!({}))));
+    // The site's own route has no hosts.
+    assert!(told(&site.put_ssl("w", "*.w.test", &client_of(&ca))));
+    let put = |id: &str, body: &Value| {
+        let mut body = body.clone();
+        body["uri"] = "/*".into();
+        body["upstream_id"] = "u".into();
+        site.gateway.admin_put(&format!("/routes/{id}"), &body)
+    };
+    let own = site.gateway.admin_get("/routes/all").json();
+    let upstream = &own["value"]["upstream"];
+    site.gateway.configure("/upstreams/u", upstream);
+    site.gateway.admin_delete("/routes/all").expect_status(200);
+    for (hosts, is_told) in [
+        (json!(["x.w.test"]), false),
+        (json!(["x.w.test", "y.w.test"]), false),
+        (json!(["open.test", "*.else.test"]), false),
+        (json!(["x.w.test", "open.test"]), true),
+        // Any depth for a route, one label for an ssl.
+        (json!(["*.w.test"]), true),
+        (json!(["*"]), true),
+    ] {
+        let written = put("r", &json!({"hosts": hosts}));
+        assert_eq!(told(&written), is_told, "{hosts}: {written:?}");
+    }
+    let written = put("r", &json!({"hosts": ["*.w.test"]}));
+    let text =
+        "*.w.test requires a client certificate, but a name that no ssl claims leads here too";
+    assert!(written.head.contains(text), "{written:?}");
+    for version in TlsVersion::ALL {
+        let open = site.client("open.test").tls(version);
+        assert_eq!(open.get("x.w.test", "/x").unwrap().status, 421);
+        assert_eq!(
+            open.get("x.y.w.test", "/x").unwrap().status,
+            200,
+            "as was told"
+        );
+    }
+
+    // Hosts that a route has from its service are told at the service.
+    let service = json!({"hosts": ["x.w.test", "open.test"], "upstream_id": "u"});
+    let written = site.gateway.admin_put("/services/s", &service);
+    assert!(told(&written.expect_status(201)));
+    let from_service = json!({"uri": "/s", "service_id": "s"});
+    assert!(told(&site.gateway.admin_put("/routes/s", &from_service)));
+    // An ssl is told when it is written after the route.
+    assert!(told(&site.put_ssl("w", "*.w.test", &client_of(&ca))));
+
+    let check = Setup::default().data(&site.gateway.data()).run(&["check"]);
+    for object in [
+        "route r /hosts",
+        "route s /hosts",
+        "service s /hosts",
+        "ssl w /snis",
+    ] {
+        let line = |line: &str| line.starts_with(&format!("warning: {object}: "));
+        assert!(check.stdout.lines().any(line), "{object}: {check:?}");
+    }
+    let good = put("r", &json!({"hosts": ["x.w.test"]}));
+    assert!(!told(&good.expect_status(200)));
+    assert!(!told(&site.put_ssl("w", "*.w.test", &client_of(&ca))));
 }
 
 #[test]
