@@ -10,7 +10,8 @@ use super::call::{self, Call};
 use super::list;
 use super::reply::{self, Answer, Refusal};
 use super::target::{Depth, Target};
-use crate::control::{Delete, Flavour, Put, Shown, WriteError, Written};
+use crate::control::{Amend, Delete, Flavour, Post, Put, Shown, WriteError, Written};
+use crate::resource::patch::Patch;
 use crate::resource::{self, Document, Id, Kind, Revision};
 use crate::secrets::custody::Opened;
 
@@ -27,25 +28,23 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
         (Target::ServiceUpstreams(id), &Method::GET) => show_service_upstreams(call, id).await,
         (Target::Plugins, &Method::GET) => Ok(Answer::ok(json!([]))),
         (Target::NotOffered(word, depth), _) => not_offered(call, word, depth),
-        (Target::Collection(kind), &Method::DELETE | &Method::PATCH) => Err(Refusal::NoId(kind)),
-        (Target::Manager, &Method::PUT | &Method::DELETE | &Method::PATCH) => {
-            Err(Refusal::NoId(Kind::Secret))
+        (Target::Collection(Kind::Secret) | Target::Manager, &Method::PATCH) => {
+            Err(Refusal::NoSecretId)
         }
+        (Target::Collection(kind), &Method::DELETE | &Method::PATCH) => Err(Refusal::NoId(kind)),
+        (Target::Manager, &Method::PUT | &Method::DELETE) => Err(Refusal::NoId(Kind::Secret)),
         (
             Target::Manager
             | Target::Collection(Kind::Secret)
             | Target::Object(Kind::Secret, _)
-            | Target::Node(Kind::Secret),
+            | Target::Node(Kind::Secret, ..),
             &Method::POST,
         ) => Err(Refusal::PostSecret),
-        (Target::Collection(_) | Target::Object(..), &Method::POST) => Err(Refusal::NoMethod {
-            method: method.clone(),
-            remedy: "use PUT with an id",
-        }),
-        (Target::Object(..) | Target::Node(_), &Method::PATCH) => Err(Refusal::NoMethod {
-            method: method.clone(),
-            remedy: "GET the object, change it and PUT it back whole",
-        }),
+        (Target::Collection(kind), &Method::POST) => post(call, kind, None).await,
+        (Target::Object(kind, id), &Method::POST) => post(call, kind, Some(&id)).await,
+        (Target::Node(kind, id, _), &Method::POST) => post(call, kind, Some(&id)).await,
+        (Target::Object(kind, id), &Method::PATCH) => amend(call, kind, &id, &[]).await,
+        (Target::Node(kind, id, path), &Method::PATCH) => amend(call, kind, &id, path).await,
         (Target::ServiceUpstream, &Method::GET) => Err(Refusal::NoObject),
         (Target::ServiceUpstreams(_) | Target::ServiceUpstream, _) => Err(Refusal::NotOffered(
             "further upstreams of a service".to_owned(),
@@ -54,7 +53,7 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
             Target::Collection(_)
             | Target::Manager
             | Target::Object(..)
-            | Target::Node(_)
+            | Target::Node(..)
             | Target::Plugins
             | Target::Nowhere,
             _,
@@ -107,6 +106,71 @@ async fn put(call: &mut Call<'_>, kind: Kind, id: Option<&str>) -> Result<Answer
     Ok(written_answer(put?, call.flavour))
 }
 
+async fn post(call: &mut Call<'_>, kind: Kind, id: Option<&str>) -> Result<Answer, Refusal> {
+    let body = call.read_body().await?;
+    refuse_ttl(call, kind)?;
+    let document = Opened::new(kind, object(body.ok_or(Refusal::NoConfiguration)?)?);
+    resource::refuse_id(kind, id, &document)?;
+    resource::refuse_times(&document)?;
+    let post = call
+        .state
+        .control
+        .post(Post {
+            kind,
+            document,
+            flavour: call.flavour,
+            actor: call.actor.clone(),
+            if_match: if_match(call)?,
+            allow_weaker: call.allows_weaker(),
+        })
+        .await;
+    count(call, kind, &post);
+    Ok(written_answer(post?, call.flavour))
+}
+
+async fn amend(
+    call: &mut Call<'_>,
+    kind: Kind,
+    id: &str,
+    path: &[&str],
+) -> Result<Answer, Refusal> {
+    let body = call.read_body().await?;
+    refuse_ttl(call, kind)?;
+    let body = body.ok_or(Refusal::NoNewConfiguration)?;
+    let patch = patch(call.flavour, path, body)?;
+    let amend = call
+        .state
+        .control
+        .amend(Amend {
+            kind,
+            id: existing(id)?,
+            patch,
+            flavour: call.flavour,
+            actor: call.actor.clone(),
+            if_match: if_match(call)?,
+            allow_weaker: call.allows_weaker(),
+        })
+        .await;
+    count(call, kind, &amend);
+    Ok(written_answer(amend?, call.flavour))
+}
+
+/// What a body asks for: APISIX's merge, or its node behind a sub-path; for API7, whose PATCH is
+/// JSON Patch, a list of operations too.
+fn patch(flavour: Flavour, path: &[&str], body: Value) -> Result<Patch, Refusal> {
+    match (path, flavour, body) {
+        ([], _, Value::Object(members)) => Ok(Patch::merge(members)),
+        ([], Flavour::Api7, Value::Array(list)) => {
+            Patch::operations(list).map_err(|error| WriteError::from(error).into())
+        }
+        ([], ..) => Err(Refusal::NotAPatch),
+        (path, _, value) => {
+            let path = path.iter().map(|name| (*name).to_owned()).collect();
+            Ok(Patch::node(path, value))
+        }
+    }
+}
+
 async fn delete(call: &Call<'_>, kind: Kind, id: &str) -> Result<Answer, Refusal> {
     let id = existing(id)?;
     let delete = call
@@ -136,6 +200,7 @@ fn count<T>(call: &Call<'_>, kind: Kind, outcome: &Result<T, WriteError>) {
         Err(WriteError::Store(_) | WriteError::Internal) => "failed",
         Err(
             WriteError::Invalid(_)
+            | WriteError::Patch(_)
             | WriteError::NotFound
             | WriteError::Conflict
             | WriteError::PreconditionFailed

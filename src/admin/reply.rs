@@ -194,6 +194,15 @@ pub(super) enum Refusal {
     /// A write without a body.
     #[error("missing configurations")]
     NoConfiguration,
+    /// A PATCH without a body.
+    #[error("missing new configuration")]
+    NoNewConfiguration,
+    /// A PATCH of a whole object with what is no change of it.
+    #[error("invalid configuration")]
+    NotAPatch,
+    /// A PATCH of a secret that says no id.
+    #[error("no secret id")]
+    NoSecretId,
     /// A body that is JSON, but no object.
     #[error("invalid configuration: wrong type: expected object, got {0}")]
     NotAnObject(&'static str),
@@ -212,14 +221,6 @@ pub(super) enum Refusal {
     /// A gateway group other than ours.
     #[error("gateway group {} does not exist; this gateway has one, \"default\"", quote(.0))]
     UnknownGroup(String),
-    /// A method that APISIX knows for this path and this version does not.
-    #[error("{method} is not available here: {remedy}")]
-    NoMethod {
-        /// The method.
-        method: http::Method,
-        /// What to do instead.
-        remedy: &'static str,
-    },
     /// POST of a secret.
     #[error("not supported `POST` method for secret")]
     PostSecret,
@@ -298,14 +299,23 @@ impl Refusal {
             Self::NoPath | Self::UnknownResource(_) | Self::UnknownGroup(_) => {
                 Answer::error(StatusCode::NOT_FOUND, &text)
             }
-            Self::NoMethod { .. } | Self::PostSecret => {
-                Answer::error(StatusCode::METHOD_NOT_ALLOWED, &text)
+            Self::PostSecret => Answer::error(StatusCode::METHOD_NOT_ALLOWED, &text),
+            Self::Write(WriteError::Patch(error)) => {
+                let status = if error.is_conflict() {
+                    StatusCode::CONFLICT
+                } else {
+                    bad
+                };
+                Answer::error(status, &text)
             }
             Self::Path(_)
             | Self::Body(BodyError::TooLarge(_) | BodyError::Broken(_))
             | Self::List(ListError::Pattern { .. })
             | Self::Write(WriteError::StillUsed { .. } | WriteError::Weaker(_))
             | Self::NoConfiguration
+            | Self::NoNewConfiguration
+            | Self::NotAPatch
+            | Self::NoSecretId
             | Self::NotAnObject(_)
             | Self::NoId(_)
             | Self::NotOffered(_)
@@ -381,6 +391,8 @@ pub(super) fn object<const N: usize>(members: [(&str, Value); N]) -> Map<String,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::resource::patch::PatchError;
 
     fn told(refusal: Refusal) -> (u16, String) {
         let answer = refusal.into_answer();
@@ -488,6 +500,29 @@ mod tests {
                 Refusal::NoConfiguration,
                 400,
                 r#"{"error_msg":"missing configurations"}"#,
+            ),
+            (
+                Refusal::NoNewConfiguration,
+                400,
+                r#"{"error_msg":"missing new configuration"}"#,
+            ),
+            (
+                Refusal::NotAPatch,
+                400,
+                r#"{"error_msg":"invalid configuration"}"#,
+            ),
+            (
+                Refusal::Write(WriteError::Patch(PatchError::SubPath("/a/b".to_owned()))),
+                400,
+                r#"{"error_msg":"invalid sub-path: /a/b"}"#,
+            ),
+            (
+                Refusal::Write(WriteError::Patch(PatchError::Differs {
+                    index: 0,
+                    pointer: "/a".to_owned(),
+                })),
+                409,
+                r#"{"error_msg":"JSON Patch does not apply: operation 0: the value at /a is another"}"#,
             ),
             (
                 Refusal::NoId(Kind::Ssl),

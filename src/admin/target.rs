@@ -18,15 +18,15 @@ const NOT_OFFERED: [&str; 7] = [
 
 /// What a path under `/apisix/admin` means.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Target<'p> {
+pub(super) enum Target<'w, 'p> {
     /// All objects of a kind.
     Collection(Kind),
     /// `/secrets/{manager}`: shown as all secrets, writable only with an id. (As in APISIX.)
     Manager,
     /// One object.
     Object(Kind, String),
-    /// A node inside an object: PATCH only.
-    Node(Kind),
+    /// A node inside an object, by the names on the way to it: PATCH only.
+    Node(Kind, String, &'w [&'p str]),
     /// API7's further upstreams of a service.
     ServiceUpstreams(&'p str),
     /// One of them.
@@ -46,16 +46,18 @@ pub(super) enum Depth {
     Object,
 }
 
-impl<'p> Target<'p> {
+impl<'w, 'p> Target<'w, 'p> {
     /// The meaning of a path, given as its words.
-    pub(super) fn parse(words: &[&'p str]) -> Result<Self, Refusal> {
+    pub(super) fn parse(words: &'w [&'p str]) -> Result<Self, Refusal> {
         match *words {
             [] => Ok(Self::Nowhere),
             ["secrets" | "secret_providers", ref rest @ ..] => Ok(match *rest {
                 [] => Self::Collection(Kind::Secret),
                 [_manager] => Self::Manager,
                 [manager, id] => Self::Object(Kind::Secret, format!("{manager}/{id}")),
-                [_, _, ..] => Self::Node(Kind::Secret),
+                [manager, id, ref path @ ..] => {
+                    Self::Node(Kind::Secret, format!("{manager}/{id}"), path)
+                }
             }),
             ["services", id, "upstreams"] => Ok(Self::ServiceUpstreams(id)),
             ["services", _, "upstreams", _] => Ok(Self::ServiceUpstream),
@@ -75,7 +77,7 @@ impl<'p> Target<'p> {
                 Ok(match *rest {
                     [] => Self::Collection(kind),
                     [id] => Self::Object(kind, id.to_owned()),
-                    [_, _, ..] => Self::Node(kind),
+                    [id, ref path @ ..] => Self::Node(kind, id.to_owned(), path),
                 })
             }
         }
@@ -86,28 +88,32 @@ impl<'p> Target<'p> {
 mod tests {
     use super::*;
 
-    fn parse(path: &str) -> Target<'_> {
-        let words: Vec<&str> = path.split('/').filter(|word| !word.is_empty()).collect();
-        Target::parse(&words).unwrap()
-    }
-
     #[test]
     fn paths_have_their_meaning() {
         for (path, expected) in [
             ("", Target::Nowhere),
             ("routes", Target::Collection(Kind::Route)),
             ("ssls/a.b", Target::Object(Kind::Ssl, "a.b".to_owned())),
-            ("routes/1/upstream/nodes", Target::Node(Kind::Route)),
+            (
+                "routes/1/upstream/nodes",
+                Target::Node(Kind::Route, "1".to_owned(), &["upstream", "nodes"]),
+            ),
             ("secrets", Target::Collection(Kind::Secret)),
             ("secret_providers/vault", Target::Manager),
             (
                 "secrets/vault/1",
                 Target::Object(Kind::Secret, "vault/1".to_owned()),
             ),
-            ("secret_providers/aws/1/region", Target::Node(Kind::Secret)),
+            (
+                "secret_providers/aws/1/region",
+                Target::Node(Kind::Secret, "aws/1".to_owned(), &["region"]),
+            ),
             ("services/s/upstreams", Target::ServiceUpstreams("s")),
             ("services/s/upstreams/u", Target::ServiceUpstream),
-            ("services/s/upstream/nodes", Target::Node(Kind::Service)),
+            (
+                "services/s/upstream/nodes",
+                Target::Node(Kind::Service, "s".to_owned(), &["upstream", "nodes"]),
+            ),
             (
                 "consumers",
                 Target::NotOffered("consumers", Depth::Collection),
@@ -119,7 +125,8 @@ mod tests {
             ("plugins/list", Target::Plugins),
             ("schema/route", Target::Nowhere),
         ] {
-            assert_eq!(parse(path), expected, "{path}");
+            let words: Vec<&str> = path.split('/').filter(|word| !word.is_empty()).collect();
+            assert_eq!(Target::parse(&words).unwrap(), expected, "{path}");
         }
     }
 

@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 
 use crate::crypto::fips::FipsError;
 use crate::resource::fault::{Faults, Warning};
+use crate::resource::patch::{Patch, PatchError};
 use crate::resource::{Document, Id, Kind, Revision};
 use crate::secrets::custody::{Custody, Opened};
 use crate::snapshot::compile::Ground;
@@ -66,6 +67,43 @@ pub struct Put {
     pub if_match: Option<Revision>,
     /// The writer knows that this makes something less strict (`X-Portcullis-Allow-Weaker`).
     /// Matters only with `security.refuse_weakening`.
+    pub allow_weaker: bool,
+}
+
+/// Creates an object under an id that the store gives: the revision that creates it, as 20 digits.
+#[derive(Clone, Debug)]
+pub struct Post {
+    /// Its kind; never a secret, whose id names its manager.
+    pub kind: Kind,
+    /// The document as sent; `id` and times must be absent.
+    pub document: Opened,
+    /// Whose spelling it is in.
+    pub flavour: Flavour,
+    /// Who asks.
+    pub actor: Actor,
+    /// As in [`Put::if_match`]; never holds, as there is no object yet.
+    pub if_match: Option<Revision>,
+    /// As in [`Put::allow_weaker`].
+    pub allow_weaker: bool,
+}
+
+/// Changes a part of an object.
+#[derive(Debug)]
+pub struct Amend {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its id.
+    pub id: Id,
+    /// The change. It is made on the document as a reply to a write shows it: keys and credentials
+    /// are placeholders there, and the stored ones are kept under the same rules as by a put.
+    pub patch: Patch,
+    /// Whose spelling it is in.
+    pub flavour: Flavour,
+    /// Who asks.
+    pub actor: Actor,
+    /// The revision that the object must have (`If-Match`).
+    pub if_match: Option<Revision>,
+    /// As in [`Put::allow_weaker`].
     pub allow_weaker: bool,
 }
 
@@ -130,7 +168,10 @@ pub enum WriteError {
     /// The document has faults, or refers to what is not there: 400.
     #[error(transparent)]
     Invalid(#[from] Faults),
-    /// There is no such object to delete: 404.
+    /// The change of a part cannot be read, 400, or does not fit the object, 409.
+    #[error(transparent)]
+    Patch(#[from] PatchError),
+    /// There is no such object to change or delete: 404.
     #[error("Key not found")]
     NotFound,
     /// Others changed the object each time it was tried: 503.
@@ -203,9 +244,32 @@ impl Control {
     /// Cancel safety: a dropped call either changes everything or nothing.
     ///
     /// # Errors
-    /// Every [`WriteError`] but `NotFound` and `StillUsed`.
+    /// Every [`WriteError`] but `NotFound`, `Patch` and `StillUsed`.
     pub async fn put(&self, put: Put) -> Result<Written, WriteError> {
         write::put(&self.inner, put).await
+    }
+
+    /// Creates an object under a new id. When it returns, it is durable and served.
+    ///
+    /// Cancel safety: as [`Control::put`].
+    ///
+    /// # Errors
+    /// As [`Control::put`].
+    pub async fn post(&self, post: Post) -> Result<Written, WriteError> {
+        write::post(&self.inner, post).await
+    }
+
+    /// Changes a part of an object. When it returns, the change is durable and served.
+    ///
+    /// Where another change of the object comes first, the patch is applied to what that one left:
+    /// none of two is lost.
+    ///
+    /// Cancel safety: as [`Control::put`].
+    ///
+    /// # Errors
+    /// Every [`WriteError`] but `StillUsed`.
+    pub async fn amend(&self, amend: Amend) -> Result<Written, WriteError> {
+        write::amend(&self.inner, amend).await
     }
 
     /// Removes an object. When it returns, the removal is durable and nothing serves it any more.
@@ -213,7 +277,7 @@ impl Control {
     /// Cancel safety: as [`Control::put`].
     ///
     /// # Errors
-    /// Every [`WriteError`] but `Invalid`.
+    /// Every [`WriteError`] but `Invalid` and `Patch`.
     pub async fn delete(&self, delete: Delete) -> Result<Deleted, WriteError> {
         write::delete(&self.inner, delete).await
     }

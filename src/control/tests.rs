@@ -18,6 +18,7 @@ use crate::store::{Change, Commit, Expect, Mutation};
 use crate::tls::sample::{self, NOW, Sample};
 use crate::tls::select::{Choice, Choose};
 
+mod amends;
 mod asks;
 mod strays;
 mod strict;

@@ -4,17 +4,22 @@
 
 use std::sync::Arc;
 
+use tokio::sync::OwnedMutexGuard;
+
 use crate::control::prove::Proved;
 use crate::control::{
-    Actor, Delete, Deleted, Flavour, Inner, Put, Show, WriteError, Written, on_blocking,
+    Actor, Amend, Delete, Deleted, Flavour, Inner, Post, Put, Show, WriteError, Written,
+    on_blocking,
 };
 use crate::failure::Reason;
 use crate::resource::fault::{Fault, Faults, Warning};
+use crate::resource::patch::Patch;
 use crate::resource::service::UpstreamRef;
 use crate::resource::upstream::Upstream;
 use crate::resource::{Document, Id, Kind, Resource, Revision, Terms};
-use crate::resource::{parse, references, stamp};
-use crate::secrets::custody::keep::keep_names;
+use crate::resource::{check_id, parse, references, stamp, time};
+use crate::secrets::custody::amend::amend_keys;
+use crate::secrets::custody::keep::{client_removed, keep_names};
 use crate::secrets::custody::seal::refuse_sealed;
 use crate::secrets::custody::stray::stray_keys;
 use crate::secrets::custody::{CustodyError, Opened, Reason as CustodyReason};
@@ -26,8 +31,13 @@ use crate::store::audit::changed_paths;
 /// How often a change is tried again when another one came first.
 const RETRIES: usize = 3;
 
-/// Makes the document that is to be stored from the one that is, both in the clear.
-type Edit = dyn Fn(Option<&Opened>) -> Result<Opened, WriteError> + Send + Sync;
+/// What a change makes of what is stored.
+enum Edit {
+    /// This takes its place, whether there is something or not.
+    Replace(Opened),
+    /// A part of it changes; there must be something.
+    Amend(Patch),
+}
 
 /// A change of one object, whatever the verb.
 pub(super) struct Request {
@@ -66,45 +76,97 @@ pub(super) struct Draft {
     pub(super) references: Vec<(Kind, Id, &'static str)>,
 }
 
-impl From<Put> for (Request, Opened) {
-    fn from(put: Put) -> Self {
-        let Put {
-            kind,
-            id,
-            document,
-            flavour,
-            actor,
-            if_match,
-            allow_weaker,
-        } = put;
-        let request = Request {
-            kind,
-            id,
-            flavour,
-            actor,
-            if_match,
-            allow_weaker,
-        };
-        (request, document)
-    }
-}
-
 /// Creates or replaces an object.
 pub(super) async fn put(inner: &Arc<Inner>, put: Put) -> Result<Written, WriteError> {
-    let (request, sent) = put.into();
-    let edit = move |_old: Option<&Opened>| Ok(sent.clone());
+    let (request, edit) = split(put);
     write(inner, Arc::new(request), Arc::new(edit)).await
+}
+
+/// Creates an object under an id of its own.
+///
+/// The id is the revision to come, so that it is drawn under the writer's lock, and the draft, whose
+/// seals cover the id, is made there too.
+pub(super) async fn post(inner: &Arc<Inner>, post: Post) -> Result<Written, WriteError> {
+    let Post {
+        kind,
+        document,
+        flavour,
+        actor,
+        if_match,
+        allow_weaker,
+    } = post;
+    let edit = Arc::new(Edit::Replace(document));
+    for _ in 0..=RETRIES {
+        let guard = inner.writer.clone().lock_owned().await;
+        let id = on_blocking(inner, move |inner| inner.next_id(kind)).await?;
+        let request = Arc::new(Request {
+            kind,
+            id,
+            flavour,
+            actor: actor.clone(),
+            if_match,
+            allow_weaker,
+        });
+        let draft = draft(inner, &request, &edit).await?;
+        match commit(inner, &request, draft, guard).await {
+            Err(WriteError::Conflict) => {}
+            written => return written,
+        }
+    }
+    Err(WriteError::Conflict)
+}
+
+/// Changes a part of an object.
+pub(super) async fn amend(inner: &Arc<Inner>, amend: Amend) -> Result<Written, WriteError> {
+    let Amend {
+        kind,
+        id,
+        patch,
+        flavour,
+        actor,
+        if_match,
+        allow_weaker,
+    } = amend;
+    let request = Request {
+        kind,
+        id,
+        flavour,
+        actor,
+        if_match,
+        allow_weaker,
+    };
+    write(inner, Arc::new(request), Arc::new(Edit::Amend(patch))).await
 }
 
 /// Does all of a put but the storing: the warnings that it would give.
 pub(super) async fn validate(inner: &Arc<Inner>, put: Put) -> Result<Vec<Warning>, WriteError> {
-    let (request, sent) = put.into();
+    let (request, edit) = split(put);
     let work = move |inner: &Inner| {
-        let edit: &Edit = &move |_old| Ok(sent.clone());
-        let draft = inner.draft(&request, edit)?;
+        let draft = inner.draft(&request, &edit)?;
         inner.rehearse(&request, draft)
     };
     in_turn(inner, work).await
+}
+
+fn split(put: Put) -> (Request, Edit) {
+    let Put {
+        kind,
+        id,
+        document,
+        flavour,
+        actor,
+        if_match,
+        allow_weaker,
+    } = put;
+    let request = Request {
+        kind,
+        id,
+        flavour,
+        actor,
+        if_match,
+        allow_weaker,
+    };
+    (request, Edit::Replace(document))
 }
 
 /// Judges on a blocking thread, as many at once as there are cores.
@@ -136,27 +198,42 @@ async fn write(
             0 => Some(inner.writer.clone().lock_owned().await),
             _ => None,
         };
-        let draft = {
-            let (request, edit) = (request.clone(), edit.clone());
-            in_turn(inner, move |inner| inner.draft(&request, edit.as_ref())).await?
-        };
+        let draft = draft(inner, &request, &edit).await?;
         let guard = match early {
             Some(guard) => guard,
             None => inner.writer.clone().lock_owned().await,
         };
-        let request = request.clone();
-        // From here on the change is made even if nobody waits for the answer any more.
-        let written = on_blocking(inner, move |inner| {
-            let written = inner.commit(&request, draft);
-            drop(guard);
-            written
-        });
-        match written.await {
+        match commit(inner, &request, draft, guard).await {
             Err(WriteError::Conflict) => {}
             written => return written,
         }
     }
     Err(WriteError::Conflict)
+}
+
+async fn draft(
+    inner: &Arc<Inner>,
+    request: &Arc<Request>,
+    edit: &Arc<Edit>,
+) -> Result<Draft, WriteError> {
+    let (request, edit) = (request.clone(), edit.clone());
+    in_turn(inner, move |inner| inner.draft(&request, &edit)).await
+}
+
+/// From here on the change is made even if nobody waits for the answer any more.
+async fn commit(
+    inner: &Arc<Inner>,
+    request: &Arc<Request>,
+    draft: Draft,
+    guard: OwnedMutexGuard<()>,
+) -> Result<Written, WriteError> {
+    let request = request.clone();
+    on_blocking(inner, move |inner| {
+        let written = inner.commit(&request, draft);
+        drop(guard);
+        written
+    })
+    .await
 }
 
 /// Removes an object.
@@ -189,19 +266,34 @@ impl Inner {
         let old = stored
             .as_ref()
             .and_then(|stored| self.unseal_or_log(stored));
-        let new = edit(old.as_ref())?;
+        let new = match edit {
+            Edit::Replace(sent) => sent.clone(),
+            Edit::Amend(patch) => self.amended(stored.ok_or(WriteError::NotFound)?, patch)?,
+        };
         let Judged {
             mut document,
             resource,
             piece,
             proved,
             warnings,
-        } = self.judge(*kind, id, request.flavour, new, old.as_ref())?;
+        } = self.judge(request, edit, new, old.as_ref())?;
         let now = self.now_seconds();
-        let created = old
-            .as_ref()
-            .and_then(|old| old.get("create_time")?.as_i64());
-        stamp(&mut document, id, created.unwrap_or(now), now);
+        let (created, updated) = match edit {
+            Edit::Replace(_) => (
+                old.as_deref().and_then(|old| time(old, "create_time")),
+                None,
+            ),
+            Edit::Amend(patch) => (
+                time(&document, "create_time"),
+                time(&document, "update_time").filter(|_| patch.sets("update_time")),
+            ),
+        };
+        stamp(
+            &mut document,
+            id,
+            created.unwrap_or(now),
+            updated.unwrap_or(now),
+        );
         let mut changed = changed_paths(old.as_deref(), Some(&document));
         changed.retain(|path| path != "/update_time");
         let mut shown = document.clone();
@@ -228,22 +320,31 @@ impl Inner {
     /// Everything about a document that can be judged without the other objects.
     fn judge(
         &self,
-        kind: Kind,
-        id: &Id,
-        flavour: Flavour,
+        request: &Request,
+        edit: &Edit,
         mut new: Opened,
         old: Option<&Opened>,
     ) -> Result<Judged, WriteError> {
+        let (kind, id) = (request.kind, &request.id);
         refuse_sealed(kind, &new).map_err(one)?;
         refuse_strays(kind, &new)?;
         let old = old.map(|old| &**old);
         self.custody.keep(kind, id, &mut new, old).map_err(one)?;
-        let names = keep_names(kind, &mut new, old);
+        let (kept, flavour) = match edit {
+            Edit::Replace(_) => (keep_names(kind, &mut new, old).warnings, request.flavour),
+            // It said what is to go; and it was stored in either spelling.
+            Edit::Amend(_) => (
+                client_removed(kind, &new, old).into_iter().collect(),
+                old.map_or(request.flavour, |old| {
+                    request.flavour.wide_enough_for(kind, old)
+                }),
+            ),
+        };
         let has_trust_file = self.rules.trust_file.is_some();
         let terms = Terms::write(flavour, self.now_seconds(), has_trust_file);
         let parsed = parse(kind, id, &new, &terms)?;
         let mut warnings = parsed.warnings;
-        warnings.extend(names.warnings);
+        warnings.extend(kept);
         if self.rules.require_upstream_verify
             && let Some(pointer) = unverified(&parsed.resource)
         {
@@ -278,6 +379,32 @@ impl Inner {
             proved,
             warnings,
         })
+    }
+
+    /// A stored document after a change of a part of it, with placeholders for its keys.
+    fn amended(&self, stored: Stored, patch: &Patch) -> Result<Opened, WriteError> {
+        let before = self.show(stored, Show::Placeholders);
+        let mut after = Opened::new(before.kind, before.document.clone());
+        patch.apply(&mut after)?;
+        check_id(before.kind, Some(before.id.as_str()), &after)?;
+        amend_keys(before.kind, &before.document, &mut after).map_err(one)?;
+        Ok(after)
+    }
+
+    /// The next revision as an id: 20 digits, which sort by age. One that is taken is passed over.
+    /// Called under the writer's lock.
+    fn next_id(&self, kind: Kind) -> Result<Id, WriteError> {
+        let mut number = self.store.revision().map_err(WriteError::Store)?.0;
+        loop {
+            number = number.saturating_add(1);
+            let Ok(id) = format!("{number:020}").parse() else {
+                return Err(WriteError::Internal);
+            };
+            let taken = self.store.find(kind, &id).map_err(WriteError::Store)?;
+            if taken.is_none() {
+                return Ok(id);
+            }
+        }
     }
 
     /// The old document in the clear. One that does not open can be replaced, not kept from.

@@ -70,6 +70,28 @@ pub fn refuse_times(document: &Document) -> Result<(), Faults> {
     ))
 }
 
+/// Refuses an id where the gateway makes it.
+///
+/// # Errors
+/// One fault with APISIX's text.
+pub fn refuse_id(kind: Kind, url_id: Option<&str>, document: &Document) -> Result<(), Faults> {
+    if url_id.is_none() && !document.contains_key("id") {
+        return Ok(());
+    }
+    let pointer = if url_id.is_some() { "" } else { "/id" };
+    Err(one(
+        pointer,
+        &format!("wrong {kind} id, do not need it"),
+        false,
+    ))
+}
+
+/// A time that a document has: `create_time` or `update_time`, in epoch seconds.
+#[must_use]
+pub fn time(document: &Document, member: &str) -> Option<i64> {
+    document.get(member).and_then(members::integer)
+}
+
 /// Sets `id` as text, and both times, in epoch seconds, as the last members.
 pub fn stamp(document: &mut Document, id: &Id, created: i64, updated: i64) {
     document.insert("id".to_owned(), Value::from(id.as_str()));
@@ -161,6 +183,19 @@ mod tests {
             assert_eq!(faults.to_string(), text);
         }
         assert_eq!(refuse_times(&document(r#"{"name":"create_time"}"#)), Ok(()));
+    }
+
+    #[test]
+    fn an_id_that_the_gateway_makes_is_not_taken_from_anywhere_else() {
+        assert_eq!(refuse_id(Kind::Route, None, &document("{}")), Ok(()));
+        for (url, body) in [
+            (Some("1"), "{}"),
+            (None, r#"{"id":"1"}"#),
+            (None, r#"{"id":null}"#),
+        ] {
+            let faults = refuse_id(Kind::Ssl, url, &document(body)).unwrap_err();
+            assert_eq!(faults.to_string(), "wrong ssl id, do not need it");
+        }
     }
 
     #[test]

@@ -18,6 +18,34 @@ pub enum Flavour {
     Api7,
 }
 
+/// The members that only API7's services have.
+const SERVICE_MEMBERS: [&str; 5] = [
+    "service_id",
+    "type",
+    "path_prefix",
+    "strip_path_prefix",
+    "status",
+];
+
+impl Flavour {
+    /// This flavour, or API7's where an accepted document has members that only API7 knows.
+    ///
+    /// Whoever changes a part of it need not speak the language it was written in.
+    #[must_use]
+    pub fn wide_enough_for(self, kind: Kind, document: &Document) -> Self {
+        let own: &[&str] = match kind {
+            Kind::Service => &SERVICE_MEMBERS,
+            Kind::Route => &["route_id"],
+            Kind::Ssl | Kind::Upstream | Kind::Secret => &[],
+        };
+        if own.iter().any(|member| document.contains_key(*member)) {
+            Self::Api7
+        } else {
+            self
+        }
+    }
+}
+
 /// The copy that is judged, in APISIX's spelling.
 pub(super) struct Shape {
     copy: Scratch,

@@ -2,6 +2,7 @@
 //!
 //! Keys and placeholders are `custody`'s, what a change does to requests is `hot_reload`'s.
 
+mod changes;
 mod documents;
 mod envelopes;
 mod material;

@@ -9,6 +9,7 @@
 use serde_json::Value;
 
 use self::keys::Keys;
+use super::amend::pairs;
 use super::seal::Place;
 use super::withhold::is_placeholder;
 use super::{Custody, places};
@@ -43,6 +44,7 @@ pub struct KeptNames {
 /// Other kinds, and ssls of type client, which have no names, are left alone.
 pub fn keep_names(kind: Kind, new: &mut Document, old: Option<&Document>) -> KeptNames {
     let mut result = KeptNames::default();
+    result.warnings.extend(client_removed(kind, new, old));
     let (Kind::Ssl, Some(old)) = (kind, old) else {
         return result;
     };
@@ -55,16 +57,21 @@ pub fn keep_names(kind: Kind, new: &mut Document, old: Option<&Document>) -> Kep
             }
         }
     }
-    if old.contains_key("client") && !new.contains_key("client") {
-        result.warnings.push(Warning {
-            code: "client_removed",
-            pointer: "/client".to_owned(),
-            text: "clients of these names are no longer asked for a certificate: the document has \
-                   no `client`, which the one before had; send `client` again if that was not meant"
-                .to_owned(),
-        });
-    }
     result
+}
+
+/// The warning that the names of an ssl no longer ask for client certificates.
+#[must_use]
+pub fn client_removed(kind: Kind, new: &Document, old: Option<&Document>) -> Option<Warning> {
+    let is_removed =
+        kind == Kind::Ssl && old?.contains_key("client") && !new.contains_key("client");
+    is_removed.then(|| Warning {
+        code: "client_removed",
+        pointer: "/client".to_owned(),
+        text: "clients of these names are no longer asked for a certificate: the document has \
+               no `client`, which the one before had; send `client` again if that was not meant"
+            .to_owned(),
+    })
 }
 
 impl Custody {
@@ -86,24 +93,18 @@ impl Custody {
     ) -> Result<Vec<String>, Fault> {
         match kind {
             Kind::Ssl => {
-                let stored = Keys::of(
-                    self,
-                    kind,
-                    id,
-                    old,
-                    &[("/cert", "/key"), ("/certs", "/keys")],
-                );
+                let stored = Keys::of(self, kind, id, old, pairs(kind));
                 let mut kept = stored.keep_one(new, "/cert", "/key")?;
                 kept.append(&mut stored.keep_each(new, "/certs", "/keys")?);
                 Ok(kept)
             }
             Kind::Upstream => {
                 let (cert, key) = ("/tls/client_cert", "/tls/client_key");
-                Keys::of(self, kind, id, old, &[(cert, key)]).keep_one(new, cert, key)
+                Keys::of(self, kind, id, old, pairs(kind)).keep_one(new, cert, key)
             }
             Kind::Service | Kind::Route => {
                 let (cert, key) = ("/upstream/tls/client_cert", "/upstream/tls/client_key");
-                Keys::of(self, kind, id, old, &[(cert, key)]).keep_one(new, cert, key)
+                Keys::of(self, kind, id, old, pairs(kind)).keep_one(new, cert, key)
             }
             Kind::Secret => self.keep_credentials(id, new, old),
         }

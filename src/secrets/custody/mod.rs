@@ -8,6 +8,7 @@
 //! | [`seal`] | encrypts these members for the store, and decrypts them |
 //! | [`withhold`] | puts placeholders in their place for replies |
 //! | [`keep`] | puts stored values in the place of placeholders in a write |
+//! | [`amend`] | says what a change of a part means for keys it does not speak of |
 //! | [`stray`] | finds private keys where none belongs |
 //!
 //! A write goes: client's document → [`keep`](Custody::keep) → validation →
@@ -23,6 +24,7 @@ use crate::crypto::error::CryptoError;
 use crate::crypto::mac::MacKey;
 use crate::resource::{Document, Kind};
 
+pub mod amend;
 pub mod keep;
 pub mod kek;
 pub mod obtain;
