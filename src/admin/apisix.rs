@@ -87,8 +87,12 @@ async fn show_one(call: &Call<'_>, kind: Kind, id: &str) -> Result<Answer, Refus
 async fn put(call: &mut Call<'_>, kind: Kind, id: Option<&str>) -> Result<Answer, Refusal> {
     let body = call.read_body().await?;
     refuse_ttl(call, kind)?;
-    let document = Opened::new(kind, object(body.ok_or(Refusal::NoConfiguration)?)?);
+    let mut document = Opened::new(kind, object(body.ok_or(Refusal::NoConfiguration)?)?);
+    let is_addressed = id.is_some();
     let id = resource::check_envelope(kind, id, &document)?;
+    if is_addressed {
+        resource::address_id(&mut document, &id);
+    }
     let put = call
         .state
         .control

@@ -17,7 +17,7 @@ use crate::resource::patch::Patch;
 use crate::resource::service::UpstreamRef;
 use crate::resource::upstream::Upstream;
 use crate::resource::{Document, Id, Kind, Resource, Revision, Terms};
-use crate::resource::{check_id, parse, references, stamp, time};
+use crate::resource::{address_id, check_id, parse, references, stamp, time};
 use crate::secrets::custody::amend::amend_keys;
 use crate::secrets::custody::keep::{client_removed, keep_names};
 use crate::secrets::custody::seal::refuse_sealed;
@@ -386,7 +386,8 @@ impl Inner {
         let before = self.show(stored, Show::Placeholders);
         let mut after = Opened::new(before.kind, before.document.clone());
         patch.apply(&mut after)?;
-        check_id(before.kind, Some(before.id.as_str()), &after)?;
+        let id = check_id(before.kind, Some(before.id.as_str()), &after)?;
+        address_id(&mut after, &id);
         amend_keys(before.kind, &before.document, &mut after).map_err(one)?;
         Ok(after)
     }

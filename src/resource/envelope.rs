@@ -70,6 +70,13 @@ pub fn refuse_times(document: &Document) -> Result<(), Faults> {
     ))
 }
 
+/// Writes an `id` that the document has as its address does: as text.
+pub fn address_id(document: &mut Document, id: &Id) {
+    if let Some(own) = document.get_mut("id") {
+        *own = Value::from(id.as_str());
+    }
+}
+
 /// Refuses an id where the gateway makes it.
 ///
 /// # Errors
@@ -92,9 +99,15 @@ pub fn time(document: &Document, member: &str) -> Option<i64> {
     document.get(member).and_then(members::integer)
 }
 
-/// Sets `id` as text, and both times, in epoch seconds, as the last members.
+/// Sets `id`, as text unless the document has it as a number, and both times, in epoch seconds, as
+/// the last members.
 pub fn stamp(document: &mut Document, id: &Id, created: i64, updated: i64) {
-    document.insert("id".to_owned(), Value::from(id.as_str()));
+    let is_there = document
+        .get("id")
+        .is_some_and(|own| as_text(own) == id.as_str());
+    if !is_there {
+        document.insert("id".to_owned(), Value::from(id.as_str()));
+    }
     for (member, time) in TIMES.into_iter().zip([created, updated]) {
         document.shift_remove(member);
         document.insert(member.to_owned(), Value::from(time));
@@ -200,12 +213,23 @@ mod tests {
 
     #[test]
     fn the_stamp_keeps_what_was_sent_and_adds_times_last() {
-        let mut stamped = document(r#"{"update_time":9,"uri":"/a","id":1}"#);
-        stamp(&mut stamped, &"1".parse().unwrap(), 5, 6);
-        let text = serde_json::to_string(&stamped).unwrap();
-        assert_eq!(
-            text,
-            r#"{"uri":"/a","id":"1","create_time":5,"update_time":6}"#
-        );
+        for (body, stamped) in [
+            (
+                r#"{"update_time":9,"uri":"/a"}"#,
+                r#"{"uri":"/a","id":"1","create_time":5,"update_time":6}"#,
+            ),
+            (
+                r#"{"id":1,"uri":"/a"}"#,
+                r#"{"id":1,"uri":"/a","create_time":5,"update_time":6}"#,
+            ),
+            (
+                r#"{"id":null}"#,
+                r#"{"id":"1","create_time":5,"update_time":6}"#,
+            ),
+        ] {
+            let mut document = document(body);
+            stamp(&mut document, &"1".parse().unwrap(), 5, 6);
+            assert_eq!(serde_json::to_string(&document).unwrap(), stamped);
+        }
     }
 }

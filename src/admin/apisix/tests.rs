@@ -141,6 +141,18 @@ async fn id_comes_from_the_path_or_the_body_and_must_agree() {
     assert_eq!(created.json()["key"], "/apisix/upstreams/u1");
     room.ask("PUT", "/apisix/admin/upstreams/u1", &with_id, 200)
         .await;
+    let with_number = UPSTREAM.replacen('{', r#"{"id":7,"#, 1);
+    for (method, path, body, id) in [
+        ("PUT", "upstreams", with_number.as_str(), json!(7)),
+        ("PUT", "upstreams/7", with_number.as_str(), json!("7")),
+        ("PUT", "upstreams", with_number.as_str(), json!(7)),
+        ("PATCH", "upstreams/7", "{}", json!("7")),
+    ] {
+        let path = format!("/apisix/admin/{path}");
+        let headers = [("x-api-key", KEY)];
+        let told = room.ask_with(Listener::Http9180, method, &path, &headers, body);
+        assert_eq!(told.await.json()["value"]["id"], id, "{method} {path}");
+    }
     for (method, path, body, text) in [
         (
             "PUT",

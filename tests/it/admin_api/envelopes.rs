@@ -236,6 +236,13 @@ fn ids_of_path_and_body_must_agree() {
                 .as_str()
                 .map_or_else(|| document["id"].to_string(), str::to_owned);
             assert_eq!(outcome.json()["key"], format!("/apisix/upstreams/{id}"));
+            // A path has no numbers; a body alone keeps its own.
+            let shown = if path == "/upstreams" {
+                document["id"].clone()
+            } else {
+                json!(id)
+            };
+            assert_eq!(outcome.json()["value"]["id"], shown);
         }
     }
     let forbidden = json!({"uri": "/", "upstream": upstream(), "create_time": 1});
