@@ -7,6 +7,7 @@ use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::call::{self, Call};
+use super::judge;
 use super::list;
 use super::reply::{self, Answer, Refusal};
 use super::target::{Depth, Target};
@@ -27,6 +28,9 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
         (Target::Object(kind, id), &Method::DELETE) => delete(call, kind, &id).await,
         (Target::ServiceUpstreams(id), &Method::GET) => show_service_upstreams(call, id).await,
         (Target::Plugins, &Method::GET) => Ok(Answer::ok(json!([]))),
+        (Target::Schema(word), &Method::GET) => judge::show_schema(word),
+        (Target::SchemaCheck(word), &Method::POST) => judge::check_schema(call, word).await,
+        (Target::ConfigurationCheck, &Method::POST) => judge::check_configuration(call).await,
         (Target::NotOffered(word, depth), _) => not_offered(call, word, depth),
         (Target::Collection(Kind::Secret) | Target::Manager, &Method::PATCH) => {
             Err(Refusal::NoSecretId)
@@ -55,6 +59,9 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
             | Target::Object(..)
             | Target::Node(..)
             | Target::Plugins
+            | Target::Schema(_)
+            | Target::SchemaCheck(_)
+            | Target::ConfigurationCheck
             | Target::Nowhere,
             _,
         ) => Err(Refusal::NoPath),

@@ -7,6 +7,7 @@ use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
 use http::header::{HeaderName, HeaderValue};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use super::reply::{self, Answer, Refusal};
 use super::request::{self, Head};
@@ -70,14 +71,19 @@ impl Call<'_> {
 
     /// Reads the body as JSON; `None` when there is none, or it was read before.
     pub(super) async fn read_body(&mut self) -> Result<Option<Value>, Refusal> {
-        let Some(stream) = self.body.take() else {
-            return Ok(None);
-        };
-        let body = request::read_body(self.head.content_length(), stream).await?;
+        let body = self.read_bytes().await?;
         if body.len() <= INLINE_BYTES {
             return Ok(request::parse_body(&body)?);
         }
         compute(move || Ok(request::parse_body(&body)?)).await
+    }
+
+    /// Reads the body as it is; empty when there is none, or it was read before.
+    pub(super) async fn read_bytes(&mut self) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+        match self.body.take() {
+            Some(stream) => Ok(request::read_body(self.head.content_length(), stream).await?),
+            None => Ok(Zeroizing::default()),
+        }
     }
 
     /// How withheld fields are shown on reads.

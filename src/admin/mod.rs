@@ -9,6 +9,7 @@ mod api7;
 mod apisix;
 pub mod auth;
 mod call;
+mod judge;
 mod list;
 mod own;
 mod reply;

@@ -309,7 +309,12 @@ impl Refusal {
                 Answer::error(status, &text)
             }
             Self::Path(_)
-            | Self::Body(BodyError::TooLarge(_) | BodyError::Broken(_))
+            | Self::Body(
+                BodyError::TooLarge(_)
+                | BodyError::Broken(_)
+                | BodyError::Empty
+                | BodyError::NotYaml(_),
+            )
             | Self::List(ListError::Pattern { .. })
             | Self::Write(WriteError::StillUsed { .. } | WriteError::Weaker(_))
             | Self::NoConfiguration

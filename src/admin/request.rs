@@ -167,6 +167,13 @@ pub(super) enum BodyError {
     /// The connection broke.
     #[error("the body ended early")]
     Broken(#[source] warp::Error),
+    /// No body where there must be one.
+    #[error("empty request body")]
+    Empty,
+    /// Not YAML, or a mapping with the same key twice. Where the parser stopped, as it told; its
+    /// words would quote the body.
+    #[error("invalid yaml request body{0}")]
+    NotYaml(String),
     /// Not JSON, or an object with the same member twice.
     #[error("{source}")]
     NotJson {
@@ -237,6 +244,23 @@ pub(super) fn parse_body(body: &[u8]) -> Result<Option<Value>, BodyError> {
     };
     let _: Distinct = serde_json::from_slice(body).map_err(not_json)?;
     serde_json::from_slice(body).map(Some).map_err(not_json)
+}
+
+/// Parses a body as YAML; `None` when there is none.
+///
+/// A mapping with the same key twice is refused, as in [`parse_body`].
+pub(super) fn parse_yaml(body: &[u8]) -> Result<Option<Value>, BodyError> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let not_yaml = |error: serde_yaml_ng::Error| {
+        let place = error.location();
+        BodyError::NotYaml(place.map_or_else(String::new, |place| {
+            format!(" at line {} column {}", place.line(), place.column())
+        }))
+    };
+    let _: Distinct = serde_yaml_ng::from_slice(body).map_err(not_yaml)?;
+    serde_yaml_ng::from_slice(body).map(Some).map_err(not_yaml)
 }
 
 /// Any JSON value whose objects have no member twice. Holds nothing.

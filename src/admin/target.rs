@@ -6,7 +6,7 @@ use super::reply::Refusal;
 use crate::resource::Kind;
 
 /// Resources that APISIX has and this gateway does not; clients probe them.
-const NOT_OFFERED: [&str; 7] = [
+pub(super) const NOT_OFFERED: [&str; 7] = [
     "consumer_groups",
     "consumers",
     "global_rules",
@@ -35,6 +35,12 @@ pub(super) enum Target<'w, 'p> {
     NotOffered(&'p str, Depth),
     /// `/plugins/list`.
     Plugins,
+    /// `/schema/{kind}`.
+    Schema(&'p str),
+    /// `/schema/validate/{kinds}`.
+    SchemaCheck(&'p str),
+    /// `/configs/validate`.
+    ConfigurationCheck,
     /// A word that is a resource in APISIX, with nothing behind it here.
     Nowhere,
 }
@@ -62,6 +68,9 @@ impl<'w, 'p> Target<'w, 'p> {
             ["services", id, "upstreams"] => Ok(Self::ServiceUpstreams(id)),
             ["services", _, "upstreams", _] => Ok(Self::ServiceUpstream),
             ["plugins", "list"] => Ok(Self::Plugins),
+            ["schema", word] => Ok(Self::Schema(word)),
+            ["schema", "validate", word] => Ok(Self::SchemaCheck(word)),
+            ["configs", "validate"] => Ok(Self::ConfigurationCheck),
             ["plugins" | "schema" | "configs", ..] => Ok(Self::Nowhere),
             [word, ref rest @ ..] => {
                 if NOT_OFFERED.contains(&word) {
@@ -123,7 +132,11 @@ mod tests {
                 Target::NotOffered("consumers", Depth::Object),
             ),
             ("plugins/list", Target::Plugins),
-            ("schema/route", Target::Nowhere),
+            ("schema/route", Target::Schema("route")),
+            ("schema/validate/routes", Target::SchemaCheck("routes")),
+            ("schema/plugins/limit-count", Target::Nowhere),
+            ("configs/validate", Target::ConfigurationCheck),
+            ("configs", Target::Nowhere),
         ] {
             let words: Vec<&str> = path.split('/').filter(|word| !word.is_empty()).collect();
             assert_eq!(Target::parse(&words).unwrap(), expected, "{path}");

@@ -308,6 +308,15 @@ impl Control {
         write::validate(&self.inner, put).await
     }
 
+    /// Does all of [`Control::put`] that asks for no other object: what the document refers to is not
+    /// looked for, and nothing is stored. The warnings that it has by itself, or its faults.
+    ///
+    /// # Errors
+    /// As [`Control::validate`], but for `Weaker`.
+    pub async fn judge(&self, put: Put) -> Result<Vec<Warning>, WriteError> {
+        write::judge(&self.inner, put).await
+    }
+
     /// Builds what workers ask for, until all of them are gone. Runs on control's runtime.
     pub async fn serve_asks(&self, asks: mpsc::Receiver<Ask>) {
         build::serve(&self.inner, asks).await;

@@ -148,6 +148,15 @@ pub(super) async fn validate(inner: &Arc<Inner>, put: Put) -> Result<Vec<Warning
     in_turn(inner, work).await
 }
 
+/// Does what a put does before it takes the lock: the document's own warnings.
+pub(super) async fn judge(inner: &Arc<Inner>, put: Put) -> Result<Vec<Warning>, WriteError> {
+    let (request, edit) = split(put);
+    in_turn(inner, move |inner| {
+        inner.draft(&request, &edit).map(|draft| draft.warnings)
+    })
+    .await
+}
+
 fn split(put: Put) -> (Request, Edit) {
     let Put {
         kind,

@@ -241,15 +241,7 @@ impl Terms {
 /// All faults: those of the schema in schema order, or those of the checks after it.
 pub fn parse(kind: Kind, id: &Id, document: &Document, terms: &Terms) -> Result<Parsed, Faults> {
     let mut verdict = Verdict::default();
-    let manager = id
-        .as_str()
-        .split_once('/')
-        .map_or("", |(manager, _)| manager);
-    if kind == Kind::Secret && schema::document(kind, manager).is_none() {
-        let manager = shown(manager);
-        verdict.refuse("/id", format!("invalid secret manager: {manager}"));
-        return Err(Faults(verdict.faults));
-    }
+    let manager = manager(kind, id)?;
     let shape = flavour::unify(kind, id, document, terms.flavour, &mut verdict);
     let members = shape.members();
     if kind == Kind::Route {
@@ -296,10 +288,7 @@ pub fn check_schema(
     flavour: Flavour,
 ) -> Result<(), Faults> {
     let mut verdict = Verdict::default();
-    let manager = id
-        .as_str()
-        .split_once('/')
-        .map_or("", |(manager, _)| manager);
+    let manager = manager(kind, id)?;
     let shape = flavour::unify(kind, id, document, flavour, &mut verdict);
     verdict
         .faults
@@ -310,6 +299,21 @@ pub fn check_schema(
     } else {
         Err(Faults(verdict.faults))
     }
+}
+
+/// The manager that a secret's id names, which must be one of ours; nothing for other kinds.
+fn manager(kind: Kind, id: &Id) -> Result<&str, Faults> {
+    let manager = id
+        .as_str()
+        .split_once('/')
+        .map_or("", |(manager, _)| manager);
+    if kind == Kind::Secret && schema::document(kind, manager).is_none() {
+        let mut verdict = Verdict::default();
+        let manager = shown(manager);
+        verdict.refuse("/id", format!("invalid secret manager: {manager}"));
+        return Err(Faults(verdict.faults));
+    }
+    Ok(manager)
 }
 
 /// Whether a text of a document stands for one that is kept elsewhere: `$secret://…`, or

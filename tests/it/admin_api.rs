@@ -5,6 +5,7 @@
 mod changes;
 mod documents;
 mod envelopes;
+mod judging;
 mod material;
 
 use serde_json::{Value, json};

@@ -343,7 +343,7 @@ async fn paths_that_lead_nowhere_are_404() {
             "Unsupported resource type: ssl",
         ),
         ("PUT", "/apisix/admin/schema/route", 404, "not found"),
-        ("POST", "/apisix/admin/configs/validate", 404, "not found"),
+        ("PUT", "/apisix/admin/configs", 404, "not found"),
         ("GET", "/apisix/admin", 404, "not found"),
         ("GET", "/elsewhere", 404, "not found"),
         ("PUT", "/apisix/admin/routes/1/uri", 404, "not found"),

@@ -449,6 +449,79 @@ fn lists_are_paged_and_filtered() {
 }
 
 #[test]
+fn lists_are_narrowed_by_labels_references_and_api7_s_own_words() {
+    let gateway = Gateway::start();
+    gateway
+        .admin_put("/upstreams/2", &upstream())
+        .expect_status(201);
+    for service in ["1", "2"] {
+        gateway
+            .admin_put(
+                &format!("/services/{service}"),
+                &json!({"upstream_id": "2"}),
+            )
+            .expect_status(201);
+    }
+    for (id, members) in [
+        (
+            "a",
+            json!({"name": "Alpha", "service_id": "1", "labels": {"team": "x"}}),
+        ),
+        (
+            "b",
+            json!({"name": "beta", "service_id": 1, "upstream_id": "2"}),
+        ),
+        (
+            "c",
+            json!({"service_id": "2", "labels": {"team": "y", "x": "1"}}),
+        ),
+    ] {
+        let mut document = members;
+        document["uris"] = json!([format!("/{id}"), format!("/more/{id}")]);
+        gateway
+            .admin_put(&format!("/routes/{id}"), &document)
+            .expect_status(201);
+    }
+    let ids = |door: Door, query: &str| -> String {
+        let list = door
+            .ask(&gateway, "GET", &format!("/routes?{query}"))
+            .send()
+            .expect_status(200)
+            .json();
+        let items = list["list"].as_array().unwrap().clone();
+        assert_eq!(list["total"], items.len(), "{query}");
+        let id = |item: &Value| {
+            let value = item.get("value").unwrap_or(item);
+            value["id"].as_str().unwrap().to_owned()
+        };
+        items.iter().map(id).collect()
+    };
+    for (query, expected) in [
+        ("label=team", "ac"),
+        ("label=x", "c"),
+        ("uri=more/b", "b"),
+        ("filter=service_id%3D1", "ab"),
+        ("filter=service_id%3D1%26upstream_id%3D2", "b"),
+        ("filter=other%3D1", "abc"),
+        ("name=^A.*a%24", "a"),
+    ] {
+        assert_eq!(ids(Door::Plain, query), expected, "{query}");
+        assert_eq!(ids(Door::Https, query), expected, "{query}");
+    }
+    for (query, expected) in [
+        ("service_id=2", "c"),
+        ("search=ALPH", "a"),
+        ("labels%5Bteam%5D=y", "c"),
+        ("page=1&page_size=3", "cba"),
+        ("page=1&page_size=3&direction=asc", "abc"),
+    ] {
+        assert_eq!(ids(Door::Https, query), expected, "{query}");
+    }
+    let refused = gateway.admin_get("/routes?name=%28").expect_status(400);
+    assert!(error_msg(&refused).contains("not a regular expression"));
+}
+
+#[test]
 fn if_match_guards_a_write() {
     let gateway = Gateway::start();
     gateway
