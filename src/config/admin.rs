@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::listen::ListenAddr;
 use super::reader::{Reader, Section};
 use super::secret::{self, Env, KeyMaterial, SecretText};
-use super::{Admin, AdminHttps, AdminKey, Flavour, IdentityFiles, KeySource, Role};
+use super::{Admin, AdminHttps, AdminKey, Flavour, IdentityFiles, KeyFile, KeySource, Role};
 
 /// Reads `admin`; keys come from there and from `PORTCULLIS_ADMIN_KEY`.
 pub(super) fn read_admin(
@@ -16,7 +16,7 @@ pub(super) fn read_admin(
 ) -> Admin {
     let admin = Admin {
         listen: section.listen("listen", ListenAddr::here(9180)),
-        https: read_admin_https(&section.section("https")),
+        https: read_admin_https(&section.section("https"), reader, env, warnings),
         keys: read_keys(section, reader, env, warnings),
         key_sources: read_key_sources(section),
         cors: read_cors(section),
@@ -25,14 +25,20 @@ pub(super) fn read_admin(
     admin
 }
 
-fn read_admin_https(section: &Section<'_>) -> AdminHttps {
+fn read_admin_https(
+    section: &Section<'_>,
+    reader: &Reader,
+    env: Env<'_>,
+    warnings: &mut Vec<String>,
+) -> AdminHttps {
     let listen = section.listen("listen", ListenAddr::here(7443));
     let flavour = section.choice(
         "flavour",
         Flavour::Api7,
         &[("api7", Flavour::Api7), ("apisix", Flavour::Apisix)],
     );
-    let identity = match (section.path("cert"), section.path("key")) {
+    let key = read_key_file(section, "key", "key_passphrase", reader, env, warnings);
+    let identity = match (section.path("cert"), key) {
         (Some(cert), Some(key)) => Some(IdentityFiles { cert, key }),
         (Some(_), None) => {
             section.refuse(
@@ -60,6 +66,46 @@ fn read_admin_https(section: &Section<'_>) -> AdminHttps {
     };
     section.close();
     https
+}
+
+/// A private key's file and, in the key beside it, its passphrase.
+pub(super) fn read_key_file(
+    section: &Section<'_>,
+    key: &'static str,
+    passphrase: &'static str,
+    reader: &Reader,
+    env: Env<'_>,
+    warnings: &mut Vec<String>,
+) -> Option<KeyFile> {
+    let path = section.path(key);
+    let text = section.text(passphrase).map(SecretText::new);
+    let passphrase_at = section.path_of(passphrase);
+    let passphrase = text.and_then(|text| match secret::secret_text(text.expose(), env) {
+        Ok((_, true)) if reader.is_on_command_line(&passphrase_at) => {
+            let reason = "a passphrase itself is never written on a command line, where every user \
+                          of the machine can read it";
+            section.refuse(passphrase, reason, "write `@file` or `$env://NAME`");
+            None
+        }
+        Ok((secret, is_literal)) => {
+            if is_literal {
+                warnings.push(format!(
+                    "{passphrase_at}: the passphrase itself stands in the configuration; prefer \
+                     `@file` or `$env://NAME`"
+                ));
+            }
+            Some(secret)
+        }
+        Err((reason, remedy)) => {
+            section.refuse(passphrase, reason, remedy);
+            None
+        }
+    });
+    if passphrase.is_some() && path.is_none() {
+        let remedy = format!("set `{}` to the key's file", section.path_of(key));
+        reader.refuse(&passphrase_at, "is given without a key", remedy);
+    }
+    path.map(|path| KeyFile { path, passphrase })
 }
 
 fn read_keys(
@@ -205,6 +251,8 @@ fn read_cors(section: &Section<'_>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::super::{Config, ConfigError};
     use super::*;
 
@@ -235,6 +283,45 @@ mod tests {
         let file = "admin: {keys: [{name: n, key: $env://KEY}]}";
         assert!(read(file, &["admin.keys.0.key=hunter2"], None).is_err());
         assert!(read(file, &["admin.keys.0.key=$env://KEY"], None).is_ok());
+    }
+
+    #[test]
+    fn passphrase_is_read_from_its_place_and_kept_from_view() {
+        let with = |passphrase: &str| {
+            format!("admin: {{https: {{cert: /c, key: /k, key_passphrase: '{passphrase}'}}}}")
+        };
+        let config = read(&with("$env://KEY"), &[], None).unwrap();
+        let identity = config.admin.https.identity.as_ref().unwrap();
+        assert_eq!(identity.key.path, Path::new("/k"));
+        let passphrase = identity.key.passphrase.as_ref().unwrap();
+        assert_eq!(passphrase.expose(), "from-env");
+        assert!(config.warnings.is_empty());
+        let in_file = read(&with("hunter2"), &[], None).unwrap();
+        assert!(in_file.warnings[0].starts_with("admin.https.key_passphrase: "));
+        assert!(!format!("{in_file:?} {}", in_file.describe()).contains("hunter2"));
+        for (text, sets, reason) in [
+            (
+                with("$env://NOBODY"),
+                &[][..],
+                "the environment has no NOBODY",
+            ),
+            (with("@/no/such/file"), &[], "cannot be read"),
+            (
+                "admin: {https: {key_passphrase: $env://KEY}}".to_owned(),
+                &[],
+                "without a key",
+            ),
+            (
+                with("$env://KEY"),
+                &["admin.https.key_passphrase=hunter2"],
+                "never written on a command line",
+            ),
+        ] {
+            let error = read(&text, sets, None).unwrap_err();
+            assert_eq!(error.problems[0].path, "admin.https.key_passphrase");
+            assert!(error.to_string().contains(reason), "{error}");
+            assert!(!error.to_string().contains("hunter2"));
+        }
     }
 
     #[test]

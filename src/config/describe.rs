@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{
     AccessLog, ClientAuthNames, Config, Flavour, Kek, KeyMaterial, KeySource, ListenAddr,
-    LogFormat, LogLevel, Nginx400, Role, Store, TrustFile,
+    LogFormat, LogLevel, Nginx400, Role, SecretText, Store, TrustFile,
 };
 
 impl Config {
@@ -109,7 +109,11 @@ impl Config {
         );
         lines.add(
             "admin.https.key",
-            path(identity.map(|files| files.key.as_path())),
+            path(identity.map(|files| files.key.path.as_path())),
+        );
+        lines.add(
+            "admin.https.key_passphrase",
+            secret(identity.and_then(|files| files.key.passphrase.as_ref())),
         );
         lines.add(
             "admin.https.client_ca",
@@ -207,6 +211,10 @@ fn list(addrs: &[ListenAddr]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+fn secret(text: Option<&SecretText>) -> &'static str {
+    if text.is_some() { "[secret]" } else { "none" }
 }
 
 fn path(path: Option<&Path>) -> String {

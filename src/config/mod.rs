@@ -146,8 +146,8 @@ pub struct AdminHttps {
     pub listen: Vec<ListenAddr>,
     /// `admin.https.flavour`. Default: [`Flavour::Api7`].
     pub flavour: Flavour,
-    /// `admin.https.cert` and `admin.https.key`, always together. Default: none, a self-signed
-    /// certificate is made at first start.
+    /// `admin.https.cert` and `admin.https.key`, always together, and `admin.https.key_passphrase`.
+    /// Default: none, a self-signed certificate is made at first start.
     pub identity: Option<IdentityFiles>,
     /// `admin.https.client_ca`: PEM file; callers must present a certificate of these CAs.
     /// Default: none.
@@ -155,12 +155,21 @@ pub struct AdminHttps {
 }
 
 /// A certificate chain and its private key, both PEM files.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct IdentityFiles {
     /// Leaf first, then intermediates.
     pub cert: PathBuf,
     /// The leaf's private key.
-    pub key: PathBuf,
+    pub key: KeyFile,
+}
+
+/// A file with a private key, PEM.
+#[derive(Clone, Debug)]
+pub struct KeyFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What decrypts it. Default: none, the key is not encrypted.
+    pub passphrase: Option<SecretText>,
 }
 
 /// Whose Admin API a listener speaks.

@@ -69,16 +69,23 @@ pub(super) fn key_material(text: &str, env: Env<'_>) -> Result<(KeyMaterial, boo
         })?;
         return Ok((KeyMaterial::Sha256(digest), false));
     }
-    let (secret, is_literal) = if let Some(path) = text.strip_prefix('@') {
-        (read_file(Path::new(path))?, false)
-    } else if let Some(reference) = text.strip_prefix("$env://") {
-        (read_env(reference, env)?, false)
-    } else if text.starts_with("$secret://") {
-        return Err(no_manager());
-    } else {
-        (SecretText::new(text.to_owned()), true)
-    };
+    let (secret, is_literal) = secret_text(text, env)?;
     Ok((KeyMaterial::Plain(secret), is_literal))
+}
+
+/// Reads a secret text as written: `@file`, `$env://NAME` or the text itself.
+///
+/// The flag says whether the text itself was written down.
+pub(super) fn secret_text(text: &str, env: Env<'_>) -> Result<(SecretText, bool), Refusal> {
+    if let Some(path) = text.strip_prefix('@') {
+        Ok((read_file(Path::new(path))?, false))
+    } else if let Some(reference) = text.strip_prefix("$env://") {
+        Ok((read_env(reference, env)?, false))
+    } else if text.starts_with("$secret://") {
+        Err(no_manager())
+    } else {
+        Ok((SecretText::new(text.to_owned()), true))
+    }
 }
 
 /// Reads `kek` as written: a path (also as `@path`), or `$env://NAME`.

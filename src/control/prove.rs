@@ -108,6 +108,8 @@ fn refusal(at: &str, error: impl Into<MaterialError>) -> WriteError {
         MaterialError::Certificate(_)
         | MaterialError::Key(_)
         | MaterialError::Encrypted
+        | MaterialError::WeakEncryption(_)
+        | MaterialError::Passphrase(_)
         | MaterialError::Unapproved(_)
         | MaterialError::Mismatch
         | MaterialError::KeyType(_)

@@ -166,12 +166,14 @@ fn warn_of_unapproved(at: &str, flaw: &Unapproved, verdict: &mut Verdict) {
 /// Why material was refused. The texts that APISIX has too stand alone, ours name the member.
 fn reason(at: &str, error: &MaterialError) -> String {
     match error {
-        MaterialError::Unapproved(_) => {
+        MaterialError::Unapproved(_)
+        | MaterialError::Encrypted
+        | MaterialError::WeakEncryption(_)
+        | MaterialError::Passphrase(_) => {
             format!("{}: {error}", at.trim_start_matches('/').replace('/', "."))
         }
         MaterialError::Certificate(_)
         | MaterialError::Key(_)
-        | MaterialError::Encrypted
         | MaterialError::Mismatch
         | MaterialError::KeyType(_)
         | MaterialError::TooShort { .. }

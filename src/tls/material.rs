@@ -4,6 +4,7 @@
 //! came from (a document, a file, a secret manager) is not known here.
 
 mod approval;
+mod encrypted;
 
 use std::fmt;
 
@@ -15,12 +16,7 @@ use openssl::pkey::{Id as KeyId, PKey, Private};
 use openssl::x509::{X509, X509Ref};
 
 pub use self::approval::{Flaw, Part, Unapproved, is_required as is_approval_required};
-
-/// What a PEM text of an encrypted key says: PKCS#8 (RFC 7468 section 11) or OpenSSL's older form.
-const ENCRYPTED: [&str; 2] = [
-    "-----BEGIN ENCRYPTED PRIVATE KEY-----",
-    "Proc-Type: 4,ENCRYPTED",
-];
+pub use self::encrypted::WeakEncryption;
 
 /// SHA-256 of something that identifies material: 32 bytes.
 pub type Digest = [u8; 32];
@@ -34,12 +30,21 @@ pub enum MaterialError {
     /// The text holds no private key that OpenSSL can read.
     #[error("failed to parse key: PEM_read_bio_PrivateKey() failed")]
     Key(#[source] ErrorStack),
-    /// The key needs a passphrase, which nobody can type here.
+    /// The key needs a passphrase, which a resource has no place for.
     #[error(
-        "failed to parse key: it is encrypted, and a passphrase cannot be given here; decrypt it \
-         with `openssl pkey -in encrypted.key -out plain.key` (it is sealed when it is stored)"
+        "the private key is encrypted, and a passphrase cannot be given here; decrypt it with \
+         `openssl pkey -in encrypted.key -out plain.key` (it is sealed when it is stored)"
     )]
     Encrypted,
+    /// The key is encrypted in a way that is not taken.
+    #[error(
+        "the private key is encrypted {0}; encrypt it anew with `openssl pkcs8 -topk8 -v2 \
+         aes-256-cbc -v2prf hmacWithSHA256`"
+    )]
+    WeakEncryption(#[source] WeakEncryption),
+    /// The passphrase does not open the key.
+    #[error("the private key cannot be decrypted with the passphrase that is given for it")]
+    Passphrase(#[source] ErrorStack),
     /// FIPS mode does not take it.
     #[error(transparent)]
     Unapproved(#[from] Unapproved),
@@ -73,6 +78,8 @@ impl MaterialError {
             Self::Unapproved(Unapproved { part, .. }) => *part != Part::Key,
             Self::Key(_)
             | Self::Encrypted
+            | Self::WeakEncryption(_)
+            | Self::Passphrase(_)
             | Self::Mismatch
             | Self::KeyType(_)
             | Self::TooShort { .. }
@@ -151,12 +158,48 @@ impl PrivateKey {
     /// [`MaterialError::KeyType`] and [`MaterialError::TooShort`]; in FIPS mode
     /// [`MaterialError::Unapproved`].
     pub fn parse(pem: &str) -> Result<Self, MaterialError> {
-        if ENCRYPTED.iter().any(|mark| pem.contains(mark)) {
+        if Self::is_encrypted(pem) {
             return Err(MaterialError::Encrypted);
         }
         // The callback gives no passphrase; without it OpenSSL would prompt on the terminal.
         let key = PKey::private_key_from_pem_callback(trim(pem).as_bytes(), |_| Ok(0))
             .map_err(MaterialError::Key)?;
+        Self::judge(key)
+    }
+
+    /// Reads a PEM private key behind a passphrase: PKCS#8 with PBES2. One that is not encrypted
+    /// is read as by [`PrivateKey::parse`].
+    ///
+    /// # Errors
+    /// [`MaterialError::WeakEncryption`], [`MaterialError::Passphrase`], and those of
+    /// [`PrivateKey::parse`].
+    pub fn parse_encrypted(pem: &str, passphrase: &str) -> Result<Self, MaterialError> {
+        if !Self::is_encrypted(pem) {
+            return Self::parse(pem);
+        }
+        match encrypted::judge(pem, approval::is_required()) {
+            Some(judged) => judged.map_err(MaterialError::WeakEncryption)?,
+            None => return Err(MaterialError::Key(ErrorStack::get())),
+        }
+        let passphrase = passphrase.as_bytes();
+        let key = PKey::private_key_from_pem_callback(trim(pem).as_bytes(), |buffer| {
+            // OpenSSL takes a longer passphrase than it has room for as a refusal.
+            if let Some(room) = buffer.get_mut(..passphrase.len()) {
+                room.copy_from_slice(passphrase);
+            }
+            Ok(passphrase.len())
+        })
+        .map_err(MaterialError::Passphrase)?;
+        Self::judge(key)
+    }
+
+    /// Whether the text has a key that needs a passphrase.
+    #[must_use]
+    pub fn is_encrypted(pem: &str) -> bool {
+        encrypted::is_encrypted(pem)
+    }
+
+    fn judge(key: PKey<Private>) -> Result<Self, MaterialError> {
         judge_key(&key)?;
         let key = Self(key);
         if approval::is_required() {
@@ -420,17 +463,30 @@ pub(super) fn sha256(bytes: &[u8]) -> Result<Digest, ErrorStack> {
 
 #[cfg(test)]
 mod tests {
+    use openssl::symm::Cipher;
+
     use super::*;
+
+    fn text(pem: Vec<u8>) -> String {
+        String::from_utf8(pem).unwrap()
+    }
+
+    fn key() -> PKey<Private> {
+        PKey::ec_gen("P-256").unwrap()
+    }
+
+    fn encrypted(key: &PKey<Private>, passphrase: &str) -> String {
+        let cipher = Cipher::aes_256_cbc();
+        let pem = key.private_key_to_pem_pkcs8_passphrase(cipher, passphrase.as_bytes());
+        text(pem.unwrap())
+    }
 
     #[test]
     fn encrypted_key_is_told_from_a_broken_one() {
-        let key = PKey::ec_gen("P-256").unwrap();
-        let text = |pem: Vec<u8>| String::from_utf8(pem).unwrap();
-        let cipher = openssl::symm::Cipher::aes_256_cbc();
-        let encrypted = key.private_key_to_pem_pkcs8_passphrase(cipher, b"pass");
+        let key = key();
         let older =
             "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00";
-        for pem in [text(encrypted.unwrap()), older.to_owned()] {
+        for pem in [encrypted(&key, "pass"), older.to_owned()] {
             let refusal = PrivateKey::parse(&pem).unwrap_err();
             assert!(matches!(refusal, MaterialError::Encrypted), "{refusal}");
         }
@@ -439,5 +495,32 @@ mod tests {
         let broken = plain.replacen("MI", "", 1);
         let refusal = PrivateKey::parse(&broken).unwrap_err();
         assert!(matches!(refusal, MaterialError::Key(_)), "{refusal}");
+    }
+
+    #[test]
+    fn encrypted_key_is_read_with_its_passphrase_alone() {
+        let key = key();
+        let longest = "p".repeat(1024);
+        for passphrase in ["pass", &longest] {
+            let pem = encrypted(&key, passphrase);
+            let read = PrivateKey::parse_encrypted(&pem, passphrase).unwrap();
+            assert!(read.0.public_eq(&key));
+            for wrong in ["", "other", &"p".repeat(1025)] {
+                let refusal = PrivateKey::parse_encrypted(&pem, wrong).unwrap_err();
+                assert!(matches!(refusal, MaterialError::Passphrase(_)), "{refusal}");
+            }
+        }
+        let plain = text(key.private_key_to_pem_pkcs8().unwrap());
+        PrivateKey::parse_encrypted(&plain, "pass").unwrap();
+    }
+
+    #[test]
+    fn encrypted_key_that_is_cut_short_is_refused_as_broken() {
+        let pem = encrypted(&key(), "pass");
+        for end in [40, 60, 120] {
+            let cut = format!("{}\n-----END ENCRYPTED PRIVATE KEY-----\n", &pem[..end]);
+            let refusal = PrivateKey::parse_encrypted(&cut, "pass").unwrap_err();
+            assert!(matches!(refusal, MaterialError::Key(_)), "{refusal}");
+        }
     }
 }

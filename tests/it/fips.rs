@@ -348,9 +348,125 @@ fn keys_of_each_plain_form_serve_and_encrypted_ones_are_named() {
     let mut pair = site.ca.server("a.example.com");
     pair.key = encrypted(&pair.key);
     let document = json!({"cert": pair.cert, "key": pair.key, "sni": "a.example.com"});
-    let told = site.gateway.admin_put("/ssls/a", &document);
-    let text = told.expect_status(400).json()["error_msg"].to_string();
-    assert!(text.contains("a passphrase cannot be given here"), "{text}");
+    let tls = json!({"client_cert": pair.cert, "client_key": pair.key});
+    let upstream = json!({"scheme": "https", "nodes": {"127.0.0.1:1": 1}, "tls": tls});
+    for (path, document, member) in [
+        ("/ssls/a", document, "key"),
+        ("/upstreams/a", upstream, "tls.client_key"),
+    ] {
+        let told = site.gateway.admin_put(path, &document);
+        let told = told.expect_status(400).json();
+        let text = told["error_msg"].as_str().unwrap();
+        let begin = format!("{member}: the private key is encrypted, and a passphrase cannot");
+        assert!(text.starts_with(&begin), "{text}");
+        assert!(text.contains("`openssl pkey -in"), "{text}");
+    }
+}
+
+#[test]
+fn encrypted_key_of_the_admin_listener_loads_with_its_passphrase() {
+    let Some(module) = Module::copy() else { return };
+    let ca = Ca::root("Admin CA");
+    let folder = TempDir::new().unwrap();
+    let ca_file = ca.write(folder.path(), "ca");
+    for (setup, is_fips) in [(module.setup(), true), (off(), false)] {
+        for (kind, way, refused) in [
+            (
+                KeyKind::P256,
+                &["pkcs8", "-topk8", "-v2", "aes-256-cbc"][..],
+                None,
+            ),
+            (
+                KeyKind::Rsa,
+                &["pkcs8", "-topk8", "-v2", "aes128", "-v2prf", "hmacWithSHA1"],
+                None,
+            ),
+            (
+                KeyKind::P256,
+                &["pkcs8", "-topk8", "-scrypt"],
+                is_fips.then_some("with scrypt, which `fips: required` refuses"),
+            ),
+            (
+                KeyKind::P256,
+                &["pkcs8", "-topk8", "-v2", "des3"],
+                Some("with des-ede3-cbc"),
+            ),
+            (
+                KeyKind::P256,
+                &["pkcs8", "-topk8", "-v1", "PBE-SHA1-3DES"],
+                Some("with pbeWithSHA1And3-KeyTripleDES-CBC, which is too weak"),
+            ),
+            (
+                KeyKind::Rsa,
+                &["rsa", "-aes256", "-traditional"],
+                Some("in the older form of OpenSSL (`DEK-Info`)"),
+            ),
+        ] {
+            let order = Leaf {
+                key: kind,
+                ..Leaf::server("localhost")
+            };
+            let files = ca.issue(&order).write(folder.path(), "admin");
+            let locked = folder.path().join("locked.key");
+            let mut openssl = program("openssl");
+            openssl
+                .args(way)
+                .arg("-in")
+                .arg(&files.key)
+                .arg("-out")
+                .arg(&locked);
+            openssl.args(["-passout", "pass:opens it"]);
+            let made = run_to_end(openssl, b"", SOON);
+            assert!(made.status.success(), "{made:?}");
+            let with = |passphrase: Option<&str>| {
+                let setup = setup.clone();
+                let setup = setup.set("admin.https.cert", files.cert.to_str().unwrap());
+                let setup = setup.set("admin.https.key", locked.to_str().unwrap());
+                match passphrase {
+                    None => setup.try_start(),
+                    Some(text) => setup
+                        .set("admin.https.key_passphrase", "$env://ADMIN_PASSPHRASE")
+                        .env("ADMIN_PASSPHRASE", text)
+                        .try_start(),
+                }
+            };
+            let gateway = match (with(Some("opens it")), refused) {
+                (Ok(gateway), None) => gateway,
+                (Err(stopped), Some(reason)) => {
+                    let said = format!("{:?}", stopped.logs);
+                    let remedy = "encrypt it anew with `openssl pkcs8 -topk8 -v2 aes-256-cbc";
+                    assert!(said.contains(reason) && said.contains(remedy), "{said}");
+                    assert!(said.contains("locked.key"), "{said}");
+                    continue;
+                }
+                (outcome, _) => panic!("{way:?}: {:?}", outcome.err()),
+            };
+            let port = gateway.port("admin_https");
+            let url = format!("https://localhost:{port}/apisix/admin/routes");
+            Curl::new(&url)
+                .resolve("localhost", port)
+                .args(&["--cacert", ca_file.to_str().unwrap()])
+                .header(&format!("X-API-KEY: {ADMIN_KEY}"))
+                .send()
+                .expect_status(200);
+            gateway.stop();
+            if kind == KeyKind::Rsa {
+                continue;
+            }
+            for (passphrase, reason) in [
+                (None, "is encrypted; set `admin.https.key_passphrase`"),
+                (Some("does not"), "cannot be decrypted with the passphrase"),
+            ] {
+                let stopped = with(passphrase).err().expect("no start");
+                let said = format!("{:?}", stopped.logs);
+                assert!(
+                    said.contains(reason) && said.contains("locked.key"),
+                    "{said}"
+                );
+                assert!(!said.contains("does not"), "{said}");
+            }
+        }
+    }
 }
 
 #[test]

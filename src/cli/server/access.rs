@@ -12,10 +12,10 @@ use zeroize::Zeroizing;
 use crate::admin;
 use crate::admin::auth::{Key, Keys, Sources};
 use crate::cli::server::serve::ServeError;
-use crate::config::{self, Config, KeyMaterial};
+use crate::config::{self, Config, KeyFile, KeyMaterial};
 use crate::crypto::digest::Sha256;
 use crate::crypto::rand;
-use crate::tls::material::{CaBundle, KeyPair};
+use crate::tls::material::{CaBundle, CertChain, KeyPair, MaterialError, PrivateKey};
 use crate::tls::policy::{ClientAuth, ClientPolicy, Versions};
 use crate::tls::select::Always;
 use crate::tls::selfsigned;
@@ -143,11 +143,44 @@ fn write_whole(path: &Path, text: &str, mode: u32) -> Result<(), ServeError> {
     write().map_err(|source| file(path, source))
 }
 
+/// Reads the text of a private key's file, with the passphrase that `passphrase_at` of the
+/// configuration has for it.
+fn private_key(
+    file: &KeyFile,
+    text: &str,
+    passphrase_at: &'static str,
+) -> Result<PrivateKey, ServeError> {
+    let path = file.path.display();
+    let is_encrypted = PrivateKey::is_encrypted(text);
+    let key = match &file.passphrase {
+        Some(passphrase) => {
+            if !is_encrypted {
+                tracing::warn!(%path, "the private key is not encrypted: `{passphrase_at}` opens nothing");
+            }
+            PrivateKey::parse_encrypted(text, passphrase.expose())
+        }
+        None if is_encrypted => {
+            let path = path.to_string();
+            return Err(ServeError::NoPassphrase {
+                path,
+                passphrase_at,
+            });
+        }
+        None => PrivateKey::parse(text),
+    };
+    key.map_err(material(&file.path))
+}
+
+fn material(path: &Path) -> impl FnOnce(MaterialError) -> ServeError + use<> {
+    let path = path.display().to_string();
+    move |source| ServeError::Material { path, source }
+}
+
 /// TLS of the admin listener: the configured certificate, else one made at the first start.
 pub(super) fn acceptor(config: &Config) -> Result<Arc<ListenerAcceptor>, ServeError> {
     let failed = |error: &dyn std::fmt::Display| ServeError::AdminTls(error.to_string());
     let read = |path: &Path| fs::read_to_string(path).map_err(|source| file(path, source));
-    let (cert_path, key_path) = match &config.admin.https.identity {
+    let (cert_path, key_file) = match &config.admin.https.identity {
         Some(files) => (files.cert.clone(), files.key.clone()),
         None => {
             let cert = config.data_dir.join("admin-https.crt");
@@ -158,18 +191,23 @@ pub(super) fn acceptor(config: &Config) -> Result<Arc<ListenerAcceptor>, ServeEr
                 write_secret(&key, &made.key)?;
                 write_whole(&cert, &made.cert, 0o644)?;
             }
-            (cert, key)
+            let passphrase = None;
+            (
+                cert,
+                KeyFile {
+                    path: key,
+                    passphrase,
+                },
+            )
         }
     };
-    let material = |source| ServeError::Material {
-        path: cert_path.display().to_string(),
-        source,
-    };
     let key_text = match &config.admin.https.identity {
-        Some(_) => Zeroizing::new(read(&key_path)?),
-        None => read_secret(&key_path)?.unwrap_or_default(),
+        Some(_) => Zeroizing::new(read(&key_file.path)?),
+        None => read_secret(&key_file.path)?.unwrap_or_default(),
     };
-    let pair = KeyPair::parse(&read(&cert_path)?, &key_text).map_err(material)?;
+    let chain = CertChain::parse(&read(&cert_path)?).map_err(material(&cert_path))?;
+    let key = private_key(&key_file, &key_text, "admin.https.key_passphrase")?;
+    let pair = KeyPair::join(chain, key).map_err(material(&key_file.path))?;
     let fingerprint = pair.chain.fingerprint().map_err(|error| failed(&error))?;
     tracing::info!(
         certificate = %cert_path.display(),
@@ -179,10 +217,7 @@ pub(super) fn acceptor(config: &Config) -> Result<Arc<ListenerAcceptor>, ServeEr
     let (policy, ca) = match &config.admin.https.client_ca {
         None => (ClientPolicy::off(), None),
         Some(path) => {
-            let bundle = CaBundle::parse(&read(path)?).map_err(|source| ServeError::Material {
-                path: path.display().to_string(),
-                source,
-            })?;
+            let bundle = CaBundle::parse(&read(path)?).map_err(material(path))?;
             let policy = ClientPolicy::new(ClientAuth::Required, 1, bundle.digest, Vec::new())
                 .map_err(|error| failed(&error))?;
             let store = CaStore::new(&bundle).map_err(|error| failed(&error))?;

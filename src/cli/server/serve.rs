@@ -62,6 +62,14 @@ pub(super) enum ServeError {
          replace what is in it if others may have read it"
     )]
     Exposed { path: String, mode: u32 },
+    #[error(
+        "the private key in {path} is encrypted; set `{passphrase_at}` to `@file` or `$env://NAME` \
+         of its passphrase"
+    )]
+    NoPassphrase {
+        path: String,
+        passphrase_at: &'static str,
+    },
     #[error("{path} is empty; remove it, and the next start makes another")]
     Empty { path: String },
     #[error("OpenSSL failed at start")]
