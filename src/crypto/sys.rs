@@ -45,6 +45,11 @@ mod c {
             callback: Option<unsafe extern "C" fn(*mut ffi::SSL, *mut c_void) -> c_int>,
             arg: *mut c_void,
         );
+        pub(super) fn SSL_get_signature_type_nid(ssl: *const ffi::SSL, key: *mut c_int) -> c_int;
+        pub(super) fn SSL_get_peer_signature_type_nid(
+            ssl: *const ffi::SSL,
+            key: *mut c_int,
+        ) -> c_int;
         pub(super) fn X509_STORE_up_ref(store: *mut ffi::X509_STORE) -> c_int;
         pub(super) fn X509_STORE_CTX_get0_param(
             ctx: *mut ffi::X509_STORE_CTX,
@@ -154,6 +159,11 @@ mod c {
 const XN_FLAG_RFC2253: std::ffi::c_ulong = 0x0111_0317;
 /// `OPENSSL_INIT_NO_LOAD_CONFIG` of `crypto.h`.
 const OPENSSL_INIT_NO_LOAD_CONFIG: u64 = 0x80;
+/// `SSL_CTRL_GET_NEGOTIATED_GROUP` of `ssl.h`.
+const SSL_CTRL_GET_NEGOTIATED_GROUP: c_int = 134;
+/// `SSL_CTRL_GET_SIGNATURE_NID` and `SSL_CTRL_GET_PEER_SIGNATURE_NID` of `ssl.h`.
+const SSL_CTRL_GET_SIGNATURE_NID: c_int = 132;
+const SSL_CTRL_GET_PEER_SIGNATURE_NID: c_int = 108;
 /// `SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN` of `ssl.h`.
 const SSL_SHUTDOWN_BOTH: c_int = 3;
 
@@ -215,6 +225,54 @@ pub fn set_groups(ssl: &mut SslRef, groups: &CStr) -> Result<(), ErrorStack> {
     } else {
         Err(ErrorStack::get())
     }
+}
+
+/// The group of the key exchange of a finished handshake; `None` where there was none, or one
+/// without a number of its own.
+///
+/// `SSL_get_negotiated_group(3)`, which is a macro. For a resumed session of TLS 1.2 it is the
+/// group of the full handshake.
+#[must_use]
+pub fn negotiated_group(ssl: &SslRef) -> Option<Nid> {
+    let command = SSL_CTRL_GET_NEGOTIATED_GROUP;
+    // SAFETY: `ssl` is a live SSL; this command reads only, and takes no argument.
+    let group = unsafe { ffi::SSL_ctrl(ssl.as_ptr(), command, 0, ptr::null_mut()) };
+    let group = c_int::try_from(group).ok().filter(|group| *group > 0)?;
+    Some(Nid::from_raw(group))
+}
+
+/// Whose signature of a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signer {
+    /// Our side's.
+    Us,
+    /// The peer's.
+    Peer,
+}
+
+/// The type of the key, and the digest, of a signature made in a finished handshake; `None` where
+/// that side did not sign.
+///
+/// `SSL_get_signature_type_nid(3)` and `SSL_get_signature_nid(3)`: both return 1 and write a NID,
+/// or 0. The digest of Ed25519 is undefined, NID 0.
+#[must_use]
+pub fn signature(ssl: &SslRef, signer: Signer) -> Option<(Nid, Nid)> {
+    let (mut key, mut digest): (c_int, c_int) = (0, 0);
+    // SAFETY: `ssl` is a live SSL; `key` is valid for the call.
+    let rc = unsafe {
+        match signer {
+            Signer::Us => c::SSL_get_signature_type_nid(ssl.as_ptr(), &raw mut key),
+            Signer::Peer => c::SSL_get_peer_signature_type_nid(ssl.as_ptr(), &raw mut key),
+        }
+    };
+    let command = match signer {
+        Signer::Us => SSL_CTRL_GET_SIGNATURE_NID,
+        Signer::Peer => SSL_CTRL_GET_PEER_SIGNATURE_NID,
+    };
+    let out = (&raw mut digest).cast();
+    // SAFETY: `ssl` is a live SSL; these commands write one int, and `digest` is valid for the call.
+    let rc_of_digest = unsafe { ffi::SSL_ctrl(ssl.as_ptr(), command, 0, out) };
+    (rc == 1 && rc_of_digest == 1).then(|| (Nid::from_raw(key), Nid::from_raw(digest)))
 }
 
 /// Sets how long a session may be resumed, in seconds.

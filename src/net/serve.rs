@@ -21,6 +21,7 @@ use crate::net::handshake::{self, Greeting, Turns};
 use crate::net::listener;
 use crate::net::stream::Stream;
 use crate::net::sweep::{Sweep, Until, millis};
+use crate::telemetry::negotiated::Counts;
 use crate::tls::server::ListenerAcceptor;
 use crate::tls::socket::{Activity, Socket};
 
@@ -35,6 +36,17 @@ const CONNECTIONS_PER_PEER: usize = 32;
 /// How long connections in flight may go on once draining.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How a listener speaks TLS.
+#[derive(Clone)]
+pub struct Tls {
+    /// What accepts.
+    pub acceptor: Arc<ListenerAcceptor>,
+    /// The places for its handshakes.
+    pub turns: Turns,
+    /// What they agreed on.
+    pub agreed: Arc<Counts>,
+}
+
 /// Serves until `stop` turns true, then lets requests in flight end. Runs in a `LocalSet`.
 ///
 /// `service` makes the service of one connection from the client's address.
@@ -43,7 +55,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// The system's, when the socket cannot be taken into the runtime.
 pub async fn serve<S, B>(
     socket: StdListener,
-    tls: Option<(Arc<ListenerAcceptor>, Turns)>,
+    tls: Option<Tls>,
     service: impl Fn(SocketAddr) -> S + 'static,
     mut stop: watch::Receiver<bool>,
 ) -> std::io::Result<()>
@@ -159,16 +171,19 @@ impl Drop for Place {
 
 async fn greet(
     tcp: tokio::net::TcpStream,
-    tls: Option<(Arc<ListenerAcceptor>, Turns)>,
+    tls: Option<Tls>,
     activity: Rc<Activity>,
 ) -> Option<Stream> {
-    let Some((acceptor, turns)) = tls else {
+    let Some(tls) = tls else {
         return Some(Stream::Plain(Socket::new(tcp, activity)));
     };
     let no_build = |_, _| std::future::ready(Err(crate::failure::Reason::ContextUnavailable));
-    let greeting = handshake::greet(&acceptor, tcp, activity, &turns, no_build);
+    let greeting = handshake::greet(&tls.acceptor, tcp, activity, &tls.turns, no_build);
     match with_patience(greeting).await? {
-        Ok(Greeting::Tls(stream, _)) => Some(Stream::Tls(stream)),
+        Ok(Greeting::Tls(stream, _)) => {
+            tls.agreed.add(&stream.agreed());
+            Some(Stream::Tls(stream))
+        }
         Ok(Greeting::Plain(_)) => None,
         Err(refused) => {
             tracing::info!(reason = ?refused.reason, detail = refused.detail, "an admin handshake failed");

@@ -86,6 +86,7 @@ async fn greet(
                 HandshakeEnd::Full
             };
             worker.metrics.handshake(Side::Downstream, end);
+            worker.agreed_downstream.add(&stream.agreed());
             return Some((Stream::Tls(stream), *accepted));
         }
         Ok(Ok(Greeting::Plain(socket))) => {

@@ -20,6 +20,7 @@ use crate::failure::Reason;
 use crate::matching::authority::Authority;
 use crate::matching::path;
 use crate::net::dial::Target;
+use crate::net::stream::Stream;
 use crate::net::sweep::{Until, millis};
 use crate::proxy::authority;
 use crate::proxy::authorize::{self, Asked};
@@ -370,6 +371,9 @@ impl Tries<'_> {
                 Err(_) => HandshakeEnd::Failed,
             };
             self.worker.metrics.handshake(Side::Upstream, end);
+        }
+        if let Some(agreed) = dialled.as_ref().ok().and_then(Stream::agreed) {
+            self.worker.agreed_upstream.add(&agreed);
         }
         let stream = dialled.map_err(|error| Refusal::new(error.reason, error.detail))?;
         let has_identity = connector.is_some_and(|connector| connector.has_identity);

@@ -37,6 +37,7 @@ use crate::snapshot::{Owner, Snapshot};
 use crate::telemetry::access::{AccessLog, Record};
 use crate::telemetry::failures::Failures;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::negotiated::Counts;
 use crate::tls::cache::Contexts;
 use crate::tls::material::Digest;
 use crate::tls::server::{ListenerAcceptor, ServerContext};
@@ -113,6 +114,10 @@ pub struct Worker {
     pub http2: http2::Builder<OnThisThread>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// What its handshakes with clients agreed on.
+    pub agreed_downstream: Arc<Counts>,
+    /// What its handshakes with upstreams agreed on.
+    pub agreed_upstream: Arc<Counts>,
     /// The ids of its requests.
     pub ids: RequestIds,
     snapshot: RefCell<Cached>,
@@ -187,6 +192,8 @@ async fn run(parts: Parts) -> std::io::Result<()> {
         turns: parts.turns,
         http,
         http2: proxy::http2::builder(parts.settings.header_bytes),
+        agreed_downstream: parts.metrics.negotiated.counts("https"),
+        agreed_upstream: parts.metrics.negotiated.counts("upstream"),
         metrics: parts.metrics,
         ids: RequestIds {
             prefix: parts.id_prefix,

@@ -8,6 +8,7 @@ use prometheus::core::Collector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::failure::Reason;
+use crate::telemetry::negotiated::Negotiated;
 
 /// The registry refused a metric, or could not show one: a defect of this file.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +76,8 @@ pub struct Metrics {
     pub fips_operational: IntGauge,
     /// `portcullis_access_records_dropped_total`.
     pub access_dropped: IntCounter,
+    /// What handshakes agreed on. For evidence: it is not on the page of metrics.
+    pub negotiated: Negotiated,
 }
 
 const FIRST_CODE: usize = 100;
@@ -162,6 +165,7 @@ impl Metrics {
                 "access_records_dropped_total",
                 "Access records lost because their target did not keep up.",
             )?,
+            negotiated: Negotiated::default(),
             registry,
         })
     }

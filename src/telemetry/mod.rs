@@ -8,4 +8,5 @@ pub mod access;
 pub mod failures;
 pub mod log;
 pub mod metrics;
-mod time;
+pub mod negotiated;
+pub mod time;

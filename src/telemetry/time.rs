@@ -1,5 +1,7 @@
 //! Times as text: RFC 3339, UTC.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 /// Whole seconds as `2026-04-14T12:00:00`, without the zone.
 ///
 /// Days are turned into a date by Hinnant's `civil_from_days`; years 0 to 9999.
@@ -22,6 +24,19 @@ pub(super) fn date_time(epoch_seconds: i64) -> String {
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
+}
+
+/// A moment as `2026-04-14T12:00:00Z`, whole seconds.
+#[must_use]
+pub fn rfc3339(at: SystemTime) -> String {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    rfc3339_seconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX / 2))
+}
+
+/// Seconds since the epoch as `2026-04-14T12:00:00Z`.
+#[must_use]
+pub fn rfc3339_seconds(epoch_seconds: i64) -> String {
+    format!("{}Z", date_time(epoch_seconds))
 }
 
 /// Milliseconds as `2026-04-14T12:00:00.123Z`.
@@ -48,6 +63,16 @@ mod tests {
         ] {
             assert_eq!(date_time(seconds), expected, "{seconds}");
         }
+    }
+
+    #[test]
+    fn moment_is_told_in_whole_seconds() {
+        let at = UNIX_EPOCH + std::time::Duration::from_millis(951_782_399_999);
+        assert_eq!(rfc3339(at), "2000-02-28T23:59:59Z");
+        assert_eq!(
+            rfc3339(UNIX_EPOCH - std::time::Duration::from_secs(1)),
+            rfc3339_seconds(0)
+        );
     }
 
     #[test]

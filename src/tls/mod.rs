@@ -4,6 +4,7 @@
 //! HTTP or the store: names and policies reach it as values, and what a name needs is asked
 //! through the [`select::Choose`] trait.
 
+mod agreed;
 pub mod cache;
 mod context;
 pub mod material;

@@ -21,6 +21,8 @@ use tokio_openssl::SslStream;
 
 use crate::crypto::sys;
 use crate::failure::Reason;
+use crate::telemetry::negotiated::Agreed;
+use crate::tls::agreed;
 use crate::tls::material::Digest;
 use crate::tls::peer::{self, Accepted};
 use crate::tls::select::{self, Choice, Handed};
@@ -210,6 +212,12 @@ impl TlsStream {
     #[must_use]
     pub fn is_resumed(&self) -> bool {
         self.ssl().session_reused()
+    }
+
+    /// What the handshake, which is complete, agreed on.
+    #[must_use]
+    pub fn agreed(&self) -> Agreed {
+        agreed::agreed(self.ssl())
     }
 
     /// Frees libssl's buffers of an idle connection: about 34 KB.

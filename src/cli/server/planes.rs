@@ -66,7 +66,11 @@ impl Planes {
                 Plane::AdminHttps => {
                     let filter = admin::admin(self.state.clone(), Listener::Https7443);
                     let service = move |peer| plane_service(filter.clone(), Some(Peer(peer)));
-                    let tls = Some((self.tls.clone(), turns.clone()));
+                    let tls = Some(serve::Tls {
+                        acceptor: self.tls.clone(),
+                        turns: turns.clone(),
+                        agreed: self.state.metrics.negotiated.counts("admin_https"),
+                    });
                     tokio::task::spawn_local(serve::serve(socket, tls, service, stopped))
                 }
             });
