@@ -32,6 +32,7 @@ use self::auth::Keys;
 use self::call::{Body, Call, boxed, refused, set};
 use self::reply::{Answer, Refusal};
 use self::request::Head;
+use crate::control::evidence::Surroundings;
 use crate::control::{Actor, Control, Flavour};
 use crate::crypto::rand;
 use crate::snapshot::live::Live;
@@ -75,6 +76,8 @@ pub struct Admin {
     pub https_flavour: Flavour,
     /// `admin.cors`: origins that browsers may call from; empty: none.
     pub cors: Vec<String>,
+    /// What the report on FIPS mode says of the process.
+    pub evidence: Arc<Surroundings>,
 }
 
 /// The Admin API as a filter that answers every request.

@@ -1,8 +1,8 @@
 //! What the gateway adds to the Admin API, under `/portcullis/v1`.
 //!
-//! Failures and their catalogue, validation without storing, what is served now, the module's
-//! self-test. Never inside
-//! APISIX's paths, so that no client of its meets it by accident.
+//! Failures and their catalogue, validation without storing, what is served now, the report on
+//! FIPS mode and the module's self-test. Never inside APISIX's paths, so that no client of its
+//! meets it by accident.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::apisix;
 use super::call::Call;
 use super::reply::{self, Answer, Refusal};
+use crate::control::evidence::EvidenceError;
 use crate::control::{Put, WriteError};
 use crate::crypto::fips::FipsError;
 use crate::failure::Reason;
@@ -31,6 +32,7 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
             .map(|reason| Answer::ok(reason.entry()))
             .ok_or(Refusal::NoPath),
         (&Method::GET, ["snapshot"]) => Ok(Answer::ok(snapshot(call))),
+        (&Method::GET, ["fips"]) => Ok(fips(call).await),
         (&Method::POST, ["fips", "self-test"]) => Ok(self_test(call).await),
         (&Method::POST, ["validate", word]) => validate(call, word).await,
         _ => Err(Refusal::NoPath),
@@ -78,6 +80,30 @@ fn snapshot(call: &Call<'_>) -> Value {
             "upstreams": snapshot.upstreams.len(),
         },
     })
+}
+
+/// The report on FIPS mode; `?sign=true` has it signed.
+async fn fips(call: &Call<'_>) -> Answer {
+    let is_signed = match call.head.query.find("sign") {
+        None | Some("false") => false,
+        Some("true" | "") => true,
+        Some(_) => {
+            let text = "`sign` is neither `true` nor `false`; write `?sign=true`, or leave it out";
+            return Answer::error(StatusCode::BAD_REQUEST, text);
+        }
+    };
+    let around = call.state.evidence.clone();
+    match call.state.control.evidence(around, is_signed).await {
+        Ok(report) => Answer::ok(report),
+        Err(error @ EvidenceError::NoSigner) => {
+            Answer::error(StatusCode::BAD_REQUEST, &error.to_string())
+        }
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(error, "no report on FIPS mode");
+            Answer::error(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
+        }
+    }
 }
 
 /// Has the FIPS module test itself now.
@@ -232,6 +258,20 @@ mod tests {
             .await
             .json();
         assert_eq!(told["error_msg"], "missing secret id");
+    }
+
+    #[tokio::test]
+    async fn report_is_for_viewers_too_and_signed_only_with_a_key() {
+        let room = Room::new();
+        let report = room.ask("GET", "/portcullis/v1/fips", "", 200).await.json();
+        assert_eq!(report["fips"], "off");
+        let told = room
+            .ask("GET", "/portcullis/v1/fips?sign=true", "", 400)
+            .await;
+        let text = told.json()["error_msg"].to_string();
+        assert!(text.contains("set `fips_report_key`"), "{text}");
+        room.ask("GET", "/portcullis/v1/fips?sign=perhaps", "", 400)
+            .await;
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ use warp::reply::Response;
 
 use super::auth::{Key, Keys, Role, Sources};
 use super::{Admin, Listener};
+use crate::control::evidence::Surroundings;
 use crate::control::{Control, Flavour, Parts, Rules};
 use crate::secrets::custody::{Custody, Kek};
 use crate::snapshot::live::Live;
@@ -49,6 +50,7 @@ pub(super) fn state() -> Admin {
         keys: Keys::new(keys, Sources::HEADER),
         https_flavour: Flavour::Api7,
         cors: Vec::new(),
+        evidence: Arc::new(Surroundings::of_nothing()),
     }
 }
 

@@ -3,5 +3,6 @@
 //! Arguments, texts for people and exit codes; what the verbs do lives in the rooms they call.
 
 pub mod client;
+mod fips_page;
 mod print;
 pub mod server;

@@ -62,6 +62,15 @@ impl Config {
             "fips_self_test_interval",
             Shown(self.fips.self_test_interval),
         );
+        let report_key = self.fips.report_key.as_ref();
+        lines.add(
+            "fips_report_key",
+            path(report_key.map(|key| key.path.as_path())),
+        );
+        lines.add(
+            "fips_report_key_passphrase",
+            secret(report_key.and_then(|key| key.passphrase.as_ref())),
+        );
         match &self.kek {
             Kek::File(path) => lines.add("kek", path.display()),
             Kek::Search(_) => lines.add("kek", "not named: searched, or made at first start"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::admin::read_admin;
 use super::error::{ConfigError, Problem};
+use super::key_file::read_key_file;
 use super::listen::ListenAddr;
 use super::reader::{Reader, Section};
 use super::rules::judge;
@@ -101,7 +102,7 @@ fn read_root(reader: &Reader, env: Env<'_>) -> Config {
     let admin = read_admin(&root.section("admin"), reader, env, &mut warnings);
     let status = read_status(&root.section("status"));
     let store = read_store(&root);
-    let fips = read_fips(&root);
+    let fips = read_fips(&root, reader, env, &mut warnings);
     let kek = read_kek(&root, env);
     let upstream = read_upstream(&root.section("upstream"));
     let security = read_security(&root.section("security"));
@@ -248,7 +249,12 @@ fn read_store(root: &Section<'_>) -> Store {
     }
 }
 
-fn read_fips(root: &Section<'_>) -> Fips {
+fn read_fips(
+    root: &Section<'_>,
+    reader: &Reader,
+    env: Env<'_>,
+    warnings: &mut Vec<String>,
+) -> Fips {
     let is_required = root.choice("fips", false, &[("off", false), ("required", true)]);
     let module_dir = root.path("fips_module_dir");
     match &module_dir {
@@ -281,6 +287,14 @@ fn read_fips(root: &Section<'_>) -> Fips {
         module_dir,
         version,
         self_test_interval: root.duration("fips_self_test_interval", HOUR, SECOND..=7 * DAY),
+        report_key: read_key_file(
+            root,
+            "fips_report_key",
+            "fips_report_key_passphrase",
+            reader,
+            env,
+            warnings,
+        ),
     }
 }
 

@@ -7,6 +7,7 @@
 mod admin;
 mod describe;
 mod error;
+mod key_file;
 mod listen;
 mod load;
 mod reader;
@@ -43,7 +44,7 @@ pub struct Config {
     pub status: Status,
     /// `store`: where resources are kept. Default: [`Store::Sqlite`].
     pub store: Store,
-    /// `fips`, `fips_module_dir`, `fips_version`, `fips_self_test_interval`.
+    /// `fips`, and the keys that begin with its name.
     pub fips: Fips,
     /// `kek`: the key that seals private keys at rest.
     ///
@@ -241,6 +242,9 @@ pub struct Fips {
     pub version: String,
     /// `fips_self_test_interval`: between two self-tests of the module. Default 1 h.
     pub self_test_interval: Duration,
+    /// `fips_report_key` and `fips_report_key_passphrase`: what signs reports on FIPS mode.
+    /// Default: none, reports cannot be signed.
+    pub report_key: Option<KeyFile>,
 }
 
 /// `upstream`.

@@ -6,6 +6,7 @@
 
 mod build;
 mod documents;
+pub mod evidence;
 mod module;
 mod prove;
 mod retire;
@@ -26,7 +27,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::crypto::fips::FipsError;
+use crate::crypto::fips::{FipsError, Occasion};
 use crate::resource::fault::{Faults, Warning};
 use crate::resource::patch::{Patch, PatchError};
 use crate::resource::{Document, Id, Kind, Revision};
@@ -223,6 +224,8 @@ struct Inner {
     module_is_lost: AtomicBool,
     /// One permit per core: judging is computing.
     drafts: Arc<tokio::sync::Semaphore>,
+    /// One permit: a report loads every key.
+    reports: tokio::sync::Semaphore,
 }
 
 impl Control {
@@ -333,7 +336,7 @@ impl Control {
     /// # Errors
     /// [`FipsError::NotStarted`] where there is no module, else what is wrong with it.
     pub async fn self_test(&self) -> Result<(), FipsError> {
-        module::self_test(&self.inner).await
+        module::self_test(&self.inner, Occasion::Demand).await
     }
 
     /// Whether everything stored is compiled and published: always, once this handle exists; and

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 use crate::control::Inner;
-use crate::crypto::fips::{self, FipsError, Mode};
+use crate::crypto::fips::{self, FipsError, Mode, Occasion};
 use crate::snapshot::link::Command;
 
 /// How often the module's state is read.
@@ -36,15 +36,15 @@ pub(super) async fn watch(inner: &Arc<Inner>, self_test_interval: Duration) {
             }
             _ = tests.tick() => {
                 // What it found is dealt with where it was found.
-                let _ = self_test(inner).await;
+                let _ = self_test(inner, Occasion::Timer).await;
             }
         }
     }
 }
 
 /// Runs the module's self-tests off the reactor; about 7 ms.
-pub(super) async fn self_test(inner: &Arc<Inner>) -> Result<(), FipsError> {
-    let tested = tokio::task::spawn_blocking(fips::self_test).await;
+pub(super) async fn self_test(inner: &Arc<Inner>, occasion: Occasion) -> Result<(), FipsError> {
+    let tested = tokio::task::spawn_blocking(move || fips::self_test(occasion)).await;
     let tested = tested.unwrap_or_else(|error| {
         tracing::error!(%error, "a self-test of the FIPS module did not finish");
         Err(FipsError::ErrorState)

@@ -216,7 +216,7 @@ pub fn check(parts: Parts) -> Result<Vec<Finding>, StartError> {
     Ok(findings)
 }
 
-fn assemble(parts: Parts) -> Inner {
+pub(super) fn assemble(parts: Parts) -> Inner {
     let Parts {
         store,
         custody,
@@ -240,6 +240,7 @@ fn assemble(parts: Parts) -> Inner {
         writer: Arc::default(),
         module_is_lost: AtomicBool::new(false),
         drafts: Arc::new(tokio::sync::Semaphore::new(cores)),
+        reports: tokio::sync::Semaphore::new(1),
     }
 }
 

@@ -12,8 +12,8 @@ mod probe;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use openssl::pkey::PKeyRef;
@@ -95,10 +95,35 @@ pub struct FipsFacts {
     pub started_at: SystemTime,
 }
 
+/// Why the module's self-tests ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// The start: at loading, and once more when everything was in place.
+    Start,
+    /// Time had come (`fips_self_test_interval`).
+    Timer,
+    /// Somebody asked.
+    Demand,
+}
+
+/// What is known of the module's self-tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SelfTests {
+    /// How often they ran since the start, the start's own counted once.
+    pub count: u64,
+    /// When they last ran.
+    pub last_at: SystemTime,
+    /// Why.
+    pub last_occasion: Occasion,
+    /// Whether they passed.
+    pub last_passed: bool,
+}
+
 struct Running {
     /// Never unloaded: keys and contexts of the whole process live in it.
     provider: Provider,
     facts: FipsFacts,
+    tests: Mutex<SelfTests>,
 }
 
 /// Starts OpenSSL without the FIPS module.
@@ -134,7 +159,17 @@ pub fn start(request: &FipsRequest) -> Result<FipsFacts, FipsError> {
     module.check(&cnf)?;
     let provider = load(&request.module_dir, &module.path, &cnf)?;
     let facts = prove(&provider, &module, &request.expected_version)?;
-    let running = RUNNING.get_or_init(|| Running { provider, facts });
+    let tests = Mutex::new(SelfTests {
+        count: 1,
+        last_at: facts.started_at,
+        last_occasion: Occasion::Start,
+        last_passed: true,
+    });
+    let running = RUNNING.get_or_init(|| Running {
+        provider,
+        facts,
+        tests,
+    });
     Ok(running.facts.clone())
 }
 
@@ -162,8 +197,37 @@ pub fn facts() -> Option<&'static FipsFacts> {
 /// # Errors
 /// [`FipsError::NotStarted`] in default mode, [`FipsError::ErrorState`], [`FipsError::SelfTest`],
 /// and the errors of the provider set.
-pub fn self_test() -> Result<(), FipsError> {
+pub fn self_test(occasion: Occasion) -> Result<(), FipsError> {
     let running = RUNNING.get().ok_or(FipsError::NotStarted)?;
+    let tested = test(running);
+    let mut tests = running.tests.lock().unwrap_or_else(PoisonError::into_inner);
+    *tests = SelfTests {
+        count: tests.count.saturating_add(1),
+        last_at: SystemTime::now(),
+        last_occasion: occasion,
+        last_passed: tested.is_ok(),
+    };
+    tested
+}
+
+/// What is known of the module's self-tests; `None` in default mode.
+#[must_use]
+pub fn self_tests() -> Option<SelfTests> {
+    let running = RUNNING.get()?;
+    Some(*running.tests.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The property query that every fetch is made with; empty in default mode.
+#[must_use]
+pub fn property_query() -> &'static str {
+    if sys::is_fips_default() {
+        "fips=yes"
+    } else {
+        ""
+    }
+}
+
+fn test(running: &Running) -> Result<(), FipsError> {
     check_status(&running.provider)?;
     sys::provider_self_test(&running.provider).map_err(|source| FipsError::SelfTest { source })?;
     check_status(&running.provider)?;
@@ -403,7 +467,11 @@ mod tests {
         assert_eq!(mode(), Mode::Default);
         assert!(facts().is_none());
         assert!(is_operational());
-        assert!(matches!(self_test(), Err(FipsError::NotStarted)));
+        assert!(matches!(
+            self_test(Occasion::Demand),
+            Err(FipsError::NotStarted)
+        ));
+        assert_eq!(self_tests(), None);
     }
 
     #[test]

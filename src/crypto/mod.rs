@@ -9,6 +9,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`fips`] | how OpenSSL is started, with or without the FIPS module, and what is proved about it |
+//! | [`libraries`] | which libraries this process runs code of |
+//! | [`dependencies`] | the cryptographic crates of this build |
 //! | [`digest`] | SHA-256, and its framing for several fields |
 //! | [`mac`] | HMAC-SHA256 |
 //! | [`aead`] | AES-256-GCM for secrets at rest |
@@ -20,9 +22,11 @@
 
 pub mod aead;
 pub mod compare;
+pub mod dependencies;
 pub mod digest;
 pub mod error;
 pub mod fips;
+pub mod libraries;
 pub mod mac;
 pub mod rand;
 pub mod sign;

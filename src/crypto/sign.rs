@@ -80,6 +80,27 @@ impl SigningKey {
         Ok(run().map_err(CryptoError::during("sign"))?)
     }
 
+    /// What its signatures are: `ECDSA-SHA256`, or `RSA-SHA256` (PKCS #1 v1.5).
+    #[must_use]
+    pub fn algorithm(&self) -> &'static str {
+        if self.0.id() == Id::EC {
+            "ECDSA-SHA256"
+        } else {
+            "RSA-SHA256"
+        }
+    }
+
+    /// The public half, as DER (SubjectPublicKeyInfo).
+    ///
+    /// # Errors
+    /// [`SignError::Crypto`] when it cannot be encoded.
+    pub fn public_der(&self) -> Result<Vec<u8>, SignError> {
+        Ok(self
+            .0
+            .public_key_to_der()
+            .map_err(CryptoError::during("encode a public key"))?)
+    }
+
     /// The public half, as PEM (SubjectPublicKeyInfo).
     ///
     /// # Errors

@@ -484,7 +484,8 @@ impl Piece {
     }
 
     /// The upstream that it is or holds.
-    pub(super) fn upstream(&self) -> Option<&UpstreamPiece> {
+    #[must_use]
+    pub fn upstream(&self) -> Option<&UpstreamPiece> {
         match self {
             Self::Upstream(piece) => Some(piece),
             Self::Service(ServicePiece {

@@ -5,6 +5,7 @@
 
 mod approval;
 mod encrypted;
+mod facts;
 
 use std::fmt;
 
@@ -15,8 +16,11 @@ use openssl::nid::Nid;
 use openssl::pkey::{Id as KeyId, PKey, Private};
 use openssl::x509::{X509, X509Ref};
 
+use crate::crypto::sign::{SignError, SigningKey};
+
 pub use self::approval::{Flaw, Part, Unapproved, is_required as is_approval_required};
 pub use self::encrypted::WeakEncryption;
+pub use self::facts::{CertificateFacts, KeyFacts};
 
 /// SHA-256 of something that identifies material: 32 bytes.
 pub type Digest = [u8; 32];
@@ -213,6 +217,14 @@ impl PrivateKey {
     #[must_use]
     pub fn as_pkey(&self) -> &PKey<Private> {
         &self.0
+    }
+
+    /// The same key, for signing what is not TLS.
+    ///
+    /// # Errors
+    /// [`SignError`], when it does not sign with SHA-256.
+    pub fn signing_key(&self) -> Result<SigningKey, SignError> {
+        SigningKey::new(self.0.clone())
     }
 
     /// SHA-256 of the public part (DER SubjectPublicKeyInfo): names a key without showing it.

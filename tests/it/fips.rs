@@ -127,7 +127,7 @@ fn openssl_settings_of_the_environment_change_nothing() {
     assert!(listed.stdout.contains("legacy"), "{listed:?}");
 
     let mut report = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    report.arg("fips").arg("--set").arg("fips=required");
+    report.args(["fips", "--json", "--set", "fips=required"]);
     let dir = module.file("");
     report
         .arg("--set")
@@ -136,29 +136,24 @@ fn openssl_settings_of_the_environment_change_nothing() {
         .current_dir(folder.path());
     let report = run_to_end(report, b"", 2 * SOON);
     assert!(report.status.success(), "{report:?}");
-    for line in [
-        "providers: base, fips",
-        "tls1-prf-ems-check: on",
-        "probe MD5: refused",
-    ] {
-        assert!(
-            report.stdout.lines().any(|found| found == line),
-            "{report:?}"
-        );
-    }
+    let report: Value = serde_json::from_str(&report.stdout).unwrap();
+    assert_eq!(report["openssl"]["providers"], json!(["base", "fips"]));
+    assert_eq!(report["module"]["tls1_prf_ems_check"], true);
+    let algorithms = report["probes"]["algorithms"].as_array().unwrap();
+    let md5 = algorithms.iter().find(|probe| probe["algorithm"] == "MD5");
+    assert_eq!(md5.unwrap()["result"], "refused");
+    let handshakes = report["probes"]["handshakes"].as_array().unwrap();
     for context in [
         "listener",
         "listener that asks for client certificates",
         "upstream connector",
     ] {
-        let of_context = format!("probe {context}, ");
-        let probes = report
-            .stdout
-            .lines()
-            .filter(|line| line.starts_with(&of_context));
-        let is_refused = |line: &&str| line.contains(": refused, ");
-        let (refused, served): (Vec<_>, Vec<_>) = probes.partition(is_refused);
-        assert_eq!((refused.len(), served.len()), (5, 2), "{report:?}");
+        let of_context = handshakes
+            .iter()
+            .filter(|probe| probe["context"] == context);
+        let (refused, served): (Vec<_>, Vec<_>) =
+            of_context.partition(|probe| probe["result"] == "refused");
+        assert_eq!((refused.len(), served.len()), (5, 2), "{report}");
     }
 }
 

@@ -19,6 +19,7 @@ mod config;
 mod custody;
 mod faults;
 mod fips;
+mod fips_report;
 mod headers;
 mod hot_reload;
 mod http2;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -15,6 +15,7 @@ use crate::cli::server::serve::ServeError;
 use crate::config::{self, Config, KeyFile, KeyMaterial};
 use crate::crypto::digest::Sha256;
 use crate::crypto::rand;
+use crate::crypto::sign::SigningKey;
 use crate::tls::material::{CaBundle, CertChain, KeyPair, MaterialError, PrivateKey};
 use crate::tls::policy::{ClientAuth, ClientPolicy, Versions};
 use crate::tls::select::Always;
@@ -72,6 +73,10 @@ pub(super) fn keys(config: &Config) -> Result<Keys, ServeError> {
         )?);
     }
     Ok(Keys::new(keys, sources))
+}
+
+fn read(path: &Path) -> Result<String, ServeError> {
+    fs::read_to_string(path).map_err(|source| file(path, source))
 }
 
 fn file(path: &Path, source: io::Error) -> ServeError {
@@ -176,41 +181,81 @@ fn material(path: &Path) -> impl FnOnce(MaterialError) -> ServeError + use<> {
     move |source| ServeError::Material { path, source }
 }
 
-/// TLS of the admin listener: the configured certificate, else one made at the first start.
-pub(super) fn acceptor(config: &Config) -> Result<Arc<ListenerAcceptor>, ServeError> {
-    let failed = |error: &dyn std::fmt::Display| ServeError::AdminTls(error.to_string());
-    let read = |path: &Path| fs::read_to_string(path).map_err(|source| file(path, source));
-    let (cert_path, key_file) = match &config.admin.https.identity {
+/// Where certificate and key of the admin listener are: as configured, else in the data directory.
+fn admin_files(config: &Config) -> (PathBuf, KeyFile) {
+    match &config.admin.https.identity {
         Some(files) => (files.cert.clone(), files.key.clone()),
         None => {
-            let cert = config.data_dir.join("admin-https.crt");
-            let key = config.data_dir.join("admin-https.key");
-            if !cert.exists() || !key.exists() {
-                let made = selfsigned::make().map_err(|error| failed(&error))?;
-                // The certificate last: a key without one is replaced at the next start.
-                write_secret(&key, &made.key)?;
-                write_whole(&cert, &made.cert, 0o644)?;
-            }
-            let passphrase = None;
-            (
-                cert,
-                KeyFile {
-                    path: key,
-                    passphrase,
-                },
-            )
+            let key = KeyFile {
+                path: config.data_dir.join("admin-https.key"),
+                passphrase: None,
+            };
+            (config.data_dir.join("admin-https.crt"), key)
         }
+    }
+}
+
+/// Certificate and key of the admin listener; `None` where the first start has yet to make them.
+pub(super) fn admin_pair(config: &Config) -> Result<Option<KeyPair>, ServeError> {
+    let (cert, key_file) = admin_files(config);
+    let is_ours = config.admin.https.identity.is_none();
+    if is_ours && (!cert.exists() || !key_file.path.exists()) {
+        return Ok(None);
+    }
+    let key_text = if is_ours {
+        read_secret(&key_file.path)?.unwrap_or_default()
+    } else {
+        Zeroizing::new(read(&key_file.path)?)
     };
-    let key_text = match &config.admin.https.identity {
-        Some(_) => Zeroizing::new(read(&key_file.path)?),
-        None => read_secret(&key_file.path)?.unwrap_or_default(),
-    };
-    let chain = CertChain::parse(&read(&cert_path)?).map_err(material(&cert_path))?;
+    let chain = CertChain::parse(&read(&cert)?).map_err(material(&cert))?;
     let key = private_key(&key_file, &key_text, "admin.https.key_passphrase")?;
-    let pair = KeyPair::join(chain, key).map_err(material(&key_file.path))?;
+    KeyPair::join(chain, key)
+        .map(Some)
+        .map_err(material(&key_file.path))
+}
+
+/// What signs reports on FIPS mode, where a key is configured for that.
+pub(super) fn report_signer(config: &Config) -> Result<Option<SigningKey>, ServeError> {
+    let Some(key_file) = &config.fips.report_key else {
+        return Ok(None);
+    };
+    let text = Zeroizing::new(read(&key_file.path)?);
+    let key = private_key(key_file, &text, "fips_report_key_passphrase")?;
+    key.signing_key()
+        .map(Some)
+        .map_err(|source| ServeError::ReportKey {
+            path: key_file.path.display().to_string(),
+            source,
+        })
+}
+
+/// Makes the admin listener's own certificate.
+fn make_admin_pair(config: &Config) -> Result<(), ServeError> {
+    let (cert, key_file) = admin_files(config);
+    let made = selfsigned::make().map_err(|error| ServeError::AdminTls(error.to_string()))?;
+    // The certificate last: a key without one is replaced at the next start.
+    write_secret(&key_file.path, &made.key)?;
+    write_whole(&cert, &made.cert, 0o644)
+}
+
+/// Certificate and key of the admin listener: the configured ones, else made at the first start.
+pub(super) fn obtain_admin_pair(config: &Config) -> Result<KeyPair, ServeError> {
+    if let Some(pair) = admin_pair(config)? {
+        return Ok(pair);
+    }
+    make_admin_pair(config)?;
+    admin_pair(config)?.ok_or_else(|| ServeError::AdminTls("its certificate went away".to_owned()))
+}
+
+/// TLS of the admin listener.
+pub(super) fn acceptor(
+    config: &Config,
+    pair: KeyPair,
+) -> Result<Arc<ListenerAcceptor>, ServeError> {
+    let failed = |error: &dyn std::fmt::Display| ServeError::AdminTls(error.to_string());
     let fingerprint = pair.chain.fingerprint().map_err(|error| failed(&error))?;
     tracing::info!(
-        certificate = %cert_path.display(),
+        certificate = %admin_files(config).0.display(),
         sha256 = %Sha256::from_bytes(fingerprint),
         "the admin listener's certificate"
     );
@@ -294,8 +339,10 @@ mod tests {
         fs::write(dir.path().join("admin.key.new"), "half").unwrap();
         fs::write(dir.path().join("admin-https.key"), "half").unwrap();
         keys(&config).unwrap();
-        acceptor(&config).unwrap();
-        acceptor(&config).unwrap();
+        for _ in 0..2 {
+            let pair = obtain_admin_pair(&config).unwrap();
+            acceptor(&config, pair).unwrap();
+        }
         let key = dir.path().join("admin-https.key");
         assert_eq!(key.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!dir.path().join("admin.key.new").exists());

@@ -43,17 +43,69 @@ enum VerbArgs {
         #[arg(long)]
         print: bool,
     },
-    /// Starts OpenSSL as configured and reports on the FIPS module; exit code 0, 1 or 78
+    /// Starts OpenSSL as configured and reports on FIPS mode; exit code 0, 1 or 78
+    ///
+    /// What was negotiated, only the process that serves knows: GET /portcullis/v1/fips.
+    #[command(args_conflicts_with_subcommands = true)]
     Fips {
         #[command(flatten)]
         common: Common,
+        #[command(flatten)]
+        args: FipsArgs,
+        #[command(subcommand)]
+        verb: Option<FipsVerb>,
     },
     /// Prints the versions of the gateway and of OpenSSL
     Version,
 }
 
+/// How a report on FIPS mode is to be written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, ClapArgs)]
+pub(super) struct FipsArgs {
+    /// How the report is written
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    output: Output,
+    /// The same as --output json
+    #[arg(long)]
+    json: bool,
+    /// Signs the report with `fips_report_key`; it is JSON then
+    #[arg(long)]
+    pub(super) sign: bool,
+}
+
+impl FipsArgs {
+    /// Whether JSON is asked for: only that can be signed.
+    pub(super) fn is_json(&self) -> bool {
+        self.json || self.sign || self.output == Output::Json
+    }
+}
+
+/// How something is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// Indented by two
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum FipsVerb {
+    /// Checks the signature of a report
+    Verify {
+        #[command(flatten)]
+        common: Common,
+        /// The report, JSON
+        report: PathBuf,
+        /// The signer's public key or certificate, PEM
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+}
+
 /// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
     /// `serve`, or nothing.
     Serve,
@@ -63,7 +115,14 @@ pub(super) enum Verb {
         print: bool,
     },
     /// `fips`.
-    Fips,
+    Fips(FipsArgs),
+    /// `fips verify`.
+    FipsVerify {
+        /// The report.
+        report: PathBuf,
+        /// `--key`.
+        key: PathBuf,
+    },
     /// `version`.
     Version,
 }
@@ -76,21 +135,29 @@ impl Args {
             None => (Verb::Serve, Common::default()),
             Some(VerbArgs::Serve { common }) => (Verb::Serve, common),
             Some(VerbArgs::Check { common, print }) => (Verb::Check { print }, common),
-            Some(VerbArgs::Fips { common }) => (Verb::Fips, common),
+            Some(VerbArgs::Fips { common, args, verb }) => match verb {
+                None => (Verb::Fips(args), common),
+                Some(FipsVerb::Verify {
+                    common: later,
+                    report,
+                    key,
+                }) => (Verb::FipsVerify { report, key }, common.and(later)),
+            },
             Some(VerbArgs::Version) => (Verb::Version, Common::default()),
         };
-        let mut sets = self.common.sets;
-        sets.extend(later.sets);
-        let config = later.config.or(self.common.config);
-        let standalone = later.standalone.or(self.common.standalone);
-        (
-            verb,
-            Common {
-                config,
-                sets,
-                standalone,
-            },
-        )
+        (verb, self.common.and(later))
+    }
+}
+
+impl Common {
+    /// These, and those typed after them.
+    fn and(mut self, later: Self) -> Self {
+        self.sets.extend(later.sets);
+        Self {
+            config: later.config.or(self.config),
+            sets: self.sets,
+            standalone: later.standalone.or(self.standalone),
+        }
     }
 }
 
@@ -122,6 +189,27 @@ mod tests {
             resolve(&["check", "--print"]).0,
             Verb::Check { print: true }
         );
+    }
+
+    #[test]
+    fn report_is_json_where_it_is_asked_for_or_signed() {
+        for (args, is_json) in [
+            (&["fips"][..], false),
+            (&["fips", "--output", "text"], false),
+            (&["fips", "--output", "json"], true),
+            (&["fips", "--json", "--set", "fips=required"], true),
+            (&["fips", "--sign"], true),
+        ] {
+            let (Verb::Fips(args), _) = resolve(args) else {
+                panic!("{args:?}");
+            };
+            assert_eq!(args.is_json(), is_json, "{args:?}");
+        }
+        let args = ["fips", "verify", "r.json", "--key", "k.pem", "--set", "a=1"];
+        let (verb, common) = resolve(&args);
+        assert_eq!(common.sets, ["a=1"]);
+        let (report, key) = ("r.json".into(), "k.pem".into());
+        assert_eq!(verb, Verb::FipsVerify { report, key });
     }
 
     #[test]

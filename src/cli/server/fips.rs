@@ -1,116 +1,190 @@
-//! `portcullis fips`: what the FIPS module says of itself, and what was proved about it.
+//! `portcullis fips`: the report on FIPS mode, as a page or as JSON, signed, and checked again.
 
-use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
 
-use crate::cli::print;
-use crate::cli::server::args::Common;
-use crate::cli::server::{FAILURE, start};
+use serde_json::Value;
+
+use crate::cli::server::args::{Common, FipsArgs};
+use crate::cli::server::keeping::{self, KeepingError};
+use crate::cli::server::serve::{ServeError, forbid_core_dumps};
+use crate::cli::server::{FAILURE, access, start};
+use crate::cli::{fips_page, print};
+use crate::config::Config;
+use crate::control::Parts;
+use crate::control::evidence::{self, EvidenceError, Listener, Surroundings, VerifyError};
 use crate::crypto;
-use crate::crypto::fips::{Expected, FipsFacts};
-use crate::tls::probe::{self, HandshakeProbe, Outcome};
+use crate::crypto::digest::sha256;
+use crate::crypto::error::CryptoError;
+use crate::crypto::sign::{SignError, VerifyingKey};
+use crate::telemetry::metrics::Metrics;
+use crate::tls::cache::Contexts;
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+enum ReportError {
+    #[error(transparent)]
+    Keeping(#[from] KeepingError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    #[error("the report cannot be written")]
+    Json(#[from] serde_json::Error),
+}
 
 /// Prints the report; fails where FIPS is not required, so that a script can rely on it.
-pub(super) fn run(common: &Common) -> ExitCode {
+pub(super) fn run(common: &Common, args: &FipsArgs) -> ExitCode {
+    forbid_core_dumps();
+    let config = match start(common, print::err) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    match report(&config, args) {
+        Ok(text) => print::out(text.trim_end()),
+        Err(error) => {
+            print::err(&format!("portcullis: {}", print::chain(&error)));
+            return ExitCode::from(FAILURE);
+        }
+    }
+    if crypto::fips::facts().is_some() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILURE)
+    }
+}
+
+fn report(config: &Config, args: &FipsArgs) -> Result<String, ReportError> {
+    let addresses = configured_listeners(config);
+    let admin = access::admin_pair(config)?.map(|pair| pair.facts());
+    let around = Surroundings {
+        admin: admin
+            .transpose()
+            .map_err(CryptoError::during("tell a key"))
+            .map_err(ServeError::from)?,
+        ..surroundings(config, addresses)?
+    };
+    let report = evidence::evidence(parts(config)?, &around, args.sign)?;
+    if args.is_json() {
+        Ok(serde_json::to_string_pretty(&report)?)
+    } else {
+        Ok(fips_page::page(&report))
+    }
+}
+
+/// What is kept, where anything is.
+fn parts(config: &Config) -> Result<Option<Parts>, KeepingError> {
+    let Some(keeping) = keeping::open_to_read(config)? else {
+        return Ok(None);
+    };
+    let metrics = Metrics::new().map_err(KeepingError::Metrics)?;
+    let (live, contexts) = (Arc::default(), Arc::new(Contexts::new(1)));
+    keeping::parts(config, keeping, live, contexts, Arc::new(metrics)).map(Some)
+}
+
+/// What a report says of a process with these listeners that does not serve.
+pub(super) fn surroundings(
+    config: &Config,
+    addresses: impl IntoIterator<Item = (&'static str, SocketAddr)>,
+) -> Result<Surroundings, ServeError> {
+    let listeners = addresses.into_iter().map(|(name, address)| Listener {
+        name,
+        address,
+        is_tls: matches!(name, "https" | "admin_https"),
+    });
+    Ok(Surroundings {
+        listeners: listeners.collect(),
+        configuration: sha256(&[config.describe().as_bytes()])?,
+        file: config.file.clone(),
+        admin: None,
+        signer: access::report_signer(config)?,
+        self_test_interval: config.fips.self_test_interval,
+        started_at: SystemTime::now(),
+        is_serving: false,
+    })
+}
+
+fn configured_listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
+    let all = [
+        ("http", &config.http.listen),
+        ("https", &config.https.listen),
+        ("admin", &config.admin.listen),
+        ("admin_https", &config.admin.https.listen),
+        ("status", &config.status.listen),
+    ];
+    let all = all.into_iter().flat_map(|(name, addresses)| {
+        let addresses = addresses.iter();
+        addresses.map(move |address| (name, address.addr))
+    });
+    all.collect()
+}
+
+/// Why a report does not hold.
+#[derive(Debug, thiserror::Error)]
+enum CheckError {
+    #[error("{path}")]
+    File {
+        path: String,
+        source: std::io::Error,
+    },
+    #[error("{path} is no report: it is not JSON")]
+    NotJson {
+        path: String,
+        source: serde_json::Error,
+    },
+    #[error("{path}")]
+    Key { path: String, source: SignError },
+    #[error("{path}")]
+    Wrong { path: String, source: VerifyError },
+}
+
+/// Checks the signature of a report that was kept; 0 if it holds.
+pub(super) fn verify(common: &Common, path: &Path, key: &Path) -> ExitCode {
     if let Err(code) = start(common, print::err) {
         return code;
     }
-    let Some(facts) = crypto::fips::facts() else {
-        print::out(&format!("fips: off\nlibcrypto: {}", crypto::version()));
-        return ExitCode::from(FAILURE);
-    };
-    print::out(report(facts, probe::results()).trim_end());
-    ExitCode::SUCCESS
-}
-
-fn report(facts: &FipsFacts, handshakes: &[HandshakeProbe]) -> String {
-    let mut text = String::from("fips: required\n");
-    let mut add = |name: &str, value: &str| {
-        // Writing to a `String` cannot fail.
-        let _ = writeln!(text, "{name}: {value}");
-    };
-    add("module", &facts.name);
-    add("version", &facts.version);
-    add("buildinfo", &facts.buildinfo);
-    add("path", &facts.module_path.display().to_string());
-    add("sha256", &facts.module_sha256.to_string());
-    add(
-        "tls1-prf-ems-check",
-        match facts.is_ems_required {
-            Some(true) => "on",
-            Some(false) => "off",
-            None => "not reported",
-        },
-    );
-    add("libcrypto", &facts.libcrypto_version);
-    add("providers", &facts.providers.join(", "));
-    for probe in &facts.probes {
-        let found = match probe.expected {
-            Expected::FromModule => "from the module",
-            Expected::Refused => "refused",
-        };
-        add(&format!("probe {}", probe.name), found);
-    }
-    for probe in handshakes {
-        let HandshakeProbe {
-            context,
-            peer,
-            version,
-            outcome,
-        } = probe;
-        let found = match outcome {
-            Outcome::Accepted(suite) => format!("accepted, {suite}"),
-            Outcome::Refused(reason) => format!("refused, {reason}"),
-        };
-        add(&format!("probe {context}, {peer}, {version}"), &found);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    use std::time::SystemTime;
-
-    use crate::crypto::fips::{Origin, Probe};
-
-    #[test]
-    fn report_has_every_fact() {
-        let facts = FipsFacts {
-            origin: Origin::Site,
-            name: "OpenSSL FIPS Provider".to_owned(),
-            version: "3.1.2".to_owned(),
-            buildinfo: "3.1.2".to_owned(),
-            module_path: "/m/fips.so".into(),
-            module_sha256: "ab".repeat(32).parse().unwrap(),
-            is_ems_required: Some(true),
-            libcrypto_version: "OpenSSL 3.0.0".to_owned(),
-            providers: vec!["base".to_owned(), "fips".to_owned()],
-            probes: vec![Probe {
-                name: "MD5",
-                expected: Expected::Refused,
-                reason: None,
-            }],
-            started_at: SystemTime::UNIX_EPOCH,
-        };
-        let handshake = HandshakeProbe {
-            context: "listener",
-            peer: "X25519 only",
-            version: "TLSv1.3",
-            outcome: Outcome::Refused("no suitable key share".to_owned()),
-        };
-        let text = report(&facts, &[handshake]);
-        for line in [
-            "module: OpenSSL FIPS Provider".to_owned(),
-            "version: 3.1.2".to_owned(),
-            format!("sha256: {}", "ab".repeat(32)),
-            "tls1-prf-ems-check: on".to_owned(),
-            "providers: base, fips".to_owned(),
-            "probe MD5: refused".to_owned(),
-            "probe listener, X25519 only, TLSv1.3: refused, no suitable key share".to_owned(),
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    match check(path, key) {
+        Ok(text) => {
+            print::out(&text);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            print::err(&format!("portcullis: {}", print::chain(&error)));
+            ExitCode::from(FAILURE)
         }
     }
+}
+
+fn check(path: &Path, key: &Path) -> Result<String, CheckError> {
+    let text = |path: &Path| path.display().to_string();
+    let read = |path: &Path| {
+        fs::read(path).map_err(|source| CheckError::File {
+            path: text(path),
+            source,
+        })
+    };
+    let report: Value =
+        serde_json::from_slice(&read(path)?).map_err(|source| CheckError::NotJson {
+            path: text(path),
+            source,
+        })?;
+    let key = VerifyingKey::parse_pem(&read(key)?).map_err(|source| CheckError::Key {
+        path: text(key),
+        source,
+    })?;
+    let signed = evidence::verify(&report, &key).map_err(|source| CheckError::Wrong {
+        path: text(path),
+        source,
+    })?;
+    let word = |name: &str| report.get(name).and_then(Value::as_str).unwrap_or("?");
+    Ok(format!(
+        "good signature: report of {}, sha256 {}: {}",
+        word("made_at"),
+        signed.report_sha256,
+        word("statement")
+    ))
 }

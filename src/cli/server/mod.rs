@@ -42,7 +42,8 @@ pub fn main() -> ExitCode {
     match verb {
         Verb::Serve => serve(&common),
         Verb::Check { print } => check::run(&common, print),
-        Verb::Fips => fips::run(&common),
+        Verb::Fips(args) => fips::run(&common, &args),
+        Verb::FipsVerify { report, key } => fips::verify(&common, &report, &key),
         Verb::Version => {
             print::out(&version());
             ExitCode::SUCCESS

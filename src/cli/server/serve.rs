@@ -3,17 +3,19 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::admin::{Admin, Status};
 use crate::cli::server::access;
+use crate::cli::server::fips;
 use crate::cli::server::keeping::{self, KeepingError};
 use crate::cli::server::planes::{Planes, Workers};
 use crate::cli::server::sockets::Sockets;
 use crate::config::{self, Config};
+use crate::control::evidence::Surroundings;
 use crate::control::{self, Control};
 use crate::crypto::{self, rand};
 use crate::matching::sni::SniName;
@@ -30,7 +32,7 @@ use crate::telemetry::access::{AccessLog, AccessSink, SinkError, Target};
 use crate::telemetry::failures::Failures;
 use crate::telemetry::metrics::{Metrics, MetricsError};
 use crate::tls::cache::Contexts;
-use crate::tls::material::MaterialError;
+use crate::tls::material::{KeyPair, MaterialError};
 use crate::tls::server::{ListenerAcceptor, SessionCache};
 
 /// Asks of workers that may wait for control.
@@ -70,6 +72,11 @@ pub(super) enum ServeError {
         path: String,
         passphrase_at: &'static str,
     },
+    #[error("`fips_report_key`: {path} cannot sign")]
+    ReportKey {
+        path: String,
+        source: crypto::sign::SignError,
+    },
     #[error("{path} is empty; remove it, and the next start makes another")]
     Empty { path: String },
     #[error("OpenSSL failed at start")]
@@ -89,6 +96,7 @@ pub(super) enum ServeError {
 /// Runs until SIGTERM or SIGINT; then no connection is accepted, what is in flight is finished
 /// within `shutdown_timeout`, and the call returns.
 pub(super) fn run(config: &Config) -> Result<(), ServeError> {
+    let started_at = SystemTime::now();
     raise_file_limit();
     forbid_core_dumps();
     let sockets = Sockets::bind(config)?;
@@ -133,7 +141,9 @@ pub(super) fn run(config: &Config) -> Result<(), ServeError> {
     parts.workers.clone_from(&commands);
     let control = Control::open(parts)?;
     let keys = access::keys(config)?;
-    let admin_tls = access::acceptor(config)?;
+    let admin_pair = access::obtain_admin_pair(config)?;
+    let evidence = Arc::new(surroundings(config, &sockets, &admin_pair, started_at)?);
+    let admin_tls = access::acceptor(config, admin_pair)?;
     let own = Own {
         config,
         live: &live,
@@ -153,6 +163,7 @@ pub(super) fn run(config: &Config) -> Result<(), ServeError> {
             config::Flavour::Apisix => Flavour::Apisix,
         },
         cors: config.admin.cors.clone(),
+        evidence,
     });
     let status = Arc::new(Status {
         control: control.clone(),
@@ -181,6 +192,32 @@ pub(super) fn run(config: &Config) -> Result<(), ServeError> {
     }
     tracing::info!("portcullis ends");
     ended
+}
+
+/// What the report on FIPS mode says of this process.
+fn surroundings(
+    config: &Config,
+    sockets: &Sockets,
+    admin_pair: &KeyPair,
+    started_at: SystemTime,
+) -> Result<Surroundings, ServeError> {
+    let data = sockets.data.iter();
+    let data = data.map(|(name, address, _)| (*name, *address));
+    let planes = sockets.planes.iter().map(|(plane, socket)| {
+        let address = socket.local_addr()?;
+        Ok::<_, io::Error>((plane.name(), address))
+    });
+    let planes = planes.collect::<Result<Vec<_>, _>>()?;
+    Ok(Surroundings {
+        admin: Some(
+            admin_pair
+                .facts()
+                .map_err(crypto::error::CryptoError::during("tell a key"))?,
+        ),
+        is_serving: true,
+        started_at,
+        ..fips::surroundings(config, data.chain(planes))?
+    })
 }
 
 /// As many descriptors as the system permits.

@@ -15,6 +15,17 @@ pub(super) enum Plane {
     Status,
 }
 
+impl Plane {
+    /// Its listeners' name in the log.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::AdminHttps => "admin_https",
+            Self::Status => "status",
+        }
+    }
+}
+
 /// Every socket, bound before anything is served.
 pub(super) struct Sockets {
     /// Per data listener: name, address, one socket per worker.
@@ -45,11 +56,12 @@ impl Sockets {
             }
         }
         let (mut planes, mut own) = (Vec::new(), Vec::new());
-        for (plane, name, addresses) in [
-            (Plane::Admin, "admin", &config.admin.listen),
-            (Plane::AdminHttps, "admin_https", &config.admin.https.listen),
-            (Plane::Status, "status", &config.status.listen),
+        for (plane, addresses) in [
+            (Plane::Admin, &config.admin.listen),
+            (Plane::AdminHttps, &config.admin.https.listen),
+            (Plane::Status, &config.status.listen),
         ] {
+            let name = plane.name();
             for address in addresses {
                 let Some(sockets) = bind(address, 1)? else {
                     continue;
