@@ -13,6 +13,9 @@ use crate::failure::Reason;
 
 /// `ERR_LIB_SSL`.
 const LIB_SSL: i32 = 20;
+/// `ERR_LIB_PROV`, and `PROV_R_EMS_NOT_ENABLED` of modules that ask for it (`proverr.h` of 3.1),
+/// which an older libcrypto has no words for.
+const EMS_NOT_ENABLED: (i32, i32) = (57, 233);
 
 /// The first TLS error of a connection, lifted out of OpenSSL once.
 #[derive(Clone, Debug)]
@@ -39,7 +42,15 @@ impl Fault {
                 .or(stack.errors().first())
         });
         let verify = ssl.verify_result();
+        let has_no_ems = error.ssl_error().is_some_and(|stack| {
+            let mut all = stack.errors().iter();
+            all.any(|e| (e.library_code(), e.reason_code()) == EMS_NOT_ENABLED)
+        });
         let mut text = match (first, error.io_error()) {
+            (Some(_), _) if has_no_ems => {
+                "no extended master secret (RFC 7627), which the FIPS module requires on TLS 1.2"
+                    .to_owned()
+            }
             (Some(error), _) => error.reason().unwrap_or("unnamed TLS error").to_owned(),
             (None, Some(error)) => error.to_string(),
             (None, None) => "the connection was closed".to_owned(),

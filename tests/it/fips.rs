@@ -234,6 +234,112 @@ fn upstreams_get_the_profile_and_nothing_else() {
     }
 }
 
+#[test]
+fn peer_without_extended_master_secret_is_refused_on_tls_1_2_by_name() {
+    let Some(module) = Module::copy() else { return };
+    let folder = TempDir::new().unwrap();
+    let cnf = folder.path().join("openssl.cnf");
+    let text = "openssl_conf = init\n[init]\nssl_conf = ssl\n[ssl]\nsystem_default = all\n\
+                [all]\nOptions = -ExtendedMasterSecret\n";
+    std::fs::write(&cnf, text).unwrap();
+    let forgetful = [("OPENSSL_CONF", cnf.to_str().unwrap())];
+    let ca = Ca::root("Origin CA");
+    let origins = [("-tls1_2", 502), ("-tls1_3", 200)].map(|(version, status)| {
+        let pair = ca.server("up.example.com");
+        let origin = Origin::openssl_s_server_with(&pair, &[version], &forgetful);
+        (origin, status)
+    });
+    for (setup, is_fips) in [(module.setup(), true), (off(), false)] {
+        let site = Site::with(setup);
+        site.put_ssl("a", "a.example.com", &json!({}));
+        let gateway = &site.gateway;
+        for version in TlsVersion::ALL {
+            let mut client = program("openssl");
+            let port = gateway.https_port().to_string();
+            client.args(["s_client", "-connect", &format!("127.0.0.1:{port}")]);
+            client.args(["-servername", "a.example.com"]);
+            client.arg(if version == TlsVersion::V12 {
+                "-tls1_2"
+            } else {
+                "-tls1_3"
+            });
+            client.envs(forgetful);
+            let told = run_to_end(client, b"", SOON);
+            let is_refused = is_fips && version == TlsVersion::V12;
+            assert_eq!(told.status.success(), !is_refused, "{told:?}");
+            let has_none = told.stdout.contains("Extended master secret: no");
+            assert!(
+                has_none || is_refused || version == TlsVersion::V13,
+                "{told:?}"
+            );
+        }
+        for (origin, status) in &origins {
+            let upstream = json!({
+                "type": "roundrobin", "scheme": "https", "nodes": {origin.node(): 1},
+            });
+            gateway.configure("/routes/up", &json!({"uri": "/up", "upstream": upstream}));
+            let told = Curl::new(&gateway.http_url("/up")).send();
+            let expected = if is_fips { *status } else { 200 };
+            assert_eq!(told.status, Some(expected), "{told:?}");
+        }
+        if is_fips {
+            for reason in ["client_handshake_failed", "upstream_handshake_failed"] {
+                let record = gateway.expect_record(reason, |record| record["reason"] == reason);
+                let detail = record["detail"].as_str().unwrap();
+                assert!(
+                    detail.contains("no extended master secret (RFC 7627)"),
+                    "{record}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn library_that_used_openssl_before_the_start_stops_it() {
+    let Some(module) = Module::copy() else { return };
+    let version = module.setup().run(&["version"]);
+    if !version.stdout.contains("libssl:   system") {
+        eprintln!("skipped: no library can reach into the OpenSSL that is linked statically");
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let build = |name: &str, body: &str| {
+        let (source, library) = (folder.path().join("source.c"), folder.path().join(name));
+        std::fs::write(&source, body).unwrap();
+        let mut compiler = program("cc");
+        compiler
+            .args(["-shared", "-fPIC", "-o"])
+            .arg(&library)
+            .arg(source);
+        compiler.arg("-l:libcrypto.so.3");
+        let made = run_to_end(compiler, b"", 2 * SOON);
+        assert!(made.status.success(), "{made:?}");
+        library.to_str().unwrap().to_owned()
+    };
+    let early = "void *EVP_MD_fetch(void *, const char *, const char *);\n\
+                 __attribute__((constructor)) static void use(void) \
+                 { EVP_MD_fetch(0, \"MD5\", 0); }\n";
+    let idle = "__attribute__((constructor)) static void use(void) { }\n";
+    let Err(stopped) = module
+        .setup()
+        .env("LD_PRELOAD", &build("early.so", early))
+        .try_start()
+    else {
+        panic!("started");
+    };
+    assert_eq!(stopped.status.code(), Some(EX_CONFIG), "{stopped:?}");
+    let said = words(&stopped);
+    assert!(
+        said.contains("OpenSSL's default provider is active beside the FIPS module"),
+        "{said}"
+    );
+    module
+        .setup()
+        .env("LD_PRELOAD", &build("idle.so", idle))
+        .start();
+}
+
 /// What a write is to be refused for: where it goes, the document, the beginning of the reason.
 type Refused = (&'static str, Value, &'static str);
 

@@ -102,6 +102,16 @@ impl Origin {
     /// Starts `openssl s_server -www` on a free port, with `args` besides.
     #[track_caller]
     pub(crate) fn openssl_s_server(pair: &Pair, args: &[&str]) -> Self {
+        Self::openssl_s_server_with(pair, args, &[])
+    }
+
+    /// The same, with these environment variables.
+    #[track_caller]
+    pub(crate) fn openssl_s_server_with(
+        pair: &Pair,
+        args: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let folder = TempDir::new().expect("a folder for s_server");
         let files = pair.write(folder.path(), "server");
         let mut child = program("openssl")
@@ -112,6 +122,7 @@ impl Origin {
             .arg("-key")
             .arg(&files.key)
             .args(args)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
