@@ -161,17 +161,12 @@ fn report(
         (true, Some(signer)) => Some(signer),
         (true, None) => return Err(EvidenceError::NoSigner),
     };
-    let held = inner.map(Inner::held).transpose()?.unwrap_or_default();
+    let held = inner.map(Inner::survey).transpose()?.unwrap_or_default();
     let mut keys: Vec<Value> = Vec::new();
     if let Some((key, certificate)) = &around.admin {
-        keys.push(inventory::key_json(
-            "admin.https",
-            "",
-            key,
-            Some(certificate),
-        ));
+        keys.push(inventory::key_json("admin.https", "", key, certificate));
     }
-    keys.extend(held.keys());
+    keys.extend(inventory::keys(&held));
     let mut report = Map::new();
     let mut add = |name: &str, value: Value| report.insert(name.to_owned(), value);
     add("format", json!(FORMAT));
@@ -193,8 +188,8 @@ fn report(
         json!({
             "profile": permits(Versions::default()),
             "listeners": listeners(around),
-            "names": held.names(),
-            "upstreams": held.upstreams(),
+            "names": inventory::names(&held),
+            "upstreams": inventory::upstreams(&held),
         }),
     );
     add("negotiated", negotiated(inner, around));
@@ -206,7 +201,7 @@ fn report(
         json!({
             "sha256": around.configuration.to_string(),
             "file": around.file,
-            "resources": inner.map(Inner::audit_head).transpose()?,
+            "resources": inner.map(audit_head).transpose()?,
         }),
     );
     match signer {
@@ -232,6 +227,12 @@ const fn origin(origin: Origin) -> &'static str {
         Origin::FunctionalBuild => "functional build",
         Origin::Site => "supplied by the site",
     }
+}
+
+/// Up to which change of resources the report speaks.
+fn audit_head(inner: &Inner) -> Result<Value, EvidenceError> {
+    let head = inner.store.audit_head()?;
+    Ok(json!({ "audit_count": head.count, "audit_mac": head.mac.to_string() }))
 }
 
 fn gateway(around: &Surroundings) -> Value {
@@ -318,10 +319,10 @@ fn permits(versions: Versions) -> Value {
 }
 
 fn version_names(versions: Versions) -> Vec<&'static str> {
-    [(TlsVersion::V1_2, "TLSv1.2"), (TlsVersion::V1_3, "TLSv1.3")]
+    [TlsVersion::V1_2, TlsVersion::V1_3]
         .into_iter()
-        .filter(|(version, _)| (versions.min..=versions.max).contains(version))
-        .map(|(_, name)| name)
+        .filter(|version| (versions.min..=versions.max).contains(version))
+        .map(TlsVersion::name)
         .collect()
 }
 

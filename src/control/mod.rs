@@ -12,6 +12,7 @@ mod prove;
 mod retire;
 mod settle;
 mod start;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 mod write;

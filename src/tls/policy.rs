@@ -143,6 +143,17 @@ pub enum TlsVersion {
     V1_3,
 }
 
+impl TlsVersion {
+    /// OpenSSL's name, as in records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V1_2 => "TLSv1.2",
+            Self::V1_3 => "TLSv1.3",
+        }
+    }
+}
+
 impl From<TlsVersion> for SslVersion {
     fn from(version: TlsVersion) -> Self {
         match version {

@@ -183,10 +183,7 @@ impl Peer {
     }
 
     const fn version(&self) -> &'static str {
-        match self.offer.version {
-            TlsVersion::V1_2 => "TLSv1.2",
-            TlsVersion::V1_3 => "TLSv1.3",
-        }
+        self.offer.version.name()
     }
 
     const fn remedy(&self) -> &'static str {

@@ -13,7 +13,10 @@ use openssl::x509::{X509, X509Name, X509NameRef, X509StoreContext, X509VerifyRes
 
 use crate::crypto::sys::{self, Purpose};
 use crate::tls::context::SECURITY_LEVEL;
-use crate::tls::material::{CaBundle, Digest};
+use crate::tls::material::{CaBundle, CertChain, Digest};
+
+/// More intermediates than any chain has.
+const ANY_DEPTH: u32 = 100;
 
 /// A CA bundle as OpenSSL uses it. Only what it holds is trusted, never the system's bundle.
 pub struct CaStore {
@@ -75,6 +78,27 @@ impl CaStore {
             names.push(X509NameRef::to_owned(name)?)?;
         }
         Ok(names)
+    }
+
+    /// Whether a peer that trusts these CAs takes a chain of ours as it is: complete, in its
+    /// dates, signed well. The error says why not.
+    ///
+    /// # Errors
+    /// OpenSSL's own.
+    pub fn completes(
+        &self,
+        chain: &CertChain,
+        purpose: Purpose,
+    ) -> Result<Result<(), &'static str>, ErrorStack> {
+        let mut sent = Stack::new()?;
+        for certificate in &chain.intermediates {
+            sent.push(certificate.clone())?;
+        }
+        let judged = self.judge(&chain.leaf, &sent, purpose, ANY_DEPTH)?;
+        Ok(match judged {
+            X509VerifyResult::OK => Ok(()),
+            refused => Err(refused.error_string()),
+        })
     }
 
     /// Judges a chain that was received earlier, as a handshake would judge it now.

@@ -31,6 +31,7 @@ mod routing;
 mod shutdown;
 mod sni;
 mod status;
+mod stig;
 mod streaming;
 #[allow(
     dead_code,

@@ -247,6 +247,16 @@ pub(super) fn obtain_admin_pair(config: &Config) -> Result<KeyPair, ServeError> 
     admin_pair(config)?.ok_or_else(|| ServeError::AdminTls("its certificate went away".to_owned()))
 }
 
+/// Whom administrators must come from, where `admin.https.client_ca` says so.
+pub(super) fn admin_client_ca(config: &Config) -> Result<Option<CaBundle>, ServeError> {
+    let Some(path) = &config.admin.https.client_ca else {
+        return Ok(None);
+    };
+    CaBundle::parse(&read(path)?)
+        .map(Some)
+        .map_err(material(path))
+}
+
 /// TLS of the admin listener.
 pub(super) fn acceptor(
     config: &Config,
@@ -259,10 +269,9 @@ pub(super) fn acceptor(
         sha256 = %Sha256::from_bytes(fingerprint),
         "the admin listener's certificate"
     );
-    let (policy, ca) = match &config.admin.https.client_ca {
+    let (policy, ca) = match admin_client_ca(config)? {
         None => (ClientPolicy::off(), None),
-        Some(path) => {
-            let bundle = CaBundle::parse(&read(path)?).map_err(material(path))?;
+        Some(bundle) => {
             let policy = ClientPolicy::new(ClientAuth::Required, 1, bundle.digest, Vec::new())
                 .map_err(|error| failed(&error))?;
             let store = CaStore::new(&bundle).map_err(|error| failed(&error))?;

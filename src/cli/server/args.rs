@@ -39,9 +39,8 @@ enum VerbArgs {
     Check {
         #[command(flatten)]
         common: Common,
-        /// Also prints every configuration key with its effective value
-        #[arg(long)]
-        print: bool,
+        #[command(flatten)]
+        args: CheckArgs,
     },
     /// Starts OpenSSL as configured and reports on FIPS mode; exit code 0, 1 or 78
     ///
@@ -57,6 +56,40 @@ enum VerbArgs {
     },
     /// Prints the versions of the gateway and of OpenSSL
     Version,
+}
+
+/// What is to be checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, ClapArgs)]
+pub(super) struct CheckArgs {
+    /// Also prints every configuration key with its effective value
+    #[arg(long, conflicts_with = "profile")]
+    pub(super) print: bool,
+    /// Answers the points of a security guide instead; exit code 0 when none fails
+    #[arg(long, value_enum, value_name = "PROFILE")]
+    pub(super) profile: Option<Profile>,
+    /// How the points are written
+    #[arg(short, long, value_enum, value_name = "FORMAT", requires = "profile")]
+    output: Option<Output>,
+    /// The same as --output json
+    #[arg(long, requires = "profile")]
+    json: bool,
+    /// The CAs that the site approves, PEM: all others that are trusted are a failure
+    #[arg(long, value_name = "FILE", requires = "profile")]
+    pub(super) approved_cas: Option<PathBuf>,
+}
+
+impl CheckArgs {
+    /// Whether JSON is asked for.
+    pub(super) fn is_json(&self) -> bool {
+        self.json || self.output == Some(Output::Json)
+    }
+}
+
+/// A security guide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Profile {
+    /// What the STIGs ask of a TLS proxy
+    Stig,
 }
 
 /// How a report on FIPS mode is to be written.
@@ -110,10 +143,7 @@ pub(super) enum Verb {
     /// `serve`, or nothing.
     Serve,
     /// `check`.
-    Check {
-        /// `--print`.
-        print: bool,
-    },
+    Check(CheckArgs),
     /// `fips`.
     Fips(FipsArgs),
     /// `fips verify`.
@@ -134,7 +164,7 @@ impl Args {
         let (verb, later) = match self.verb {
             None => (Verb::Serve, Common::default()),
             Some(VerbArgs::Serve { common }) => (Verb::Serve, common),
-            Some(VerbArgs::Check { common, print }) => (Verb::Check { print }, common),
+            Some(VerbArgs::Check { common, args }) => (Verb::Check(args), common),
             Some(VerbArgs::Fips { common, args, verb }) => match verb {
                 None => (Verb::Fips(args), common),
                 Some(FipsVerb::Verify {
@@ -185,10 +215,10 @@ mod tests {
     fn nothing_means_serve() {
         assert_eq!(resolve(&[]).0, Verb::Serve);
         assert_eq!(resolve(&["serve"]).0, Verb::Serve);
-        assert_eq!(
-            resolve(&["check", "--print"]).0,
-            Verb::Check { print: true }
-        );
+        let (Verb::Check(args), _) = resolve(&["check", "--print"]) else {
+            panic!("another verb");
+        };
+        assert!(args.print && args.profile.is_none());
     }
 
     #[test]
@@ -210,6 +240,25 @@ mod tests {
         assert_eq!(common.sets, ["a=1"]);
         let (report, key) = ("r.json".into(), "k.pem".into());
         assert_eq!(verb, Verb::FipsVerify { report, key });
+    }
+
+    #[test]
+    fn arguments_of_a_profile_need_one() {
+        let profile = ["portcullis", "check", "--profile", "stig"];
+        for more in [
+            &["--json"][..],
+            &["-o", "json"],
+            &["--approved-cas", "ca.pem"],
+        ] {
+            let with = [&profile, more].concat();
+            Args::try_parse_from(with).unwrap();
+            let without = [&["portcullis", "check"], more].concat();
+            let error = Args::try_parse_from(without).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::MissingRequiredArgument);
+        }
+        let both = [&profile[..], &["--print"]].concat();
+        let error = Args::try_parse_from(both).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub(super) struct Keeping {
     pub(super) store: Arc<dyn Store>,
     /// What seals its keys.
     pub(super) custody: Custody,
+    /// The file that the key was read from; `None` where it came from the configuration.
+    pub(super) kek_file: Option<PathBuf>,
     /// What the operator should know of the key.
     pub(super) warning: Option<String>,
 }
@@ -128,6 +130,7 @@ fn keep(database: Database, found: Found) -> Result<Keeping, KeepingError> {
     Ok(Keeping {
         store: Arc::new(database.into_store(chain)),
         custody: Custody::new(&found.kek)?,
+        kek_file: found.path,
         warning: found.warning,
     })
 }
@@ -138,6 +141,7 @@ fn in_memory() -> Result<Keeping, KeepingError> {
     Ok(Keeping {
         store: Arc::new(Memory::new(chain)),
         custody: Custody::new(&kek)?,
+        kek_file: None,
         warning: Some("the store is memory: everything is gone with the process".to_owned()),
     })
 }

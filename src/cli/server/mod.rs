@@ -11,6 +11,7 @@ mod keeping;
 mod planes;
 mod serve;
 mod sockets;
+mod stig;
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ use clap::Parser as _;
 use tracing::Level;
 
 use crate::cli::print;
-use crate::cli::server::args::{Args, Common, Verb};
+use crate::cli::server::args::{Args, Common, Profile, Verb};
 use crate::config::{Config, LogFormat, LogLevel};
 use crate::crypto;
 use crate::crypto::error::CryptoError;
@@ -41,7 +42,10 @@ pub fn main() -> ExitCode {
     let (verb, common) = Args::parse().resolve();
     match verb {
         Verb::Serve => serve(&common),
-        Verb::Check { print } => check::run(&common, print),
+        Verb::Check(args) => match args.profile {
+            None => check::run(&common, args.print),
+            Some(Profile::Stig) => stig::run(&common, &args),
+        },
         Verb::Fips(args) => fips::run(&common, &args),
         Verb::FipsVerify { report, key } => fips::verify(&common, &report, &key),
         Verb::Version => {

@@ -73,6 +73,21 @@ pub enum Flaw {
     Elsewhere,
 }
 
+impl Flaw {
+    /// Whether a signature is at fault, rather than a key.
+    #[must_use]
+    pub fn is_about_a_signature(&self) -> bool {
+        match self {
+            Self::Signature(_) => true,
+            Self::Algorithm(_)
+            | Self::Short(_)
+            | Self::Curve(_)
+            | Self::Unknown
+            | Self::Elsewhere => false,
+        }
+    }
+}
+
 /// Whether this process takes only what is approved.
 #[must_use]
 pub fn is_required() -> bool {
@@ -85,11 +100,17 @@ impl CertChain {
     /// # Errors
     /// The first that it does not take.
     pub fn approve(&self) -> Result<(), Unapproved> {
-        approve(1, &self.leaf, Standing::Shown)?;
-        let rest = self.intermediates.iter();
-        (2..)
-            .zip(rest)
-            .try_for_each(|(n, certificate)| approve(n, certificate, Standing::Issuer))
+        first(self.flaws())
+    }
+
+    /// Everything that `fips: required` does not take.
+    #[must_use]
+    pub fn flaws(&self) -> Vec<Unapproved> {
+        let mut flaws = flaws(1, &self.leaf, Standing::Shown);
+        for (n, certificate) in (2..).zip(&self.intermediates) {
+            flaws.extend(self::flaws(n, certificate, Standing::Issuer));
+        }
+        flaws
     }
 }
 
@@ -99,15 +120,25 @@ impl CaBundle {
     /// # Errors
     /// The first that it does not take.
     pub fn approve(&self) -> Result<(), Unapproved> {
-        (1..)
-            .zip(&self.certificates)
-            .try_for_each(|(n, certificate)| approve(n, certificate, Standing::Issuer))
+        first(self.flaws())
     }
+
+    /// Everything that `fips: required` does not take.
+    #[must_use]
+    pub fn flaws(&self) -> Vec<Unapproved> {
+        let all = (1..).zip(&self.certificates);
+        all.flat_map(|(n, certificate)| flaws(n, certificate, Standing::Issuer))
+            .collect()
+    }
+}
+
+fn first(flaws: Vec<Unapproved>) -> Result<(), Unapproved> {
+    flaws.into_iter().next().map_or(Ok(()), Err)
 }
 
 /// Whether `fips: required` takes this one as an issuer.
 pub(super) fn is_approved_issuer(certificate: &X509) -> bool {
-    approve(1, certificate, Standing::Issuer).is_ok()
+    flaws(1, certificate, Standing::Issuer).is_empty()
 }
 
 impl PrivateKey {
@@ -143,21 +174,20 @@ enum Standing {
     Issuer,
 }
 
-fn approve(number: usize, certificate: &X509Ref, standing: Standing) -> Result<(), Unapproved> {
-    let judge = || {
-        match certificate.public_key() {
-            Ok(key) => approve_key(&key)?,
-            Err(_unknown) => return Err(Flaw::Unknown),
-        }
-        if standing == Standing::Issuer && is_self_issued(certificate) {
-            return Ok(());
-        }
+/// The flaws of one certificate: its key's, then its signature's.
+fn flaws(number: usize, certificate: &X509Ref, standing: Standing) -> Vec<Unapproved> {
+    let key = match certificate.public_key() {
+        Ok(key) => approve_key(&key),
+        Err(_unknown) => Err(Flaw::Unknown),
+    };
+    let signature = if standing == Standing::Issuer && is_self_issued(certificate) {
+        Ok(())
+    } else {
         approve_signature(certificate)
     };
-    judge().map_err(|flaw| Unapproved {
-        part: Part::Certificate(number),
-        flaw,
-    })
+    let flaws = [key, signature].into_iter().filter_map(Result::err);
+    let part = Part::Certificate(number);
+    flaws.map(|flaw| Unapproved { part, flaw }).collect()
 }
 
 fn approve_key<T: HasPublic>(key: &PKeyRef<T>) -> Result<(), Flaw> {
@@ -281,6 +311,23 @@ mod tests {
             "the private key has the algorithm Ed25519, which `fips: required` refuses; use RSA \
              of 2048 bits or more, or EC on P-256, P-384 or P-521"
         );
+
+        // Not the first alone.
+        let (short, good) = (rsa(1024), rsa(2048));
+        let leaf = certificate(&short, MessageDigest::sha1(), "issuer");
+        let above = certificate(&good, MessageDigest::md5(), "root");
+        let chain = CertChain {
+            leaf,
+            intermediates: vec![above],
+        };
+        let found = chain.flaws();
+        let parts: Vec<_> = found.iter().map(|unapproved| unapproved.part).collect();
+        let [one, two] = [1, 2].map(Part::Certificate);
+        assert_eq!(parts, [one, one, two]);
+        assert_eq!(found[0].flaw, Flaw::Short(1024));
+        assert!(!found[0].flaw.is_about_a_signature());
+        assert!(found[1].flaw.is_about_a_signature() && found[2].flaw.is_about_a_signature());
+        assert_eq!(chain.approve().unwrap_err(), found[0]);
     }
 
     #[test]

@@ -1,0 +1,169 @@
+//! What the store holds as far as TLS goes, each object compiled as at the start: for reports.
+//!
+//! Every key is loaded anew by that. Keys leave this room as parsed values only, never as text.
+
+use crate::control::Inner;
+use crate::control::start::{Parts, StartError, assemble};
+use crate::resource::Resource;
+use crate::resource::service::UpstreamRef;
+use crate::resource::ssl::Ssl;
+use crate::resource::upstream::Upstream;
+use crate::snapshot::compile::{Build, Compiled, Piece, compile};
+use crate::snapshot::specs;
+use crate::store::{StoreError, Stored};
+use crate::tls::material::{CaBundle, KeyPair};
+use crate::tls::policy::{ClientAuth, Versions};
+
+/// A stored object that has to do with TLS. Disabled ones are left out: they claim nothing.
+#[derive(Debug)]
+pub struct Surveyed {
+    /// Kind and id, as in `ssls/1`.
+    pub object: String,
+    /// What it is.
+    pub role: Role,
+    /// Why it is not served, where it is not.
+    pub closed: Option<String>,
+    /// The versions it permits; `None` where it is closed.
+    pub versions: Option<Versions>,
+    /// Its certificates with their keys, each with the member that holds the key.
+    pub pairs: Vec<(&'static str, KeyPair)>,
+}
+
+/// What an object is to TLS.
+#[derive(Debug)]
+pub enum Role {
+    /// It serves names.
+    Names {
+        /// As they are claimed.
+        names: Vec<String>,
+        /// What is asked of clients.
+        mode: ClientAuth,
+        /// Intermediates allowed; counts only where a certificate is asked for.
+        depth: u32,
+        /// Whom clients must come from.
+        ca: Option<CaBundle>,
+    },
+    /// It lends its certificate to upstreams.
+    Identity,
+    /// It is reached over TLS.
+    Upstream {
+        /// Whether its certificate is checked.
+        is_verified: bool,
+        /// Whom it must come from; `None` where nothing is checked, or it is closed.
+        trust: Option<CaBundle>,
+        /// Whether that is `upstream.trust_file`, for want of CAs of its own.
+        is_trust_file: bool,
+    },
+    /// It cannot be read any more.
+    Unreadable,
+}
+
+/// Surveys what is stored, without serving it.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn survey(parts: Parts) -> Result<Vec<Surveyed>, StartError> {
+    Ok(assemble(parts).survey()?)
+}
+
+impl Inner {
+    /// Everything that has to do with TLS, in the store's order.
+    pub(super) fn survey(&self) -> Result<Vec<Surveyed>, StoreError> {
+        let loaded = self.store.load()?;
+        let all = loaded.objects.iter();
+        Ok(all.filter_map(|stored| self.survey_one(stored)).collect())
+    }
+
+    fn survey_one(&self, stored: &Stored) -> Option<Surveyed> {
+        let Stored { kind, id, .. } = stored;
+        let object = format!("{}/{id}", kind.plural());
+        let parsed = match self.read(stored) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                return Some(Surveyed {
+                    object,
+                    role: Role::Unreadable,
+                    closed: Some(error.to_string()),
+                    versions: None,
+                    pairs: Vec::new(),
+                });
+            }
+        };
+        let compiled = compile(*kind, id, &parsed.resource, &self.ground());
+        let role = self.role(&parsed.resource, &compiled)?;
+        let trouble = compiled.trouble.as_ref();
+        let closed = trouble.map(|(pointer, error)| format!("{pointer}: {error}"));
+        let versions = match (&compiled.build, &compiled.piece) {
+            (Some(Build::Server(spec)), _) => Some(spec.versions),
+            (Some(Build::Upstream { spec, .. }), _) => Some(spec.versions),
+            (None, _) => None,
+        };
+        Some(Surveyed {
+            object,
+            role,
+            closed,
+            versions,
+            pairs: pairs(&parsed.resource, &compiled),
+        })
+    }
+
+    /// `None` for what has nothing to do with TLS, or is disabled.
+    fn role(&self, resource: &Resource, compiled: &Compiled) -> Option<Role> {
+        if let Piece::Identity(_) = &compiled.piece {
+            return Some(Role::Identity);
+        }
+        if let (Piece::Server(server), Resource::Ssl(ssl)) = (&compiled.piece, resource) {
+            return Some(Role::Names {
+                names: server.patterns.iter().map(ToString::to_string).collect(),
+                mode: server.policy.mode,
+                depth: server.policy.depth,
+                ca: trusted_of_clients(ssl),
+            });
+        }
+        let trust = compiled.piece.upstream()?.upstream.trust.as_ref()?;
+        let tls = upstream_of(resource).and_then(|upstream| upstream.tls.as_ref());
+        let bundle = tls.and_then(|tls| specs::trust(tls, self.rules.trust_file.as_ref()).ok()?);
+        Some(Role::Upstream {
+            is_verified: trust.verify,
+            is_trust_file: bundle.is_some() && tls.is_some_and(|tls| tls.ca_certs.is_empty()),
+            trust: bundle,
+        })
+    }
+}
+
+/// The upstream that a resource is or holds.
+fn upstream_of(resource: &Resource) -> Option<&Upstream> {
+    let held = match resource {
+        Resource::Upstream(upstream) => return Some(upstream),
+        Resource::Service(service) => service.upstream.as_ref(),
+        Resource::Route(route) => route.upstream.as_ref(),
+        Resource::Ssl(_) | Resource::Secret(_) => None,
+    };
+    match held? {
+        UpstreamRef::Inline(upstream) => Some(upstream),
+        UpstreamRef::Id(_) => None,
+    }
+}
+
+fn trusted_of_clients(ssl: &Ssl) -> Option<CaBundle> {
+    specs::policy(ssl.client.as_ref()).ok()?.1
+}
+
+/// The pairs that an object was compiled with.
+fn pairs(resource: &Resource, compiled: &Compiled) -> Vec<(&'static str, KeyPair)> {
+    match (&compiled.build, &compiled.piece, resource) {
+        (Some(Build::Server(spec)), _, _) => {
+            let members = std::iter::once("key").chain(std::iter::repeat("keys"));
+            members.zip(spec.pairs.iter().cloned()).collect()
+        }
+        (Some(Build::Upstream { spec, .. }), _, _) => {
+            let own = spec.identity.iter().cloned();
+            own.map(|pair| ("tls.client_key", pair)).collect()
+        }
+        (None, Piece::Identity(Ok(_)), Resource::Ssl(ssl)) => {
+            let lent = specs::identity(ssl).ok();
+            lent.map(|pair| ("key", pair)).into_iter().collect()
+        }
+        (None, _, _) => Vec::new(),
+    }
+}
