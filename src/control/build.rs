@@ -4,7 +4,8 @@
 //! waiting. The document is read from the store, which may be ahead of the asker's snapshot: a
 //! newer context is an answer, because the connection pins the policy that the context has; a
 //! connector of another trust is none, because the asker pools what it opens under the trust that
-//! it asked for.
+//! it asked for. Whatever the answer, it is never ahead of the published snapshot: an asker for
+//! whom there is nothing finds there what took its place.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -37,6 +38,19 @@ const WAITING: usize = 4096;
 enum Job {
     Server(Digest, Id),
     Upstream(Digest, Owner),
+}
+
+impl Job {
+    /// Whether this is what was asked for, and not what replaced it.
+    fn is_met_by(&self, built: &Built) -> bool {
+        match (self, built) {
+            (Self::Server(key, _), Built::Server(context)) => context.key == *key,
+            (Self::Upstream(key, _), Built::Upstream(connector)) => connector.fingerprint == *key,
+            (Self::Server(..), Built::Upstream(_)) | (Self::Upstream(..), Built::Server(_)) => {
+                false
+            }
+        }
+    }
 }
 
 /// What came out.
@@ -188,6 +202,10 @@ impl Inner {
                 None => self.build_upstream(key, owner).map(Built::Upstream),
             },
         };
+        if !built.as_ref().is_ok_and(|built| job.is_met_by(built)) {
+            // What the store has and the snapshot has not is published before the writer lets go.
+            drop(self.writer.blocking_lock());
+        }
         built.map_err(|error| {
             if let BuildError::Changed = error {
                 tracing::info!(%kind, %id, %error, "a TLS context was asked for too late");

@@ -211,7 +211,7 @@ catalogue! {
         "The node's address is an admin or status address of this gateway, which no route may reach."
         "Correct the host and port in `nodes` of the upstream."
     UpstreamNotReady "upstream_not_ready" Us
-        "The upstream's TLS configuration could not be made ready: its material is invalid or its secret is unresolved. Requests for it are answered with 503. In the moment of a change to it this can also meet a request that began before."
+        "The upstream's TLS configuration could not be made ready: its material is invalid or its secret is unresolved. Requests for it are answered with 503."
         "Run `portcullis check`: it names the upstream and the field at fault, usually `tls.client_cert`, `tls.client_key` or `tls.ca_certs`."
 
     // Secrets and the rest.

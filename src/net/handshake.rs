@@ -120,6 +120,7 @@ where
 {
     let gone = |error: io::Error| (Reason::ClientGone, error.to_string());
     let mut tries = 0;
+    let mut failed: Option<(Digest, Reason)> = None;
     let mut turn = None;
     loop {
         if turn.is_none() {
@@ -156,8 +157,14 @@ where
                     let detail = "its context was replaced again and again".to_owned();
                     return Err((Reason::ContextUnavailable, detail));
                 }
-                let context = build(key, ssl_id).await;
-                tls.hand(context.map_err(|reason| (reason, String::new()))?);
+                if let Some((_, reason)) = failed.filter(|(failed, _)| *failed == key) {
+                    return Err((reason, String::new()));
+                }
+                match build(key, ssl_id).await {
+                    Ok(context) => tls.hand(context),
+                    // What it was to be built from may be gone because another took its place.
+                    Err(reason) => failed = Some((key, reason)),
+                }
             }
         }
     }

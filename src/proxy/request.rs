@@ -115,36 +115,11 @@ async fn forward(
             "CONNECT is not served",
         ));
     }
-    let snapshot = worker.snapshot();
     let port = default_port(conn.is_tls());
     let sni = conn.server_name(worker.settings.fallback_sni.as_ref());
     let authority = authority::read(req, &conn.last_host, sni, port)?;
     outcome.authority = Some(authority.clone());
-    let raw_path = req.uri().path();
-    let path = if raw_path == "*" {
-        raw_path.as_bytes().into()
-    } else {
-        path::normalise(raw_path)
-            .map_err(|error| Refusal::new(Reason::PathInvalid, error.to_string()))?
-    };
-    let target = req
-        .uri()
-        .path_and_query()
-        .map_or("/", |target| target.as_str());
-    let asked = Asked {
-        authority: &authority,
-        raw_path,
-        path: &path,
-        target,
-    };
-    authorize::authorize(worker, conn, &snapshot, &asked).await?;
-
-    let route = find_route(&snapshot, conn, authority.host(), &path, req.method())?;
-    outcome.route = Some(route.clone());
-    let upstream = find_upstream(&snapshot, &route)?;
-    outcome.upstream = Some(upstream.clone());
-    drop(path);
-    let timeouts = route.timeouts.unwrap_or(upstream.timeouts);
+    let mut place = find_place(worker, conn, req, &authority, outcome).await?;
 
     headers::to_upstream(req.headers_mut(), &conn.via, &authority)?;
     if let Some(target) = origin_form(req.uri()) {
@@ -157,13 +132,95 @@ async fn forward(
             .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     req.extensions_mut().clear();
-    let tries = Tries {
-        worker,
-        authority: &authority,
-        upstream: &upstream,
-        timeouts,
+    loop {
+        let tries = Tries {
+            worker,
+            authority: &authority,
+            upstream: &place.upstream,
+            timeouts: place.timeouts,
+        };
+        let refusal = match tries.run(request, outcome).await {
+            Ok(answer) => return Ok(answer),
+            Err(refusal) => refusal,
+        };
+        let Some(req) = request.as_mut() else {
+            return Err(refusal);
+        };
+        if !is_unready(refusal.reason) || !place.is_outdated(worker) {
+            return Err(refusal);
+        }
+        // What it was to be sent by was replaced before it could be opened.
+        let host = headers::text_value(authority.as_str()).ok_or(Reason::AuthorityInvalid)?;
+        req.headers_mut().insert(HOST, host);
+        let found = find_place(worker, conn, req, &authority, outcome);
+        place = Box::pin(found).await?;
+    }
+}
+
+/// Where a request goes, as of one snapshot.
+struct Place {
+    version: u64,
+    upstream: Arc<Upstream>,
+    timeouts: Timeouts,
+}
+
+impl Place {
+    fn is_outdated(&self, worker: &Worker) -> bool {
+        worker.snapshot().version != self.version
+    }
+}
+
+/// Authorises a request and finds where it goes, all of it by the same snapshot.
+async fn find_place(
+    worker: &Worker,
+    conn: &Conn,
+    req: &Request<RequestBody>,
+    authority: &Authority,
+    outcome: &mut Outcome,
+) -> Result<Place, Refusal> {
+    let raw_path = req.uri().path();
+    let path = if raw_path == "*" {
+        raw_path.as_bytes().into()
+    } else {
+        path::normalise(raw_path)
+            .map_err(|error| Refusal::new(Reason::PathInvalid, error.to_string()))?
     };
-    tries.run(request, outcome).await
+    let target = req
+        .uri()
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
+    let asked = Asked {
+        authority,
+        raw_path,
+        path: &path,
+        target,
+    };
+    let mut snapshot = worker.snapshot();
+    while let Err(refusal) = authorize::authorize(worker, conn, &snapshot, &asked).await {
+        let latest = worker.snapshot();
+        // A policy that was replaced while the chain was judged refuses nobody.
+        if refusal.reason != Reason::ClientPolicyChanged || latest.version == snapshot.version {
+            return Err(refusal);
+        }
+        snapshot = latest;
+    }
+    let route = find_route(&snapshot, conn, authority.host(), &path, req.method())?;
+    outcome.route = Some(route.clone());
+    let upstream = find_upstream(&snapshot, &route)?;
+    outcome.upstream = Some(upstream.clone());
+    Ok(Place {
+        version: snapshot.version,
+        timeouts: route.timeouts.unwrap_or(upstream.timeouts),
+        upstream,
+    })
+}
+
+/// Whether what a connection is opened with could not be had.
+fn is_unready(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::UpstreamNotReady | Reason::ContextUnavailable
+    )
 }
 
 /// The first route in order that also fits method and peer.

@@ -27,7 +27,8 @@ pub enum Ask {
     /// Build the connector of an upstream that is not in the cache.
     Upstream {
         /// Its key. The answer is a connector with this fingerprint, or a reason: when the store is
-        /// ahead of the asker's snapshot there may be none any more.
+        /// ahead of the asker's snapshot there may be none any more. The published snapshot then has
+        /// its successor.
         key: Digest,
         /// The resource that holds the upstream.
         owner: Owner,

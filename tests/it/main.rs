@@ -27,6 +27,7 @@ mod layering;
 mod persistence;
 mod policy;
 mod resumption;
+mod rotation;
 mod routing;
 mod shutdown;
 mod sni;

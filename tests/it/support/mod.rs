@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 pub(crate) mod client;
 pub(crate) mod fips;
 pub(crate) mod gateway;
+pub(crate) mod h2;
 pub(crate) mod origin;
 pub(crate) mod pki;
 pub(crate) mod raw;

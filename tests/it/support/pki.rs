@@ -94,9 +94,14 @@ pub(crate) enum KeyKind {
 impl Ca {
     /// A self-signed root.
     pub(crate) fn root(common_name: &str) -> Self {
+        Self::dated(common_name, Validity::Now)
+    }
+
+    /// A self-signed root that is valid then.
+    pub(crate) fn dated(common_name: &str, validity: Validity) -> Self {
         let key = KeyKind::P256.generate();
         let name = name_of(common_name);
-        let mut builder = start_certificate(&name, &name, &key, Validity::Now);
+        let mut builder = start_certificate(&name, &name, &key, validity);
         make_authority(&mut builder, None);
         builder.sign(&key, MessageDigest::sha256()).unwrap();
         Self {

@@ -17,7 +17,7 @@ use openssl::ssl::{
 use openssl::x509::X509;
 use portcullis::crypto::sys;
 
-use super::pki::Pair;
+use super::pki::{Pair, serial};
 use super::{SOON, TlsVersion};
 
 /// A connection in the making.
@@ -126,7 +126,20 @@ impl TlsClient {
     #[track_caller]
     fn open(&self, is_shut: bool) -> TlsConn {
         let session = Arc::default();
-        let ctx = self.context(&session);
+        let ssl = self.ssl(&session);
+        let tcp = open(self.port);
+        let stream = SslStream::new(ssl, Gate { tcp, is_shut }).unwrap();
+        TlsConn { stream, session }
+    }
+
+    /// The port it connects to.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A connection before its handshake; `session` will have the newest one that the server gives.
+    pub(super) fn ssl(&self, session: &Arc<Mutex<Option<Session>>>) -> Ssl {
+        let ctx = self.context(session);
         let mut ssl = Ssl::new(&ctx).unwrap();
         if let Some(name) = &self.sni {
             ssl.set_hostname(name).unwrap();
@@ -134,9 +147,7 @@ impl TlsClient {
         if let Some(der) = &self.session {
             sys::offer_session(&mut ssl, &SslSession::from_der(der).unwrap()).unwrap();
         }
-        let tcp = open(self.port);
-        let stream = SslStream::new(ssl, Gate { tcp, is_shut }).unwrap();
-        TlsConn { stream, session }
+        ssl
     }
 
     /// Shakes hands and sends one request for `host`: both must go well for an answer.
@@ -263,8 +274,19 @@ impl TlsConn {
     /// The newest session the server gave; with TLS 1.3 there is none before the first answer.
     #[track_caller]
     pub(crate) fn session(&self) -> Session {
-        let session = self.session.lock().unwrap().clone();
-        session.expect("the server gave a session")
+        self.newest_session().expect("the server gave a session")
+    }
+
+    /// The same, where there may be none: with TLS 1.2 a resumed session goes on as it is.
+    pub(crate) fn newest_session(&self) -> Option<Session> {
+        self.session.lock().unwrap().clone()
+    }
+
+    /// The serial of the certificate that the server showed; resumed, of the one it had shown.
+    #[track_caller]
+    pub(crate) fn peer_serial(&self) -> String {
+        let cert = self.stream.ssl().peer_certificate();
+        serial(&cert.expect("a server has one"))
     }
 
     /// The common name of the certificate that the server showed.
@@ -344,7 +366,7 @@ impl Answer {
 }
 
 impl Ended {
-    fn of(error: &ssl::Error) -> Self {
+    pub(super) fn of(error: &ssl::Error) -> Self {
         let errors = error.ssl_error().map(|stack| stack.errors());
         let alert = errors.into_iter().flatten().find_map(|error| {
             let code = error.reason_code();
@@ -355,7 +377,7 @@ impl Ended {
     }
 
     #[track_caller]
-    fn of_io(error: &io::Error) -> Self {
+    pub(super) fn of_io(error: &io::Error) -> Self {
         let in_time = !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
         assert!(in_time, "nothing came within {SOON:?}: {error}");
         match error.get_ref().and_then(|inner| inner.downcast_ref()) {

@@ -1,0 +1,54 @@
+//! Rotations under load: certificates, key types, client CAs, and the gateway's own identity and
+//! trust towards upstreams. A rotation is in force when its reply arrives and fails no request.
+//!
+//! Clients never pause. Each of them is served between any two rotations, and each of its asks is
+//! judged by the rotations that can have been in force while it lasted. Rates are printed, not
+//! asserted: they are the machine's.
+
+mod load;
+mod upstreams;
+
+use serde_json::Value;
+
+use crate::support::gateway::{ADMIN_KEY, Gateway};
+use crate::support::raw::{RawClient, RawReply};
+
+const NAME: &str = "api.example.com";
+
+/// A writer of the Admin API that keeps its connection.
+struct Admin(RawClient);
+
+impl Admin {
+    fn of(gateway: &Gateway) -> Self {
+        Self(RawClient::connect(gateway.port("admin")))
+    }
+
+    #[track_caller]
+    fn ask(&mut self, method: &str, path: &str, body: &str) -> RawReply {
+        let length = body.len();
+        self.0.send(format!(
+            "{method} /apisix/admin{path} HTTP/1.1\r\nHost: admin\r\nX-API-KEY: {ADMIN_KEY}\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        ));
+        self.0.read_reply()
+    }
+
+    #[track_caller]
+    fn try_put(&mut self, path: &str, document: &Value) -> RawReply {
+        self.ask("PUT", path, &document.to_string())
+    }
+
+    /// PUT of a document that must be taken.
+    #[track_caller]
+    fn put(&mut self, path: &str, document: &Value) {
+        let reply = self.try_put(path, document);
+        assert!(matches!(reply.status, 200 | 201), "{path}: {reply:?}");
+    }
+
+    /// PUT of a document that must be refused with this in the message.
+    #[track_caller]
+    fn expect_refused(&mut self, path: &str, document: &Value, text: &str) {
+        let reply = self.try_put(path, document).expect_status(400);
+        assert!(reply.text().contains(text), "no {text:?} in {reply:?}");
+    }
+}

@@ -1,0 +1,271 @@
+//! What the gateway shows to upstreams, and which of them it believes.
+
+use serde_json::{Value, json};
+
+use super::load::{Ask, Conn, Load, Protocol, Window};
+use super::{Admin, NAME};
+use crate::support::TlsVersion;
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::origin::{Nginx, Origin, seen};
+use crate::support::pki::{Ca, Pair, Validity};
+use crate::support::raw::RawClient;
+
+/// Rotations of each kind.
+const ROTATIONS: usize = 100;
+/// What each client is served at least between two rotations: each sort of ask is among it.
+const ASKS: usize = 4;
+
+/// The upstream's name, in its certificate.
+const UPSTREAM: &str = "up.example.com";
+
+/// A gateway before an nginx that asks it for a certificate.
+struct Stage {
+    gateway: Gateway,
+    admin: Admin,
+    origin: Origin,
+    /// Issued the upstream's certificate, and those of [`Stage::ours`].
+    ca: Ca,
+    /// Issued nothing.
+    stranger: Ca,
+    ours: [Pair; 2],
+}
+
+/// What we are to the upstream in some rotation, and whom we believe.
+#[derive(Clone, Copy)]
+struct State {
+    identity: usize,
+    believes: bool,
+    believes_stranger: bool,
+}
+
+/// Between any two neighbours the identity changes, or the trust, or both.
+const STATES: [State; 5] = [
+    State {
+        identity: 0,
+        believes: true,
+        believes_stranger: false,
+    },
+    State {
+        identity: 1,
+        believes: true,
+        believes_stranger: false,
+    },
+    State {
+        identity: 0,
+        believes: true,
+        believes_stranger: true,
+    },
+    State {
+        identity: 1,
+        believes: false,
+        believes_stranger: true,
+    },
+    State {
+        identity: 1,
+        believes: true,
+        believes_stranger: true,
+    },
+];
+
+impl State {
+    fn of(turn: usize) -> Self {
+        STATES[turn % STATES.len()]
+    }
+
+    /// What a client is told: our subject as the upstream sees it, or that there is no answer.
+    fn told(self) -> &'static str {
+        match (self.believes, self.identity) {
+            (false, _) => "502",
+            (true, 0) => "CN=one",
+            (true, _) => "CN=two",
+        }
+    }
+}
+
+impl Stage {
+    fn with(setup: Setup) -> Self {
+        let ca = Ca::root("CA");
+        let origin = Origin::nginx(&Nginx::mutual(ca.server(UPSTREAM), ca.pem()));
+        let gateway = setup.start();
+        let mut stage = Self {
+            admin: Admin::of(&gateway),
+            gateway,
+            origin,
+            stranger: Ca::root("Stranger"),
+            ours: ["one", "two"].map(|name| ca.client(name)),
+            ca,
+        };
+        stage.rotate(0);
+        for version in TlsVersion::ALL {
+            let route = json!({"uri": path(version), "upstream_id": id(version)});
+            stage.admin.put(&format!("/routes/{}", id(version)), &route);
+        }
+        stage
+    }
+
+    fn upstream(&self, version: TlsVersion, state: State) -> Value {
+        let ours = &self.ours[state.identity];
+        let mut trusted = Vec::new();
+        if state.believes {
+            trusted.push(self.ca.pem());
+        }
+        if state.believes_stranger {
+            trusted.push(self.stranger.pem());
+        }
+        let version = match version {
+            TlsVersion::V12 => "TLSv1.2",
+            TlsVersion::V13 => "TLSv1.3",
+        };
+        json!({
+            "scheme": "https",
+            "nodes": {self.origin.node(): 1},
+            // Soon used up, so that connections are opened, by full handshakes and resumed, all the time.
+            "keepalive_pool": {"requests": 5},
+            "tls": {
+                "client_cert": ours.cert,
+                "client_key": ours.key,
+                "verify": true,
+                "ca_certs": trusted,
+                "server_name": UPSTREAM,
+                "min_version": version,
+                "max_version": version,
+            },
+        })
+    }
+
+    #[track_caller]
+    fn rotate(&mut self, turn: usize) {
+        for version in TlsVersion::ALL {
+            let upstream = self.upstream(version, State::of(turn));
+            self.admin
+                .put(&format!("/upstreams/{}", id(version)), &upstream);
+        }
+    }
+
+    /// Kept and new connections, to each upstream.
+    fn clients(&self) -> Vec<(String, Ask)> {
+        let port = self.gateway.port("http");
+        let mut clients: Vec<(String, Ask)> = Vec::new();
+        for version in TlsVersion::ALL {
+            let mut kept = RawClient::connect(port);
+            let mut turn = 0;
+            let ask: Ask = Box::new(move |turns| {
+                turn += 1;
+                let moment = turns.now();
+                let reply = match turn % 4 {
+                    0 => RawClient::connect(port).get(NAME, path(version), &[]),
+                    _ => kept.get(NAME, path(version), &[]),
+                };
+                expect_told(reply.status, &reply.text(), &turns.since(moment))
+            });
+            clients.push((format!("to {version:?}"), ask));
+        }
+        clients
+    }
+
+    /// A kept connection of HTTP/2 to each upstream.
+    fn http2_clients(&mut self) -> Vec<(String, Ask)> {
+        let pair = self.ca.server(NAME);
+        let ssl = json!({"cert": pair.cert, "key": pair.key, "snis": [NAME]});
+        self.admin.put("/ssls/s", &ssl);
+        let clients = TlsVersion::ALL.map(|version| {
+            let client = self.gateway.tls(NAME, version);
+            let mut conn = Conn::open(&client, Protocol::Http2).expect("it is let in");
+            let ask: Ask = Box::new(move |turns| {
+                let moment = turns.now();
+                let answer = conn.get(NAME, path(version));
+                let answer = answer.map_err(|ended| format!("{ended:?}"))?;
+                expect_told(answer.status, &answer.body, &turns.since(moment))
+            });
+            (format!("kept Http2 to {version:?}"), ask)
+        });
+        clients.into()
+    }
+}
+
+fn id(version: TlsVersion) -> &'static str {
+    match version {
+        TlsVersion::V12 => "v12",
+        TlsVersion::V13 => "v13",
+    }
+}
+
+fn path(version: TlsVersion) -> &'static str {
+    match version {
+        TlsVersion::V12 => "/v12",
+        TlsVersion::V13 => "/v13",
+    }
+}
+
+fn expect_told(status: u16, body: &str, window: &Window) -> Result<(), String> {
+    let told = match status {
+        200 => seen(body, "dn").to_owned(),
+        status => status.to_string(),
+    };
+    let is_right = window.clone().any(|turn| State::of(turn).told() == told);
+    if is_right {
+        Ok(())
+    } else {
+        Err(format!("{told} in {window:?}"))
+    }
+}
+
+#[test]
+fn identity_and_trust_towards_upstreams_rotate_under_load() {
+    let mut stage = Stage::with(Setup::default());
+    let mut clients = stage.clients();
+    clients.extend(stage.http2_clients());
+    let load = Load::start(clients);
+    load.expect_served(ASKS);
+    // Four of five rotations change the identity, and as many the trust.
+    for _ in 0..ROTATIONS * 5 / 4 {
+        load.turns.rotate(|turn| stage.rotate(turn));
+        load.expect_served(ASKS);
+    }
+    load.end("identity and trust towards upstreams");
+}
+
+#[test]
+fn rotation_fails_no_request_while_nothing_that_was_built_stays() {
+    // What one upstream needs pushes out what the other does: most connections ask for it anew.
+    let mut stage = Stage::with(Setup::default().set("limits.contexts", "1"));
+    let load = Load::start(stage.clients());
+    load.expect_served(ASKS);
+    for _ in 0..ROTATIONS / 4 {
+        load.turns.rotate(|turn| stage.rotate(turn));
+        load.expect_served(ASKS);
+    }
+    load.end("with one context");
+}
+
+#[test]
+fn broken_identity_or_trust_is_refused_under_load_and_the_old_one_serves_on() {
+    let mut stage = Stage::with(Setup::default());
+    let good = stage.upstream(TlsVersion::V13, State::of(0));
+    let expired = Ca::dated("Old CA", Validity::Expired).pem();
+    let garbage = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n".repeat(4);
+    let with = |member: &str, value: Value| {
+        let mut broken = good.clone();
+        broken["tls"][member] = value;
+        broken
+    };
+    let broken = [
+        (with("client_cert", json!(garbage)), "cert"),
+        (with("client_key", json!(garbage)), "key"),
+        (with("client_key", json!(stage.ours[1].key)), "private key"),
+        (
+            with("client_cert", json!(stage.ours[1].cert)),
+            "private key",
+        ),
+        (with("ca_certs", json!([expired])), "expired on"),
+        (with("ca_certs", json!([garbage])), "ca_certs"),
+    ];
+    let load = Load::start(stage.clients());
+    for _ in 0..3 {
+        for (document, text) in &broken {
+            stage.admin.expect_refused("/upstreams/v13", document, text);
+            load.expect_served(ASKS);
+        }
+    }
+    load.end("refused identities");
+}
