@@ -5,6 +5,7 @@
 //! judged by the rotations that can have been in force while it lasted. Rates are printed, not
 //! asserted: they are the machine's.
 
+mod clients;
 mod load;
 mod upstreams;
 

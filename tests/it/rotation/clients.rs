@@ -1,0 +1,295 @@
+//! What clients are served with, and which of them are let in.
+
+use serde_json::{Value, json};
+
+use super::load::{Ask, Conn, Load, Protocol, Window};
+use super::{Admin, NAME};
+use crate::support::TlsVersion;
+use crate::support::gateway::Gateway;
+use crate::support::origin::{Nginx, Origin};
+use crate::support::pki::{Ca, KeyKind, Leaf, Pair, Validity};
+use crate::support::tls::{Answer, Ended, TlsClient};
+
+/// Rotations of each kind.
+const ROTATIONS: usize = 100;
+/// What each client is served at least between two rotations: each sort of ask is among it.
+const ASKS: usize = 2;
+
+/// A gateway before a plain nginx.
+struct Stage {
+    gateway: Gateway,
+    admin: Admin,
+    _origin: Origin,
+}
+
+impl Stage {
+    fn start() -> Self {
+        let origin = Origin::nginx(&Nginx::default());
+        let gateway = Gateway::start();
+        let mut admin = Admin::of(&gateway);
+        let upstream = json!({"nodes": {origin.node(): 1}});
+        admin.put("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
+        Self {
+            gateway,
+            admin,
+            _origin: origin,
+        }
+    }
+
+    /// A client of each version, with its words in the list of clients.
+    fn clients(&self, pair: &Pair) -> [(String, TlsClient); 2] {
+        TlsVersion::ALL.map(|version| {
+            let client = self.gateway.tls(NAME, version).cert(pair);
+            (format!("{version:?}"), client)
+        })
+    }
+}
+
+#[track_caller]
+fn expect_served(answer: Result<Answer, Ended>, window: &Window) -> Result<(), String> {
+    match answer {
+        Ok(answer) if answer.status == 200 => Ok(()),
+        other => Err(format!("{other:?} in {window:?}")),
+    }
+}
+
+/// Asks over connections that nothing may end, one of each protocol in turn.
+fn kept(client: &TlsClient) -> Ask {
+    let mut conns = Protocol::ALL
+        .map(|protocol| Conn::open(client, protocol).expect("it is let in before the load begins"));
+    let mut turn = 0;
+    Box::new(move |turns| {
+        turn += 1;
+        let moment = turns.now();
+        let answer = conns[turn % 2].get(NAME, "/");
+        expect_served(answer, &turns.since(moment))
+    })
+}
+
+/// The serials of the certificates that the rotations show in turn.
+#[derive(Clone)]
+struct Serials(Vec<String>);
+
+impl Serials {
+    fn may_show(&self, serial: &str, window: &Window) -> bool {
+        let mut turns = window.clone();
+        turns.any(|turn| self.0[turn % self.0.len()] == serial)
+    }
+}
+
+/// What becomes of sessions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Resumption {
+    /// All are resumed: the certificate changes, the policy never.
+    Always,
+    /// A session counts under its own ssl and policy only.
+    Perhaps,
+}
+
+/// Connects for each ask: now by a full handshake, now by the session of the connection before, in
+/// each protocol.
+fn new(client: TlsClient, serials: Serials, resumption: Resumption) -> Ask {
+    let mut turn = 0;
+    let mut session = None;
+    Box::new(move |turns| {
+        turn += 1;
+        let offering = match &session {
+            Some(session) if turn % 2 == 0 => client.clone().session(session),
+            _ => client.clone(),
+        };
+        let moment = turns.now();
+        let opened = Conn::open(&offering, Protocol::ALL[turn / 2 % 2]);
+        let window = turns.since(moment);
+        let mut conn = opened.map_err(|ended| format!("refused: {ended:?} in {window:?}"))?;
+        let shown = conn.peer_serial();
+        // A resumed connection has the certificate of the one before.
+        if !conn.is_resumed() && !serials.may_show(&shown, &window) {
+            return Err(format!("was shown {shown} in {window:?}"));
+        }
+        if turn % 2 == 0
+            && session.is_some()
+            && resumption == Resumption::Always
+            && !conn.is_resumed()
+        {
+            return Err(format!("was not resumed in {window:?}"));
+        }
+        let answer = conn.get(NAME, "/");
+        expect_served(answer, &turns.since(moment))?;
+        session = conn.session().or(session.take());
+        Ok(())
+    })
+}
+
+#[test]
+fn certificate_and_key_type_rotate_under_load() {
+    let mut stage = Stage::start();
+    let ca = Ca::root("CA");
+    let kinds = [KeyKind::Rsa, KeyKind::P256, KeyKind::Rsa, KeyKind::P256];
+    let pairs = kinds.map(|key| {
+        let order = Leaf::server(NAME);
+        ca.issue(&Leaf { key, ..order })
+    });
+    let serials = Serials(pairs.iter().map(Pair::serial).collect());
+    let ssl = |turn: usize| {
+        let pair = &pairs[turn % pairs.len()];
+        json!({"cert": pair.cert, "key": pair.key, "client": {"ca": ca.pem()}})
+    };
+    let mut first = ssl(0);
+    first["snis"] = json!([NAME]);
+    stage.admin.put("/ssls/s", &first);
+    let mut clients: Vec<(String, Ask)> = Vec::new();
+    for (version, client) in stage.clients(&ca.client("alice")) {
+        clients.push((format!("kept {version}"), kept(&client)));
+        clients.push((
+            format!("new {version}"),
+            new(client, serials.clone(), Resumption::Always),
+        ));
+    }
+    let load = Load::start(clients);
+    load.expect_served(ASKS);
+    for _ in 0..ROTATIONS {
+        // As the document does it: certificate, key and client, no names.
+        load.turns
+            .rotate(|turn| stage.admin.put("/ssls/s", &ssl(turn)));
+        load.expect_served(ASKS);
+    }
+    load.end("certificates and key types");
+}
+
+/// Asks as a client that some rotations let in and others do not, over a kept connection and over
+/// new ones in turn.
+fn barred(client: TlsClient, protocol: Protocol, is_let_in: fn(usize) -> bool) -> Ask {
+    // The connection, and the moment up to which it was certainly let in.
+    let mut kept: Option<(Conn, usize)> = None;
+    let judge = move |answer: Result<Answer, Ended>, window: Window| match &answer {
+        Ok(answer) if answer.status == 200 => {
+            let may = window.clone().any(is_let_in);
+            if may {
+                Ok(true)
+            } else {
+                Err(format!("was served in {window:?}"))
+            }
+        }
+        _ if window.clone().all(is_let_in) => Err(format!("{answer:?} in {window:?}")),
+        Ok(answer) if answer.status == 421 => Ok(false),
+        Ok(answer) => Err(format!("{answer:?}")),
+        Err(_) => Ok(false),
+    };
+    let mut session = None;
+    Box::new(move |turns| {
+        let moment = turns.now();
+        if let Some((mut conn, safe)) = kept.take() {
+            let answer = conn.get(NAME, "/");
+            // What ended it may have happened while nothing was asked.
+            let since = if answer.is_ok() { moment } else { safe };
+            if judge(answer, turns.since(since))? {
+                kept = Some((conn, moment));
+            }
+        }
+        let moment = turns.now();
+        let offering = session
+            .as_ref()
+            .map_or(client.clone(), |session| client.clone().session(session));
+        let mut conn = match Conn::open(&offering, protocol) {
+            Ok(conn) => conn,
+            Err(ended) => return judge(Err(ended), turns.since(moment)).map(drop),
+        };
+        let answer = conn.get(NAME, "/");
+        if judge(answer, turns.since(moment))? {
+            session = conn.session().or(session.take());
+            kept.get_or_insert((conn, moment));
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn client_ca_rotates_under_load_by_a_superset_then_a_removal() {
+    let mut stage = Stage::start();
+    let [a, b, always] = ["A", "B", "Always"].map(Ca::root);
+    let lets_a_in = |turn: usize| turn % 4 != 2;
+    let lets_b_in = |turn: usize| !turn.is_multiple_of(4);
+    let pair = always.server(NAME);
+    let serials = Serials(vec![pair.serial()]);
+    let ssl = |turn: usize| {
+        let mut bundle = always.pem();
+        for (ca, is_in) in [(&a, lets_a_in(turn)), (&b, lets_b_in(turn))] {
+            if is_in {
+                bundle.push_str(&ca.pem());
+            }
+        }
+        json!({"cert": pair.cert, "key": pair.key, "snis": [NAME], "client": {"ca": bundle}})
+    };
+    stage.admin.put("/ssls/s", &ssl(0));
+    let mut clients: Vec<(String, Ask)> = Vec::new();
+    for (version, client) in stage.clients(&always.client("always")) {
+        clients.push((format!("kept {version}"), kept(&client)));
+        clients.push((
+            format!("new {version}"),
+            new(client, serials.clone(), Resumption::Perhaps),
+        ));
+    }
+    for (name, ca, is_let_in) in [
+        ("a", &a, lets_a_in as fn(usize) -> bool),
+        ("b", &b, lets_b_in),
+    ] {
+        for ((version, client), protocol) in stage
+            .clients(&ca.client(name))
+            .into_iter()
+            .zip(Protocol::ALL)
+        {
+            clients.push((
+                format!("{name} {protocol:?} {version}"),
+                barred(client, protocol, is_let_in),
+            ));
+        }
+    }
+    let load = Load::start(clients);
+    load.expect_served(ASKS);
+    for _ in 0..ROTATIONS {
+        load.turns
+            .rotate(|turn| stage.admin.put("/ssls/s", &ssl(turn)));
+        load.expect_served(ASKS);
+    }
+    load.end("client CAs");
+}
+
+#[test]
+fn broken_certificate_key_or_ca_is_refused_under_load_and_the_old_one_serves_on() {
+    let mut stage = Stage::start();
+    let ca = Ca::root("CA");
+    let (good, other) = (ca.server(NAME), ca.server(NAME));
+    let serials = Serials(vec![good.serial()]);
+    let expired = Ca::dated("Old CA", Validity::Expired).pem();
+    let garbage = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n".repeat(4);
+    let ssl = |cert: &str, key: &str, ca: &str| -> Value {
+        json!({"cert": cert, "key": key, "snis": [NAME], "client": {"ca": ca}})
+    };
+    stage
+        .admin
+        .put("/ssls/s", &ssl(&good.cert, &good.key, &ca.pem()));
+    let mut clients: Vec<(String, Ask)> = Vec::new();
+    for (version, client) in stage.clients(&ca.client("alice")) {
+        clients.push((format!("kept {version}"), kept(&client)));
+        clients.push((
+            format!("new {version}"),
+            new(client, serials.clone(), Resumption::Always),
+        ));
+    }
+    let load = Load::start(clients);
+    for _ in 0..3 {
+        for (document, text) in [
+            (ssl(&garbage, &good.key, &ca.pem()), "cert"),
+            (ssl(&good.cert, &garbage, &ca.pem()), "key"),
+            (ssl(&good.cert, &other.key, &ca.pem()), "private key"),
+            (ssl(&other.cert, &good.key, &ca.pem()), "private key"),
+            (ssl(&good.cert, &good.key, &expired), "expired on"),
+            (ssl(&good.cert, &good.key, &garbage), "client_cert"),
+        ] {
+            load.turns
+                .rotate(|_| stage.admin.expect_refused("/ssls/s", &document, text));
+            load.expect_served(ASKS);
+        }
+    }
+    load.end("refused certificates");
+}
