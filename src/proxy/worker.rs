@@ -231,12 +231,8 @@ async fn run(parts: Parts) -> std::io::Result<()> {
     let mut commands = parts.link.commands;
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Judge(ssls) => judge(&worker, &ssls),
-            Command::Close(ssl) => {
-                for conn in worker.registry.matching(|conn| conn.is_pinned_to(&ssl)) {
-                    conn.tell(Signal::Drain);
-                }
-            }
+            Command::Judge(ssls) => judge(&worker, &ssls, Unclaimed::GoesOn),
+            Command::Close(ssl) => judge(&worker, &[ssl], Unclaimed::Ends),
             Command::Halt => {
                 let _ = stop.send(true);
             }
@@ -277,30 +273,60 @@ async fn accept(
     }
 }
 
-/// Has idle connections of these ssls judged under the present policy and ends those that do not
-/// pass. Busy ones are judged with their next request.
-fn judge(worker: &Rc<Worker>, ssls: &[Id]) {
-    let snapshot = worker.snapshot();
+/// What becomes of a connection for a name that nobody serves any more.
+#[derive(Clone, Copy, Debug)]
+enum Unclaimed {
+    GoesOn,
+    Ends,
+}
+
+/// Whether a connection may go on.
+enum Verdict {
+    Passes,
+    /// Its client is not let in any more.
+    Refused,
+    /// Its name is nobody's.
+    Unclaimed,
+}
+
+/// Has connections of these ssls judged by what serves their names now: those that do not pass are
+/// ended. Busy ones are judged with their next request.
+fn judge(worker: &Rc<Worker>, ssls: &[Id], unclaimed: Unclaimed) {
     for conn in worker
         .registry
         .matching(|conn| ssls.iter().any(|ssl| conn.is_pinned_to(ssl)))
     {
-        let (worker, snapshot) = (worker.clone(), snapshot.clone());
-        tokio::task::spawn_local(async move { judge_one(&worker, &conn, &snapshot).await });
+        let worker = worker.clone();
+        tokio::task::spawn_local(async move { judge_one(&worker, &conn, unclaimed).await });
     }
 }
 
-async fn judge_one(worker: &Worker, conn: &Conn, snapshot: &Snapshot) {
-    let Some(pinned) = &conn.pinned else { return };
+async fn judge_one(worker: &Worker, conn: &Conn, unclaimed: Unclaimed) {
+    loop {
+        let snapshot = worker.snapshot();
+        match (verdict(worker, conn, &snapshot).await, unclaimed) {
+            (Verdict::Passes, _) | (Verdict::Unclaimed, Unclaimed::GoesOn) => {}
+            // Judged by what was replaced meanwhile: its successor has the say.
+            _ if worker.snapshot().version != snapshot.version => continue,
+            (Verdict::Unclaimed, Unclaimed::Ends) => conn.tell(Signal::Drain),
+            // A busy one gets 421 for its next request.
+            (Verdict::Refused, _) if conn.is_idle() => conn.tell(Signal::Close),
+            (Verdict::Refused, _) => {}
+        }
+        return;
+    }
+}
+
+/// What becomes of a connection by the name it came for, as this snapshot has it.
+async fn verdict(worker: &Worker, conn: &Conn, snapshot: &Snapshot) -> Verdict {
+    let Some(pinned) = &conn.pinned else {
+        return Verdict::Passes;
+    };
     // Without a name the fallback stood for it; a trailing dot is no part of one.
-    let Some(sent) = conn.server_name(worker.settings.fallback_sni.as_ref()) else {
-        return;
-    };
-    let Ok(meant) = SniName::parse(sent.as_bytes()) else {
-        return;
-    };
-    let Some(name) = snapshot.names.find(meant.as_str()) else {
-        return;
+    let sent = conn.server_name(worker.settings.fallback_sni.as_ref());
+    let meant = sent.and_then(|sent| SniName::parse(sent.as_bytes()).ok());
+    let Some(name) = meant.and_then(|meant| snapshot.names.find(meant.as_str())) else {
+        return Verdict::Unclaimed;
     };
     let (same_policy, same_ssl) = {
         let context = &pinned.borrow().context;
@@ -309,16 +335,14 @@ async fn judge_one(worker: &Worker, conn: &Conn, snapshot: &Snapshot) {
             *context.ssl_id == *name.ssl_id.as_str(),
         )
     };
-    let passes = if name.serving.is_err() {
-        false
-    } else if same_policy || !name.policy.asks() {
-        true
+    let passes = name.serving.is_ok()
+        && (same_policy
+            || !name.policy.asks()
+            || same_ssl && authorize::rejudge(worker, conn, name).await.is_ok());
+    if passes {
+        Verdict::Passes
     } else {
-        same_ssl && authorize::rejudge(worker, conn, name).await.is_ok()
-    };
-    // A busy one gets 421 for its next request.
-    if !passes && conn.is_idle() {
-        conn.tell(Signal::Close);
+        Verdict::Refused
     }
 }
 

@@ -43,7 +43,8 @@ pub enum Command {
     /// Judge every connection of these ssls against the current snapshot: idle ones that no
     /// longer pass are closed at once.
     Judge(Arc<[Id]>),
-    /// Close every connection of this ssl after the request in flight.
+    /// The same for an ssl that is gone; those whose names nobody serves now are closed after the
+    /// request in flight.
     Close(Id),
     /// Stop accepting; what is open goes on.
     Halt,

@@ -46,6 +46,12 @@ impl Admin {
         assert!(matches!(reply.status, 200 | 201), "{path}: {reply:?}");
     }
 
+    /// DELETE of an object that is there.
+    #[track_caller]
+    fn delete(&mut self, path: &str) {
+        self.ask("DELETE", path, "").expect_status(200);
+    }
+
     /// PUT of a document that must be refused with this in the message.
     #[track_caller]
     fn expect_refused(&mut self, path: &str, document: &Value, text: &str) {

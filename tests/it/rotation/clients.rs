@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::load::{Ask, Conn, Load, Protocol, Window};
 use super::{Admin, NAME};
 use crate::support::TlsVersion;
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::origin::{Nginx, Origin};
 use crate::support::pki::{Ca, KeyKind, Leaf, Pair, Validity};
 use crate::support::tls::{Answer, Ended, TlsClient};
@@ -24,8 +24,12 @@ struct Stage {
 
 impl Stage {
     fn start() -> Self {
+        Self::with(Setup::default())
+    }
+
+    fn with(setup: Setup) -> Self {
         let origin = Origin::nginx(&Nginx::default());
-        let gateway = Gateway::start();
+        let gateway = setup.start();
         let mut admin = Admin::of(&gateway);
         let upstream = json!({"nodes": {origin.node(): 1}});
         admin.put("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
@@ -252,6 +256,39 @@ fn client_ca_rotates_under_load_by_a_superset_then_a_removal() {
         load.expect_served(ASKS);
     }
     load.end("client CAs");
+}
+
+#[test]
+fn certificate_rotates_under_load_by_a_second_ssl_and_a_delete() {
+    // Nothing that was built stays: most handshakes ask for what may be gone when it is built.
+    let mut stage = Stage::with(Setup::default().set("limits.contexts", "1"));
+    let ca = Ca::root("CA");
+    let pairs = [(); 3].map(|()| ca.server(NAME));
+    let serials = Serials(pairs.iter().map(Pair::serial).collect());
+    let ssl = |turn: usize| {
+        let pair = &pairs[turn % pairs.len()];
+        json!({"cert": pair.cert, "key": pair.key, "snis": [NAME], "client": {"ca": ca.pem()}})
+    };
+    stage.admin.put("/ssls/s0", &ssl(0));
+    let mut clients: Vec<(String, Ask)> = Vec::new();
+    for (version, client) in stage.clients(&ca.client("alice")) {
+        clients.push((format!("kept {version}"), kept(&client)));
+        clients.push((
+            format!("new {version}"),
+            new(client, serials.clone(), Resumption::Perhaps),
+        ));
+    }
+    let load = Load::start(clients);
+    load.expect_served(ASKS);
+    for _ in 0..ROTATIONS / 4 {
+        load.turns.rotate(|turn| {
+            // The older one serves the name while both are there.
+            stage.admin.put(&format!("/ssls/s{turn}"), &ssl(turn));
+            stage.admin.delete(&format!("/ssls/s{}", turn - 1));
+        });
+        load.expect_served(ASKS);
+    }
+    load.end("a second ssl and a delete");
 }
 
 #[test]
