@@ -1,5 +1,6 @@
 //! A connection's bytes, in the clear or over TLS, as hyper reads and writes them.
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,9 +17,25 @@ use crate::telemetry::negotiated::Agreed;
 use crate::tls::socket::{Activity, Socket};
 use crate::tls::stream::{FaultCell, TlsStream};
 
-/// How long a connection that we end is read from, and how many bytes.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 256 * 1024;
+/// How long a connection that we end is read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linger {
+    /// All in all.
+    pub time: Duration,
+    /// The longest wait for the next bytes.
+    pub pause: Duration,
+    /// How many bytes.
+    pub bytes: usize,
+}
+
+impl Linger {
+    /// For a peer that has probably sent all it wanted to.
+    pub const SHORT: Self = Self {
+        time: Duration::from_secs(1),
+        pause: Duration::from_secs(1),
+        bytes: 256 * 1024,
+    };
+}
 
 /// A connection, either side, with or without TLS.
 #[derive(Debug)]
@@ -90,27 +107,39 @@ impl Stream {
 /// Ends a connection so that what was written arrives: says that no more comes, then reads what the
 /// peer still sends for a while. Closing with unread bytes would reset the connection and could
 /// destroy an alert or an answer on its way (RFC 9112 §9.6).
-pub async fn linger(tcp: &TcpStream, sweep: &Rc<Sweep>) {
+pub async fn linger(tcp: &TcpStream, sweep: &Rc<Sweep>, linger: Linger) {
     if SockRef::from(tcp)
         .shutdown(std::net::Shutdown::Write)
         .is_err()
     {
         return;
     }
+    let pause = sweep.limit(sweep.after(linger.pause));
     let drain = async {
         let mut waste = [0; 4096];
-        let mut left = LINGER_BYTES;
+        let mut left = linger.bytes;
         while tcp.readable().await.is_ok() {
             match tcp.try_read(&mut waste) {
                 Ok(0) => return,
                 Ok(count) if count >= left => return,
-                Ok(count) => left -= count,
+                Ok(count) => {
+                    left -= count;
+                    pause.reset(sweep.after(linger.pause));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return,
             }
         }
     };
-    let _ = sweep.within(sweep.after(LINGER), Box::pin(drain)).await;
+    let drain = Box::pin(async {
+        tokio::pin!(drain);
+        poll_fn(|cx| match drain.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => pause.poll_expired(cx),
+        })
+        .await;
+    });
+    let _ = sweep.within(sweep.after(linger.time), drain).await;
 }
 
 /// A stream with bytes that were read from it before.

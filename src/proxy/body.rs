@@ -4,16 +4,24 @@ use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::failure::Reason;
-use crate::net::sweep::{Limit, Sweep, Until};
+use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::conn::{Conn, InFlight, Waiting};
 use crate::proxy::exchange::{UpstreamConn, chain};
 use crate::proxy::outcome::Outcome;
+
+/// How long a body that nobody wants is read, and the longest wait between two reads: nginx's
+/// `lingering_time` and `lingering_timeout`.
+pub const UNWANTED: Duration = Duration::from_secs(30);
+/// See [`UNWANTED`].
+pub const UNWANTED_PAUSE: Duration = Duration::from_secs(5);
 
 /// Why a body ended early. The text goes to hyper, which closes the connection.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -40,6 +48,8 @@ pub struct Upload {
     pub done: Cell<bool>,
     /// Bytes that came from the client.
     pub received: Cell<u64>,
+    /// It was asked for: a client that waits for `100 Continue` was told to go on.
+    pub asked_for: Cell<bool>,
 }
 
 /// A request's body, from the client to the upstream.
@@ -104,6 +114,17 @@ impl RequestBody {
         self.upload.clone()
     }
 
+    /// Reads what is left of it and throws it away, for a while: the client can take an answer that
+    /// came early, and its connection serves on. Given up, the connection ends after the answer.
+    pub fn discard(mut self) {
+        let sweep = self.sweep.clone();
+        (self.patience, self.limit) = (millis(UNWANTED_PAUSE), None);
+        tokio::task::spawn_local(async move {
+            let rest = async { while let Some(Ok(_)) = self.frame().await {} };
+            let _given_up = sweep.within(sweep.after(UNWANTED), rest).await;
+        });
+    }
+
     /// Read to its end.
     fn finish(&mut self) {
         self.incoming = None;
@@ -130,6 +151,7 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.upload.asked_for.set(true);
         let Some(incoming) = &mut self.incoming else {
             return Poll::Ready(None);
         };

@@ -232,6 +232,12 @@ impl Conn {
         self.leftover.set(true);
     }
 
+    /// Whether a body was given up before its end: the client may still be sending it.
+    #[must_use]
+    pub fn has_leftover(&self) -> bool {
+        self.leftover.get()
+    }
+
     /// Whether it may be parked: what hyper knows of it beyond its buffer is nothing.
     #[must_use]
     pub fn may_park(&self) -> bool {

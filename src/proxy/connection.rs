@@ -16,7 +16,8 @@ use tokio::net::TcpStream;
 
 use crate::failure::Reason;
 use crate::net::handshake::{self, Greeting, Refused};
-use crate::net::stream::{Rewound, Stream, linger};
+use crate::net::stream::{Linger, Rewound, Stream, linger};
+use crate::proxy::body::{UNWANTED, UNWANTED_PAUSE};
 use crate::proxy::conn::{Conn, Phase, Signal, client_facts};
 use crate::proxy::error::Refusal;
 use crate::proxy::slot::Slot;
@@ -98,7 +99,7 @@ async fn greet(
     };
     record_refused(worker, inbound, peer, &refused);
     if let Some(stream) = refused.stream {
-        linger(stream.socket().tcp(), &worker.sweep).await;
+        linger(stream.socket().tcp(), &worker.sweep, Linger::SHORT).await;
     }
     None
 }
@@ -124,7 +125,7 @@ async fn answer_plain(worker: &Worker, mut socket: Socket) {
     };
     let until = worker.sweep.after(worker.settings.handshake_timeout);
     let _ = worker.sweep.within(until, answer).await;
-    linger(socket.tcp(), &worker.sweep).await;
+    linger(socket.tcp(), &worker.sweep, Linger::SHORT).await;
 }
 
 fn record_refused(worker: &Worker, inbound: &Inbound, peer: SocketAddr, refused: &Refused) {
@@ -187,12 +188,12 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, stream: Stream) {
                 io.prefix = read_buf;
                 conn.enter(Phase::Parked);
                 if io.prefix.is_empty() && park(&conn, &mut io.stream).await == Parked::Over {
-                    return close(&worker, io).await;
+                    return close(&worker, &conn, io).await;
                 }
                 // Something of a request is there, or will be in time.
                 conn.enter(Phase::Head);
             }
-            Pause::Told(Signal::Close | Signal::Drain) => return close(&worker, io).await,
+            Pause::Told(Signal::Close | Signal::Drain) => return close(&worker, &conn, io).await,
             Pause::Told(Signal::TimeOut) => {
                 if conn.is_idle() {
                     record_broken(&worker, &conn, Reason::ClientTimeout, "");
@@ -203,14 +204,15 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, stream: Stream) {
                 if result.as_ref().is_err_and(hyper::Error::is_user) {
                     // An answer broke off. A client that was told no length knows it by the
                     // missing close_notify alone (RFC 9112 §9.8).
-                    return linger(io.stream.socket().tcp(), &worker.sweep).await;
+                    let tcp = io.stream.socket().tcp();
+                    return linger(tcp, &worker.sweep, Linger::SHORT).await;
                 }
                 if let Err(error) = result
                     && error.is_parse()
                 {
                     record_broken(&worker, &conn, Reason::RequestInvalid, &error.to_string());
                 }
-                return close(&worker, io).await;
+                return close(&worker, &conn, io).await;
             }
         }
     }
@@ -235,11 +237,23 @@ async fn park(conn: &Conn, stream: &mut Stream) -> Parked {
     .await
 }
 
+/// What a client gets that is still sending a body: nginx's lingering close.
+const SENDING: Linger = Linger {
+    time: UNWANTED,
+    pause: UNWANTED_PAUSE,
+    bytes: usize::MAX,
+};
+
 /// Ends a connection in order: close_notify, then what is on its way arrives.
-async fn close(worker: &Worker, mut io: Rewound) {
+async fn close(worker: &Worker, conn: &Conn, mut io: Rewound) {
     let until = worker.sweep.after(worker.settings.handshake_timeout);
     let _ = worker.sweep.within(until, io.stream.shutdown()).await;
-    linger(io.stream.socket().tcp(), &worker.sweep).await;
+    let how = if conn.has_leftover() {
+        SENDING
+    } else {
+        Linger::SHORT
+    };
+    linger(io.stream.socket().tcp(), &worker.sweep, how).await;
 }
 
 /// A connection that ended before a request was complete.

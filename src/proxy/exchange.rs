@@ -5,7 +5,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -37,6 +38,8 @@ pub struct UpstreamConn {
     pub asked: bool,
     has_identity: bool,
     upload: Rc<Upload>,
+    /// The upstream ends it after this answer.
+    pub ends: bool,
     /// Requests it carried.
     pub served: u32,
 }
@@ -82,6 +85,7 @@ impl UpstreamConn {
             asked,
             has_identity,
             upload: Rc::default(),
+            ends: false,
             served: 0,
         })
     }
@@ -133,7 +137,10 @@ impl UpstreamConn {
                 limit: patience,
             };
             match sweep.within(until, sent.as_mut()).await {
-                Ok(Ok(resp)) => return Ok(resp),
+                Ok(Ok(resp)) => {
+                    self.ends = is_last(&resp);
+                    return Ok(resp);
+                }
                 Ok(Err(mut failure)) => {
                     let unsent = failure.take_message();
                     let error = failure.into_error();
@@ -210,6 +217,16 @@ impl UpstreamConn {
         };
         (reason, chain(error))
     }
+}
+
+/// Whether a connection ends with this answer (RFC 9112 §9.3).
+fn is_last(resp: &Response<Incoming>) -> bool {
+    let options = resp.headers().get_all(CONNECTION).iter();
+    let mut options = options
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','));
+    resp.version() == Version::HTTP_10
+        || options.any(|option| option.trim().eq_ignore_ascii_case("close"))
 }
 
 /// An error with its causes.

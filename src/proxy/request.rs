@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
-    HeaderValue, TRANSFER_ENCODING,
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap,
+    HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -24,7 +24,7 @@ use crate::net::stream::Stream;
 use crate::net::sweep::{Until, millis};
 use crate::proxy::authority;
 use crate::proxy::authorize::{self, Asked};
-use crate::proxy::body::{ReplyBody, RequestBody, Streamed};
+use crate::proxy::body::{ReplyBody, RequestBody, Streamed, Upload};
 use crate::proxy::conn::{Conn, Signal};
 use crate::proxy::error::Refusal;
 use crate::proxy::exchange::{UpstreamConn, patience};
@@ -36,6 +36,7 @@ use crate::proxy::worker::Worker;
 use crate::snapshot::{Route, Snapshot, Timeouts, Upstream, UpstreamSource};
 use crate::telemetry::metrics::{HandshakeEnd, Side};
 
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// The status of the last upstream answer, shown when it is a 5xx, as APISIX does.
 const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
 /// The longest answer that can be nginx's own page.
@@ -51,6 +52,8 @@ pub fn handle(
     let waiting = conn.waiting();
     let patience = millis(worker.settings.body_timeout);
     let req = req.map(|body| RequestBody::new(body, &in_flight, worker.sweep.clone(), patience));
+    let upload = req.body().upload();
+    let waits_for_100 = req.headers().contains_key(EXPECT);
     let mut outcome = Box::new(Outcome::begin(worker.clone(), in_flight, &req));
     // Held once: the functions below borrow it, until it is sent.
     let mut req = Some(req);
@@ -58,40 +61,86 @@ pub fn handle(
         let answer = forward(&worker, &conn, &mut req, &mut outcome).await;
         drop(waiting);
         Ok(match answer {
-            Ok(answer) => deliver(answer, &worker, conn, outcome),
-            Err(refusal) => refuse(&refusal, &conn, outcome),
+            Ok(answer) => deliver(answer, &upload, &worker, conn, outcome),
+            Err(refusal) => {
+                let rest = Rest {
+                    body: req.map(Request::into_body),
+                    is_awaited: waits_for_100 && !upload.asked_for.get(),
+                    upload: &upload,
+                };
+                refuse(&refusal, rest, &conn, outcome)
+            }
         })
     }
 }
 
 fn deliver(
     answer: Answer,
+    upload: &Upload,
     worker: &Worker,
     conn: Rc<Conn>,
     mut outcome: Box<Outcome>,
 ) -> Response<ReplyBody> {
     match answer {
         Answer::Streamed(resp, upstream, patience) => {
-            let (head, incoming) = resp.into_parts();
+            let (mut head, incoming) = resp.into_parts();
+            if !conn.is_http2 && upstream.ends && !upload.done.get() {
+                // Nobody is left to carry the rest of the request's body to.
+                head.headers.insert(CONNECTION, CLOSE);
+            }
             outcome.answered(head.status);
             let body = Streamed::new(incoming, upstream, outcome, conn, &worker.sweep, patience);
             Response::from_parts(head, ReplyBody::Streamed(Box::new(body)))
         }
-        Answer::Whole(resp) => {
+        Answer::Whole(mut resp) => {
+            if !conn.is_http2 && !upload.done.get() {
+                resp.headers_mut().insert(CONNECTION, CLOSE);
+            }
             outcome.answered(resp.status());
             resp.map(|bytes| ReplyBody::whole(bytes, outcome))
         }
     }
 }
 
-fn refuse(refusal: &Refusal, conn: &Conn, mut outcome: Box<Outcome>) -> Response<ReplyBody> {
+fn refuse(
+    refusal: &Refusal,
+    rest: Rest<'_>,
+    conn: &Conn,
+    mut outcome: Box<Outcome>,
+) -> Response<ReplyBody> {
     let mut reply = refusal.reply(outcome.request_id());
-    if conn.is_http2 && reply.headers_mut().remove(CONNECTION).is_some() {
+    if !conn.is_http2 {
+        rest.settle(reply.headers_mut());
+    } else if reply.headers_mut().remove(CONNECTION).is_some() {
         // What `Connection: close` says in HTTP/1.1 is GOAWAY in HTTP/2.
         conn.tell(Signal::Drain);
     }
     outcome.refused(refusal);
     reply.map(|bytes| ReplyBody::whole(bytes, outcome))
+}
+
+/// What is left of a body whose request is refused.
+struct Rest<'a> {
+    /// `None`, once it was on its way to an upstream.
+    body: Option<RequestBody>,
+    /// The client waits for a word to send it.
+    is_awaited: bool,
+    upload: &'a Upload,
+}
+
+impl Rest<'_> {
+    /// As in nginx the rest is read and thrown away, and the connection serves on. Where it cannot
+    /// be, because somebody read a part of it or the client waits for a word to send it, the
+    /// connection ends after the answer, which says so in `headers`.
+    fn settle(self, headers: &mut HeaderMap) {
+        match self.body {
+            _ if self.upload.done.get() => {}
+            Some(rest) if !headers.contains_key(CONNECTION) && !self.is_awaited => rest.discard(),
+            _ => {
+                headers.insert(CONNECTION, CLOSE);
+            }
+        }
+    }
 }
 
 /// An upstream's answer, ready for the client.

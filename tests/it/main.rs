@@ -17,6 +17,7 @@ mod cli;
 mod client_mtls;
 mod config;
 mod custody;
+mod early_answers;
 mod faults;
 mod fips;
 mod fips_report;
