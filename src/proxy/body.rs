@@ -218,6 +218,13 @@ impl ReplyBody {
         outcome.bytes_out = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Self::Whole((!bytes.is_empty()).then_some(bytes), outcome)
     }
+
+    fn conn(&self) -> &Conn {
+        match self {
+            Self::Whole(_, outcome) => outcome.conn(),
+            Self::Streamed(body) => &body.conn,
+        }
+    }
 }
 
 /// An upstream's body, with the connection that goes back to its pool at the end.
@@ -335,10 +342,16 @@ impl Body for ReplyBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        this.conn().take();
+        let polled = match this {
             Self::Whole(bytes, _) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Streamed(body) => body.poll(cx),
+        };
+        if let Poll::Ready(Some(Ok(_))) = &polled {
+            this.conn().hand();
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

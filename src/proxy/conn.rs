@@ -10,6 +10,7 @@ use crate::failure::Reason;
 use crate::matching::sni::SniName;
 use crate::proxy::authority::LastHost;
 use crate::proxy::headers::Via;
+use crate::proxy::http2::Flow;
 use crate::proxy::worker::Inbound;
 use crate::snapshot::Id;
 use crate::telemetry::access::ClientFacts;
@@ -98,6 +99,8 @@ pub struct Conn {
     /// Whether HTTP/2 is spoken: several requests at once.
     pub is_http2: bool,
     in_flight: Cell<u32>,
+    /// Of the HTTP/2 stream whose task runs right now.
+    flow: RefCell<Option<Rc<Flow>>>,
     /// When an answer last moved, in the clock's milliseconds.
     progressed_at: Cell<u64>,
     /// A request's body was given up before its end: hyper alone knows where the next one begins.
@@ -146,6 +149,7 @@ impl Conn {
             leftover: Cell::new(false),
             is_http2,
             in_flight: Cell::new(0),
+            flow: RefCell::default(),
             tls,
             facts: OnceCell::new(),
             phase: Cell::new(Phase::Head),
@@ -227,6 +231,28 @@ impl Conn {
         self.progressed_at.set(self.activity.now());
     }
 
+    /// Runs a part of an HTTP/2 stream's task.
+    pub(super) fn within<T>(&self, flow: &Rc<Flow>, work: impl FnOnce() -> T) -> T {
+        self.flow.replace(Some(flow.clone()));
+        let done = work();
+        self.flow.take();
+        done
+    }
+
+    /// A part of an answer is handed over to be sent.
+    pub fn hand(&self) {
+        if let Some(flow) = &*self.flow.borrow() {
+            flow.hand(self.activity.now());
+        }
+    }
+
+    /// An answer is asked for more: what was handed over has been taken.
+    pub fn take(&self) {
+        if let Some(flow) = &*self.flow.borrow() {
+            flow.take();
+        }
+    }
+
     /// A request's body was given up before its end.
     pub fn leave_body(&self) {
         self.leftover.set(true);
@@ -277,15 +303,15 @@ impl Conn {
     /// Whether a client takes nothing of its answers for `limit`, and gives nothing of its bodies.
     #[must_use]
     pub fn stalls(&self, now: u64, limit: u64) -> bool {
-        let moved = if self.is_http2 {
-            // Pings move bytes too; answers are what counts.
-            self.progressed_at.get()
-        } else {
-            self.activity
-                .written_at()
-                .max(self.activity.read_at())
-                .max(self.progressed_at.get())
-        };
+        if self.is_http2 {
+            // Its streams have limits of their own; what is left is a client that takes nothing.
+            return self.is_blocked() && now.saturating_sub(self.activity.written_at()) > limit;
+        }
+        let moved = self
+            .activity
+            .written_at()
+            .max(self.activity.read_at())
+            .max(self.progressed_at.get());
         self.waits.get() == 0 && now.saturating_sub(moved) > limit
     }
 
@@ -307,7 +333,12 @@ impl Conn {
     /// Why a request of it ends unfinished: it was cut off by us, or by the client.
     #[must_use]
     pub fn end_reason(&self) -> Reason {
-        if self.is_timed_out.get() {
+        let is_stream_late = self
+            .flow
+            .borrow()
+            .as_ref()
+            .is_some_and(|flow| flow.is_timed_out());
+        if self.is_timed_out.get() || is_stream_late {
             Reason::ClientTimeout
         } else {
             Reason::ClientGone

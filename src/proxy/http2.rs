@@ -1,8 +1,14 @@
 //! A client's HTTP/2 connection: many requests at once, ended by GOAWAY (RFC 9113 §6.8).
+//!
+//! A stream whose client takes nothing more of its answer is reset by its own time-out, whatever the
+//! other streams do. hyper waits for the client's window inside the task that it makes of each
+//! stream; so the task is what the limit is on.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::rt::Executor;
@@ -11,6 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::net::stream::Stream;
+use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::conn::{Conn, Signal};
 use crate::proxy::request;
 use crate::proxy::worker::Worker;
@@ -31,20 +38,99 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a client may take to see a GOAWAY on an idle connection.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Runs hyper's tasks on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-pub struct OnThisThread;
+/// Runs the tasks of a connection's streams on the worker's own thread, each within its limit.
+#[derive(Clone)]
+pub struct Streams {
+    conn: Rc<Conn>,
+    sweep: Rc<Sweep>,
+    /// How long a client may take nothing of an answer.
+    patience: u64,
+}
 
-impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
+impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
     fn execute(&self, task: F) {
-        tokio::task::spawn_local(task);
+        tokio::task::spawn_local(Limited {
+            task: Some(Box::pin(task)),
+            flow: Rc::default(),
+            limit: None,
+            of: self.clone(),
+        });
+    }
+}
+
+/// How an answer flows to its client.
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// Since when a part of it waits for the client's window, in the clock's milliseconds.
+    handed_at: Cell<Option<u64>>,
+    is_timed_out: Cell<bool>,
+}
+
+impl Flow {
+    /// A part was handed over, to be sent.
+    pub fn hand(&self, now: u64) {
+        self.handed_at.set(Some(now));
+    }
+
+    /// More is asked for: what was handed over has been taken.
+    pub fn take(&self) {
+        self.handed_at.set(None);
+    }
+
+    /// Whether the client took too long.
+    #[must_use]
+    pub fn is_timed_out(&self) -> bool {
+        self.is_timed_out.get()
+    }
+}
+
+/// A stream: hyper's task, and the limit on it. Dropped before its answer's end, it is reset.
+struct Limited<F> {
+    task: Option<Pin<Box<F>>>,
+    flow: Rc<Flow>,
+    /// The limit on what was handed over at that moment.
+    limit: Option<(u64, Limit)>,
+    of: Streams,
+}
+
+impl<F: Future<Output = ()>> Future for Limited<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let Some(task) = &mut this.task else {
+            return Poll::Ready(());
+        };
+        let conn = &this.of.conn;
+        if conn
+            .within(&this.flow, || task.as_mut().poll(cx))
+            .is_ready()
+        {
+            conn.within(&this.flow, || this.task = None);
+            return Poll::Ready(());
+        }
+        let Some(since) = this.flow.handed_at.get() else {
+            this.limit = None;
+            return Poll::Pending;
+        };
+        let is_known = this.limit.as_ref().is_some_and(|(at, _)| *at == since);
+        if !is_known {
+            let until = Until::At(since.saturating_add(this.of.patience));
+            this.limit = Some((since, this.of.sweep.limit(until)));
+        }
+        let limit = this.limit.as_ref();
+        if limit.is_none_or(|(_, limit)| limit.poll_expired(cx).is_pending()) {
+            return Poll::Pending;
+        }
+        this.flow.is_timed_out.set(true);
+        conn.within(&this.flow, || this.task = None);
+        Poll::Ready(())
     }
 }
 
 /// How hyper serves HTTP/2 here. `header_bytes` is the largest head of a request.
-#[must_use]
-pub fn builder(header_bytes: usize) -> http2::Builder<OnThisThread> {
-    let mut http = http2::Builder::new(OnThisThread);
+fn builder(header_bytes: usize, streams: Streams) -> http2::Builder<Streams> {
+    let mut http = http2::Builder::new(streams);
     http.timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -64,7 +150,13 @@ pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, stream: Stream) {
         let (worker, conn) = (worker.clone(), conn.clone());
         service_fn(move |req| request::handle(worker.clone(), conn.clone(), req))
     };
-    let http = worker.http2.serve_connection(TokioIo::new(stream), service);
+    let streams = Streams {
+        conn: conn.clone(),
+        sweep: worker.sweep.clone(),
+        patience: millis(worker.settings.body_timeout),
+    };
+    let http = builder(worker.settings.header_bytes, streams)
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(http);
     let ended = poll_fn(|cx| {
         match conn.heed(cx) {

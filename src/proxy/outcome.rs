@@ -12,7 +12,7 @@ use http::{Method, Request, StatusCode, Uri};
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
 use crate::proxy::body::{RequestBody, Upload};
-use crate::proxy::conn::InFlight;
+use crate::proxy::conn::{Conn, InFlight};
 use crate::proxy::error::Refusal;
 use crate::proxy::upstream::Endpoint;
 use crate::proxy::worker::Worker;
@@ -69,6 +69,12 @@ impl Outcome {
             upload: req.body().upload(),
             bytes_out: 0,
         }
+    }
+
+    /// The connection it came over.
+    #[must_use]
+    pub fn conn(&self) -> &Conn {
+        self.in_flight.conn()
     }
 
     /// The id of this request, as the client and the record get it. Made on first use.

@@ -111,8 +111,11 @@ fn refuse(
     let mut reply = refusal.reply(outcome.request_id());
     if !conn.is_http2 {
         rest.settle(reply.headers_mut());
-    } else if reply.headers_mut().remove(CONNECTION).is_some() {
-        // What `Connection: close` says in HTTP/1.1 is GOAWAY in HTTP/2.
+    } else if reply.headers_mut().remove(CONNECTION).is_some()
+        && refusal.reason != Reason::ClientTimeout
+    {
+        // A body that stalls is its stream's own affair; else what `Connection: close` says in
+        // HTTP/1.1 is GOAWAY in HTTP/2.
         conn.tell(Signal::Drain);
     }
     outcome.refused(refusal);

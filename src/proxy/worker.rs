@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use prometheus::IntGauge;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,11 +21,9 @@ use crate::net::dial::{Dialer, Forbidden};
 use crate::net::handshake::Turns;
 use crate::net::listener;
 use crate::net::sweep::{Sweep, TICK, millis};
-use crate::proxy;
 use crate::proxy::authorize;
 use crate::proxy::conn::{Conn, Signal};
 use crate::proxy::connection;
-use crate::proxy::http2::OnThisThread;
 use crate::proxy::pool::Pool;
 use crate::proxy::registry::Registry;
 use crate::proxy::settings::Settings;
@@ -110,8 +108,6 @@ pub struct Worker {
     pub turns: Turns,
     /// How hyper serves HTTP/1.1 connections.
     pub http: http1::Builder,
-    /// How hyper serves HTTP/2 connections.
-    pub http2: http2::Builder<OnThisThread>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// What its handshakes with clients agreed on.
@@ -191,7 +187,6 @@ async fn run(parts: Parts) -> std::io::Result<()> {
         registry: Rc::default(),
         turns: parts.turns,
         http,
-        http2: proxy::http2::builder(parts.settings.header_bytes),
         agreed_downstream: parts.metrics.negotiated.counts("https"),
         agreed_upstream: parts.metrics.negotiated.counts("upstream"),
         metrics: parts.metrics,

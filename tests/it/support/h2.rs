@@ -52,7 +52,10 @@ impl H2Conn {
         ssl.set_alpn_protos(ALPN).unwrap();
         let opened = runtime.block_on(async { in_time(open(ssl, client.port())).await });
         let (stream, is_resumed, serial) = opened?;
-        let begun = runtime.block_on(async { in_time(h2::client::handshake(stream)).await });
+        // One stream that is not read leaves the others their share.
+        let mut hello = h2::client::Builder::new();
+        hello.initial_connection_window_size(1 << 20);
+        let begun = runtime.block_on(async { in_time(hello.handshake(stream)).await });
         let (sender, conn) = begun.map_err(|error| ended(&error))?;
         runtime.spawn(conn);
         Ok(Self {
