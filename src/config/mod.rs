@@ -88,7 +88,7 @@ pub struct Http {
 pub enum ClientAuthNames {
     /// `refuse`: 421.
     Refuse,
-    /// `redirect`: 308 to https.
+    /// `redirect`: 308 to https, on the first port of `https.listen` unless 443 is one of them.
     Redirect,
     /// `allow`: forwarded, as APISIX does.
     Allow,

@@ -136,14 +136,15 @@ fn plain(worker: &Worker, name: &Name, asked: &Asked<'_>) -> Result<(), Refusal>
                 name.ssl_id
             ),
         )),
-        ClientAuthNames::Redirect => Err(Refusal {
-            location: Some(format!(
-                "https://{}{}",
-                asked.authority.host(),
-                asked.target
-            )),
-            ..Refusal::from(Reason::AuthorityPolicyMismatch)
-        }),
+        ClientAuthNames::Redirect => {
+            let port = worker.settings.https_port;
+            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+            let (host, target) = (asked.authority.host(), asked.target);
+            Err(Refusal {
+                location: Some(format!("https://{host}{port}{target}")),
+                ..Refusal::from(Reason::AuthorityPolicyMismatch)
+            })
+        }
     }
 }
 

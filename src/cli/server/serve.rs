@@ -39,6 +39,8 @@ use crate::tls::server::{ListenerAcceptor, SessionCache};
 const ASKS: usize = 1024;
 /// Idle upstream connections a worker keeps over all upstreams.
 const POOLED: usize = 4096;
+/// The port of `https` URLs that name none (RFC 9110 §4.2.2).
+const HTTPS_PORT: u16 = 443;
 /// Time for the last access records to be written.
 const LAST_RECORDS: Duration = Duration::from_secs(2);
 
@@ -271,7 +273,8 @@ impl Own<'_> {
             ),
             None => None,
         };
-        let settings = Arc::new(settings(config, fallback.clone()));
+        let https_port = https_port(&data);
+        let settings = Arc::new(settings(config, fallback.clone(), https_port));
         let turns = Turns::new(config.handshake_count());
         let forbidden = Arc::new(Forbidden::new(own));
         let sessions = SessionCache {
@@ -327,8 +330,18 @@ impl Own<'_> {
     }
 }
 
-fn settings(config: &Config, fallback_sni: Option<SniName>) -> Settings {
+/// The port that clients find the names on, unless it is the one they would try: the first of
+/// `https.listen`.
+fn https_port(data: &[(&'static str, SocketAddr, Vec<StdListener>)]) -> Option<u16> {
+    let https = data.iter().filter(|(name, ..)| *name == "https");
+    let mut ports = https.map(|(_, local, _)| local.port()).peekable();
+    let first = ports.peek().copied();
+    first.filter(|_| !ports.any(|port| port == HTTPS_PORT))
+}
+
+fn settings(config: &Config, fallback_sni: Option<SniName>, https_port: Option<u16>) -> Settings {
     Settings {
+        https_port,
         client_auth_names: match config.http.client_auth_names {
             config::ClientAuthNames::Refuse => ClientAuthNames::Refuse,
             config::ClientAuthNames::Redirect => ClientAuthNames::Redirect,
