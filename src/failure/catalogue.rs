@@ -50,7 +50,7 @@ catalogue! {
         "Give the client a certificate issued by a CA of the ssl's `client.ca`. To let clients without a certificate pass, set `client.mode` to `optional`; to ask nothing, remove `client`."
     ClientCertUnknownCa "client_cert_unknown_ca" Client
         "The client's certificate does not lead to any CA of the ssl's `client.ca`. An intermediate that the client did not send has the same effect."
-        "Compare the issuer in the record with `client.ca`. Add the CA to `client.ca` if it is to be trusted, or have the client send its intermediates after its own certificate."
+        "Compare the issuer in the record with `client.ca`. Add the CA to `client.ca` if it is to be trusted, up to its self-signed root: an intermediate alone lets nobody in. Or have the client send its intermediates after its own certificate."
     ClientCertExpired "client_cert_expired" Client
         "The client's certificate, or one above it, is past its end date."
         "Issue the client a new certificate. If the record shows a date still to come, correct this machine's clock; if a CA has expired, put its successor into the ssl's `client.ca`."
@@ -61,8 +61,8 @@ catalogue! {
         "The client's certificate was refused for another reason: its purpose, its signature, a key too short, or a CA in the chain that is none. The record's detail names it."
         "Issue a certificate with the extended key usage `clientAuth`, an RSA key of at least 2048 bits or an EC key of at least 256, signed with SHA-256 or better, by a CA with `CA:TRUE`."
     ClientChainTooDeep "client_chain_too_deep" Client
-        "There are more intermediate CAs between the client's certificate and the CA in `client.ca` than the ssl's `client.depth` allows."
-        "Raise `client.depth` of the ssl to the number of intermediates (default 1), or put the lowest intermediate into `client.ca`."
+        "There are more intermediate CAs between the client's certificate and the root in `client.ca` than the ssl's `client.depth` allows."
+        "Raise `client.depth` of the ssl to the number of intermediates between the client's certificate and the root (default 1); those that are in `client.ca` count too. The root has to be in `client.ca`: as in nginx an intermediate alone there lets nobody in."
     ClientCertRevoked "client_cert_revoked" Client
         "The client's certificate is on its CA's revocation list, or the CA's OCSP responder calls it revoked."
         "Issue the client a new certificate. If the revocation was a mistake, have the CA take it back."

@@ -10,7 +10,7 @@ use super::pem::{self, Located};
 use super::{Document, Terms, is_reference, members, texts};
 use crate::matching::patterns::{PATTERN_COUNT_MAX, PathRegexes, PatternFault};
 use crate::matching::sni::SniPattern;
-use crate::tls::material::{self, CertChain};
+use crate::tls::material::{self, CaBundle, CertChain};
 use crate::tls::policy::{ClientAuth, TlsVersion, Versions};
 
 /// A PEM text in a document, or a reference to where it is kept.
@@ -180,6 +180,13 @@ fn read_client(client: &Document, terms: &Terms, verdict: &mut Verdict) -> Optio
     }
     let ca = ("/client/ca".to_owned(), members::text(client, "ca")?);
     let ca = pem::read_issuers(&ca, "failed to validate client_cert: ", terms, verdict);
+    if let Text::Literal(pem) = &ca
+        && CaBundle::parse(pem).is_ok_and(|bundle| !bundle.has_root())
+    {
+        let text = "no certificate in client.ca is self-signed: an intermediate without its root \
+                    lets nobody in; add the root";
+        verdict.warn("client_ca_without_root", "/client/ca", text);
+    }
     let skip: Vec<String> = members::texts(client, "skip_mtls_uri_regex")
         .map(|(_, text)| text.to_owned())
         .collect();
@@ -562,6 +569,17 @@ mod tests {
             assert!(told[0].text.starts_with(text), "{told:?}");
         }
         assert!(warnings(Kind::Ssl, &with(&json!({"client": {"ca": ca.cert}}))).is_empty());
+    }
+
+    #[test]
+    fn intermediate_without_its_root_is_told() {
+        let root = sample::ca("root");
+        let below = sample::leaf(&root, "below", &[]).cert;
+        let both = format!("{below}{}", root.cert);
+        for (ca, told) in [(below, &["client_ca_without_root"][..]), (both, &[])] {
+            let document = with(&json!({"client": {"ca": ca}}));
+            assert_eq!(warnings(Kind::Ssl, &document), told);
+        }
     }
 
     #[test]

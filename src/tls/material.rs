@@ -14,7 +14,7 @@ use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{Id as KeyId, PKey, Private};
-use openssl::x509::{X509, X509Ref};
+use openssl::x509::{X509, X509Ref, X509VerifyResult};
 
 use crate::crypto::sign::{SignError, SigningKey};
 
@@ -330,6 +330,14 @@ impl CaBundle {
             bundle.approve()?;
         }
         Ok(bundle)
+    }
+
+    /// Whether a root is among them: without one no chain leads anywhere, because intermediates
+    /// are not trusted by themselves (`X509_VERIFY_PARAM_set_flags(3)`, no partial chains).
+    #[must_use]
+    pub fn has_root(&self) -> bool {
+        let mut all = self.certificates.iter();
+        all.any(|certificate| certificate.issued(certificate) == X509VerifyResult::OK)
     }
 
     /// The bundle of certificates that were read; at least one.

@@ -3,7 +3,7 @@
 use openssl::x509::X509;
 use serde_json::{Value, json};
 
-use crate::support::client::openssl_s_client;
+use crate::support::client::{Curl, openssl_s_client};
 use crate::support::origin::{Nginx, Origin, seen};
 use crate::support::pki::{Ca, KeyKind, Leaf, Pair, PairFiles, Usage, Validity};
 use crate::support::site::Site;
@@ -532,5 +532,34 @@ fn skip_patterns_let_pass_paths_that_can_be_read_in_one_way_only() {
     site.put_ssl("mtls", NAME, &json!({"client": {"ca": ca.pem()}}));
     for path in &tricks[..13] {
         assert_eq!(ask(Some(&alice), path), 200, "{path}");
+    }
+}
+
+#[test]
+fn intermediate_without_its_root_lets_nobody_in_as_in_nginx() {
+    let site = Site::start();
+    let root = Ca::root("Client Root");
+    let below = root.intermediate("Below");
+    let alice = below.client("alice");
+    let files = site.write(&alice, "alice");
+    let both = format!("{}{}", below.pem(), root.pem());
+    for (ca, is_let_in) in [(below.pem(), false), (both, true)] {
+        let written = site.put_ssl("web", NAME, &json!({"client": {"ca": ca}}));
+        let told = written.header("x-portcullis-warning").unwrap_or_default();
+        let is_told = told.starts_with("client_ca_without_root /client/ca ");
+        assert_eq!(is_told, !is_let_in, "{written:?}");
+        let nginx = Origin::nginx(&Nginx::mutual(site.ca.server(NAME), ca));
+        for version in TlsVersion::ALL {
+            let url = format!("https://{NAME}:{}/", nginx.port());
+            let asked = Curl::new(&url)
+                .resolve(NAME, nginx.port())
+                .args(&["-k"])
+                .tls(version)
+                .cert(&files)
+                .send();
+            asked.expect_status(if is_let_in { 200 } else { 400 });
+            let answer = site.client(NAME).tls(version).cert(&alice).get(NAME, "/");
+            assert_eq!(answer.is_ok(), is_let_in, "{version:?} {answer:?}");
+        }
     }
 }
