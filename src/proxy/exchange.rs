@@ -102,6 +102,12 @@ impl UpstreamConn {
         self.activity.read_at().max(self.activity.written_at())
     }
 
+    /// Where it is kept while it is idle.
+    #[must_use]
+    pub fn bucket(&self) -> Rc<Bucket> {
+        self.bucket.clone()
+    }
+
     /// Takes a request, sends it and waits for the response's head. A request of which no byte was
     /// sent is put back.
     ///

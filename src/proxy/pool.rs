@@ -1,12 +1,15 @@
 //! Idle upstream connections, kept by everything that decides trust.
 //!
 //! No connection is shared across identities: the key holds node, name, and the fingerprint of
-//! client certificate, CA set, verification and versions. Bounded per key and per worker.
+//! client certificate, CA set, verification and versions. Bounded per key and per worker; over a
+//! bound the one that was idle longest goes, as in nginx.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+
+use slab::Slab;
 
 use crate::net::sweep::millis;
 use crate::proxy::exchange::UpstreamConn;
@@ -26,37 +29,29 @@ pub struct PoolKey {
 }
 
 /// A worker's pools.
-#[derive(Default)]
 pub struct Pool {
     buckets: RefCell<HashMap<PoolKey, Rc<Bucket>>>,
-    total: Rc<Total>,
-}
-
-/// Idle connections over all buckets, and how many there may be.
-#[derive(Debug, Default)]
-struct Total {
-    idle: Cell<usize>,
+    idle: Rc<RefCell<Idle<UpstreamConn>>>,
     limit: usize,
 }
 
 /// The idle connections of one key, used last first.
 pub struct Bucket {
-    idle: RefCell<Vec<UpstreamConn>>,
+    // In the order they became idle: the front is older than the rest, here and among all.
+    places: RefCell<VecDeque<usize>>,
     keepalive: Cell<Keepalive>,
-    total: Rc<Total>,
+    idle: Rc<RefCell<Idle<UpstreamConn>>>,
+    limit: usize,
 }
 
 impl Pool {
     /// Pools that keep at most `limit` idle connections together.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        let total = Rc::new(Total {
-            idle: Cell::new(0),
-            limit,
-        });
         Self {
             buckets: RefCell::default(),
-            total,
+            idle: Rc::default(),
+            limit,
         }
     }
 
@@ -65,9 +60,10 @@ impl Pool {
         let mut buckets = self.buckets.borrow_mut();
         let bucket = buckets.entry(key).or_insert_with(|| {
             Rc::new(Bucket {
-                idle: RefCell::default(),
+                places: RefCell::default(),
                 keepalive: Cell::new(keepalive),
-                total: self.total.clone(),
+                idle: self.idle.clone(),
+                limit: self.limit,
             })
         });
         bucket.keepalive.set(keepalive);
@@ -79,7 +75,7 @@ impl Pool {
         self.buckets.borrow_mut().retain(|_, bucket| {
             let limit = millis(bucket.keepalive.get().idle);
             bucket.retain(|conn| !conn.is_closed() && now < conn.used_at().saturating_add(limit));
-            Rc::strong_count(bucket) > 1 || !bucket.idle.borrow().is_empty()
+            Rc::strong_count(bucket) > 1 || !bucket.is_empty()
         });
     }
 
@@ -93,7 +89,7 @@ impl Pool {
     /// How many connections are idle.
     #[must_use]
     pub fn idle_count(&self) -> usize {
-        self.total.idle.get()
+        self.idle.borrow().len()
     }
 }
 
@@ -101,48 +97,222 @@ impl Bucket {
     /// The connection used last that is still open.
     pub fn take(&self) -> Option<UpstreamConn> {
         loop {
-            let conn = self.idle.borrow_mut().pop()?;
-            self.total.idle.set(self.total.idle.get().saturating_sub(1));
-            if !conn.is_closed() {
-                return Some(conn);
+            let place = self.places.borrow_mut().pop_back()?;
+            let conn = self.idle.borrow_mut().remove(place);
+            match conn {
+                Some(conn) if !conn.is_closed() => return Some(conn),
+                Some(_) | None => {}
             }
         }
     }
 
-    /// Keeps a connection, or closes it: when it ended, served its share, or there are enough.
+    /// Keeps a connection, or closes it: when it ended or served its share. Where there are enough,
+    /// here or in all, it takes the place of the one that was idle longest.
     pub fn put(&self, conn: UpstreamConn) {
         let keepalive = self.keepalive.get();
-        let mut idle = self.idle.borrow_mut();
         if conn.is_closed()
             || conn.served >= keepalive.requests
-            || idle.len() >= keepalive.size
-            || self.total.idle.get() >= self.total.limit
+            || keepalive.size == 0
+            || self.limit == 0
         {
             return;
         }
-        self.total.idle.set(self.total.idle.get().saturating_add(1));
-        idle.push(conn);
+        while self.len() >= keepalive.size {
+            self.close_oldest();
+        }
+        while self.idle.borrow().len() >= self.limit {
+            let oldest = self.idle.borrow().oldest().map(UpstreamConn::bucket);
+            let Some(bucket) = oldest else { return };
+            bucket.close_oldest();
+        }
+        let place = self.idle.borrow_mut().push(conn);
+        self.places.borrow_mut().push_back(place);
+    }
+
+    fn close_oldest(&self) {
+        let place = self.places.borrow_mut().pop_front();
+        // Dropped outside the borrows.
+        let _closed = place.and_then(|place| self.idle.borrow_mut().remove(place));
     }
 
     /// How many connections are idle here.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.idle.borrow().len()
+        self.places.borrow().len()
     }
 
     /// Whether none is idle here.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.idle.borrow().is_empty()
+        self.places.borrow().is_empty()
     }
 
     fn retain(&self, keep: impl Fn(&UpstreamConn) -> bool) {
-        let mut idle = self.idle.borrow_mut();
-        let before = idle.len();
-        idle.retain(keep);
-        let gone = before.saturating_sub(idle.len());
-        self.total
-            .idle
-            .set(self.total.idle.get().saturating_sub(gone));
+        let mut closed = Vec::new();
+        self.places.borrow_mut().retain(|place| {
+            let mut idle = self.idle.borrow_mut();
+            let keeps = idle.find(*place).is_some_and(&keep);
+            if !keeps {
+                closed.extend(idle.remove(*place));
+            }
+            keeps
+        });
+        // Dropped outside the borrows.
+        drop(closed);
+    }
+}
+
+/// What is idle, in the order it became so; adding, removing and finding the oldest are O(1).
+struct Idle<T> {
+    entries: Slab<Entry<T>>,
+    oldest: Option<usize>,
+    newest: Option<usize>,
+}
+
+struct Entry<T> {
+    value: T,
+    older: Option<usize>,
+    newer: Option<usize>,
+}
+
+impl<T> Default for Idle<T> {
+    fn default() -> Self {
+        Self {
+            entries: Slab::new(),
+            oldest: None,
+            newest: None,
+        }
+    }
+}
+
+impl<T> Idle<T> {
+    fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Adds what became idle now; gives its place.
+    fn push(&mut self, value: T) -> usize {
+        let place = self.entries.insert(Entry {
+            value,
+            older: self.newest,
+            newer: None,
+        });
+        match self.newest.and_then(|newest| self.entries.get_mut(newest)) {
+            Some(before) => before.newer = Some(place),
+            None => self.oldest = Some(place),
+        }
+        self.newest = Some(place);
+        place
+    }
+
+    fn find(&self, place: usize) -> Option<&T> {
+        self.entries.get(place).map(|entry| &entry.value)
+    }
+
+    fn oldest(&self) -> Option<&T> {
+        self.oldest.and_then(|place| self.find(place))
+    }
+
+    fn remove(&mut self, place: usize) -> Option<T> {
+        let Entry {
+            value,
+            older,
+            newer,
+        } = self.entries.try_remove(place)?;
+        match older.and_then(|older| self.entries.get_mut(older)) {
+            Some(before) => before.newer = newer,
+            None => self.oldest = newer,
+        }
+        match newer.and_then(|newer| self.entries.get_mut(newer)) {
+            Some(after) => after.older = older,
+            None => self.newest = older,
+        }
+        Some(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::net::stream::Stream;
+    use crate::net::sweep::Sweep;
+    use crate::tls::socket::{Activity, Socket};
+
+    fn bucket(pool: &Pool, peer: &str, size: usize) -> Rc<Bucket> {
+        let key = PoolKey {
+            peer: peer.into(),
+            trust: None,
+            name: None,
+        };
+        let keepalive = Keepalive {
+            size,
+            idle: Duration::from_secs(60),
+            requests: 10,
+        };
+        pool.bucket(key, keepalive)
+    }
+
+    #[test]
+    fn who_was_idle_longest_makes_room_for_who_comes() {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let (address, clock) = (listener.local_addr().unwrap(), Sweep::new().clock());
+            let open = async |bucket: &Rc<Bucket>| {
+                let tcp = TcpStream::connect(address).await.unwrap();
+                let stream = Stream::Plain(Socket::new(tcp, Activity::new(clock.clone())));
+                let conn = UpstreamConn::open(stream, bucket.clone(), false).await;
+                conn.unwrap()
+            };
+            let pool = Pool::new(3);
+            let (a, b) = (bucket(&pool, "a:1", 2), bucket(&pool, "b:1", 3));
+            for (bucket, lens) in [
+                (&a, (1, 0)),
+                (&a, (2, 0)),
+                // Over the bucket's own limit.
+                (&a, (2, 0)),
+                (&b, (2, 1)),
+                // Over the limit of all: the oldest is another's.
+                (&b, (1, 2)),
+                (&b, (0, 3)),
+                (&b, (0, 3)),
+            ] {
+                bucket.put(open(bucket).await);
+                assert_eq!((a.len(), b.len()), lens);
+                assert_eq!(pool.idle_count(), lens.0 + lens.1);
+            }
+            assert!(b.take().is_some());
+            a.put(open(&a).await);
+            assert_eq!((a.len(), b.len()), (1, 2));
+            pool.clear();
+            assert_eq!(pool.idle_count(), 0);
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn idle_keeps_the_order_of_arrival_whatever_leaves(steps in proptest::collection::vec(0_usize..6, 0..60)) {
+            let (mut idle, mut model) = (Idle::default(), Vec::new());
+            for (number, step) in steps.into_iter().enumerate() {
+                // Half of the steps add; the others take one out, the first, the last or between.
+                if step < 3 || model.is_empty() {
+                    model.push((idle.push(number), number));
+                } else {
+                    let (place, value) = model.remove((step - 3) * (model.len() - 1) / 2);
+                    prop_assert_eq!(idle.remove(place), Some(value));
+                }
+                prop_assert_eq!(idle.len(), model.len());
+                prop_assert_eq!(idle.oldest(), model.first().map(|(_, value)| value));
+            }
+        }
     }
 }
