@@ -42,7 +42,10 @@ const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-s
 /// The longest answer that can be nginx's own page.
 const NGINX_PAGE_BYTES: u64 = 1024;
 
-/// Serves one request. Never fails: what goes wrong is an answer and a record.
+/// Serves one request. What goes wrong is an answer and a record.
+///
+/// # Errors
+/// None.
 pub fn handle(
     worker: Rc<Worker>,
     conn: Rc<Conn>,
