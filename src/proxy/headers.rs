@@ -6,7 +6,8 @@
 use std::net::SocketAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, HeaderMap, HeaderName, HeaderValue,
+    TRANSFER_ENCODING, UPGRADE,
 };
 
 use crate::failure::Reason;
@@ -88,6 +89,21 @@ pub fn to_upstream(
 /// Turns an upstream's headers into ours for the client.
 pub fn to_downstream(headers: &mut HeaderMap) {
     strip(headers, is_hop_by_hop);
+}
+
+/// Whether a message's body is framed in one way that is understood here: by its length, or by
+/// `chunked` alone (RFC 9112 §6.1, §6.3; as nginx, for messages of either side).
+#[must_use]
+pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else {
+        return true;
+    };
+    codings.next().is_none()
+        && coding
+            .as_bytes()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"chunked")
 }
 
 /// A header value of a text that is one by construction; `None` if it is not.
@@ -270,6 +286,24 @@ mod tests {
             assert!(!headers.contains_key(name), "{name}");
         }
         assert!(headers.contains_key("x-end"));
+    }
+
+    #[test]
+    fn a_body_is_framed_by_its_length_or_by_chunked_alone() {
+        let framed = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(TRANSFER_ENCODING, line.parse().unwrap());
+            }
+            is_plainly_framed(&headers)
+        };
+        assert!(framed(&[]));
+        assert!(framed(&["chunked"]));
+        assert!(framed(&["Chunked "]));
+        for other in ["gzip, chunked", "chunked, chunked", "gzip", "", "identity"] {
+            assert!(!framed(&[other]), "{other:?}");
+        }
+        assert!(!framed(&["chunked", "chunked"]));
     }
 
     #[test]

@@ -170,6 +170,13 @@ async fn forward(
             "CONNECT is not served",
         ));
     }
+    if !req.body().is_empty() && !headers::is_plainly_framed(req.headers()) {
+        // hyper would take off `chunked` and lose the rest.
+        return Err(Refusal::new(
+            Reason::RequestInvalid,
+            "its transfer coding is not chunked alone",
+        ));
+    }
     let port = default_port(conn.is_tls());
     let sni = conn.server_name(worker.settings.fallback_sni.as_ref());
     let authority = authority::read(req, &conn.last_host, sni, port)?;
@@ -555,6 +562,15 @@ impl Tries<'_> {
         mut resp: Response<Incoming>,
         patience: u64,
     ) -> Result<Answer, Refusal> {
+        if !headers::is_plainly_framed(resp.headers())
+            || resp.headers().contains_key(TRANSFER_ENCODING)
+                && resp.headers().contains_key(CONTENT_LENGTH)
+        {
+            return Err(Refusal::new(
+                Reason::UpstreamProtocolError,
+                "its answer has a transfer coding that is not chunked alone, or a length beside it",
+            ));
+        }
         let suspect = self.worker.settings.nginx_400 == Nginx400::Refuse
             && may_be_nginx_400(&resp, self.upstream.trust.is_none() || upstream.asked);
         headers::to_downstream(resp.headers_mut());

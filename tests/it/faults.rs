@@ -238,6 +238,14 @@ fn upstream_that_is_no_http_server_is_502() {
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         ),
         ("length", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"),
+        (
+            "both",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n",
+        ),
+        (
+            "coding",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n",
+        ),
     ] {
         let origin = TcpOrigin::answering(answer);
         lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
@@ -519,6 +527,8 @@ fn request_that_could_be_read_in_two_ways_is_refused() {
         "Content-Length : 5",
         "Transfer-Encoding: gzip",
         "Transfer-Encoding: chunked, gzip",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked, chunked",
         "Transfer-Encoding: xchunked",
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
         "Transfer-Encoding : chunked",
