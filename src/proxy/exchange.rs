@@ -75,7 +75,12 @@ impl UpstreamConn {
         let (sender, conn) = http1::Builder::new()
             .handshake(TokioIo::new(stream))
             .await?;
-        let driver = tokio::task::spawn_local(async move { conn.await.err() });
+        let open = bucket.count_open();
+        let driver = tokio::task::spawn_local(async move {
+            let ended = conn.await;
+            drop(open);
+            ended.err()
+        });
         Ok(Self {
             sender,
             driver,

@@ -107,6 +107,14 @@ impl Outcome {
         if let Some(status) = self.status {
             worker.metrics.request(status.as_u16());
         }
+        for (total, bytes) in [
+            (&worker.metrics.body_bytes_in, self.upload.received.get()),
+            (&worker.metrics.body_bytes_out, self.bytes_out),
+        ] {
+            if bytes > 0 {
+                total.inc_by(bytes);
+            }
+        }
         let reason = self.refusal.as_ref().map(|(reason, _)| *reason);
         if reason.is_none() && !worker.logs_access() {
             return;

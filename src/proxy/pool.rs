@@ -32,6 +32,7 @@ pub struct PoolKey {
 pub struct Pool {
     buckets: RefCell<HashMap<PoolKey, Rc<Bucket>>>,
     idle: Rc<RefCell<Idle<UpstreamConn>>>,
+    open: Rc<Cell<usize>>,
     limit: usize,
 }
 
@@ -41,7 +42,17 @@ pub struct Bucket {
     places: RefCell<VecDeque<usize>>,
     keepalive: Cell<Keepalive>,
     idle: Rc<RefCell<Idle<UpstreamConn>>>,
+    open: Rc<Cell<usize>>,
     limit: usize,
+}
+
+/// A connection that is open, as long as this is held.
+pub struct Open(Rc<Cell<usize>>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 impl Pool {
@@ -51,6 +62,7 @@ impl Pool {
         Self {
             buckets: RefCell::default(),
             idle: Rc::default(),
+            open: Rc::default(),
             limit,
         }
     }
@@ -63,6 +75,7 @@ impl Pool {
                 places: RefCell::default(),
                 keepalive: Cell::new(keepalive),
                 idle: self.idle.clone(),
+                open: self.open.clone(),
                 limit: self.limit,
             })
         });
@@ -86,6 +99,12 @@ impl Pool {
         }
     }
 
+    /// How many connections are open, idle or not.
+    #[must_use]
+    pub fn open_count(&self) -> usize {
+        self.open.get()
+    }
+
     /// How many connections are idle.
     #[must_use]
     pub fn idle_count(&self) -> usize {
@@ -94,6 +113,13 @@ impl Pool {
 }
 
 impl Bucket {
+    /// Counts a connection that was opened for it.
+    #[must_use]
+    pub fn count_open(&self) -> Open {
+        self.open.set(self.open.get().saturating_add(1));
+        Open(self.open.clone())
+    }
+
     /// The connection used last that is still open.
     pub fn take(&self) -> Option<UpstreamConn> {
         loop {

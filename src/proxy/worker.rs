@@ -122,6 +122,8 @@ pub struct Worker {
     logs_access: bool,
     failures: Arc<Failures>,
     drains: Cell<bool>,
+    // What this worker's part of the gauges is: active, idle.
+    shown: Cell<(i64, i64)>,
     builds: Rc<RefCell<HashMap<IpAddr, u32>>>,
 }
 
@@ -200,6 +202,7 @@ async fn run(parts: Parts) -> std::io::Result<()> {
         logs_access: parts.logs_access,
         failures: parts.failures,
         drains: Cell::new(false),
+        shown: Cell::default(),
         builds: Rc::default(),
         settings: parts.settings,
         sweep,
@@ -242,6 +245,7 @@ async fn run(parts: Parts) -> std::io::Result<()> {
 fn keep_house(worker: &Worker, ticks: u64) {
     worker.registry.sweep(worker.sweep.now(), &worker.settings);
     worker.access.borrow_mut().flush();
+    worker.show_upstream_connections();
     if ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
         worker.pool.sweep(worker.sweep.now());
         worker.upstreams.sweep();
@@ -410,6 +414,18 @@ impl Worker {
             self.failures.push(record, reason);
         }
         self.access.borrow_mut().write(record);
+    }
+
+    /// Brings the gauges of upstream connections up to date. They are the process's: each worker
+    /// adds what changed.
+    fn show_upstream_connections(&self) {
+        let idle = self.pool.idle_count();
+        let active = self.pool.open_count().saturating_sub(idle);
+        let now = [active, idle].map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+        let [active, idle] = now;
+        let (shown_active, shown_idle) = self.shown.replace((active, idle));
+        self.metrics.upstream_active.add(active - shown_active);
+        self.metrics.upstream_idle.add(idle - shown_idle);
     }
 
     /// The context of a name, built by control when it is not in the cache.

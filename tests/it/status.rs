@@ -486,3 +486,36 @@ fn each_plane_says_who_speaks() {
     });
     assert_eq!(field(&line, "version"), Some(version));
 }
+
+#[test]
+fn upstream_connections_and_bytes_of_bodies_are_counted() {
+    let origin = TcpOrigin::echoing();
+    let gateway = Gateway::start();
+    gateway.configure(
+        "/routes/r",
+        &json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}}),
+    );
+    let state = |text: &str, state: &str| {
+        sample(
+            text,
+            &format!("portcullis_upstream_connections{{state=\"{state}\"}}"),
+        )
+    };
+    assert_eq!(state(&metrics(&gateway), "idle"), 0);
+    let mut client = gateway.connect();
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhe");
+    eventually(SOON, "a request under way is an active connection", || {
+        let text = metrics(&gateway);
+        (state(&text, "active") == 1 && state(&text, "idle") == 0).then_some(())
+    });
+    client.send("llo");
+    let reply = client.read_reply().expect_status(200);
+    let sent = u64::try_from(reply.text().len()).unwrap();
+    eventually(SOON, "an answered one leaves it idle", || {
+        let text = metrics(&gateway);
+        (state(&text, "active") == 0 && state(&text, "idle") == 1).then_some(())
+    });
+    let text = metrics(&gateway);
+    assert_eq!(sample(&text, "portcullis_request_body_bytes_total"), 5);
+    assert_eq!(sample(&text, "portcullis_response_body_bytes_total"), sent);
+}
