@@ -558,7 +558,7 @@ fn encrypted_key_of_the_admin_listener_loads_with_its_passphrase() {
                 (None, "is encrypted; set `admin.https.key_passphrase`"),
                 (Some("does not"), "cannot be decrypted with the passphrase"),
             ] {
-                let stopped = with(passphrase).err().expect("no start");
+                let stopped = with(passphrase).expect_err("no start");
                 let said = format!("{:?}", stopped.logs);
                 assert!(
                     said.contains(reason) && said.contains("locked.key"),

@@ -475,7 +475,7 @@ fn key_that_cannot_sign_reports_stops_the_start() {
         (&folder.path().join("none.key"), "none.key: No such file"),
         (&good.cert, "failed to parse key"),
     ] {
-        let stopped = with(key).err().expect("no start");
+        let stopped = with(key).expect_err("no start");
         let said = format!("{:?}", stopped.logs);
         assert!(said.contains(reason), "{reason}: {said}");
     }
