@@ -264,6 +264,30 @@ pub enum TrustFile {
     Path(PathBuf),
 }
 
+/// Where distributions keep the CAs that the system trusts, most common first.
+const SYSTEM_TRUST: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+impl TrustFile {
+    /// The file: of the system's, the first that is there, or the most common one.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Self::Path(path) => path.clone(),
+            Self::System => {
+                let [common, ..] = SYSTEM_TRUST;
+                let known = SYSTEM_TRUST.into_iter();
+                let found = known.map(PathBuf::from).find(|path| path.exists());
+                found.unwrap_or_else(|| PathBuf::from(common))
+            }
+        }
+    }
+}
+
 /// `security`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Security {

@@ -1,7 +1,7 @@
 //! The start: everything stored is read, compiled and published; or, for `check`, judged only.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
@@ -29,14 +29,6 @@ use crate::telemetry::metrics::Metrics;
 use crate::tls::cache::Contexts;
 use crate::tls::material::{CaBundle, MaterialError};
 use crate::tls::trust::{CaStore, CaStores};
-
-/// Where distributions keep the CAs that the system trusts, most common first.
-const SYSTEM_TRUST: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// What control works with.
 pub struct Parts {
@@ -132,17 +124,7 @@ pub struct Finding {
 /// # Errors
 /// [`StartError::TrustFile`] and [`StartError::TrustText`].
 pub fn read_trust_file(file: &TrustFile) -> Result<CaBundle, StartError> {
-    let path = match file {
-        TrustFile::Path(path) => path.clone(),
-        TrustFile::System => {
-            let known = SYSTEM_TRUST.iter().map(Path::new);
-            known
-                .clone()
-                .find(|path| path.exists())
-                .or_else(|| known.clone().next())
-                .map_or_else(PathBuf::new, Path::to_owned)
-        }
-    };
+    let path = file.path();
     let pem = std::fs::read_to_string(&path).map_err(|source| StartError::TrustFile {
         path: path.clone(),
         source,

@@ -1,9 +1,11 @@
-//! The network's edge: listeners and handshakes inbound, the one dialer outbound, coarse time.
+//! The network's edge: listeners and handshakes inbound, the one dialer outbound, a small HTTP
+//! client, coarse time.
 //!
 //! No HTTP policy and no resources: addresses, streams and deadlines.
 
 pub mod dial;
 pub mod handshake;
+pub mod http;
 pub mod listener;
 pub mod resolve;
 pub mod serve;
