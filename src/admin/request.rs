@@ -3,16 +3,16 @@
 //! Nothing here knows resources or keys. warp's own path and query filters are not used: their
 //! rejections would answer in warp's words, and path segments must be decoded before ids are read.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Buf;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, Method, header};
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use zeroize::Zeroizing;
+
+use crate::resource::json;
 
 /// The largest body that is read, in bytes: 1.5 MiB. (APISIX, `admin/init.lua`.)
 pub(super) const BODY_BYTES: usize = 1_572_864;
@@ -242,8 +242,7 @@ pub(super) fn parse_body(body: &[u8]) -> Result<Option<Value>, BodyError> {
         bytes: body.len(),
         source,
     };
-    let _: Distinct = serde_json::from_slice(body).map_err(not_json)?;
-    serde_json::from_slice(body).map(Some).map_err(not_json)
+    json::parse(body).map(Some).map_err(not_json)
 }
 
 /// Parses a body as YAML; `None` when there is none.
@@ -259,108 +258,8 @@ pub(super) fn parse_yaml(body: &[u8]) -> Result<Option<Value>, BodyError> {
             format!(" at line {} column {}", place.line(), place.column())
         }))
     };
-    let _: Distinct = serde_yaml_ng::from_slice(body).map_err(not_yaml)?;
+    let _: json::Distinct = serde_yaml_ng::from_slice(body).map_err(not_yaml)?;
     serde_yaml_ng::from_slice(body).map(Some).map_err(not_yaml)
-}
-
-/// Any JSON value whose objects have no member twice. Holds nothing.
-struct Distinct;
-
-impl<'de> Deserialize<'de> for Distinct {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(DistinctVisitor)
-    }
-}
-
-struct DistinctVisitor;
-
-impl<'de> Visitor<'de> for DistinctVisitor {
-    type Value = Distinct;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Distinct, E> {
-        Ok(Distinct)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Distinct, E> {
-        Ok(Distinct)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Distinct, E> {
-        Ok(Distinct)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Distinct, E> {
-        Ok(Distinct)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Distinct, E> {
-        Ok(Distinct)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Distinct, E> {
-        Ok(Distinct)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Distinct, A::Error> {
-        while let Some(Distinct) = seq.next_element()? {}
-        Ok(Distinct)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Distinct, A::Error> {
-        let mut seen = HashSet::new();
-        while let Some(name) = map.next_key::<String>()? {
-            if name == NUMBER {
-                let Number = map.next_value()?;
-            } else {
-                let Distinct = map.next_value()?;
-            }
-            if seen.contains(&name) {
-                let name = super::reply::quote(&name);
-                return Err(serde::de::Error::custom(format_args!(
-                    "duplicate member {name}"
-                )));
-            }
-            seen.insert(name);
-        }
-        Ok(Distinct)
-    }
-}
-
-/// The member by which serde_json hands over a number whose spelling it keeps. A document that has
-/// it would be read as a number.
-const NUMBER: &str = "$serde_json::private::Number";
-
-/// The text of a number that serde_json hands over: an owned text, which no JSON text is.
-struct Number;
-
-impl<'de> Deserialize<'de> for Number {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NumberVisitor)
-    }
-}
-
-struct NumberVisitor;
-
-impl Visitor<'_> for NumberVisitor {
-    type Value = Number;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no member named \"{NUMBER}\"")
-    }
-
-    fn visit_string<E>(self, _: String) -> Result<Number, E> {
-        Ok(Number)
-    }
-
-    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Number, E> {
-        Err(E::custom(format_args!(
-            "a member cannot be named \"{NUMBER}\""
-        )))
-    }
 }
 
 #[cfg(test)]

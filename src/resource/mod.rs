@@ -25,6 +25,7 @@ mod texts;
 mod trust;
 
 pub mod fault;
+pub mod json;
 pub mod patch;
 pub mod route;
 pub mod schema;
