@@ -5,7 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Whole seconds as `2026-04-14T12:00:00`, without the zone.
 ///
 /// Days are turned into a date by Hinnant's `civil_from_days`; years 0 to 9999.
-pub(super) fn date_time(epoch_seconds: i64) -> String {
+#[must_use]
+pub fn date_time(epoch_seconds: i64) -> String {
     let days = epoch_seconds.div_euclid(86_400);
     let second = epoch_seconds.rem_euclid(86_400);
     let shifted = days + 719_468;

@@ -12,6 +12,7 @@
     reason = "a test that meets the unexpected ends there, with its message"
 )]
 
+mod a6;
 mod admin_api;
 mod cli;
 mod client_mtls;

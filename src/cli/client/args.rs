@@ -1,81 +1,388 @@
 //! The arguments of `a6`, and its words for wrong ones.
+//!
+//! Ids and names are lists where the public tool counts them: its sentence has the number.
 
-use clap::error::{ContextKind, ErrorKind};
-use clap::{Parser, Subcommand};
-use serde_json::Value;
+use std::path::PathBuf;
 
-/// Command line for the gateway's Admin API.
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args as Arguments, Parser, Subcommand};
+
+use super::failed::Failed;
+
+/// Command line for the Admin API of Portcullis, and of Apache APISIX.
 #[derive(Debug, Parser)]
 #[command(name = "a6", disable_help_subcommand = true)]
 pub(super) struct Args {
-    /// Output format: json, yaml or text
-    #[arg(short, long, global = true, value_name = "FORMAT")]
-    pub(super) output: Option<String>,
+    #[command(flatten)]
+    pub(super) globals: Globals,
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+/// Flags of every command, before or after the verb.
+#[derive(Clone, Debug, Default, Arguments)]
+#[command(next_help_heading = "Global options")]
+pub(super) struct Globals {
+    /// Output format: json, yaml or table
+    #[arg(short, long, global = true, value_name = "FORMAT")]
+    pub(super) output: Option<String>,
+    /// Admin base URL, without /apisix/admin [env: A6_SERVER]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(super) server: Option<String>,
+    /// Admin key; other users of this machine may see it, so prefer the environment [env: A6_API_KEY]
+    #[arg(long, global = true, value_name = "KEY")]
+    pub(super) api_key: Option<String>,
+    /// Context of the configuration file to use instead of the current one
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(super) context: Option<String>,
+    /// CA certificates to trust instead of the system's, PEM [env: A6_CA_CERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) ca_cert: Option<PathBuf>,
+    /// Client certificate for an admin port that asks for one, PEM [env: A6_CLIENT_CERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) client_cert: Option<PathBuf>,
+    /// Private key of the client certificate, PEM [env: A6_CLIENT_KEY]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) client_key: Option<PathBuf>,
+    /// Do not check the server's certificate: anyone in between can read the key
+    #[arg(long, global = true)]
+    pub(super) insecure: bool,
+    /// Ask nothing
+    #[arg(long, global = true)]
+    pub(super) force: bool,
+    /// Tell each request and its status on standard error
+    #[arg(long, global = true)]
+    pub(super) verbose: bool,
 }
 
 /// The groups.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Prints the version
-    Version,
+    /// SSL certificates: what names are served with, and who may come
+    #[command(subcommand)]
+    Ssl(SslVerb),
+    /// Upstreams: nodes, and how the gateway reaches and trusts them
+    #[command(subcommand)]
+    Upstream(UpstreamVerb),
+    /// Routes: which requests go where
+    #[command(subcommand)]
+    Route(RouteVerb),
+    /// Services: what several routes share
+    #[command(subcommand)]
+    Service(ServiceVerb),
+    /// Secrets: how secret managers are reached
+    #[command(subcommand)]
+    Secret(SecretVerb),
+    /// Contexts: which server, with which key
+    #[command(subcommand)]
+    Context(ContextVerb),
     /// Explains a failure reason; without one, lists them all
     Explain {
         /// The reason of an access record, e.g. client_cert_missing
         code: Option<String>,
     },
+    /// Prints a completion script for a shell
+    Completion {
+        /// bash, zsh, fish or powershell
+        shell: Vec<String>,
+    },
+    /// Prints the version
+    Version,
+    /// Completes a command line; what the scripts of `completion` call
+    #[command(name = "__complete", hide = true)]
+    Complete {
+        /// The words after `a6`, the last one to be completed
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Groups of the public tool that are not here, and what is no group at all.
+    #[command(external_subcommand)]
+    Other(Vec<String>),
 }
 
-/// A machine-readable output format, or text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    /// Indented by two.
-    Json,
-    /// Block style.
-    Yaml,
-    /// For people.
-    Text,
+/// Verbs that are the same in every group.
+#[derive(Debug, Subcommand)]
+pub(super) enum Common {
+    /// Creates, or replaces where the file names an id that exists
+    Create(File),
+    /// Changes: what the file leaves out stays as it is (the public tool replaces: --replace)
+    Update(Update),
+    /// Shows one
+    Get(Ids),
+    /// Writes all of them, without their times
+    Export(Export),
 }
 
-impl Format {
-    /// Parses `-o`.
-    ///
-    /// # Errors
-    /// The public `a6`'s message for an unknown one.
-    pub(super) fn parse(name: &str) -> Result<Self, String> {
-        match name {
-            "json" => Ok(Self::Json),
-            "yaml" => Ok(Self::Yaml),
-            "text" => Ok(Self::Text),
-            other => Err(format!("unsupported output format: {other}")),
-        }
+/// Verbs of `ssl`.
+#[derive(Debug, Subcommand)]
+pub(super) enum SslVerb {
+    #[command(flatten)]
+    Common(Common),
+    /// Lists
+    #[command(visible_alias = "ls")]
+    List(Paging),
+    /// Deletes
+    Delete(Delete),
+}
+
+/// Verbs of `upstream`.
+#[derive(Debug, Subcommand)]
+pub(super) enum UpstreamVerb {
+    #[command(flatten)]
+    Common(Common),
+    /// Lists
+    #[command(visible_alias = "ls")]
+    List(NamedList),
+    /// Deletes
+    Delete(Delete),
+    /// Shows what health checks say of its nodes
+    Health(Health),
+}
+
+/// Verbs of `route`.
+#[derive(Debug, Subcommand)]
+pub(super) enum RouteVerb {
+    #[command(flatten)]
+    Common(Common),
+    /// Lists
+    #[command(visible_alias = "ls")]
+    List(RouteList),
+    /// Deletes
+    Delete(Delete),
+}
+
+/// Verbs of `service`.
+#[derive(Debug, Subcommand)]
+pub(super) enum ServiceVerb {
+    #[command(flatten)]
+    Common(Common),
+    /// Lists
+    #[command(visible_alias = "ls")]
+    List(NamedList),
+    /// Deletes
+    Delete(Delete),
+}
+
+/// Verbs of `secret`.
+#[derive(Debug, Subcommand)]
+pub(super) enum SecretVerb {
+    /// Creates, or replaces; the id is manager/id, as an argument or in the file
+    Create(SecretFile),
+    /// Changes: what the file leaves out stays as it is (--replace replaces)
+    Update(Update),
+    /// Shows one
+    Get(Ids),
+    /// Lists
+    #[command(visible_alias = "ls")]
+    List(Paging),
+    /// Deletes
+    Delete(Ids),
+}
+
+/// `-f`, with arguments that are ignored.
+#[derive(Debug, Arguments)]
+pub(super) struct File {
+    /// JSON or YAML, one document or several: a file, a folder, or - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) file: String,
+    #[arg(hide = true)]
+    ignored: Vec<String>,
+}
+
+/// `-f`, and an id.
+#[derive(Debug, Arguments)]
+pub(super) struct SecretFile {
+    /// manager/id; without it, the file's id
+    pub(super) id: Vec<String>,
+    /// JSON or YAML, one document or several: a file, a folder, or - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) file: String,
+}
+
+/// `update`.
+#[derive(Debug, Arguments)]
+pub(super) struct Update {
+    /// Which; without it, the file's id
+    pub(super) id: Vec<String>,
+    /// JSON or YAML: a file, a folder, or - for standard input; values @FILE hold that file's PEM
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) file: String,
+    /// Replace the whole object by the file (PUT instead of PATCH)
+    #[arg(long)]
+    pub(super) replace: bool,
+}
+
+/// One id.
+#[derive(Debug, Arguments)]
+pub(super) struct Ids {
+    /// Which
+    pub(super) id: Vec<String>,
+}
+
+/// Which page of a list.
+#[derive(Clone, Debug, Arguments)]
+pub(super) struct Paging {
+    /// Page, from 1
+    #[arg(long, default_value_t = 1)]
+    pub(super) page: u64,
+    /// Objects on a page; the server allows 10 to 500
+    #[arg(long, default_value_t = 20)]
+    pub(super) page_size: u64,
+}
+
+/// A list of what has names and labels.
+#[derive(Clone, Debug, Arguments)]
+pub(super) struct NamedList {
+    #[command(flatten)]
+    pub(super) paging: Paging,
+    /// Only those whose name fits
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    /// Only those with this label: key, or key=value
+    #[arg(long)]
+    pub(super) label: Option<String>,
+}
+
+/// A list of routes.
+#[derive(Clone, Debug, Arguments)]
+pub(super) struct RouteList {
+    #[command(flatten)]
+    pub(super) named: NamedList,
+    /// Only those whose uri fits
+    #[arg(long)]
+    pub(super) uri: Option<String>,
+}
+
+/// `delete`.
+#[derive(Debug, Arguments)]
+pub(super) struct Delete {
+    /// Which
+    pub(super) id: Vec<String>,
+    /// Delete all
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Delete those with this label: key=value
+    #[arg(long)]
+    pub(super) label: Option<String>,
+}
+
+/// `export`.
+#[derive(Debug, Arguments)]
+pub(super) struct Export {
+    /// Only those with this label: key, or key=value
+    #[arg(long)]
+    pub(super) label: Option<String>,
+    /// Where to write; - for standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) file: Option<String>,
+}
+
+/// `upstream health`.
+#[derive(Debug, Arguments)]
+pub(super) struct Health {
+    /// Which
+    pub(super) id: Vec<String>,
+    /// The control API; by default port 9091 of the admin server
+    #[arg(long, value_name = "URL")]
+    pub(super) control_url: Option<String>,
+}
+
+/// Verbs of `context`.
+#[derive(Debug, Subcommand)]
+pub(super) enum ContextVerb {
+    /// Adds a context from --server, --api-key and the TLS options
+    Create(Names),
+    /// Makes a context the current one
+    Use(Names),
+    /// Lists contexts, never their keys
+    #[command(visible_alias = "ls")]
+    List,
+    /// Prints the current context's name
+    Current,
+    /// Deletes a context
+    #[command(visible_alias = "rm")]
+    Delete(Names),
+}
+
+/// One name.
+#[derive(Debug, Arguments)]
+pub(super) struct Names {
+    /// Its name
+    pub(super) name: Vec<String>,
+}
+
+/// Exactly one of what was given, in the public tool's words.
+///
+/// # Errors
+/// None or several.
+pub(super) fn exactly_one(given: &[String]) -> Result<&str, Failed> {
+    match given {
+        [one] => Ok(one),
+        more => Err(Failed::new(format!(
+            "accepts 1 arg(s), received {}",
+            more.len()
+        ))),
     }
+}
 
-    /// Shows a value; `text` makes the form for people.
-    pub(super) fn show(
-        self,
-        value: &Value,
-        text: impl FnOnce() -> String,
-    ) -> Result<String, String> {
-        match self {
-            Self::Json => serde_json::to_string_pretty(value).map_err(|e| e.to_string()),
-            Self::Yaml => serde_yaml_ng::to_string(value).map_err(|e| e.to_string()),
-            Self::Text => Ok(text()),
-        }
+/// At most one of what was given, in the public tool's words.
+///
+/// # Errors
+/// Several.
+pub(super) fn at_most_one(given: &[String]) -> Result<Option<&str>, Failed> {
+    match given {
+        [] => Ok(None),
+        [one] => Ok(Some(one)),
+        more => Err(Failed::new(format!(
+            "accepts at most 1 arg(s), received {}",
+            more.len()
+        ))),
     }
 }
 
-/// The public `a6`'s one line for wrong arguments, where it has one.
-pub(super) fn message(error: &clap::Error) -> String {
+/// What the public tool has and this one leaves out.
+const OUT_OF_SCOPE: [(&str, &str); 9] = [
+    ("consumer", "consumers"),
+    ("consumer-group", "consumer groups"),
+    ("credential", "credentials of consumers"),
+    ("global-rule", "global rules"),
+    ("plugin", "plugins"),
+    ("plugin-config", "plugin configs"),
+    ("plugin-metadata", "plugin metadata"),
+    ("proto", "protos"),
+    ("stream-route", "stream routes"),
+];
+
+/// The sentence for a first word that is none of the groups.
+pub(super) fn no_group(word: &str) -> Failed {
+    if let Some((_, what)) = OUT_OF_SCOPE.iter().find(|(group, _)| *group == word) {
+        return Failed::new(format!(
+            "`a6 {word}` is not available: this a6 manages ssl, upstream, route, service and \
+             secret, not {what}"
+        ));
+    }
+    match word {
+        "update" | "extension" => Failed::new(format!(
+            "`a6 {word}` is not available: this a6 never downloads anything; install a newer \
+             version the way this one was installed"
+        )),
+        _ => Failed::new(format!("unknown command {word:?} for \"a6\"")),
+    }
+}
+
+/// The public `a6`'s one line for wrong arguments, where it has one. `words` are the arguments.
+pub(super) fn message(error: &clap::Error, words: &[String]) -> String {
     let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
-    if error.kind() == ErrorKind::InvalidSubcommand {
-        return format!(
-            "unknown command {:?} for \"a6\"",
-            context(ContextKind::InvalidSubcommand)
-        );
+    // `--file <FILE>` without what follows the flag.
+    let flag = |text: &str| text.split(['=', ' ']).next().unwrap_or_default().to_owned();
+    let kind = error.kind();
+    if kind == ErrorKind::InvalidSubcommand {
+        let group = words.iter().find(|word| !word.starts_with('-'));
+        let group = group.map_or_else(|| "a6".to_owned(), |group| format!("a6 {group}"));
+        let word = context(ContextKind::InvalidSubcommand);
+        return format!("unknown command {word:?} for \"{group}\"");
     }
-    if error.kind() == ErrorKind::UnknownArgument {
+    if kind == ErrorKind::UnknownArgument {
         let arg = context(ContextKind::InvalidArg);
         return if arg.starts_with('-') {
             format!("unknown flag: {arg}")
@@ -83,7 +390,20 @@ pub(super) fn message(error: &clap::Error) -> String {
             format!("unexpected argument {arg:?}")
         };
     }
-    error.render().to_string().trim_end().to_owned()
+    if kind == ErrorKind::MissingRequiredArgument
+        && let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg)
+        && let Some(first) = missing.first()
+    {
+        let name = flag(first);
+        return format!("required flag {:?} not set", name.trim_start_matches('-'));
+    }
+    if kind == ErrorKind::InvalidValue && context(ContextKind::InvalidValue).is_empty() {
+        let arg = flag(&context(ContextKind::InvalidArg));
+        return format!("flag needs an argument: {arg}");
+    }
+    let text = error.render().to_string();
+    let first = text.lines().next().unwrap_or_default();
+    first.trim_start_matches("error: ").to_owned()
 }
 
 #[cfg(test)]
@@ -92,41 +412,74 @@ mod tests {
 
     use clap::CommandFactory as _;
 
+    fn told(words: &[&str]) -> String {
+        let error = Args::try_parse_from(words).unwrap_err();
+        let words: Vec<String> = words.iter().skip(1).map(ToString::to_string).collect();
+        message(&error, &words)
+    }
+
     #[test]
     fn arguments_are_well_formed() {
         Args::command().debug_assert();
     }
 
     #[test]
-    fn output_may_stand_before_and_after_the_verb() {
+    fn globals_may_stand_before_and_after_the_verb() {
         for args in [
-            ["a6", "-o", "json", "version"],
-            ["a6", "version", "-o", "json"],
+            ["a6", "-o", "json", "ssl", "list"],
+            ["a6", "ssl", "-o", "json", "list"],
+            ["a6", "ssl", "list", "-o", "json"],
         ] {
-            assert_eq!(
-                Args::try_parse_from(args).unwrap().output.as_deref(),
-                Some("json")
-            );
+            let args = Args::try_parse_from(args).unwrap();
+            assert_eq!(args.globals.output.as_deref(), Some("json"));
         }
     }
 
     #[test]
     fn wrong_arguments_get_the_public_tools_words() {
-        for (arg, expected) in [
-            (&["a6", "nope"][..], "unknown command \"nope\" for \"a6\""),
-            (&["a6", "version", "--nope"], "unknown flag: --nope"),
+        for (words, expected) in [
+            (&["a6", "version", "--nope"][..], "unknown flag: --nope"),
             (&["a6", "version", "x"], "unexpected argument \"x\""),
+            (
+                &["a6", "ssl", "bogus"],
+                "unknown command \"bogus\" for \"a6 ssl\"",
+            ),
+            (&["a6", "ssl", "create"], "required flag \"file\" not set"),
+            (
+                &["a6", "ssl", "create", "-f"],
+                "flag needs an argument: --file",
+            ),
+            (&["a6", "ssl", "list", "--uri", "x"], "unknown flag: --uri"),
         ] {
-            assert_eq!(message(&Args::try_parse_from(arg).unwrap_err()), expected);
+            assert_eq!(told(words), expected);
         }
     }
 
     #[test]
-    fn unknown_format_is_refused() {
+    fn what_is_no_group_gets_one_sentence() {
         assert_eq!(
-            Format::parse("xml").unwrap_err(),
-            "unsupported output format: xml"
+            no_group("x").to_string(),
+            "unknown command \"x\" for \"a6\""
         );
-        assert_eq!(Format::parse("yaml"), Ok(Format::Yaml));
+        for (group, what) in OUT_OF_SCOPE {
+            let sentence = no_group(group).to_string();
+            assert!(sentence.ends_with(&format!("not {what}")), "{sentence}");
+        }
+        assert!(no_group("extension").to_string().contains("downloads"));
+    }
+
+    #[test]
+    fn arguments_are_counted() {
+        let given = |count: usize| vec!["x".to_owned(); count];
+        assert_eq!(at_most_one(&given(0)), Ok(None));
+        assert_eq!(at_most_one(&given(1)), Ok(Some("x")));
+        assert_eq!(
+            at_most_one(&given(2)).unwrap_err().to_string(),
+            "accepts at most 1 arg(s), received 2"
+        );
+        assert_eq!(
+            exactly_one(&given(0)).unwrap_err().to_string(),
+            "accepts 1 arg(s), received 0"
+        );
     }
 }

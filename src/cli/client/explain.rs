@@ -2,25 +2,32 @@
 
 use serde_json::Value;
 
-use crate::cli::client::args::Format;
+use super::failed::Failed;
+use super::format::{Format, Shape};
 use crate::failure::Reason;
 
 /// One reason, or the list of all.
-pub(super) fn run(code: Option<&str>, format: Option<Format>) -> Result<String, String> {
-    let format = format.unwrap_or(Format::Text);
+///
+/// # Errors
+/// A reason that is not in the catalogue, a format that is not offered.
+pub(super) fn run(code: Option<&str>, output: Option<&str>) -> Result<String, Failed> {
+    let format = Format::choose(output, Shape::Text)?;
     let Some(code) = code else {
         let all: Value = Reason::ALL.into_iter().map(Reason::entry).collect();
-        return format.show(&all, || Reason::ALL.map(Reason::code).join("\n"));
+        return Ok(format.show(&all, || Reason::ALL.map(Reason::code).join("\n")));
     };
     let reason = Reason::from_code(code).ok_or_else(|| unknown(code))?;
-    format.show(&reason.entry(), || {
-        format!(
-            "{reason} (blame: {})\n\n{}\n\nRemedy: {}",
-            reason.blame(),
-            reason.meaning(),
-            reason.remedy()
-        )
-    })
+    Ok(format.show(&reason.entry(), || entry(reason)))
+}
+
+/// The entry of a reason for people.
+pub(super) fn entry(reason: Reason) -> String {
+    format!(
+        "{reason} (blame: {})\n\n{}\n\nRemedy: {}",
+        reason.blame(),
+        reason.meaning(),
+        reason.remedy()
+    )
 }
 
 fn unknown(code: &str) -> String {
@@ -45,13 +52,13 @@ mod tests {
         assert!(text.starts_with("sni_unknown (blame: client)\n"));
         assert!(text.contains(Reason::SniUnknown.remedy()));
         let json: Value =
-            serde_json::from_str(&run(Some("sni_unknown"), Some(Format::Json)).unwrap()).unwrap();
+            serde_json::from_str(&run(Some("sni_unknown"), Some("json")).unwrap()).unwrap();
         assert_eq!(json["meaning"], Reason::SniUnknown.meaning());
     }
 
     #[test]
     fn unknown_reason_is_refused_with_the_nearest() {
-        let message = run(Some("sni_unknwon"), None).unwrap_err();
+        let message = run(Some("sni_unknwon"), None).unwrap_err().to_string();
         assert_eq!(
             message,
             "unknown reason \"sni_unknwon\"; did you mean sni_unknown?"
@@ -59,6 +66,7 @@ mod tests {
         assert!(
             run(Some("a\u{1b}[2J"), None)
                 .unwrap_err()
+                .to_string()
                 .contains("\\u{1b}")
         );
     }

@@ -1,18 +1,35 @@
-//! `a6`: the client's command line. This version has `version` and `explain`.
+//! `a6`: the client's command line, for Portcullis and for Apache APISIX.
 //!
-//! Messages, formats and exit codes (0 or 1, nothing else) are those of the public `a6`.
+//! Verbs, messages, formats and exit codes (0 or 1, nothing else) are those of the public `a6`;
+//! what goes beyond it is said where it is.
 
+mod api;
 mod args;
+mod completion;
+mod context;
 mod explain;
+mod failed;
+mod format;
+mod input;
+mod resources;
+mod settings;
+mod table;
+mod terminal;
 mod version;
+mod yaml;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
-use crate::cli::client::args::{Args, Command, Format};
+use self::args::{
+    Args, Command, Common, Globals, RouteVerb, SecretVerb, ServiceVerb, SslVerb, UpstreamVerb,
+};
+use self::failed::Failed;
+use self::resources::{Doomed, Verb};
 use crate::cli::print;
+use crate::resource::Kind;
 
 /// Runs `a6` with the process's arguments.
 #[must_use]
@@ -23,36 +40,124 @@ pub fn main() -> ExitCode {
             print::out(e.render().to_string().trim_end());
             return ExitCode::SUCCESS;
         }
-        Err(e) => return fail(&args::message(&e)),
+        Err(e) => {
+            let words: Vec<String> = std::env::args().skip(1).collect();
+            return fail(&Failed::new(args::message(&e, &words)), wants_json(&words));
+        }
     };
-    match run(&args) {
+    let globals = &args.globals;
+    match run(&args.command, globals) {
         Ok(text) => {
-            print::out(text.trim_end());
+            if !text.is_empty() {
+                print::out(text.trim_end_matches('\n'));
+            }
             ExitCode::SUCCESS
         }
-        Err(message) => fail(&message),
+        Err(failed) => fail(&failed, globals.output.as_deref() == Some("json")),
     }
 }
 
-/// Asked for, or the public tool's answer to a bare command.
+/// Asked for, or the public tool's answer to a bare group.
 const fn is_help(kind: ErrorKind) -> bool {
     matches!(
         kind,
-        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            | ErrorKind::MissingSubcommand
     )
 }
 
+/// Whether words that are no command line ask for JSON.
+fn wants_json(words: &[String]) -> bool {
+    let pair = |pair: &[String]| matches!(pair, [flag, format] if (flag == "-o" || flag == "--output") && format == "json");
+    words.windows(2).any(pair)
+        || words
+            .iter()
+            .any(|it| it == "--output=json" || it == "-ojson")
+}
+
 /// The command's output, or the message of its failure.
-fn run(args: &Args) -> Result<String, String> {
-    let format = args.output.as_deref().map(Format::parse).transpose()?;
-    match &args.command {
-        Command::Version => version::run(format),
-        Command::Explain { code } => explain::run(code.as_deref(), format),
+fn run(command: &Command, globals: &Globals) -> Result<String, Failed> {
+    let output = globals.output.as_deref();
+    match command {
+        Command::Ssl(verb) => at_server(Kind::Ssl, ssl(verb), globals),
+        Command::Upstream(verb) => at_server(Kind::Upstream, upstream(verb), globals),
+        Command::Route(verb) => at_server(Kind::Route, route(verb), globals),
+        Command::Service(verb) => at_server(Kind::Service, service(verb), globals),
+        Command::Secret(verb) => at_server(Kind::Secret, secret(verb)?, globals),
+        Command::Context(verb) => context::run(verb, globals),
+        Command::Explain { code } => explain::run(code.as_deref(), output),
+        Command::Completion { shell } => completion::script(shell),
+        Command::Version => version::run(output),
+        Command::Complete { words } => Ok(completion::complete(words)),
+        Command::Other(words) => Err(args::no_group(words.first().map_or("", String::as_str))),
     }
 }
 
-fn fail(message: &str) -> ExitCode {
-    print::err(message);
+fn at_server(kind: Kind, verb: Verb<'_>, globals: &Globals) -> Result<String, Failed> {
+    api::run(async |network| resources::run(network, kind, verb, globals).await)
+}
+
+fn common(verb: &Common) -> Verb<'_> {
+    match verb {
+        Common::Create(file) => Verb::Create(None, &file.file),
+        Common::Update(update) => Verb::Update(update),
+        Common::Get(ids) => Verb::Get(&ids.id),
+        Common::Export(export) => Verb::Export(export),
+    }
+}
+
+fn ssl(verb: &SslVerb) -> Verb<'_> {
+    match verb {
+        SslVerb::Common(verb) => common(verb),
+        SslVerb::List(paging) => Verb::List(paging.into()),
+        SslVerb::Delete(delete) => Verb::Delete(delete.into()),
+    }
+}
+
+fn upstream(verb: &UpstreamVerb) -> Verb<'_> {
+    match verb {
+        UpstreamVerb::Common(verb) => common(verb),
+        UpstreamVerb::List(list) => Verb::List(list.into()),
+        UpstreamVerb::Delete(delete) => Verb::Delete(delete.into()),
+        UpstreamVerb::Health(health) => Verb::Health(health),
+    }
+}
+
+fn route(verb: &RouteVerb) -> Verb<'_> {
+    match verb {
+        RouteVerb::Common(verb) => common(verb),
+        RouteVerb::List(list) => Verb::List(list.into()),
+        RouteVerb::Delete(delete) => Verb::Delete(delete.into()),
+    }
+}
+
+fn service(verb: &ServiceVerb) -> Verb<'_> {
+    match verb {
+        ServiceVerb::Common(verb) => common(verb),
+        ServiceVerb::List(list) => Verb::List(list.into()),
+        ServiceVerb::Delete(delete) => Verb::Delete(delete.into()),
+    }
+}
+
+fn secret(verb: &SecretVerb) -> Result<Verb<'_>, Failed> {
+    Ok(match verb {
+        SecretVerb::Create(file) => Verb::Create(args::at_most_one(&file.id)?, &file.file),
+        SecretVerb::Update(update) => Verb::Update(update),
+        SecretVerb::Get(ids) => Verb::Get(&ids.id),
+        SecretVerb::List(paging) => Verb::List(paging.into()),
+        SecretVerb::Delete(ids) => Verb::Delete(Doomed {
+            id: &ids.id,
+            all: false,
+            label: None,
+        }),
+    })
+}
+
+fn fail(failed: &Failed, as_json: bool) -> ExitCode {
+    if let Some(line) = failed.line(as_json) {
+        print::err(&line);
+    }
     ExitCode::FAILURE
 }
 

@@ -9,6 +9,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub(crate) mod a6;
 pub(crate) mod client;
 pub(crate) mod fips;
 pub(crate) mod gateway;

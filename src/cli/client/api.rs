@@ -1,0 +1,621 @@
+//! The Admin API as `a6` speaks it: of Portcullis in either flavour, and of Apache APISIX.
+//!
+//! Envelopes are read tolerantly, errors told in the public tool's words.
+
+use std::fs;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method, Request, StatusCode};
+use serde_json::Value;
+use tokio::task::LocalSet;
+use zeroize::Zeroizing;
+
+use super::failed::Failed;
+use super::settings::Settings;
+use crate::cli::print;
+use crate::config::TrustFile;
+use crate::failure::Reason;
+use crate::net::dial::{Dialer, Forbidden};
+use crate::net::http::{Client, HttpError, Limits, Origin, Tls};
+use crate::net::sweep::Sweep;
+use crate::resource::{Kind, escaped, shown};
+use crate::tls::material::{CaBundle, KeyPair};
+use crate::tls::policy::Versions;
+use crate::tls::trust::CaStore;
+use crate::tls::upstream::{ServerName, UpstreamConnector, UpstreamSpec};
+
+/// How long the server has.
+pub(super) const LIMITS: Limits = Limits {
+    connect: Duration::from_secs(10),
+    answer: Duration::from_secs(60),
+    body_bytes: 512 * 1024 * 1024,
+};
+/// The largest page that APISIX allows.
+const PAGE_SIZE: usize = 500;
+/// Asks our server to show what stands for withheld keys, so that they can be compared.
+const WITHHELD: &str = "x-portcullis-withheld";
+/// How many characters of a server's sentence are told.
+const SAID_CHARS: usize = 2000;
+/// The header that carries warnings of our server, a field each.
+const WARNING: &str = "x-portcullis-warning";
+
+/// Runs work that asks servers, on this thread.
+///
+/// # Errors
+/// The work's own, or the system refused a runtime.
+pub(super) fn run<T>(work: impl AsyncFnOnce(&Network) -> Result<T, Failed>) -> Result<T, Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failed::new(format!("the system refused a runtime: {error}")))?;
+    LocalSet::new().block_on(&runtime, async {
+        let sweep = Sweep::new();
+        tokio::task::spawn_local(Rc::clone(&sweep).run(|| {}));
+        Box::pin(work(&Network { sweep })).await
+    })
+}
+
+/// Opens clients.
+#[derive(Debug)]
+pub(super) struct Network {
+    sweep: Rc<Sweep>,
+}
+
+/// What a client shows and trusts.
+#[derive(Debug, Default)]
+pub(super) struct Trust<'a> {
+    /// CAs instead of the system's.
+    pub(super) ca_cert: Option<&'a Path>,
+    /// Our certificate and its key.
+    pub(super) identity: Option<(&'a Path, &'a Path)>,
+    /// Check nothing.
+    pub(super) insecure: bool,
+}
+
+impl Network {
+    /// A client of an origin.
+    ///
+    /// # Errors
+    /// Files of the trust that cannot be used.
+    pub(super) fn client(
+        &self,
+        origin: Origin,
+        name: Option<&str>,
+        trust: &Trust<'_>,
+        limits: Limits,
+    ) -> Result<Client, Failed> {
+        let tls = if origin.is_tls {
+            Some(Tls {
+                connector: trust.connector()?,
+                name: ServerName::new(name.unwrap_or(&origin.host)),
+            })
+        } else {
+            None
+        };
+        let dialer = Dialer::new(Rc::clone(&self.sweep), Arc::new(Forbidden::default()));
+        Ok(Client::new(
+            origin,
+            tls,
+            limits,
+            Rc::clone(&self.sweep),
+            dialer,
+        ))
+    }
+
+    /// The Admin API that the settings name.
+    ///
+    /// # Errors
+    /// No server, no key, or TLS files that cannot be used.
+    pub(super) fn api(&self, settings: &Settings, verbose: bool) -> Result<Api, Failed> {
+        let key = settings
+            .api_key
+            .as_ref()
+            .ok_or("no API key configured; use 'a6 context create' or set A6_API_KEY")?;
+        let server = settings
+            .server
+            .as_deref()
+            .ok_or("no server configured; use 'a6 context create', --server or set A6_SERVER")?;
+        let origin = origin(server)?;
+        let identity = match (&settings.client_cert, &settings.client_key) {
+            (Some(cert), Some(key)) => Some((cert.as_path(), key.as_path())),
+            // One file may hold both.
+            (Some(both), None) => Some((both.as_path(), both.as_path())),
+            (None, Some(_)) => return Err("--client-key needs --client-cert".into()),
+            (None, None) => None,
+        };
+        let trust = Trust {
+            ca_cert: settings.ca_cert.as_deref(),
+            identity,
+            insecure: settings.insecure,
+        };
+        let mut key = HeaderValue::from_str(key).map_err(|_invalid| {
+            "the API key has characters that no header can carry; was a line end pasted with it?"
+        })?;
+        key.set_sensitive(true);
+        Ok(Api {
+            client: self.client(origin, None, &trust, LIMITS)?,
+            key,
+            verbose,
+        })
+    }
+}
+
+/// Reads a URL that was given.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn origin(url: &str) -> Result<Origin, Failed> {
+    Origin::parse(url)
+        .map_err(|error| Failed::new(format!("invalid URL {:?}: {error}", shown(url))))
+}
+
+impl Trust<'_> {
+    fn connector(&self) -> Result<UpstreamConnector, Failed> {
+        let identity = match self.identity {
+            None => None,
+            Some((cert, key)) => {
+                let pair = KeyPair::parse(&text(cert)?, &text(key)?)
+                    .map_err(|error| Failed::new(format!("{}: {error}", cert.display())))?;
+                Some(pair)
+            }
+        };
+        let trust = if self.insecure {
+            None
+        } else {
+            Some(Arc::new(self.store()?))
+        };
+        UpstreamConnector::build(&UpstreamSpec {
+            identity,
+            trust,
+            versions: Versions::default(),
+        })
+        .map_err(|error| Failed::new(format!("the TLS options cannot be used: {error}")))
+    }
+
+    /// The CAs that are trusted.
+    ///
+    /// # Errors
+    /// A file that cannot be used.
+    pub(super) fn store(&self) -> Result<CaStore, Failed> {
+        let bundle = match self.ca_cert {
+            Some(path) => CaBundle::parse(&text(path)?)
+                .map_err(|error| Failed::new(format!("{}: {error}", path.display())))?,
+            None => {
+                let path = TrustFile::System.path();
+                let pem = text(&path).map_err(|failed| {
+                    Failed::new(format!("{failed}; name the CAs to trust with --ca-cert"))
+                })?;
+                let read = CaBundle::parse_public_list(&pem);
+                read.map_err(|error| Failed::new(format!("{}: {error}", path.display())))?
+                    .0
+            }
+        };
+        CaStore::new(&bundle).map_err(|error| Failed::new(format!("OpenSSL failed: {error}")))
+    }
+}
+
+fn text(path: &Path) -> Result<Zeroizing<String>, Failed> {
+    let read = fs::read_to_string(path).map(Zeroizing::new);
+    read.map_err(|error| Failed::new(format!("failed to read {}: {error}", path.display())))
+}
+
+/// The Admin API of one server.
+#[derive(Debug)]
+pub(super) struct Api {
+    client: Client,
+    key: HeaderValue,
+    verbose: bool,
+}
+
+/// One object with its id.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Item {
+    /// A secret's has its manager in front.
+    pub(super) id: String,
+    /// The object itself.
+    pub(super) value: Value,
+}
+
+/// A list as the server gave it.
+#[derive(Debug)]
+pub(super) struct Page {
+    /// The objects of the page.
+    pub(super) items: Vec<Item>,
+    /// How many there are on all pages.
+    pub(super) total: usize,
+}
+
+impl Api {
+    /// Where it is.
+    pub(super) fn origin(&self) -> &Origin {
+        self.client.origin()
+    }
+
+    /// Asks for a path below the server's URL; gives the answer's JSON, `Null` where it is empty.
+    ///
+    /// # Errors
+    /// No answer, one of 400 and above, or one that is not JSON.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, Failed> {
+        let mut request = Request::builder()
+            .method(method.clone())
+            .uri(path)
+            .header("x-api-key", self.key.clone())
+            .header(WITHHELD, "show");
+        let mut bytes = Bytes::new();
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, "application/json");
+            bytes = body.to_string().into();
+        }
+        let request = request
+            .body(bytes)
+            .map_err(|error| Failed::new(format!("invalid path {:?}: {error}", shown(path))))?;
+        let answer = self.client.send(request).await;
+        let answer = answer.map_err(|error| unreachable(self.origin(), &error))?;
+        if self.verbose {
+            let line = format!(
+                "{method} {}{path} {}",
+                self.origin(),
+                answer.status.as_u16()
+            );
+            print::err(&line);
+        }
+        warn(&answer.headers);
+        if answer.status.as_u16() >= 400 {
+            return Err(refused(answer.status, &answer.body));
+        }
+        if answer.body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&answer.body)
+            .map_err(|error| Failed::new(format!("failed to parse response: {error}")))
+    }
+
+    /// A path of the resources: `/apisix/admin/{words}`, each word escaped.
+    pub(super) fn path(words: &[&str]) -> String {
+        let escaped = words.iter().map(|word| escape(word));
+        format!("/apisix/admin/{}", escaped.collect::<Vec<_>>().join("/"))
+    }
+
+    /// The path of an object; a secret's id brings its manager.
+    pub(super) fn object_path(kind: Kind, id: &str) -> String {
+        match (kind, id.split_once('/')) {
+            (Kind::Secret, Some((manager, id))) => Self::path(&[kind.plural(), manager, id]),
+            _ => Self::path(&[kind.plural(), id]),
+        }
+    }
+
+    /// One object, without its envelope.
+    ///
+    /// # Errors
+    /// As [`Api::ask`].
+    pub(super) async fn get(&self, kind: Kind, id: &str) -> Result<Value, Failed> {
+        let path = Self::object_path(kind, id);
+        value(self.ask(Method::GET, &path, None).await?)
+    }
+
+    /// Writes an object and gives it back as the server has it.
+    ///
+    /// # Errors
+    /// As [`Api::ask`].
+    pub(super) async fn write(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> Result<Value, Failed> {
+        value(self.ask(method, path, Some(body)).await?)
+    }
+
+    /// Deletes an object.
+    ///
+    /// # Errors
+    /// As [`Api::ask`].
+    pub(super) async fn delete(&self, kind: Kind, id: &str) -> Result<(), Failed> {
+        let path = Self::object_path(kind, id);
+        self.ask(Method::DELETE, &path, None).await.map(|_| ())
+    }
+
+    /// A page of a list; `query` is `page=…` and what narrows it.
+    ///
+    /// # Errors
+    /// As [`Api::ask`].
+    pub(super) async fn page(&self, kind: Kind, query: &[(&str, &str)]) -> Result<Page, Failed> {
+        let query = query
+            .iter()
+            .map(|(name, value)| format!("{name}={}", escape(value)));
+        let path = format!(
+            "{}?{}",
+            Self::path(&[kind.plural()]),
+            query.collect::<Vec<_>>().join("&")
+        );
+        page(kind, self.ask(Method::GET, &path, None).await?)
+    }
+
+    /// All objects of a kind, ordered by id. A kind that the server does not have is empty.
+    ///
+    /// # Errors
+    /// As [`Api::ask`].
+    pub(super) async fn all(
+        &self,
+        kind: Kind,
+        narrowed: &[(&str, &str)],
+    ) -> Result<Vec<Item>, Failed> {
+        let mut items: Vec<Item> = Vec::new();
+        let size = PAGE_SIZE.to_string();
+        for number in 1_usize.. {
+            let number = number.to_string();
+            let mut query = vec![("page", number.as_str()), ("page_size", size.as_str())];
+            query.extend_from_slice(narrowed);
+            let page = match self.page(kind, &query).await {
+                Err(failed) if matches!(failed.status, Some(400 | 404)) => break,
+                page => page?,
+            };
+            let is_last = page.items.is_empty();
+            items.extend(page.items);
+            if is_last || items.len() >= page.total {
+                break;
+            }
+        }
+        items.sort_by(|a, b| a.id.cmp(&b.id));
+        // An object that moved to the next page while we read is there twice.
+        items.dedup_by(|a, b| a.id == b.id);
+        Ok(items)
+    }
+}
+
+/// Asks a service that wants no key for JSON.
+///
+/// # Errors
+/// As [`Api::ask`].
+pub(super) async fn fetch(client: &Client, path: &str) -> Result<Value, Failed> {
+    let request = Request::get(path)
+        .body(Bytes::new())
+        .map_err(|error| Failed::new(format!("invalid path {:?}: {error}", shown(path))))?;
+    let answer = client.send(request).await;
+    let answer = answer.map_err(|error| unreachable(client.origin(), &error))?;
+    if answer.status.as_u16() >= 400 {
+        return Err(refused(answer.status, &answer.body));
+    }
+    serde_json::from_slice(&answer.body)
+        .map_err(|error| Failed::new(format!("failed to parse response: {error}")))
+}
+
+/// Takes `create_time` and `update_time` away, at any depth.
+pub(super) fn forget_times(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.shift_remove("create_time");
+            members.shift_remove("update_time");
+            members.values_mut().for_each(forget_times);
+        }
+        Value::Array(list) => list.iter_mut().for_each(forget_times),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Tells the warnings of our server on standard error.
+fn warn(headers: &HeaderMap) {
+    for warning in headers.get_all(WARNING) {
+        let text = String::from_utf8_lossy(warning.as_bytes());
+        print::err(&format!("warning: {}", escaped(&text, SAID_CHARS)));
+    }
+}
+
+/// The public tool's sentence for an answer of 400 and above.
+fn refused(status: StatusCode, body: &[u8]) -> Failed {
+    let parsed: Option<Value> = serde_json::from_slice(body).ok();
+    let member = |name: &str| parsed.as_ref()?.get(name)?.as_str();
+    let whole = String::from_utf8_lossy(body);
+    // A body of any length from anywhere: cut, and without what a terminal would obey.
+    let said = member("error_msg").unwrap_or(whole.trim());
+    let said = escaped(said, SAID_CHARS);
+    let text = match status.as_u16() {
+        401 => "authentication failed: check your API key".to_owned(),
+        403 => format!("permission denied: {said}"),
+        404 => "resource not found".to_owned(),
+        409 => format!("conflict: {said}"),
+        code => format!("API error (status {code}): {said}"),
+    };
+    Failed::answered(status.as_u16(), text)
+}
+
+/// Why there is no answer, and what to do.
+pub(super) fn unreachable(origin: &Origin, error: &HttpError) -> Failed {
+    let words = print::chain(error);
+    let remedy = match error.reason() {
+        Some(Reason::UpstreamRefused) => "is the server running, and is the URL right?",
+        Some(Reason::UpstreamUnresolvable) => "is the host's name right?",
+        Some(Reason::UpstreamCaUnknown) => {
+            "name the CA that issued its certificate with --ca-cert (a self-signed certificate is \
+             its own CA)"
+        }
+        Some(Reason::UpstreamNameMismatch) => "use a host name that its certificate was issued for",
+        Some(Reason::UpstreamWantsClientCert) => {
+            "it asks for a certificate: --client-cert and --client-key"
+        }
+        Some(Reason::UpstreamRejectedOurCert) => {
+            "it does not accept our certificate: is --client-cert from a CA that it trusts?"
+        }
+        Some(Reason::UpstreamSpeaksPlaintext) => "it does not speak TLS: use http://",
+        Some(Reason::UpstreamTimeout) => "is something in between dropping packets?",
+        _ if !origin.is_tls => "if it speaks TLS, use https://",
+        _ => return Failed::new(format!("{origin}: {words}")),
+    };
+    Failed::new(format!("{origin}: {words}; {remedy}"))
+}
+
+/// The object inside an envelope; API7's writes and APISIX's have the same.
+fn value(answer: Value) -> Result<Value, Failed> {
+    let Value::Object(mut envelope) = answer else {
+        return Err("failed to parse response: it is no JSON object".into());
+    };
+    match envelope.remove("value") {
+        Some(value @ Value::Object(_)) => Ok(value),
+        // An object that came without an envelope.
+        None if envelope.contains_key("id") => Ok(Value::Object(envelope)),
+        _ => Err("failed to parse response: there is no object in it".into()),
+    }
+}
+
+/// A list: of envelopes (APISIX) or of objects (API7); an empty one may be `{}`.
+fn page(kind: Kind, answer: Value) -> Result<Page, Failed> {
+    let wrong = || Failed::new("failed to parse response: there is no list in it");
+    let Value::Object(mut answer) = answer else {
+        return Err(wrong());
+    };
+    let total = answer.get("total").and_then(Value::as_u64);
+    let list = match answer.remove("list") {
+        Some(Value::Array(list)) => list,
+        Some(Value::Object(none)) if none.is_empty() => Vec::new(),
+        _ => return Err(wrong()),
+    };
+    let items: Option<Vec<Item>> = list.into_iter().map(|entry| item(kind, entry)).collect();
+    let items = items.ok_or("failed to parse response: an object of the list has no id")?;
+    let total = total.and_then(|total| usize::try_from(total).ok());
+    Ok(Page {
+        total: total.unwrap_or(items.len()),
+        items,
+    })
+}
+
+fn item(kind: Kind, entry: Value) -> Option<Item> {
+    let Value::Object(mut entry) = entry else {
+        return None;
+    };
+    let key = entry.get("key").and_then(Value::as_str).map(str::to_owned);
+    let is_envelope = entry.get("value").is_some_and(Value::is_object);
+    let value = match key {
+        Some(_) if is_envelope => entry.remove("value")?,
+        _ => Value::Object(entry),
+    };
+    let own = value.get("id").and_then(id_text);
+    let id = match (kind, key) {
+        // The id of a secret's document may lack its manager.
+        (Kind::Secret, Some(key)) => {
+            let mut parts = key.rsplit('/');
+            let (id, manager) = (parts.next()?, parts.next()?);
+            format!("{manager}/{id}")
+        }
+        (_, Some(key)) => own.or_else(|| key.rsplit('/').next().map(str::to_owned))?,
+        (_, None) => own?,
+    };
+    Some(Item { id, value })
+}
+
+/// An id as text; numbers are ids too.
+pub(super) fn id_text(id: &Value) -> Option<String> {
+    match id {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// Escapes what is not unreserved (RFC 3986 §2.3).
+pub(super) fn escape(word: &str) -> String {
+    let mut escaped = String::with_capacity(word.len());
+    for byte in word.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use serde_json::json;
+
+    #[test]
+    fn answers_have_the_public_tools_sentences() {
+        for (status, body, expected) in [
+            (401, "{}", "authentication failed: check your API key"),
+            (403, r#"{"error_msg":"no"}"#, "permission denied: no"),
+            (404, r#"{"message":"Key not found"}"#, "resource not found"),
+            (409, r#"{"error_msg":"x"}"#, "conflict: x"),
+            (
+                400,
+                r#"{"error_msg":"bad\u001b[2J"}"#,
+                "API error (status 400): bad\\u{1b}[2J",
+            ),
+            (502, " gone \n", "API error (status 502): gone"),
+        ] {
+            let failed = refused(StatusCode::from_u16(status).unwrap(), body.as_bytes());
+            assert_eq!(failed.to_string(), expected);
+            assert_eq!(failed.status, Some(status));
+        }
+    }
+
+    #[test]
+    fn envelopes_of_both_flavours_and_of_apisix_are_read() {
+        let route = json!({"id": "1", "uri": "/a"});
+        let item = Item {
+            id: "1".to_owned(),
+            value: route.clone(),
+        };
+        for answer in [
+            json!({"total": 1, "list": [{"key": "/apisix/routes/1", "value": route,
+                "createdIndex": 5, "modifiedIndex": 5}]}),
+            json!({"total": 1, "list": [route]}),
+            json!({"list": [{"key": "/apisix/routes/1", "value": route}]}),
+        ] {
+            let page = page(Kind::Route, answer).unwrap();
+            assert_eq!((page.items, page.total), (vec![item.clone()], 1));
+        }
+        for empty in [
+            json!({"total": 0, "list": []}),
+            json!({"total": 0, "list": {}}),
+        ] {
+            assert!(page(Kind::Route, empty).unwrap().items.is_empty());
+        }
+        for wrong in [
+            json!([]),
+            json!({}),
+            json!({"list": [1]}),
+            json!({"list": [{}]}),
+        ] {
+            let told = page(Kind::Route, wrong).unwrap_err().to_string();
+            assert!(told.starts_with("failed to parse response"), "{told}");
+        }
+        for answer in [json!({"key": "k", "value": route}), json!({"value": route})] {
+            assert_eq!(value(answer).unwrap(), route);
+        }
+        assert!(value(json!({"key": "k"})).is_err());
+    }
+
+    #[test]
+    fn secret_is_known_by_the_end_of_its_key() {
+        let entry = json!({"key": "/apisix/secrets/vault/1", "value": {"uri": "x", "id": "1"}});
+        assert_eq!(item(Kind::Secret, entry).unwrap().id, "vault/1");
+        let entry = json!({"id": "vault/1", "uri": "x"});
+        assert_eq!(item(Kind::Secret, entry).unwrap().id, "vault/1");
+        let entry = json!({"key": "/apisix/ssls/7", "value": {"id": 7}});
+        assert_eq!(item(Kind::Ssl, entry).unwrap().id, "7");
+    }
+
+    #[test]
+    fn paths_are_escaped() {
+        assert_eq!(
+            Api::object_path(Kind::Route, "a b/../c"),
+            "/apisix/admin/routes/a%20b%2F..%2Fc"
+        );
+        assert_eq!(
+            Api::object_path(Kind::Secret, "vault/a"),
+            "/apisix/admin/secrets/vault/a"
+        );
+    }
+}

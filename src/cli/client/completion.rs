@@ -1,0 +1,235 @@
+//! `a6 completion`, and what its scripts call: `a6 __complete WORDS…`, one candidate a line.
+//!
+//! Verbs and flags come from the arguments' own definition, ids from the server, briefly.
+
+use std::time::Duration;
+
+use clap::{Args as _, CommandFactory as _};
+
+use super::api;
+use super::args::{Args, Globals, exactly_one};
+use super::failed::Failed;
+use super::settings::{Contexts, Settings};
+use crate::failure::Reason;
+use crate::resource::Kind;
+
+/// How long the server may take before there are no ids.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+const BASH: &str = r#"# bash completion for a6: source <(a6 completion bash)
+_a6() {
+    local cur=${COMP_WORDS[COMP_CWORD]} IFS=$'\n'
+    COMPREPLY=($(compgen -W "$(a6 __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)" -- "$cur"))
+}
+complete -o default -F _a6 a6"#;
+
+const ZSH: &str = r#"#compdef a6
+# zsh completion for a6: source <(a6 completion zsh)
+_a6() {
+    local -a candidates
+    candidates=("${(@f)$(a6 __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    if (( $#candidates )) && [[ -n ${candidates[1]} ]]; then
+        compadd -- "${candidates[@]}"
+    else
+        _files
+    fi
+}
+compdef _a6 a6"#;
+
+const FISH: &str = r#"# fish completion for a6: a6 completion fish | source
+function __a6_complete
+    set -l words (commandline -opc) (commandline -ct)
+    a6 __complete -- $words[2..-1] 2>/dev/null
+end
+complete -c a6 -a '(__a6_complete)'"#;
+
+const POWERSHELL: &str = r#"# PowerShell completion for a6: a6 completion powershell | Out-String | Invoke-Expression
+Register-ArgumentCompleter -Native -CommandName a6 -ScriptBlock {
+    param($word, $ast, $position)
+    $words = @($ast.CommandElements | Select-Object -Skip 1 | ForEach-Object { $_.ToString() })
+    if ($word -eq '') { $words += '""' }
+    a6 __complete -- @words 2>$null | Where-Object { $_ -like "$word*" } |
+        ForEach-Object { [System.Management.Automation.CompletionResult]::new($_) }
+}"#;
+
+/// The script of a shell.
+///
+/// # Errors
+/// No shell, several, or one that is not known.
+pub(super) fn script(shell: &[String]) -> Result<String, Failed> {
+    let script = match exactly_one(shell)? {
+        "bash" => BASH,
+        "zsh" => ZSH,
+        "fish" => FISH,
+        "powershell" => POWERSHELL,
+        other => {
+            return Err(Failed::new(format!(
+                "invalid argument {other:?} for \"a6 completion\""
+            )));
+        }
+    };
+    Ok(script.to_owned())
+}
+
+/// What the last of these words may become, a candidate a line. Never fails: no candidates then.
+pub(super) fn complete(words: &[String]) -> String {
+    let (last, before) = match words.split_last() {
+        Some((last, before)) => (last.trim_matches('"'), before),
+        None => ("", words),
+    };
+    let mut candidates = candidates(before, last);
+    candidates.retain(|candidate| candidate.starts_with(last));
+    candidates.dedup();
+    candidates.join("\n")
+}
+
+fn candidates(before: &[String], last: &str) -> Vec<String> {
+    let mut command = Args::command();
+    command.build();
+    let mut node = &command;
+    let mut path = Vec::new();
+    let mut given = 0;
+    let mut words = before.iter();
+    while let Some(word) = words.next() {
+        if word.starts_with('-') {
+            if takes_value(node, word) && words.next().is_none() {
+                return values(word);
+            }
+        } else if let Some(inner) = node.find_subcommand(word) {
+            node = inner;
+            path.push(inner.get_name());
+        } else {
+            given += 1;
+        }
+    }
+    if last.starts_with('-') {
+        return flags(node);
+    }
+    let verbs = node.get_subcommands().filter(|inner| !inner.is_hide_set());
+    let verbs: Vec<String> = verbs.map(|inner| inner.get_name().to_owned()).collect();
+    if !verbs.is_empty() {
+        return verbs;
+    }
+    if given == 0 {
+        arguments(&path, before)
+    } else {
+        Vec::new()
+    }
+}
+
+fn flags(node: &clap::Command) -> Vec<String> {
+    let shown = node.get_arguments().filter(|arg| !arg.is_hide_set());
+    let mut flags: Vec<String> = shown
+        .filter_map(|arg| arg.get_long().map(|long| format!("--{long}")))
+        .collect();
+    flags.sort();
+    flags
+}
+
+fn takes_value(node: &clap::Command, word: &str) -> bool {
+    let name = word.trim_start_matches('-');
+    node.get_arguments().any(|arg| {
+        let is_meant = arg.get_long() == Some(name)
+            || (name.chars().count() == 1 && arg.get_short() == name.chars().next());
+        is_meant && arg.get_action().takes_values()
+    })
+}
+
+/// What may follow a flag, beside files, which the shell knows.
+fn values(flag: &str) -> Vec<String> {
+    match flag {
+        "-o" | "--output" => ["json", "yaml", "table"].map(str::to_owned).into(),
+        "--context" => contexts(),
+        _ => Vec::new(),
+    }
+}
+
+fn arguments(path: &[&str], before: &[String]) -> Vec<String> {
+    let shells = ["bash", "zsh", "fish", "powershell"];
+    match path {
+        ["completion"] => shells.map(str::to_owned).into(),
+        ["explain"] => Reason::ALL.map(|reason| reason.code().to_owned()).into(),
+        ["context", "use" | "delete"] => contexts(),
+        [group, "get" | "update" | "delete" | "health"] => {
+            let kind = Kind::ALL.into_iter().find(|kind| kind.singular() == *group);
+            kind.map(|kind| ids(kind, before)).unwrap_or_default()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn contexts() -> Vec<String> {
+    let contexts = Contexts::load().ok();
+    let names = contexts.iter().flat_map(Contexts::all);
+    names.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// The ids of a kind, with the flags of the line being completed.
+fn ids(kind: Kind, before: &[String]) -> Vec<String> {
+    let globals = globals(before);
+    let ask = async |network: &api::Network| {
+        let settings = Settings::resolve(&globals)?;
+        let api = network.api(&settings, false)?;
+        let asked = tokio::time::timeout(PATIENCE, api.all(kind, &[])).await;
+        asked.unwrap_or_else(|_elapsed| Ok(Vec::new()))
+    };
+    let items = api::run(ask).unwrap_or_default();
+    items.into_iter().map(|item| item.id).collect()
+}
+
+/// The global flags among words that are no complete command line yet.
+fn globals(words: &[String]) -> Globals {
+    let words_of_verbs = clap::Arg::new("words").num_args(0..);
+    let command = clap::Command::new("a6")
+        .ignore_errors(true)
+        .arg(words_of_verbs);
+    Globals::augment_args(command.no_binary_name(true))
+        .try_get_matches_from(words)
+        .ok()
+        .and_then(|matches| <Globals as clap::FromArgMatches>::from_arg_matches(&matches).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn completed(line: &str) -> Vec<String> {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        complete(&words).lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn groups_verbs_flags_and_values_are_completed() {
+        let groups = completed("");
+        assert!(groups.contains(&"ssl".to_owned()) && groups.contains(&"version".to_owned()));
+        assert!(!groups.contains(&"__complete".to_owned()));
+        assert_eq!(completed("ups"), ["upstream"]);
+        assert_eq!(completed("ssl l"), ["list"]);
+        assert_eq!(completed("-o json ssl ge"), ["get"]);
+        assert_eq!(completed("route list --ur"), ["--uri"]);
+        assert!(completed("ssl list --ur").is_empty());
+        assert_eq!(completed("ssl list -o y"), ["yaml"]);
+        assert_eq!(completed("completion z"), ["zsh"]);
+        assert_eq!(completed("explain sni_unk"), ["sni_unknown"]);
+        assert!(completed("explain sni_unknown x").is_empty());
+    }
+
+    #[test]
+    fn globals_are_found_on_an_unfinished_line() {
+        let words = ["ssl", "--server", "http://a", "get", "--api-key", "k"];
+        let globals = globals(&words.map(str::to_owned));
+        assert_eq!(globals.server.as_deref(), Some("http://a"));
+        assert_eq!(globals.api_key.as_deref(), Some("k"));
+    }
+
+    #[test]
+    fn every_shell_has_a_script_and_others_are_refused() {
+        for shell in ["bash", "zsh", "fish", "powershell"] {
+            let script = script(&[shell.to_owned()]).unwrap();
+            assert!(script.contains("a6 __complete"), "{shell}");
+        }
+        let told = script(&["tcsh".to_owned()]).unwrap_err().to_string();
+        assert_eq!(told, "invalid argument \"tcsh\" for \"a6 completion\"");
+    }
+}

@@ -1,0 +1,8 @@
+//! The `a6` command line as people and scripts use it: the real program against the real gateway,
+//! and against what looks like Apache APISIX.
+
+mod apisix;
+mod connection;
+mod context;
+mod prompt;
+mod resources;
