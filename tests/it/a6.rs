@@ -5,4 +5,5 @@ mod apisix;
 mod connection;
 mod context;
 mod prompt;
+mod recipe;
 mod resources;
