@@ -18,6 +18,9 @@ use openssl::x509::{X509, X509Ref, X509VerifyResult};
 
 use crate::crypto::sign::{SignError, SigningKey};
 
+/// A certificate, for the rooms that do not name OpenSSL's crate.
+pub use openssl::x509::X509Ref as Certificate;
+
 pub use self::approval::{Flaw, Part, Unapproved, is_required as is_approval_required};
 pub use self::encrypted::WeakEncryption;
 pub use self::facts::{CertificateFacts, KeyFacts};

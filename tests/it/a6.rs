@@ -4,6 +4,7 @@
 mod apisix;
 mod connection;
 mod context;
+mod declared;
 mod prompt;
 mod recipe;
 mod resources;

@@ -390,6 +390,14 @@ pub(super) async fn fetch(client: &Client, path: &str) -> Result<Value, Failed> 
         .map_err(|error| Failed::new(format!("failed to parse response: {error}")))
 }
 
+/// Seconds since the epoch.
+pub(super) fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
+}
+
 /// Takes `create_time` and `update_time` away, at any depth.
 pub(super) fn forget_times(value: &mut Value) {
     match value {

@@ -73,6 +73,9 @@ pub(super) enum Command {
     /// Secrets: how secret managers are reached
     #[command(subcommand)]
     Secret(SecretVerb),
+    /// The configuration as one file: compare, apply, write, check
+    #[command(subcommand)]
+    Config(ConfigVerb),
     /// Contexts: which server, with which key
     #[command(subcommand)]
     Context(ContextVerb),
@@ -285,6 +288,61 @@ pub(super) struct Health {
     /// The control API; by default port 9091 of the admin server
     #[arg(long, value_name = "URL")]
     pub(super) control_url: Option<String>,
+}
+
+/// Verbs of `config`.
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigVerb {
+    /// Makes the server have what the file has, and nothing else
+    Sync(Sync),
+    /// Tells what sync would do; exit code 1 where there is something
+    Diff(Declaration),
+    /// Writes what the server has; private keys stay where they are
+    Dump(Dump),
+    /// Checks a file without asking the server
+    Validate(Declaration),
+}
+
+/// A declared configuration.
+#[derive(Debug, Arguments)]
+pub(super) struct Declaration {
+    /// YAML or JSON with sections: a file, a folder, or - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) file: String,
+}
+
+/// `config sync`.
+#[derive(Debug, Arguments)]
+pub(super) struct Sync {
+    #[command(flatten)]
+    pub(super) declaration: Declaration,
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Delete what the file does not have
+    #[arg(
+        long,
+        default_value_t = true,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        action = clap::ArgAction::Set
+    )]
+    pub(super) delete: bool,
+    /// Do not ask before deleting more than a third of what the server has
+    #[arg(short, long)]
+    pub(super) yes: bool,
+}
+
+/// `config dump`.
+#[derive(Debug, Arguments)]
+pub(super) struct Dump {
+    /// Where to write; - for standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) file: Option<String>,
+    /// Name the section of certificates `ssl`, as the public tool does
+    #[arg(long)]
+    pub(super) compat: bool,
 }
 
 /// Verbs of `context`.

@@ -21,6 +21,11 @@ impl Failed {
         }
     }
 
+    /// Without a word: the output has said it all.
+    pub(super) fn silent() -> Self {
+        Self::new("")
+    }
+
     /// As the server answered.
     pub(super) fn answered(status: u16, text: impl Into<String>) -> Self {
         Self {
@@ -84,6 +89,6 @@ mod tests {
             failed.line(true).as_deref(),
             Some(r#"{"error_msg":"resource not found","status":404}"#)
         );
-        assert_eq!(Failed::new("").line(true), None);
+        assert_eq!(Failed::silent().line(true), None);
     }
 }

@@ -7,6 +7,7 @@ mod api;
 mod args;
 mod completion;
 mod context;
+mod declared;
 mod explain;
 mod failed;
 mod format;
@@ -85,6 +86,7 @@ fn run(command: &Command, globals: &Globals) -> Result<String, Failed> {
         Command::Route(verb) => at_server(Kind::Route, route(verb), globals),
         Command::Service(verb) => at_server(Kind::Service, service(verb), globals),
         Command::Secret(verb) => at_server(Kind::Secret, secret(verb)?, globals),
+        Command::Config(verb) => declared::run(verb, globals),
         Command::Context(verb) => context::run(verb, globals),
         Command::Explain { code } => explain::run(code.as_deref(), output),
         Command::Completion { shell } => completion::script(shell),

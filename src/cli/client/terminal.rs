@@ -1,6 +1,14 @@
-//! The terminal: whether there is one, questions, progress.
+//! The terminal: whether there is one, colours, questions, progress.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+/// A colour of the terminal's own palette.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Colour {
+    Red,
+    Green,
+    Yellow,
+}
 
 /// Whether standard input is a person.
 pub(super) fn is_asked() -> bool {
@@ -10,6 +18,29 @@ pub(super) fn is_asked() -> bool {
 /// Whether standard output is a terminal.
 pub(super) fn is_shown() -> bool {
     io::stdout().is_terminal()
+}
+
+/// A text for standard output in a colour, where it is a terminal and `NO_COLOR` is not set.
+pub(super) fn paint(colour: Colour, text: &str) -> String {
+    if is_shown() && has_colours(std::env::var_os("NO_COLOR").is_some_and(|it| !it.is_empty())) {
+        painted(colour, text)
+    } else {
+        text.to_owned()
+    }
+}
+
+/// no-color.org: any value that is not empty switches colours off.
+fn has_colours(no_color: bool) -> bool {
+    !no_color && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+fn painted(colour: Colour, text: &str) -> String {
+    let code = match colour {
+        Colour::Red => 31,
+        Colour::Green => 32,
+        Colour::Yellow => 33,
+    };
+    format!("\u{1b}[{code}m{text}\u{1b}[0m")
 }
 
 /// Asks on standard error; only `y` and `yes` agree.
@@ -91,6 +122,12 @@ mod tests {
         for (answer, agreed) in [("y", true), ("YES", true), ("", false), ("yep", false)] {
             assert_eq!(agrees(answer), agreed, "{answer}");
         }
+    }
+
+    #[test]
+    fn colours_are_codes_around_the_text() {
+        assert_eq!(painted(Colour::Red, "x"), "\u{1b}[31mx\u{1b}[0m");
+        assert!(!has_colours(true));
     }
 
     #[test]

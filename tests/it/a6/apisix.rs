@@ -21,6 +21,9 @@ pub(crate) struct Apisix {
 struct State {
     objects: BTreeMap<String, Value>,
     requests: Vec<String>,
+    connections: usize,
+    /// Requests still answered before all are refused; `None`: no end.
+    patience: Option<usize>,
 }
 
 impl Apisix {
@@ -41,13 +44,24 @@ impl Apisix {
         std::mem::take(&mut self.state.lock().unwrap().requests)
     }
 
+    /// How many connections there were.
+    pub(crate) fn connections(&self) -> usize {
+        self.state.lock().unwrap().connections
+    }
+
     /// What is stored at a path such as `routes/1`.
     pub(crate) fn stored(&self, path: &str) -> Option<Value> {
         self.state.lock().unwrap().objects.get(path).cloned()
     }
+
+    /// Answers so many requests, and 500 from then on.
+    pub(crate) fn fail_after(&self, requests: Option<usize>) {
+        self.state.lock().unwrap().patience = requests;
+    }
 }
 
 fn serve(mut conn: TcpStream, state: &Mutex<State>) {
+    state.lock().unwrap().connections += 1;
     loop {
         let head = read_head(&mut conn);
         if !head.ends_with("\r\n\r\n") {
@@ -75,6 +89,12 @@ fn answer(head: &str, body: &[u8], state: &mut State) -> (u16, Value) {
     let mut words = head.split(' ');
     let (method, target) = (words.next().unwrap(), words.next().unwrap());
     state.requests.push(format!("{method} {target}"));
+    if let Some(left) = &mut state.patience {
+        if *left == 0 {
+            return (500, json!({"error_msg": "etcd is away"}));
+        }
+        *left -= 1;
+    }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let Some(path) = path.strip_prefix("/apisix/admin/") else {
         return (404, json!({"error_msg": "404 Route Not Found"}));

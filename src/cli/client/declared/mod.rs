@@ -1,0 +1,174 @@
+//! `a6 config`: the configuration as one file.
+//!
+//! Objects are free-form: no member is known here but those that hold ids, names, certificates and
+//! keys, and none is dropped. A private key is compared by the digest of its public part, which is
+//! what the server shows of it.
+
+mod compare;
+mod file;
+mod plan;
+mod sync;
+mod validate;
+
+use serde_json::{Map, Value};
+
+use self::file::Declared;
+use self::plan::Plan;
+use super::api::{self, Api, Item};
+use super::args::{ConfigVerb, Dump, Globals};
+use super::failed::Failed;
+use super::format::{Format, Shape};
+use super::resources::put;
+use super::settings::Settings;
+use crate::cli::print;
+use crate::resource::Kind;
+
+/// The sections in the order of reports, with their names there.
+const SECTIONS: [(Kind, &str); 5] = [
+    (Kind::Upstream, "upstreams"),
+    (Kind::Service, "services"),
+    (Kind::Ssl, "ssl"),
+    (Kind::Secret, "secrets"),
+    (Kind::Route, "routes"),
+];
+/// The sections in the order of a dump.
+const DUMPED: [Kind; 5] = [
+    Kind::Route,
+    Kind::Service,
+    Kind::Upstream,
+    Kind::Ssl,
+    Kind::Secret,
+];
+
+/// What a server has, per kind, ordered by id.
+struct Remote(Vec<(Kind, Vec<Item>)>);
+
+impl Remote {
+    async fn read(api: &Api) -> Result<Self, Failed> {
+        let mut all = Vec::new();
+        for kind in Kind::ALL {
+            let mut items = api.all(kind, &[]).await?;
+            for item in &mut items {
+                tidy(kind, item);
+            }
+            all.push((kind, items));
+        }
+        Ok(Self(all))
+    }
+
+    fn of(&self, kind: Kind) -> &[Item] {
+        let found = self.0.iter().find(|(of, _)| *of == kind);
+        found.map_or(&[], |(_, items)| items)
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().map(|(_, items)| items.len()).sum()
+    }
+}
+
+/// An object as a file has it: without times, with its whole id, without what API7's envelope adds.
+fn tidy(kind: Kind, item: &mut Item) {
+    api::forget_times(&mut item.value);
+    if let Value::Object(members) = &mut item.value {
+        if kind == Kind::Service && members.get("type").and_then(Value::as_str) == Some("http") {
+            members.shift_remove("type");
+        }
+        members.insert("id".to_owned(), item.id.as_str().into());
+    }
+}
+
+/// Runs a verb; the text is for standard output.
+///
+/// # Errors
+/// What files and server said; silent where the output of `diff` says it all.
+pub(super) fn run(verb: &ConfigVerb, globals: &Globals) -> Result<String, Failed> {
+    match verb {
+        ConfigVerb::Validate(declaration) => {
+            checked(&declaration.file)?;
+            Ok("Config is valid".to_owned())
+        }
+        ConfigVerb::Diff(declaration) => {
+            let format = Format::choose(globals.output.as_deref(), Shape::Text)?;
+            let declared = checked(&declaration.file)?;
+            let plan = at_server(globals, async |api| {
+                Ok(Plan::new(&declared, &Remote::read(api).await?))
+            })?;
+            let text = format.show(&plan.to_json(), || plan.text(true));
+            if plan.is_empty() {
+                return Ok(text);
+            }
+            print::out(text.trim_end());
+            Err(Failed::silent())
+        }
+        ConfigVerb::Sync(sync) => {
+            let declared = checked(&sync.declaration.file)?;
+            at_server(globals, async |api| {
+                sync::run(api, &declared, sync, globals).await
+            })
+        }
+        ConfigVerb::Dump(dump) => {
+            let format = Format::choose(globals.output.as_deref(), Shape::File)?;
+            let remote = at_server(globals, Remote::read)?;
+            write_dump(remote, dump, format)
+        }
+    }
+}
+
+fn at_server<T>(
+    globals: &Globals,
+    work: impl AsyncFnOnce(&Api) -> Result<T, Failed>,
+) -> Result<T, Failed> {
+    let settings = Settings::resolve(globals)?;
+    api::run(async |network| work(&network.api(&settings, globals.verbose)?).await)
+}
+
+/// Reads and validates a file; warnings go to standard error.
+fn checked(file: &str) -> Result<Declared, Failed> {
+    let (declared, mut faults) = Declared::read(file)?;
+    let found = validate::check(&declared, api::now());
+    faults.extend(found.faults);
+    if !faults.is_empty() {
+        let lines = faults.iter().map(|fault| format!("\n- {fault}"));
+        return Err(Failed::new(format!(
+            "config validation failed:{}",
+            lines.collect::<String>()
+        )));
+    }
+    for warning in found.warnings {
+        print::err(&format!("warning: {warning}"));
+    }
+    Ok(declared)
+}
+
+fn write_dump(remote: Remote, dump: &Dump, format: Format) -> Result<String, Failed> {
+    let mut withheld = 0;
+    let mut root = Map::new();
+    root.insert("version".to_owned(), "1".into());
+    let mut sections = remote.0;
+    for kind in DUMPED {
+        let found = sections.iter_mut().find(|(of, _)| *of == kind);
+        let items = found.map(|(_, items)| std::mem::take(items));
+        let items = items.unwrap_or_default();
+        if items.is_empty() {
+            continue;
+        }
+        let name = if kind == Kind::Ssl && dump.compat {
+            "ssl"
+        } else {
+            kind.plural()
+        };
+        let values: Vec<Value> = items.into_iter().map(|item| item.value).collect();
+        withheld += values.iter().map(compare::count_withheld).sum::<usize>();
+        root.insert(name.to_owned(), values.into());
+    }
+    if withheld > 0 {
+        print::err(&format!(
+            "note: {withheld} private keys and credentials are withheld; the file restores them \
+             only where they are stored"
+        ));
+    }
+    put(
+        &format.show(&Value::Object(root), String::new),
+        dump.file.as_deref(),
+    )
+}

@@ -1,0 +1,276 @@
+//! What can be said of a declared configuration without a server.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::super::table::{day, snis, text};
+use super::compare::is_withheld;
+use super::file::{Declared, Entry};
+use crate::resource::{Id, Kind, is_reference, shown};
+use crate::tls::material::{self, CaBundle, CertChain, KeyPair, PrivateKey};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// With one of them nothing is sent.
+    pub(super) faults: Vec<String>,
+    /// What may be meant as it is.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Checks every object; `now` is in epoch seconds.
+pub(super) fn check(declared: &Declared, now: i64) -> Found {
+    let mut check = Check {
+        now,
+        found: Found::default(),
+    };
+    let mut seen = HashSet::new();
+    for (kind, entry) in declared.all() {
+        check.id(kind, entry, &mut seen);
+        match kind {
+            Kind::Route => check.route(entry),
+            Kind::Ssl => check.ssl(entry),
+            Kind::Upstream => check.upstream(entry, &entry.value),
+            Kind::Service | Kind::Secret => {}
+        }
+        if let Some(upstream) = entry.value.get("upstream") {
+            check.upstream(entry, upstream);
+        }
+        check.references(declared, entry);
+    }
+    check.found
+}
+
+struct Check {
+    now: i64,
+    found: Found,
+}
+
+impl Check {
+    fn fault(&mut self, entry: &Entry, text: &str) {
+        self.found.faults.push(format!("{}: {text}", entry.place));
+    }
+
+    fn warn(&mut self, entry: &Entry, text: &str) {
+        self.found.warnings.push(format!("{}: {text}", entry.place));
+    }
+
+    fn id<'d>(&mut self, kind: Kind, entry: &'d Entry, seen: &mut HashSet<(Kind, &'d str)>) {
+        if entry.id.is_empty() {
+            let text = match entry.value.get("id") {
+                None => "missing \"id\" field".to_owned(),
+                Some(id) => format!("invalid id {}", shown(&id.to_string())),
+            };
+            return self.fault(entry, &text);
+        }
+        let is_id = entry.id.parse::<Id>().is_ok();
+        if !is_id || entry.id.contains('/') != (kind == Kind::Secret) {
+            self.fault(entry, &format!("invalid id \"{}\"", shown(&entry.id)));
+        } else if !seen.insert((kind, &entry.id)) {
+            self.fault(entry, &format!("duplicate id \"{}\"", entry.id));
+        }
+    }
+
+    fn route(&mut self, entry: &Entry) {
+        let members = ["uri", "uris", "paths"];
+        if !members.iter().any(|name| entry.value.get(name).is_some()) {
+            self.fault(entry, "either uri or uris is required");
+        }
+    }
+
+    fn ssl(&mut self, entry: &Entry) {
+        let value = &entry.value;
+        if text(value, "type") != Some("client") && snis(value).is_empty() {
+            self.fault(entry, "either sni or snis is required");
+        }
+        self.pair(
+            entry,
+            ("cert", text(value, "cert")),
+            ("key", text(value, "key")),
+        );
+        let list = |name: &str| value.get(name).and_then(Value::as_array);
+        let (certs, keys) = (list("certs"), list("keys"));
+        for (position, cert) in certs.into_iter().flatten().enumerate() {
+            let key = keys.and_then(|keys| keys.get(position));
+            let names = (format!("certs[{position}]"), format!("keys[{position}]"));
+            self.pair(
+                entry,
+                (&names.0, cert.as_str()),
+                (&names.1, key.and_then(Value::as_str)),
+            );
+        }
+        if let Some(ca) = value.get("client").and_then(|client| text(client, "ca")) {
+            self.issuers(entry, "client.ca", ca);
+        }
+    }
+
+    fn upstream(&mut self, entry: &Entry, upstream: &Value) {
+        let Some(tls) = upstream.get("tls") else {
+            return;
+        };
+        self.pair(
+            entry,
+            ("tls.client_cert", text(tls, "client_cert")),
+            ("tls.client_key", text(tls, "client_key")),
+        );
+        let trusted = tls.get("ca_certs").and_then(Value::as_array);
+        for ca in trusted.into_iter().flatten().filter_map(Value::as_str) {
+            self.issuers(entry, "tls.ca_certs", ca);
+        }
+    }
+
+    /// A certificate and its key, as far as they are given as PEM.
+    fn pair(&mut self, entry: &Entry, cert: (&str, Option<&str>), key: (&str, Option<&str>)) {
+        let literal = |text: Option<&str>| {
+            text.filter(|text| !is_reference(text) && !is_withheld(text))
+                .map(str::to_owned)
+        };
+        let chain = literal(cert.1).map(|pem| CertChain::parse(&pem));
+        let private = literal(key.1).map(|pem| PrivateKey::parse(&pem));
+        match (&chain, private) {
+            (Some(Ok(chain)), Some(Ok(private))) => {
+                if let Err(error) = KeyPair::join(chain.clone(), private) {
+                    self.fault(entry, &format!("{}: {error}", key.0));
+                }
+            }
+            (_, Some(Err(error))) => self.fault(entry, &format!("{}: {error}", key.0)),
+            _ => {}
+        }
+        match chain {
+            Some(Ok(chain)) => self.dates(entry, cert.0, &chain.leaf),
+            Some(Err(error)) => self.fault(entry, &format!("{}: {error}", cert.0)),
+            None => {}
+        }
+    }
+
+    fn issuers(&mut self, entry: &Entry, name: &str, pem: &str) {
+        if is_reference(pem) {
+            return;
+        }
+        match CaBundle::parse(pem) {
+            Ok(bundle) => {
+                for ca in &bundle.certificates {
+                    self.dates(entry, name, ca);
+                }
+            }
+            Err(error) => self.fault(entry, &format!("{name}: {error}")),
+        }
+    }
+
+    fn dates(&mut self, entry: &Entry, name: &str, certificate: &material::Certificate) {
+        if let Ok((_, end)) = material::validity(certificate)
+            && end < self.now
+        {
+            let subject = shown(&material::subject(certificate));
+            let text = format!("{name}: the certificate {subject} expired on {}", day(end));
+            self.warn(entry, &text);
+        }
+    }
+
+    fn references(&mut self, declared: &Declared, entry: &Entry) {
+        for (member, kind) in [
+            ("upstream_id", Kind::Upstream),
+            ("service_id", Kind::Service),
+        ] {
+            let Some(id) = entry.value.get(member).and_then(super::super::api::id_text) else {
+                continue;
+            };
+            if !declared.of_kind(kind).any(|other| other.id == id) {
+                let text = format!(
+                    "{member} \"{}\" is not in this file; the server must have it",
+                    shown(&id)
+                );
+                self.warn(entry, &text);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use serde_json::json;
+
+    use crate::tls::sample;
+
+    fn found(document: &Value) -> Found {
+        let folder = tempfile::TempDir::new().unwrap();
+        let file = folder.path().join("config.json");
+        std::fs::write(&file, document.to_string()).unwrap();
+        let (declared, faults) = Declared::read(file.to_str().unwrap()).unwrap();
+        assert_eq!(faults, Vec::<String>::new());
+        check(&declared, sample::NOW)
+    }
+
+    #[test]
+    fn faults_of_objects_are_all_told() {
+        let ca = sample::ca("ca");
+        let (one, other) = (
+            sample::leaf(&ca, "a", &["a"]),
+            sample::leaf(&ca, "b", &["b"]),
+        );
+        let found = found(&json!({
+            "version": "1",
+            "routes": [
+                {"id": "x y", "uri": "/a"}, {"id": "a", "uri": "/a"}, {"id": "a", "uris": ["/a"]},
+                {"id": "b"}, {"uri": "/c"}, {"id": [], "uri": "/c"},
+            ],
+            "secrets": [{"id": "x"}, {"id": "vault/x"}],
+            "ssls": [
+                {"id": "a", "cert": one.cert, "key": other.key_pem, "snis": ["a"]},
+                {"id": "b", "cert": "x", "key": "y", "snis": ["a"]},
+                {"id": "c", "cert": one.cert, "key": one.key_pem},
+                {"id": "d", "cert": one.cert, "key": "$env://K", "snis": ["a"],
+                    "client": {"ca": "x"}},
+            ],
+            "upstreams": [{"id": "u", "tls": {"client_cert": one.cert, "client_key": "y"}}],
+        }));
+        let parse = "failed to parse cert: PEM_read_bio_X509_AUX() failed";
+        let parse_key = "failed to parse key: PEM_read_bio_PrivateKey() failed";
+        assert_eq!(
+            found.faults,
+            [
+                "routes[0]: invalid id \"x y\"".to_owned(),
+                "routes[2]: duplicate id \"a\"".to_owned(),
+                "routes[3]: either uri or uris is required".to_owned(),
+                "routes[4]: missing \"id\" field".to_owned(),
+                "routes[5]: invalid id []".to_owned(),
+                "secrets[0]: invalid id \"x\"".to_owned(),
+                "ssls[0]: key: the private key does not belong to the certificate".to_owned(),
+                format!("ssls[1]: key: {parse_key}"),
+                format!("ssls[1]: cert: {parse}"),
+                "ssls[2]: either sni or snis is required".to_owned(),
+                format!("ssls[3]: client.ca: {parse}"),
+                format!("upstreams[0]: tls.client_key: {parse_key}"),
+            ]
+        );
+        assert_eq!(found.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_may_be_meant_is_a_warning() {
+        let ca = sample::ca("ca");
+        let wish = sample::Wish {
+            name: "old",
+            dns: &["a"],
+            valid: (0, sample::NOW - 1),
+        };
+        let old = sample::issue(&wish, Some(&ca));
+        let found = found(&json!({
+            "version": 1,
+            "ssls": [{"id": "a", "cert": old.cert, "key": "$withheld:sha256:00", "snis": ["a"]}],
+            "routes": [{"id": "a", "uri": "/", "upstream_id": 7}, {"id": "b", "uri": "/", "service_id": "s"}],
+            "services": [{"id": "s"}],
+        }));
+        assert_eq!(found.faults, Vec::<String>::new());
+        assert_eq!(
+            found.warnings,
+            [
+                "ssls[0]: cert: the certificate CN=old expired on 2025-12-31",
+                "routes[0]: upstream_id \"7\" is not in this file; the server must have it",
+            ]
+        );
+    }
+}
