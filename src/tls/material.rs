@@ -130,7 +130,7 @@ impl CertChain {
     /// # Errors
     /// OpenSSL's own.
     pub fn fingerprint(&self) -> Result<Digest, ErrorStack> {
-        sha256(&self.leaf.to_der()?)
+        fingerprint(&self.leaf)
     }
 
     /// SHA-256 over the whole chain, leaf first.
@@ -365,6 +365,14 @@ impl fmt::Debug for CaBundle {
             .entries(self.certificates.iter().map(|ca| subject(ca)))
             .finish()
     }
+}
+
+/// SHA-256 of a certificate's DER, as `openssl x509 -fingerprint -sha256` prints it.
+///
+/// # Errors
+/// OpenSSL's own.
+pub fn fingerprint(certificate: &X509Ref) -> Result<Digest, ErrorStack> {
+    sha256(&certificate.to_der()?)
 }
 
 /// The subject of a certificate in RFC 2253 form, as nginx's `$ssl_client_s_dn` shows it.

@@ -77,6 +77,29 @@ impl Names {
     }
 }
 
+/// What a server showed in a handshake of ours, checked or not.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// E.g. `TLSv1.3`.
+    pub version: &'static str,
+    /// OpenSSL's name of the suite.
+    pub cipher: &'static str,
+    /// As it was sent, leaf first; empty where a session was resumed without it.
+    pub chain: Vec<X509>,
+}
+
+impl Served {
+    /// Reads a connection of ours.
+    pub(super) fn of(ssl: &SslRef) -> Self {
+        let chain = ssl.peer_cert_chain().into_iter().flatten();
+        Self {
+            version: version(ssl),
+            cipher: ssl.current_cipher().map_or("", |cipher| cipher.name()),
+            chain: chain.map(ToOwned::to_owned).collect(),
+        }
+    }
+}
+
 impl ClientCertificate {
     /// Subject, issuer and serial.
     pub fn names(&self) -> &Names {

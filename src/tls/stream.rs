@@ -24,7 +24,7 @@ use crate::failure::Reason;
 use crate::telemetry::negotiated::Agreed;
 use crate::tls::agreed;
 use crate::tls::material::Digest;
-use crate::tls::peer::{self, Accepted};
+use crate::tls::peer::{self, Accepted, Served};
 use crate::tls::select::{self, Choice, Handed};
 use crate::tls::server::ServerContext;
 use crate::tls::socket::Socket;
@@ -206,6 +206,12 @@ impl TlsStream {
     #[must_use]
     pub fn certificate_was_asked(&self) -> bool {
         upstream::certificate_was_asked(self.ssl())
+    }
+
+    /// What the server showed in a client's handshake.
+    #[must_use]
+    pub fn served(&self) -> Served {
+        Served::of(self.ssl())
     }
 
     /// Whether the session was resumed.
