@@ -5,6 +5,7 @@ mod apisix;
 mod connection;
 mod context;
 mod declared;
+mod ours;
 mod prompt;
 mod recipe;
 mod resources;

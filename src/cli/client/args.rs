@@ -79,11 +79,34 @@ pub(super) enum Command {
     /// Contexts: which server, with which key
     #[command(subcommand)]
     Context(ContextVerb),
+    /// Certificates: what there is, when it ends, what would break
+    #[command(subcommand)]
+    Cert(CertVerb),
+    /// Dry handshakes, with the verdict in a sentence
+    #[command(subcommand)]
+    Probe(ProbeVerb),
+    /// Follows a request through the gateway, or its log
+    #[command(subcommand)]
+    Debug(DebugVerb),
     /// Explains a failure reason; without one, lists them all
     Explain {
         /// The reason of an access record, e.g. client_cert_missing
         code: Option<String>,
+        /// The last failure that the gateway met, with its evidence
+        #[arg(long)]
+        last: bool,
     },
+    /// The gateway's report on its FIPS mode
+    Fips {
+        /// Have the gateway sign it
+        #[arg(long)]
+        sign: bool,
+    },
+    /// The record of changes
+    #[command(subcommand)]
+    Audit(AuditVerb),
+    /// Makes a small CA, a server's and a client's certificate for trying things out
+    InitMtls(InitMtls),
     /// Prints a completion script for a shell
     Completion {
         /// bash, zsh, fish or powershell
@@ -180,6 +203,168 @@ pub(super) enum SecretVerb {
     List(Paging),
     /// Deletes
     Delete(Ids),
+    /// Shows how each reference to a secret manager fares
+    Status,
+}
+
+/// Verbs of `cert`.
+#[derive(Debug, Subcommand)]
+pub(super) enum CertVerb {
+    /// Lists every certificate of the server's resources with the days it has left
+    #[command(visible_alias = "ls")]
+    List,
+    /// Shows the certificates of a PEM file, or those that host:port serves
+    Inspect(Inspect),
+    /// Lists what ends before a date, and what would break then
+    Expiring(Expiring),
+}
+
+/// `cert inspect`.
+#[derive(Debug, Arguments)]
+pub(super) struct Inspect {
+    /// A PEM file, - for standard input, or host:port
+    pub(super) target: Vec<String>,
+    /// Server name to send, where it is not the host
+    #[arg(long, value_name = "NAME")]
+    pub(super) sni: Option<String>,
+    #[command(flatten)]
+    pub(super) identity: Identity,
+}
+
+/// What a handshake with the gateway shows and trusts.
+#[derive(Debug, Default, Arguments)]
+pub(super) struct Identity {
+    /// Client certificate to show, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(super) cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(super) key: Option<PathBuf>,
+    /// CA certificates to trust instead of the system's, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(super) cacert: Option<PathBuf>,
+}
+
+/// `cert expiring`.
+#[derive(Debug, Arguments)]
+pub(super) struct Expiring {
+    /// The date, YYYY-MM-DD
+    #[arg(long, value_name = "DATE", conflicts_with = "days")]
+    pub(super) before: Option<String>,
+    /// So many days from now
+    #[arg(long, default_value_t = 30)]
+    pub(super) days: u32,
+}
+
+/// Verbs of `probe`.
+#[derive(Debug, Subcommand)]
+pub(super) enum ProbeVerb {
+    /// Has the gateway shake hands with every node of an upstream
+    Upstream(Ids),
+    /// Has the gateway shake hands with every node behind a route
+    Route(Ids),
+    /// Shakes hands with the gateway for a server name
+    Listener(Listener),
+}
+
+/// `probe listener`.
+#[derive(Debug, Arguments)]
+pub(super) struct Listener {
+    /// The server name to send
+    pub(super) sni: Vec<String>,
+    #[command(flatten)]
+    pub(super) identity: Identity,
+    /// The gateway; by default port 9443 of the admin server [env: APISIX_GATEWAY_URL]
+    #[arg(long, value_name = "URL")]
+    pub(super) gateway_url: Option<String>,
+}
+
+/// Verbs of `debug`.
+#[derive(Debug, Subcommand)]
+pub(super) enum DebugVerb {
+    /// Sends one request by a route and reports on it
+    Trace(Box<Trace>),
+    /// Shows the last lines of the gateway's log
+    Logs(Logs),
+}
+
+/// `debug trace`.
+#[derive(Debug, Arguments)]
+pub(super) struct Trace {
+    /// The route
+    pub(super) id: Vec<String>,
+    /// Method; by default the route's first, else GET
+    #[arg(long)]
+    pub(super) method: Option<String>,
+    /// Path; by default the route's
+    #[arg(long)]
+    pub(super) path: Option<String>,
+    /// Header field `K: V`; repeatable
+    #[arg(long, value_name = "HEADER")]
+    pub(super) header: Vec<String>,
+    /// Body
+    #[arg(long)]
+    pub(super) body: Option<String>,
+    /// Host; by default the route's first. Also the server name of https
+    #[arg(long)]
+    pub(super) host: Option<String>,
+    /// The control API; by default port 9091 of the admin server
+    #[arg(long, value_name = "URL")]
+    pub(super) control_url: Option<String>,
+    /// The gateway; by default port 9080 of the admin server [env: APISIX_GATEWAY_URL]
+    #[arg(long, value_name = "URL")]
+    pub(super) gateway_url: Option<String>,
+    #[command(flatten)]
+    pub(super) identity: Identity,
+}
+
+/// `debug logs`.
+#[derive(Debug, Arguments)]
+pub(super) struct Logs {
+    /// Go on with what is written from now on
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// How many lines
+    #[arg(short = 'n', long, default_value_t = 100)]
+    pub(super) tail: usize,
+    /// error, access or all
+    #[arg(short = 't', long = "type", default_value = "all")]
+    pub(super) kind: String,
+    /// The log file
+    #[arg(long, value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    pub(super) since: Option<String>,
+    #[arg(short, long, hide = true)]
+    pub(super) container: Option<String>,
+}
+
+/// Verbs of `audit`.
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditVerb {
+    /// Lists the last changes: who, when, what
+    #[command(visible_alias = "ls")]
+    List {
+        /// How many
+        #[arg(short = 'n', long, default_value_t = 100)]
+        limit: u32,
+    },
+    /// Has the gateway verify the chain of all records
+    Verify,
+}
+
+/// `init-mtls`.
+#[derive(Debug, Arguments)]
+pub(super) struct InitMtls {
+    /// Folder to write to; made where it is missing
+    #[arg(default_value = "mtls")]
+    pub(super) folder: PathBuf,
+    /// DNS name of the server; repeatable
+    #[arg(long, default_value = "localhost")]
+    pub(super) name: Vec<String>,
+    /// Common name of the client
+    #[arg(long, default_value = "client")]
+    pub(super) client: String,
 }
 
 /// `-f`, with arguments that are ignored.

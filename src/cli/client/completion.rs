@@ -154,6 +154,8 @@ fn arguments(path: &[&str], before: &[String]) -> Vec<String> {
             let kind = Kind::ALL.into_iter().find(|kind| kind.singular() == *group);
             kind.map(|kind| ids(kind, before)).unwrap_or_default()
         }
+        ["debug", "trace"] | ["probe", "route"] => ids(Kind::Route, before),
+        ["probe", "upstream"] => ids(Kind::Upstream, before),
         _ => Vec::new(),
     }
 }

@@ -1,10 +1,14 @@
 //! `a6 explain`: the catalogue of failures at the prompt.
 
-use serde_json::Value;
+use http::Method;
+use serde_json::{Value, json};
 
+use super::args::Globals;
 use super::failed::Failed;
 use super::format::{Format, Shape};
+use super::own;
 use crate::failure::Reason;
+use crate::resource::{escaped, shown};
 
 /// One reason, or the list of all.
 ///
@@ -18,6 +22,44 @@ pub(super) fn run(code: Option<&str>, output: Option<&str>) -> Result<String, Fa
     };
     let reason = Reason::from_code(code).ok_or_else(|| unknown(code))?;
     Ok(format.show(&reason.entry(), || entry(reason)))
+}
+
+/// The last failure that the gateway met, of one reason or of any, with its evidence.
+///
+/// # Errors
+/// What the server said.
+pub(super) fn last(code: Option<&str>, globals: &Globals) -> Result<String, Failed> {
+    let format = Format::choose(globals.output.as_deref(), Shape::Text)?;
+    if let Some(code) = code {
+        Reason::from_code(code).ok_or_else(|| unknown(code))?;
+    }
+    let narrowed = code.map_or_else(String::new, |code| format!("&reason={code}"));
+    let path = format!("/portcullis/v1/failures?limit=1{narrowed}");
+    let answer = own::ask(globals, &Method::GET, &path)?;
+    let failure = answer.get("list").and_then(|list| list.get(0));
+    let Some(failure) = failure.and_then(Value::as_object) else {
+        return Ok("No failure since the gateway started.".to_owned());
+    };
+    let told = failure.get("reason").and_then(Value::as_str);
+    let reason = told.and_then(Reason::from_code);
+    let mut value = reason.map_or_else(|| json!({ "reason": told }), Reason::entry);
+    if let Value::Object(members) = &mut value {
+        members.insert("evidence".to_owned(), Value::Object(failure.clone()));
+    }
+    Ok(format.show(&value, || {
+        let words = match reason {
+            Some(reason) => entry(reason),
+            // A gateway that is newer than this program.
+            None => shown(told.unwrap_or("a reason without a name")),
+        };
+        let evidence = failure.iter().map(|(name, value)| {
+            let text = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
+            format!("\n  {name}: {}", escaped(&text, usize::MAX))
+        });
+        format!("{words}\n\nEvidence:{}", evidence.collect::<String>())
+    }))
 }
 
 /// The entry of a reason for people.

@@ -70,6 +70,18 @@ pub(super) fn read(file: &str) -> Result<Vec<Document>, Failed> {
     Ok(documents)
 }
 
+/// Reads a text as it is, of a file or of standard input (`-`).
+///
+/// # Errors
+/// What cannot be read, by name.
+pub(super) fn pem(file: &str) -> Result<Zeroizing<String>, Failed> {
+    let mut sources = sources(file)?.into_iter();
+    match (sources.next(), sources.next()) {
+        (Some(source), None) => Ok(source.text),
+        _ => Err(Failed::new(format!("{file}: is a folder"))),
+    }
+}
+
 fn shown(file: &str) -> &str {
     if file == "-" { "standard input" } else { file }
 }

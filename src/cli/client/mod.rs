@@ -5,17 +5,24 @@
 
 mod api;
 mod args;
+mod cert;
 mod completion;
 mod context;
 mod declared;
 mod explain;
 mod failed;
 mod format;
+mod handshake;
+mod init_mtls;
 mod input;
+mod logs;
+mod own;
+mod probe;
 mod resources;
 mod settings;
 mod table;
 mod terminal;
+mod trace;
 mod version;
 mod yaml;
 
@@ -25,7 +32,8 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 
 use self::args::{
-    Args, Command, Common, Globals, RouteVerb, SecretVerb, ServiceVerb, SslVerb, UpstreamVerb,
+    Args, Command, Common, DebugVerb, Globals, RouteVerb, SecretVerb, ServiceVerb, SslVerb,
+    UpstreamVerb,
 };
 use self::failed::Failed;
 use self::resources::{Doomed, Verb};
@@ -85,10 +93,21 @@ fn run(command: &Command, globals: &Globals) -> Result<String, Failed> {
         Command::Upstream(verb) => at_server(Kind::Upstream, upstream(verb), globals),
         Command::Route(verb) => at_server(Kind::Route, route(verb), globals),
         Command::Service(verb) => at_server(Kind::Service, service(verb), globals),
-        Command::Secret(verb) => at_server(Kind::Secret, secret(verb)?, globals),
+        Command::Secret(verb) => match secret(verb)? {
+            Some(verb) => at_server(Kind::Secret, verb, globals),
+            None => own::secrets(globals),
+        },
         Command::Config(verb) => declared::run(verb, globals),
         Command::Context(verb) => context::run(verb, globals),
-        Command::Explain { code } => explain::run(code.as_deref(), output),
+        Command::Cert(verb) => cert::run(verb, globals),
+        Command::Probe(verb) => probe::run(verb, globals),
+        Command::Debug(DebugVerb::Trace(trace)) => trace::run(trace, globals),
+        Command::Debug(DebugVerb::Logs(logs)) => logs::run(logs),
+        Command::Explain { last: true, code } => explain::last(code.as_deref(), globals),
+        Command::Explain { code, .. } => explain::run(code.as_deref(), output),
+        Command::Fips { sign } => own::fips(*sign, globals),
+        Command::Audit(verb) => own::audit(verb, globals),
+        Command::InitMtls(init) => init_mtls::run(init, globals),
         Command::Completion { shell } => completion::script(shell),
         Command::Version => version::run(output),
         Command::Complete { words } => Ok(completion::complete(words)),
@@ -142,8 +161,9 @@ fn service(verb: &ServiceVerb) -> Verb<'_> {
     }
 }
 
-fn secret(verb: &SecretVerb) -> Result<Verb<'_>, Failed> {
-    Ok(match verb {
+/// `None`: its status, which is no object's.
+fn secret(verb: &SecretVerb) -> Result<Option<Verb<'_>>, Failed> {
+    Ok(Some(match verb {
         SecretVerb::Create(file) => Verb::Create(args::at_most_one(&file.id)?, &file.file),
         SecretVerb::Update(update) => Verb::Update(update),
         SecretVerb::Get(ids) => Verb::Get(&ids.id),
@@ -153,7 +173,8 @@ fn secret(verb: &SecretVerb) -> Result<Verb<'_>, Failed> {
             all: false,
             label: None,
         }),
-    })
+        SecretVerb::Status => return Ok(None),
+    }))
 }
 
 fn fail(failed: &Failed, as_json: bool) -> ExitCode {
