@@ -1,9 +1,9 @@
 //! Rotations under load: certificates, key types, client CAs, and the gateway's own identity and
 //! trust towards upstreams. A rotation is in force when its reply arrives and fails no request.
 //!
-//! Clients never pause. Each of them is served between any two rotations, and each of its asks is
-//! judged by the rotations that can have been in force while it lasted. Rates are printed, not
-//! asserted: they are the machine's.
+//! Each client asks while a rotation is made and between any two, and each of its asks is judged by
+//! the rotations that can have been in force while it lasted. Rates are printed, not asserted: they
+//! are the machine's.
 
 mod clients;
 mod load;

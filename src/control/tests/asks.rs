@@ -69,6 +69,45 @@ async fn a_connector_of_another_trust_is_never_the_answer() {
 }
 
 #[tokio::test]
+async fn who_asks_too_late_is_told_so_once_the_successor_is_published() {
+    let bench = bench();
+    let ca = sample::ca("ca");
+    let upstream =
+        |tls: Value| json!({"scheme": "https", "nodes": {"127.0.0.1:443": 1}, "tls": tls});
+    let strict = upstream(json!({"verify": true, "ca_certs": [ca.cert]}));
+    bench.put(Kind::Upstream, "u", strict).await.unwrap();
+    let late = fingerprint(&bench, "u");
+    let lax = upstream(json!({"verify": false}));
+    bench.put(Kind::Upstream, "u", lax).await.unwrap();
+    bench.contexts.forget(&late);
+    // As if the writer had stored the change and not published it yet.
+    let writer = bench.control.inner.writer.clone().lock_owned().await;
+    let (asks, received) = mpsc::channel(8);
+    let control = bench.control.clone();
+    let serving = tokio::spawn(async move { control.serve_asks(received).await });
+    let ask = async |key: Digest| {
+        let (reply, answer) = oneshot::channel();
+        let owner = owner("u");
+        let ask = Ask::Upstream { key, owner, reply };
+        asks.send(ask).await.unwrap();
+        answer
+    };
+    let current = fingerprint(&bench, "u");
+    let answer = ask(current).await.await.unwrap().unwrap();
+    assert_eq!(
+        answer.fingerprint, current,
+        "whoever is not late waits for nobody"
+    );
+    let mut answer = ask(late).await;
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut answer).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(writer);
+    assert_eq!(answer.await.unwrap().unwrap_err(), Reason::UpstreamNotReady);
+    drop(asks);
+    serving.await.unwrap();
+}
+
+#[tokio::test]
 async fn asks_are_built_from_the_store() {
     let first = bench();
     let leaf = sample::leaf(&sample::ca("ca"), "a", &["a.example"]);

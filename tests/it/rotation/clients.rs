@@ -153,8 +153,7 @@ fn certificate_and_key_type_rotate_under_load() {
     load.expect_served(ASKS);
     for _ in 0..ROTATIONS {
         // As the document does it: certificate, key and client, no names.
-        load.turns
-            .rotate(|turn| stage.admin.put("/ssls/s", &ssl(turn)));
+        load.rotate(|turn| stage.admin.put("/ssls/s", &ssl(turn)));
         load.expect_served(ASKS);
     }
     load.end("certificates and key types");
@@ -251,8 +250,7 @@ fn client_ca_rotates_under_load_by_a_superset_then_a_removal() {
     let load = Load::start(clients);
     load.expect_served(ASKS);
     for _ in 0..ROTATIONS {
-        load.turns
-            .rotate(|turn| stage.admin.put("/ssls/s", &ssl(turn)));
+        load.rotate(|turn| stage.admin.put("/ssls/s", &ssl(turn)));
         load.expect_served(ASKS);
     }
     load.end("client CAs");
@@ -281,7 +279,7 @@ fn certificate_rotates_under_load_by_a_second_ssl_and_a_delete() {
     let load = Load::start(clients);
     load.expect_served(ASKS);
     for _ in 0..ROTATIONS / 4 {
-        load.turns.rotate(|turn| {
+        load.rotate(|turn| {
             // The older one serves the name while both are there.
             stage.admin.put(&format!("/ssls/s{turn}"), &ssl(turn));
             stage.admin.delete(&format!("/ssls/s{}", turn - 1));
@@ -323,8 +321,7 @@ fn broken_certificate_key_or_ca_is_refused_under_load_and_the_old_one_serves_on(
             (ssl(&good.cert, &good.key, &expired), "expired on"),
             (ssl(&good.cert, &good.key, &garbage), "client_cert"),
         ] {
-            load.turns
-                .rotate(|_| stage.admin.expect_refused("/ssls/s", &document, text));
+            load.refuse(|| stage.admin.expect_refused("/ssls/s", &document, text));
             load.expect_served(ASKS);
         }
     }

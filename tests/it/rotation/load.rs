@@ -1,4 +1,7 @@
-//! Clients that ask on and on while something is rotated, and what they may see at each moment.
+//! Clients that ask while something is rotated, and what they may see at each moment.
+//!
+//! They ask as fast as they are answered, so often before a rotation, while it is made and after it;
+//! then they wait for the next one. So each has its share, and nothing depends on time.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -11,6 +14,10 @@ use std::time::Instant;
 use crate::support::SOON;
 use crate::support::h2::H2Conn;
 use crate::support::tls::{Answer, Ended, Session, TlsClient, TlsConn};
+
+/// How often a client asks in one phase, while a rotation is made or between two, unless said
+/// otherwise.
+const SHARE: usize = 4;
 
 /// The rotations so far. Number 0 is the state that the load begins in.
 #[derive(Default)]
@@ -33,14 +40,6 @@ impl Turns {
     pub(super) fn since(&self, moment: usize) -> Window {
         moment..=self.begun.load(Ordering::SeqCst)
     }
-
-    /// Makes the next rotation; it is in force when `rotate` returns.
-    pub(super) fn rotate(&self, rotate: impl FnOnce(usize)) -> usize {
-        let turn = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        rotate(turn);
-        self.told.store(turn, Ordering::SeqCst);
-        turn
-    }
 }
 
 /// One ask of a client: what went wrong, if something did.
@@ -48,7 +47,7 @@ pub(super) type Ask = Box<dyn FnMut(&Turns) -> Result<(), String> + Send>;
 
 /// Clients at work, a thread each.
 pub(super) struct Load {
-    pub(super) turns: Arc<Turns>,
+    turns: Arc<Turns>,
     board: Arc<Board>,
     clients: Vec<JoinHandle<()>>,
     started: Instant,
@@ -64,42 +63,51 @@ struct Board {
 #[derive(Default)]
 struct Told {
     is_over: bool,
+    /// How often a client may ask in one phase.
+    share: usize,
+    /// Rises when a rotation is begun, and when it is answered.
+    phase: usize,
     failures: Vec<String>,
     clients: Vec<Progress>,
 }
 
+#[derive(Default)]
 struct Progress {
     name: String,
     /// All asks that went well.
     asks: usize,
-    /// Those that began in this rotation or later.
-    since: usize,
-    fresh: usize,
+    /// The phase of the last ask, and how many began in it and went well.
+    phase: usize,
+    begun: usize,
+    served: usize,
 }
 
 impl Load {
     /// Starts a thread for each client, by its name.
     pub(super) fn start(clients: Vec<(String, Ask)>) -> Self {
+        Self::with_share(SHARE, clients)
+    }
+
+    /// The same, with this many asks of each client in each phase.
+    pub(super) fn with_share(share: usize, clients: Vec<(String, Ask)>) -> Self {
         let (turns, board) = (Arc::<Turns>::default(), Arc::<Board>::default());
         let progress = |name: &String| Progress {
             name: name.clone(),
-            asks: 0,
-            since: 0,
-            fresh: 0,
+            ..Progress::default()
         };
-        board.told.lock().unwrap().clients =
-            clients.iter().map(|(name, _)| progress(name)).collect();
+        *board.told.lock().unwrap() = Told {
+            share,
+            clients: clients.iter().map(|(name, _)| progress(name)).collect(),
+            ..Told::default()
+        };
         let clients = clients.into_iter().enumerate();
         let clients = clients.map(|(index, (_, mut ask))| {
             let (turns, board) = (Arc::clone(&turns), Arc::clone(&board));
             thread::spawn(move || {
-                loop {
-                    let began = turns.now();
+                while board.admit(index) {
                     let asked = catch_unwind(AssertUnwindSafe(|| ask(&turns)));
                     let asked = asked.unwrap_or_else(|panic| Err(said(panic.as_ref())));
-                    if board.note(index, began, asked) {
-                        return;
-                    }
+                    board.note(index, asked);
                 }
             })
         });
@@ -111,14 +119,31 @@ impl Load {
         }
     }
 
-    /// Waits until each client was served `asks` times for what it asked after the last rotation
-    /// was answered.
+    /// Makes the next rotation; it is in force when `rotate` returns.
+    pub(super) fn rotate(&self, rotate: impl FnOnce(usize)) {
+        let turn = self.turns.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        self.board.next_phase();
+        rotate(turn);
+        self.turns.told.store(turn, Ordering::SeqCst);
+        self.board.next_phase();
+    }
+
+    /// Tries what is refused: nothing changes.
+    pub(super) fn refuse(&self, refuse: impl FnOnce()) {
+        self.board.next_phase();
+        refuse();
+        self.board.next_phase();
+    }
+
+    /// Waits until each client was served so often for what it asked since the last answer to a
+    /// rotation.
     #[track_caller]
     pub(super) fn expect_served(&self, asks: usize) {
         let turn = self.turns.now();
         let told = self.board.told.lock().unwrap();
+        assert!(asks <= told.share);
         let lacks = |told: &mut Told| {
-            let is_fed = |client: &Progress| client.since >= turn && client.fresh >= asks;
+            let is_fed = |client: &Progress| client.phase == told.phase && client.served >= asks;
             told.failures.is_empty() && !told.clients.iter().all(is_fed)
         };
         let waited = self.board.changed.wait_timeout_while(told, 3 * SOON, lacks);
@@ -137,6 +162,7 @@ impl Load {
     #[track_caller]
     pub(super) fn end(self, what: &str) {
         self.board.told.lock().unwrap().is_over = true;
+        self.board.changed.notify_all();
         for client in self.clients {
             client.join().expect("what goes wrong is caught");
         }
@@ -153,25 +179,45 @@ impl Load {
 }
 
 impl Board {
-    /// Notes an ask; whether it was the last.
-    fn note(&self, index: usize, began: usize, asked: Result<(), String>) -> bool {
+    fn next_phase(&self) {
+        self.told.lock().unwrap().phase += 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits until a client may ask; `false` when the load is over.
+    fn admit(&self, index: usize) -> bool {
+        let has_had_its_share = |told: &mut Told| {
+            let client = &told.clients[index];
+            let goes_on = !told.is_over && told.failures.is_empty();
+            goes_on && client.phase == told.phase && client.begun >= told.share
+        };
+        let told = self.told.lock().unwrap();
+        let mut told = self.changed.wait_while(told, has_had_its_share).unwrap();
+        if told.is_over || !told.failures.is_empty() {
+            return false;
+        }
+        let phase = told.phase;
+        let client = &mut told.clients[index];
+        if client.phase != phase {
+            (client.phase, client.begun, client.served) = (phase, 0, 0);
+        }
+        client.begun += 1;
+        true
+    }
+
+    fn note(&self, index: usize, asked: Result<(), String>) {
         let mut told = self.told.lock().unwrap();
         let client = &mut told.clients[index];
         let failure = match asked {
             Ok(()) => {
                 client.asks += 1;
-                if client.since < began {
-                    (client.since, client.fresh) = (began, 0);
-                }
-                client.fresh += 1;
+                client.served += 1;
                 None
             }
             Err(why) => Some(format!("{}: {why}", client.name)),
         };
-        let is_over = told.is_over || failure.is_some();
         told.failures.extend(failure);
         self.changed.notify_all();
-        is_over
     }
 }
 

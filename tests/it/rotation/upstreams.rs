@@ -28,6 +28,8 @@ struct Stage {
     /// Issued nothing.
     stranger: Ca,
     ours: [Pair; 2],
+    /// Requests that a connection to the upstream carries.
+    requests: u32,
 }
 
 /// What we are to the upstream in some rotation, and whom we believe.
@@ -83,7 +85,12 @@ impl State {
 }
 
 impl Stage {
-    fn with(setup: Setup) -> Self {
+    /// Connections are soon used up, so that others are opened, by full handshakes and resumed.
+    fn start() -> Self {
+        Self::with(Setup::default(), 5)
+    }
+
+    fn with(setup: Setup, requests: u32) -> Self {
         let ca = Ca::root("CA");
         let origin = Origin::nginx(&Nginx::mutual(ca.server(UPSTREAM), ca.pem()));
         let gateway = setup.start();
@@ -93,6 +100,7 @@ impl Stage {
             origin,
             stranger: Ca::root("Stranger"),
             ours: ["one", "two"].map(|name| ca.client(name)),
+            requests,
             ca,
         };
         stage.rotate(0);
@@ -119,8 +127,7 @@ impl Stage {
         json!({
             "scheme": "https",
             "nodes": {self.origin.node(): 1},
-            // Soon used up, so that connections are opened, by full handshakes and resumed, all the time.
-            "keepalive_pool": {"requests": 5},
+            "keepalive_pool": {"requests": self.requests},
             "tls": {
                 "client_cert": ours.cert,
                 "client_key": ours.key,
@@ -212,14 +219,14 @@ fn expect_told(status: u16, body: &str, window: &Window) -> Result<(), String> {
 
 #[test]
 fn identity_and_trust_towards_upstreams_rotate_under_load() {
-    let mut stage = Stage::with(Setup::default());
+    let mut stage = Stage::start();
     let mut clients = stage.clients();
     clients.extend(stage.http2_clients());
     let load = Load::start(clients);
     load.expect_served(ASKS);
     // Four of five rotations change the identity, and as many the trust.
     for _ in 0..ROTATIONS * 5 / 4 {
-        load.turns.rotate(|turn| stage.rotate(turn));
+        load.rotate(|turn| stage.rotate(turn));
         load.expect_served(ASKS);
     }
     load.end("identity and trust towards upstreams");
@@ -227,20 +234,21 @@ fn identity_and_trust_towards_upstreams_rotate_under_load() {
 
 #[test]
 fn rotation_fails_no_request_while_nothing_that_was_built_stays() {
-    // What one upstream needs pushes out what the other does: most connections ask for it anew.
-    let mut stage = Stage::with(Setup::default().set("limits.contexts", "1"));
-    let load = Load::start(stage.clients());
-    load.expect_served(ASKS);
-    for _ in 0..ROTATIONS / 4 {
-        load.turns.rotate(|turn| stage.rotate(turn));
-        load.expect_served(ASKS);
+    // What one upstream needs pushes out what the other does, and each request needs it.
+    let mut stage = Stage::with(Setup::default().set("limits.contexts", "1"), 1);
+    let clients = (0..4).flat_map(|_| stage.clients()).collect();
+    let load = Load::with_share(20, clients);
+    load.expect_served(1);
+    for _ in 0..ROTATIONS / 2 {
+        load.rotate(|turn| stage.rotate(turn));
+        load.expect_served(1);
     }
     load.end("with one context");
 }
 
 #[test]
 fn broken_identity_or_trust_is_refused_under_load_and_the_old_one_serves_on() {
-    let mut stage = Stage::with(Setup::default());
+    let mut stage = Stage::start();
     let good = stage.upstream(TlsVersion::V13, State::of(0));
     let expired = Ca::dated("Old CA", Validity::Expired).pem();
     let garbage = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n".repeat(4);
@@ -263,7 +271,7 @@ fn broken_identity_or_trust_is_refused_under_load_and_the_old_one_serves_on() {
     let load = Load::start(stage.clients());
     for _ in 0..3 {
         for (document, text) in &broken {
-            stage.admin.expect_refused("/upstreams/v13", document, text);
+            load.refuse(|| stage.admin.expect_refused("/upstreams/v13", document, text));
             load.expect_served(ASKS);
         }
     }
