@@ -85,20 +85,20 @@ async fn who_asks_too_late_is_told_so_once_the_successor_is_published() {
     let (asks, received) = mpsc::channel(8);
     let control = bench.control.clone();
     let serving = tokio::spawn(async move { control.serve_asks(received).await });
-    let ask = async |key: Digest| {
+    let ask = |key: Digest| {
         let (reply, answer) = oneshot::channel();
         let owner = owner("u");
         let ask = Ask::Upstream { key, owner, reply };
-        asks.send(ask).await.unwrap();
+        asks.try_send(ask).unwrap();
         answer
     };
     let current = fingerprint(&bench, "u");
-    let answer = ask(current).await.await.unwrap().unwrap();
+    let answer = ask(current).await.unwrap().unwrap();
     assert_eq!(
         answer.fingerprint, current,
         "whoever is not late waits for nobody"
     );
-    let mut answer = ask(late).await;
+    let mut answer = ask(late);
     let early = tokio::time::timeout(Duration::from_millis(200), &mut answer).await;
     assert!(early.is_err(), "{early:?}");
     drop(writer);
