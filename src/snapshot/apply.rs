@@ -14,6 +14,7 @@ use crate::matching::route::{Entry, Rank};
 use crate::matching::sni::SniPattern;
 use crate::resource::ssl::Role;
 use crate::resource::{Id, Kind, Revision};
+use crate::snapshot::claims::Claim;
 use crate::snapshot::compile::{Piece, RoutePiece, ServerPiece};
 use crate::snapshot::reach::NamesByEnd;
 use crate::snapshot::{Name, Route, Snapshot, UpstreamSource};
@@ -49,7 +50,7 @@ pub enum Change {
 pub(super) struct Index {
     objects: imbl::HashMap<(Kind, Id), Arc<Object>>,
     /// Names that several enabled ssls claim: all claims, the one that counts first.
-    contested: imbl::HashMap<SniPattern, Arc<[Claim]>>,
+    pub(super) contested: imbl::HashMap<SniPattern, Arc<[Claim]>>,
     /// Names by what they end in.
     pub(super) ends: NamesByEnd,
     /// Who points to whom.
@@ -109,13 +110,6 @@ struct Object {
     piece: Piece,
 }
 
-/// An ssl's claim to a name. The older object's counts.
-#[derive(Clone)]
-struct Claim {
-    created: Revision,
-    name: Arc<Name>,
-}
-
 /// `user` points to `target`. `None` sorts first, so that it starts a range.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Edge {
@@ -161,6 +155,11 @@ impl Snapshot {
         self.object(kind, id).map(|object| object.modified)
     }
 
+    /// The revision that created an object; `None` when there is no such object.
+    pub(super) fn created(&self, kind: Kind, id: &Id) -> Option<Revision> {
+        self.object(kind, id).map(|object| object.created)
+    }
+
     /// How many of what it holds.
     #[must_use]
     pub fn tally(&self) -> &Tally {
@@ -201,19 +200,6 @@ impl Snapshot {
             .range((Bound::Excluded(from), Bound::Unbounded));
         let users = edges.take_while(|edge| edge.target == target);
         users.filter_map(|edge| edge.user.clone()).collect()
-    }
-
-    /// The names that an ssl claims and another one has, with that one's id.
-    #[must_use]
-    pub fn lost_names(&self, id: &Id) -> Vec<(SniPattern, Id)> {
-        let Some(server) = self.server(id) else {
-            return Vec::new();
-        };
-        let lost = server.patterns.iter().filter_map(|pattern| {
-            let owner = &self.names.get(pattern)?.ssl_id;
-            (owner != id).then(|| (pattern.clone(), owner.clone()))
-        });
-        lost.collect()
     }
 
     /// What an object compiled to, before it met the others.
@@ -365,68 +351,6 @@ impl Snapshot {
                 },
             );
         }
-    }
-
-    /// Gives a name to an ssl, or lets it queue behind an older one.
-    fn claim(&mut self, pattern: &SniPattern, claim: &Claim) {
-        let Some(holder) = self.names.get(pattern).cloned() else {
-            self.give(pattern, Some(&claim.name));
-            return;
-        };
-        let mut claims: Vec<Claim> = match self.index.contested.get(pattern) {
-            Some(claims) => claims.to_vec(),
-            None => {
-                let created = self
-                    .object(Kind::Ssl, &holder.ssl_id)
-                    .map(|object| object.created);
-                vec![Claim {
-                    created: created.unwrap_or_default(),
-                    name: holder,
-                }]
-            }
-        };
-        claims.retain(|other| other.name.ssl_id != claim.name.ssl_id);
-        claims.push(claim.clone());
-        self.settle(pattern, claims);
-    }
-
-    /// Takes a name from an ssl; the next in the queue has it then.
-    fn release(&mut self, pattern: &SniPattern, id: &Id) {
-        match self.index.contested.get(pattern) {
-            Some(claims) => {
-                let mut claims = claims.to_vec();
-                claims.retain(|claim| claim.name.ssl_id != *id);
-                self.settle(pattern, claims);
-            }
-            None if self
-                .names
-                .get(pattern)
-                .is_some_and(|name| name.ssl_id == *id) =>
-            {
-                self.give(pattern, None);
-            }
-            None => {}
-        }
-    }
-
-    /// Gives a contested name to the oldest claim.
-    fn settle(&mut self, pattern: &SniPattern, mut claims: Vec<Claim>) {
-        claims.sort_by(|a, b| (a.created, &a.name.ssl_id).cmp(&(b.created, &b.name.ssl_id)));
-        self.give(pattern, claims.first().map(|first| &first.name));
-        if claims.len() > 1 {
-            self.index.contested.insert(pattern.clone(), claims.into());
-        } else {
-            self.index.contested.remove(pattern);
-        }
-    }
-
-    /// Gives a name to this holder, or to nobody.
-    fn give(&mut self, pattern: &SniPattern, holder: Option<&Arc<Name>>) {
-        self.index.ends.set(pattern, holder.map(Arc::as_ref));
-        match holder {
-            Some(name) => self.names.insert(pattern, name.clone()),
-            None => self.names.remove(pattern),
-        };
     }
 
     fn place_route(&mut self, piece: &RoutePiece, created: Revision) {

@@ -6,6 +6,7 @@
 
 mod apply;
 pub mod choose;
+mod claims;
 pub mod closed;
 pub mod compile;
 pub mod link;
