@@ -10,9 +10,10 @@ use std::time::Instant;
 use crate::control::prove::Proved;
 use crate::control::write::{Draft, Request, check_precondition};
 use crate::control::{Actor, Delete, Deleted, Inner, Shown, WriteError, Written};
-use crate::resource::fault::{Faults, Warning};
+use crate::matching::sni::SniPattern;
+use crate::resource::fault::{Fault, Faults, Warning};
 use crate::resource::ssl::Role;
-use crate::resource::{Id, Kind, Resource, Revision};
+use crate::resource::{Document, Id, Kind, Resource, Revision};
 use crate::resource::{missing_reference, still_used, wrong_ssl_type};
 use crate::snapshot::compile::Piece;
 use crate::snapshot::link::Command;
@@ -162,6 +163,9 @@ impl Inner {
             weakens: Vec::new(),
         };
         plan.after = plan.apply(request, draft.piece.clone());
+        if request.kind == Kind::Ssl {
+            check_names(&plan.after, &request.id, &draft.document)?;
+        }
         let step = Step {
             before: &plan.before,
             after: &plan.after,
@@ -373,6 +377,39 @@ fn check_references(
     } else {
         Err(WriteError::Invalid(Faults(faults)))
     }
+}
+
+/// Whether no other ssl claims a name of this one and asks otherwise of clients.
+fn check_names(snapshot: &Snapshot, id: &Id, document: &Document) -> Result<(), WriteError> {
+    let disputed = snapshot.disputed_names(id);
+    if disputed.is_empty() {
+        return Ok(());
+    }
+    let member = names_member(document);
+    let faults = disputed.iter().map(|(pattern, other)| Fault {
+        pointer: format!("/{member}"),
+        reason: format!("`{member}`: {}", disputed_name(pattern, other)),
+        schema: false,
+    });
+    Err(WriteError::Invalid(Faults(faults.collect())))
+}
+
+/// The member that holds an ssl's names.
+pub(super) fn names_member(document: &Document) -> &'static str {
+    if document.contains_key("snis") {
+        "snis"
+    } else {
+        "sni"
+    }
+}
+
+/// What is wrong with a name that two ssls claim and ask for otherwise.
+pub(super) fn disputed_name(pattern: &SniPattern, other: &Id) -> String {
+    format!(
+        "{pattern} is claimed by ssl {other} too, whose `client` is another one or cannot be read, \
+         and only one can be in force; give both the same `client`, or take the name out of one of \
+         them: with `status` 0 an ssl claims nothing"
+    )
 }
 
 fn with_weakenings(mut warnings: Vec<Warning>, weakens: &[String]) -> Vec<Warning> {

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::config::TrustFile;
 use crate::control::documents::Unreadable;
 use crate::control::retire::Retired;
-use crate::control::settle::weaker_names;
+use crate::control::settle::{disputed_name, names_member, weaker_names};
 use crate::control::{Inner, WriteError};
 use crate::resource::fault::Warning;
 use crate::resource::ssl::Role;
@@ -174,6 +174,10 @@ pub(super) fn open(parts: Parts) -> Result<Inner, StartError> {
         .filter(|stored| stored.kind == Kind::Ssl)
     {
         inner.log_lost_names(&snapshot, &stored.id);
+        for (pattern, other) in snapshot.disputed_names(&stored.id) {
+            let (id, error) = (&stored.id, disputed_name(&pattern, &other));
+            tracing::error!(ssl = %id, name = %pattern, %other, error, "closed: it is disputed");
+        }
     }
     inner.publish(snapshot);
     Ok(inner)
@@ -311,10 +315,15 @@ impl Inner {
             };
             found.push(finding(true, &fault.pointer, fault.reason));
         }
-        for (pattern, winner) in snapshot.lost_names(&stored.id) {
-            if stored.kind == Kind::Ssl {
+        if stored.kind == Kind::Ssl {
+            let at = format!("/{}", names_member(&stored.document));
+            for (pattern, winner) in snapshot.lost_names(&stored.id) {
                 let text = format!("{pattern} is served by the older ssl {winner}");
-                found.push(finding(false, "/snis", text));
+                found.push(finding(false, &at, text));
+            }
+            for (pattern, other) in snapshot.disputed_names(&stored.id) {
+                let text = format!("closed: {}", disputed_name(&pattern, &other));
+                found.push(finding(true, &at, text));
             }
         }
         for Warning { pointer, text, .. } in weaker_names(snapshot, stored.kind, &stored.id) {

@@ -78,7 +78,7 @@ catalogue! {
         "No ssl names the server name that the client asked for, neither exactly nor by a wildcard of one label."
         "Add the name to the `snis` of an ssl, or correct the client's URL or the DNS record that leads it here. A wildcard stands for exactly one label."
     NameClosed "name_closed" Us
-        "An ssl claims the name but cannot be served: its material is invalid, its secret is unresolved, or the FIPS rules refuse it. Its name stays closed and is not served by a wildcard instead."
+        "An ssl claims the name but cannot be served: its material is invalid, its secret is unresolved, the FIPS rules refuse it, or another ssl claims the name too with another `client`. Its name stays closed and is not served by a wildcard instead."
         "Run `portcullis check`: it names the ssl and the field at fault. Correct that field, or remove the ssl to give the name up."
     AuthorityPolicyMismatch "authority_policy_mismatch" Client
         "The request is for a name that asks something else of its clients than the name this connection was opened for. It was answered with 421 and not forwarded."

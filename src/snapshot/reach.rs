@@ -197,10 +197,7 @@ mod tests {
     fn snapshot(ssls: &[(&str, ClientAuth)]) -> Snapshot {
         let puts = ssls.iter().enumerate().map(|(index, (name, mode))| {
             let revision = Revision(u64::try_from(index).unwrap() + 1);
-            let policy = ClientPolicy {
-                mode: *mode,
-                ..ClientPolicy::off()
-            };
+            let policy = ClientPolicy::new(*mode, 1, [7; 32], Vec::new()).unwrap();
             Change::Put {
                 kind: Kind::Ssl,
                 id: index.to_string().parse().unwrap(),

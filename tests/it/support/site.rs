@@ -1,6 +1,6 @@
 //! A gateway with one route, from everything to one plain upstream: a stage for tests of TLS.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -47,6 +47,19 @@ impl Site {
             folder,
             ca_file,
             _origin: origin,
+        }
+    }
+
+    /// Stops the gateway, does something to its data folder, and starts it again.
+    #[track_caller]
+    pub(crate) fn restart(self, meanwhile: impl FnOnce(&Path)) -> Self {
+        let (data, path) = (self.gateway.data(), self.gateway.data_path());
+        let stopped = self.gateway.stop();
+        assert!(stopped.status.success(), "{stopped:#?}");
+        meanwhile(&path);
+        Self {
+            gateway: Setup::default().data(&data).start(),
+            ..self
         }
     }
 
