@@ -1,6 +1,7 @@
 //! The configuration as an operator gives it: file, environment, command line, and `check`.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use rusqlite::Connection;
 use serde_json::json;
@@ -27,10 +28,13 @@ fn assert_refused(setup: &Setup, words: &[&str]) {
     assert_eq!(check.status.code(), Some(1), "{check:?}");
     let refused = setup.clone().try_start().expect_err("it is refused");
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    let log: Vec<&str> = refused
+    let log: Vec<String> = refused
         .logs
         .iter()
-        .filter_map(|line| line.as_str())
+        .map(|line| {
+            line.as_str()
+                .map_or_else(|| line.to_string(), str::to_owned)
+        })
         .collect();
     for text in [check.stdout, log.join("\n")] {
         for word in words {
@@ -416,4 +420,45 @@ fn check_judges_what_is_stored_beside_a_running_gateway_or_alone() {
             Some(broken.serial())
         );
     }
+}
+
+#[test]
+fn file_that_the_start_would_miss_is_missed_by_check_before_anything_is_stored() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (kek, absent) = (path("kek"), path("absent"));
+    fs::write(&kek, "ab".repeat(32)).unwrap();
+    fs::set_permissions(&kek, fs::Permissions::from_mode(0o600)).unwrap();
+    let ca = Ca::root("CA");
+    let trusted = ca.write(folder.path(), "ca").display().to_string();
+    let pair = ca.server("localhost").write(folder.path(), "admin");
+    let admin_key = pair.key.display().to_string();
+    for (key, bad, good) in [
+        ("kek", &absent, &kek),
+        ("upstream.trust_file", &absent, &trusted),
+        ("admin.https.client_ca", &absent, &trusted),
+        ("fips_report_key", &absent, &admin_key),
+    ] {
+        let setup = Setup::default().set(key, bad);
+        assert_refused(&setup, &[&absent]);
+        let setup = Setup::default().set(key, good);
+        let check = setup.run(&["check"]);
+        assert_eq!(check.status.code(), Some(0), "{key}: {check:?}");
+        assert!(!setup.data_path().exists(), "looking makes nothing");
+    }
+    let setup = |key: &str| {
+        let setup = Setup::default().set("admin.https.cert", &pair.cert.display().to_string());
+        setup.set("admin.https.key", key)
+    };
+    assert_refused(&setup(&absent), &[&absent]);
+    let check = setup(&admin_key).run(&["check"]);
+    assert_eq!(check.status.code(), Some(0), "{check:?}");
+
+    // The key that the first start made, when others can read it.
+    let setup = Setup::default().without_env("PORTCULLIS_ADMIN_KEY");
+    let made = setup.data_path().join("admin.key");
+    setup.clone().start().stop();
+    assert_eq!(setup.run(&["check"]).status.code(), Some(0));
+    fs::set_permissions(&made, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_refused(&setup, &["admin.key can be read by others"]);
 }

@@ -75,6 +75,23 @@ pub(super) fn keys(config: &Config) -> Result<Keys, ServeError> {
     Ok(Keys::new(keys, sources))
 }
 
+/// What the start would not get past of the files that this part of it reads; makes none.
+pub(super) fn troubles(config: &Config) -> Vec<ServeError> {
+    let made_key = || -> Result<(), ServeError> {
+        if config.admin.keys.is_empty() {
+            read_secret(&config.data_dir.join("admin.key"))?;
+        }
+        Ok(())
+    };
+    let all = [
+        made_key(),
+        admin_pair(config).map(drop),
+        admin_client_ca(config).map(drop),
+        report_signer(config).map(drop),
+    ];
+    all.into_iter().filter_map(Result::err).collect()
+}
+
 fn read(path: &Path) -> Result<String, ServeError> {
     fs::read_to_string(path).map_err(|source| file(path, source))
 }

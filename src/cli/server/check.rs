@@ -1,10 +1,11 @@
-//! `portcullis check`: the configuration, then the stored resources.
+//! `portcullis check`: the configuration, the files that it names, then the stored resources.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::cli::print;
+use crate::cli::server::access;
 use crate::cli::server::args::Common;
 use crate::cli::server::keeping::{self, KeepingError};
 use crate::cli::server::serve::forbid_core_dumps;
@@ -34,14 +35,19 @@ pub(super) fn run(common: &Common, print_config: bool) -> ExitCode {
             path.display()
         ));
     }
+    let tell = |error: &dyn std::error::Error| {
+        print::out(&format!("error: {}", print::chain(error)));
+    };
+    let troubles = access::troubles(&config);
+    troubles.iter().for_each(|trouble| tell(trouble));
     let findings = match findings(&config) {
         Ok(findings) => findings,
         Err(e) => {
-            print::out(&format!("error: {}", print::chain(&e)));
+            tell(&e);
             return ExitCode::from(FAILURE);
         }
     };
-    let mut is_good = true;
+    let mut is_good = troubles.is_empty();
     for finding in &findings {
         is_good &= !finding.is_error;
         let level = if finding.is_error { "error" } else { "warning" };
@@ -64,6 +70,8 @@ pub(super) fn run(common: &Common, print_config: bool) -> ExitCode {
 /// What there is to say about the stored resources; nothing where nothing is stored yet.
 fn findings(config: &Config) -> Result<Vec<Finding>, KeepingError> {
     let Some(keeping) = keeping::open_to_read(config)? else {
+        // Read for the writes to come: whether it can be is known now.
+        keeping::rules(config)?;
         return Ok(Vec::new());
     };
     let metrics = Metrics::new().map_err(KeepingError::Metrics)?;

@@ -66,19 +66,29 @@ pub(super) fn open(config: &Config) -> Result<Keeping, KeepingError> {
 }
 
 /// Opens the store for looking, beside a gateway that may be running; makes nothing. `None` when
-/// there is nothing to look at.
+/// there is nothing to look at, which is refused all the same where [`open`] would refuse its key.
 pub(super) fn open_to_read(config: &Config) -> Result<Option<Keeping>, KeepingError> {
     if config.store == config::Store::Memory {
         return Ok(None);
     }
-    let Some(database) = Database::open_to_read(&config.data_dir)? else {
-        return Ok(None);
-    };
-    let known = known(&database)?;
-    match obtain::find(&sources(config), &known)? {
-        Some(found) => keep(database, found).map(Some),
-        None => Ok(None),
+    let database = Database::open_to_read(&config.data_dir)?;
+    let known = database.as_ref().map(known).transpose()?;
+    let found = obtain::foresee(&sources(config), &known.unwrap_or_default())?;
+    match (database, found) {
+        (Some(database), Some(found)) => keep(database, found).map(Some),
+        (None, _) | (_, None) => Ok(None),
     }
+}
+
+/// What the configuration says about writes.
+pub(super) fn rules(config: &Config) -> Result<Rules, KeepingError> {
+    let trust_file = config.upstream.trust_file.as_ref();
+    Ok(Rules {
+        trust_file: trust_file.map(control::read_trust_file).transpose()?,
+        refuse_weakening: config.security.refuse_weakening,
+        require_upstream_verify: config.security.require_upstream_verify,
+        ..Rules::default()
+    })
 }
 
 /// What control works with, from what is kept and what is configured.
@@ -89,19 +99,13 @@ pub(super) fn parts(
     contexts: Arc<Contexts>,
     metrics: Arc<Metrics>,
 ) -> Result<control::Parts, KeepingError> {
-    let trust_file = config.upstream.trust_file.as_ref();
     Ok(control::Parts {
         store: keeping.store,
         custody: keeping.custody,
         live,
         contexts,
         metrics,
-        rules: Rules {
-            trust_file: trust_file.map(control::read_trust_file).transpose()?,
-            refuse_weakening: config.security.refuse_weakening,
-            require_upstream_verify: config.security.require_upstream_verify,
-            ..Rules::default()
-        },
+        rules: rules(config)?,
         workers: Vec::new(),
     })
 }

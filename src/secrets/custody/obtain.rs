@@ -234,6 +234,24 @@ pub fn find(sources: &Sources, known: &Known) -> Result<Option<Found>, ObtainErr
     }
 }
 
+/// As [`obtain`], but makes nothing: `None` where that would make the first key.
+///
+/// # Errors
+/// Every one of [`obtain`], but for those of making a key.
+pub fn foresee(sources: &Sources, known: &Known) -> Result<Option<Found>, ObtainError> {
+    match (find(sources, known)?, &sources.unit_file) {
+        (None, Some(path)) => Err(not_made(sources, path)),
+        (found, _) => Ok(found),
+    }
+}
+
+fn not_made(sources: &Sources, path: &Path) -> ObtainError {
+    ObtainError::NotMade {
+        places: sources.places(),
+        path: path.to_owned(),
+    }
+}
+
 fn search(sources: &Sources) -> Result<Option<Found>, ObtainError> {
     let found = |kek, path| Found {
         kek,
@@ -273,11 +291,8 @@ fn search(sources: &Sources) -> Result<Option<Found>, ObtainError> {
 }
 
 fn make_first(sources: &Sources) -> Result<Found, ObtainError> {
-    if let Some(path) = sources.unit_file.clone() {
-        return Err(ObtainError::NotMade {
-            places: sources.places(),
-            path,
-        });
+    if let Some(path) = &sources.unit_file {
+        return Err(not_made(sources, path));
     }
     let path = sources.data_dir.join(FILE_NAME);
     let kek = Kek::random()?;
@@ -548,6 +563,8 @@ mod tests {
         let unit = Sources::new(None, None, UNIT_DATA_DIR.into());
         assert_eq!(unit.unit_file.as_deref(), Some(Path::new(UNIT_FILE)));
         assert_eq!(sources(&dir).unit_file, None);
+        let first = foresee(&sources(&dir), &Known::default()).unwrap();
+        assert!(first.is_none(), "the first start makes it, not a look");
 
         let file = dir.path().join("etc-kek");
         let sources = Sources {
@@ -559,8 +576,11 @@ mod tests {
             text.contains(&format!("openssl rand -hex 32 > {}", file.display())),
             "{text}"
         );
+        let foreseen = foresee(&sources, &Known::default()).unwrap_err();
+        assert_eq!(foreseen.to_string(), text);
         assert_eq!(dir.path().read_dir().unwrap().count(), 0);
         write_file(&file, &BYTES, 0o600);
+        assert!(foresee(&sources, &Known::default()).unwrap().is_some());
         assert!(
             obtain(&sources, &Known::default())
                 .unwrap()
