@@ -59,19 +59,15 @@ impl Forbidden {
     }
 
     fn holds(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
         self.0.iter().any(|own| {
+            let own_ip = own.ip().to_canonical();
             own.port() == address.port()
-                && (own.ip() == address.ip()
-                    || address.ip().is_unspecified()
-                    || (own.ip().is_unspecified() && address.ip().is_loopback())
-                    || mapped(address.ip()) == own.ip())
+                && (own_ip == ip
+                    || ip.is_unspecified()
+                    || (own_ip.is_unspecified() && ip.is_loopback()))
         })
     }
-}
-
-/// The IPv4 address inside an IPv4-mapped IPv6 one.
-fn mapped(ip: IpAddr) -> IpAddr {
-    ip.to_canonical()
 }
 
 impl Dialer {
@@ -188,7 +184,9 @@ mod tests {
         for address in [
             "127.0.0.1:9180",
             "[::ffff:127.0.0.1]:9180",
+            "[::ffff:0.0.0.0]:9180",
             "0.0.0.0:9180",
+            "[::]:9180",
             "[::1]:7443",
         ] {
             assert!(own.holds(address.parse().unwrap()), "{address}");
@@ -197,6 +195,8 @@ mod tests {
             assert!(!own.holds(address.parse().unwrap()), "{address}");
         }
         let everywhere = Forbidden::new(["0.0.0.0:9091".parse().unwrap()]);
-        assert!(everywhere.holds("127.0.0.3:9091".parse().unwrap()));
+        for address in ["127.0.0.3:9091", "[::1]:9091", "[::ffff:127.0.0.3]:9091"] {
+            assert!(everywhere.holds(address.parse().unwrap()), "{address}");
+        }
     }
 }
