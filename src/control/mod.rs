@@ -8,6 +8,7 @@ mod build;
 mod documents;
 pub mod evidence;
 mod module;
+mod own_nodes;
 mod prove;
 mod retire;
 mod settle;

@@ -10,9 +10,11 @@ use tokio::sync::mpsc;
 
 use crate::config::TrustFile;
 use crate::control::documents::Unreadable;
+use crate::control::own_nodes::own_nodes;
 use crate::control::retire::Retired;
 use crate::control::settle::{disputed_name, names_member, weaker_names};
 use crate::control::{Inner, WriteError};
+use crate::net::dial::Forbidden;
 use crate::resource::fault::Warning;
 use crate::resource::ssl::Role;
 use crate::resource::{Id, Kind};
@@ -57,6 +59,8 @@ pub struct Rules {
     pub refuse_weakening: bool,
     /// `security.require_upstream_verify`.
     pub require_upstream_verify: bool,
+    /// The gateway's own admin and status addresses: no node may be one of them.
+    pub own: Arc<Forbidden>,
     /// The clock: [`SystemTime::now`], except in tests.
     pub clock: fn() -> SystemTime,
 }
@@ -67,6 +71,7 @@ impl Default for Rules {
             trust_file: None,
             refuse_weakening: false,
             require_upstream_verify: false,
+            own: Arc::default(),
             clock: SystemTime::now,
         }
     }
@@ -305,6 +310,8 @@ impl Inner {
         found.extend(
             warnings.map(|Warning { pointer, text, .. }| finding(false, pointer, text.clone())),
         );
+        let ours = own_nodes(&parsed.resource, &self.rules.own).into_iter();
+        found.extend(ours.map(|fault| finding(true, &fault.pointer, fault.reason)));
         for (kind, id, at) in references(&parsed.resource) {
             let fault = match (snapshot.modified(kind, &id), kind) {
                 (None, _) => missing_reference(kind, &id, at),

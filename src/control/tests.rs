@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::failure::Reason;
 use crate::matching::sni::SniPattern;
+use crate::net::dial::Forbidden;
 use crate::secrets::custody::Kek;
 use crate::snapshot::Snapshot;
 use crate::snapshot::choose::Chooser;
@@ -726,6 +727,32 @@ async fn unverified_upstreams_are_refused_where_that_is_asked_for() {
         .unwrap_err();
     upstream["tls"] = json!({"verify": true, "ca_certs": [sample::ca("ca").cert]});
     bench.put(Kind::Upstream, "u", upstream).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_is_our_own_is_refused_and_a_stored_one_told() {
+    let bench = bench();
+    let upstream = |port: u16| json!({"nodes": {format!("127.0.0.1:{port}"): 1}});
+    for (own, port) in [("admin", 9180), ("other", 9181)] {
+        let put = bench.put(Kind::Upstream, own, upstream(port));
+        put.await.unwrap();
+    }
+    // From the next start on, the gateway listens there.
+    let own = Arc::new(Forbidden::new(["127.0.0.1:9180".parse().unwrap()]));
+    let rules = Rules {
+        own,
+        ..Rules::default()
+    };
+    let bench = bench_on(bench.store.clone(), rules.clone());
+    let put = bench.put(Kind::Upstream, "admin", upstream(9180));
+    assert!(reason(&put.await.unwrap_err()).contains("127.0.0.1:9180 is an admin"));
+    let put = bench.put(Kind::Upstream, "other", upstream(9181));
+    put.await.unwrap();
+    let (parts, _commands) = parts(&bench.store, 7, rules);
+    let findings = check(parts).unwrap().into_iter();
+    let errors = findings.filter(|finding| finding.is_error);
+    let errors: Vec<_> = errors.map(|it| (it.id, it.pointer)).collect();
+    assert_eq!(errors, [(id("admin"), "/nodes".to_owned())]);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 
+use crate::control::own_nodes::own_nodes;
 use crate::control::prove::Proved;
 use crate::control::{
     Actor, Amend, Delete, Deleted, Flavour, Inner, Post, Put, Show, WriteError, Written,
@@ -354,6 +355,10 @@ impl Inner {
         let parsed = parse(kind, id, &new, &terms)?;
         let mut warnings = parsed.warnings;
         warnings.extend(kept);
+        let ours = own_nodes(&parsed.resource, &self.rules.own);
+        if !ours.is_empty() {
+            return Err(WriteError::Invalid(Faults(ours)));
+        }
         if self.rules.require_upstream_verify
             && let Some(pointer) = unverified(&parsed.resource)
         {

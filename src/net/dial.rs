@@ -58,6 +58,14 @@ impl Forbidden {
         Self(addresses.into_iter().collect())
     }
 
+    /// Whether a node of this host and port is one of them, as far as the text shows it: an address
+    /// in any spelling. A name is none, whatever it leads to.
+    #[must_use]
+    pub fn holds_literal(&self, host: &str, port: u16) -> bool {
+        let ip = host.parse().ok().or_else(|| loose_ipv4(host));
+        ip.is_some_and(|ip| self.holds(SocketAddr::new(ip, port)))
+    }
+
     fn holds(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
         self.0.iter().any(|own| {
@@ -68,6 +76,38 @@ impl Forbidden {
                     || (own_ip.is_unspecified() && ip.is_loopback()))
         })
     }
+}
+
+/// An IPv4 address as the system's resolver reads it too, `127.1` and `0x7f000001`: one to four
+/// numbers, decimal, octal or hexadecimal, the last one for all bytes that are left. (inet_aton(3))
+fn loose_ipv4(text: &str) -> Option<IpAddr> {
+    let numbers = text.split('.').map(|part| {
+        let (digits, radix) = match part.strip_prefix("0x").or(part.strip_prefix("0X")) {
+            Some(digits) => (digits, 16),
+            None if part.len() > 1 && part.starts_with('0') => (part, 8),
+            None => (part, 10),
+        };
+        u32::from_str_radix(digits, radix).ok()
+    });
+    let numbers = numbers.collect::<Option<Vec<u32>>>()?;
+    let (last, first) = numbers.split_last()?;
+    if first.len() > 3 {
+        return None;
+    }
+    let mut rest = u32::MAX;
+    let mut address = 0_u32;
+    for byte in first {
+        let byte = u8::try_from(*byte).ok()?;
+        address = address << 8 | u32::from(byte);
+        rest >>= 8;
+    }
+    if *last > rest {
+        return None;
+    }
+    let bytes_left = 4 - u32::try_from(first.len()).ok()?;
+    let high = u64::from(address) << (8 * bytes_left);
+    let whole = u32::try_from(high | u64::from(*last)).ok()?;
+    Some(IpAddr::V4(whole.into()))
 }
 
 impl Dialer {
@@ -197,6 +237,42 @@ mod tests {
         let everywhere = Forbidden::new(["0.0.0.0:9091".parse().unwrap()]);
         for address in ["127.0.0.3:9091", "[::1]:9091", "[::ffff:127.0.0.3]:9091"] {
             assert!(everywhere.holds(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_as_the_resolver_reads_them() {
+        let own = Forbidden::new(["127.0.0.1:9180".parse().unwrap()]);
+        for host in [
+            "127.0.0.1",
+            "::ffff:127.0.0.1",
+            "127.1",
+            "127.0.1",
+            "0177.0.0.1",
+            "0x7F.0x0.0.1",
+            "0x7f000001",
+            "2130706433",
+            "0",
+        ] {
+            assert!(own.holds_literal(host, 9180), "{host}");
+            assert!(!own.holds_literal(host, 9181), "{host}");
+        }
+        for host in [
+            "",
+            ".",
+            "127.0.0.1.",
+            "127.0.0.2",
+            "127.256",
+            "127.0.0.256",
+            "127.0.0.0.1",
+            "256.0.0.1",
+            "0x",
+            "4294967296",
+            "08",
+            "localhost",
+            "127.1.example.com",
+        ] {
+            assert!(!own.holds_literal(host, 9180), "{host}");
         }
     }
 }

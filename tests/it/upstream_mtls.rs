@@ -384,10 +384,34 @@ fn gateways_own_admin_and_status_addresses_are_no_nodes() {
         } else {
             "http"
         };
-        for host in ["127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"] {
-            let node = json!([{"host": host, "port": port, "weight": 1}]);
-            let upstream = json!({"scheme": scheme, "nodes": node});
-            cases.expect_refused(host, &upstream, 502, "upstream_is_self");
+        // What a name means is known only when it is dialled.
+        let node = json!([{"host": "localhost", "port": port, "weight": 1}]);
+        let upstream = json!({"scheme": scheme, "nodes": node});
+        cases.expect_refused("localhost", &upstream, 502, "upstream_is_self");
+        for host in [
+            "127.0.0.1",
+            "0.0.0.0",
+            "127.1",
+            "0x7f.0.0.1",
+            "[::]",
+            "[::ffff:127.0.0.1]",
+        ] {
+            let origin = json!({"host": "127.0.0.1", "port": 1, "weight": 1});
+            let node = json!({"host": host, "port": port, "weight": 0});
+            let upstream = json!({"scheme": scheme, "nodes": [origin, node]});
+            let inline = json!({"uri": "/own", "upstream": upstream});
+            for (path, document) in [
+                ("/upstreams/own", &upstream),
+                ("/services/own", &json!({"upstream": upstream})),
+                ("/routes/own", &inline),
+            ] {
+                let refused = cases.gateway.admin_put(path, document).expect_status(400);
+                let told = refused.json()["error_msg"].to_string();
+                for word in ["`nodes`", host, &port.to_string(), "of this gateway"] {
+                    assert!(told.contains(word), "{path} {word}: {told}");
+                }
+                cases.gateway.admin_get(path).expect_status(404);
+            }
         }
     }
     let origin = Origin::nginx(&Nginx::default());

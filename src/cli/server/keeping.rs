@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::config::{self, Config};
 use crate::control::{self, Rules};
 use crate::crypto::error::CryptoError;
+use crate::net::dial::Forbidden;
 use crate::secrets::custody::kek::{CHECK_NAME, Kek};
 use crate::secrets::custody::obtain::{self, Configured, Found, Known, ObtainError, Sources};
 use crate::secrets::custody::{Custody, kek::KekError};
@@ -80,13 +81,20 @@ pub(super) fn open_to_read(config: &Config) -> Result<Option<Keeping>, KeepingEr
     }
 }
 
-/// What the configuration says about writes.
+/// What the configuration says about writes. A port that the system is to choose is not known yet.
 pub(super) fn rules(config: &Config) -> Result<Rules, KeepingError> {
+    let own = [
+        &config.admin.listen,
+        &config.admin.https.listen,
+        &config.status.listen,
+    ];
+    let own = own.into_iter().flatten().map(|address| address.addr);
     let trust_file = config.upstream.trust_file.as_ref();
     Ok(Rules {
         trust_file: trust_file.map(control::read_trust_file).transpose()?,
         refuse_weakening: config.security.refuse_weakening,
         require_upstream_verify: config.security.require_upstream_verify,
+        own: Arc::new(Forbidden::new(own.filter(|address| address.port() != 0))),
         ..Rules::default()
     })
 }

@@ -141,6 +141,8 @@ pub(super) fn run(config: &Config) -> Result<(), ServeError> {
         metrics.clone(),
     )?;
     parts.workers.clone_from(&commands);
+    let forbidden = Arc::new(Forbidden::new(sockets.own.iter().copied()));
+    parts.rules.own = forbidden.clone();
     let control = Control::open(parts)?;
     let keys = access::keys(config)?;
     let admin_pair = access::obtain_admin_pair(config)?;
@@ -152,7 +154,7 @@ pub(super) fn run(config: &Config) -> Result<(), ServeError> {
         contexts: &contexts,
         metrics: &metrics,
     };
-    let workers = own.spawn(links, sockets.data, sockets.own, &failures, sink.as_ref())?;
+    let workers = own.spawn(links, sockets.data, &forbidden, &failures, sink.as_ref())?;
 
     let state = Arc::new(Admin {
         control: control.clone(),
@@ -261,7 +263,7 @@ impl Own<'_> {
         &self,
         links: Vec<WorkerLink>,
         data: Vec<(&'static str, SocketAddr, Vec<StdListener>)>,
-        own: Vec<SocketAddr>,
+        forbidden: &Arc<Forbidden>,
         failures: &Arc<Failures>,
         sink: Option<&AccessSink>,
     ) -> Result<Workers, ServeError> {
@@ -276,7 +278,6 @@ impl Own<'_> {
         let https_port = https_port(&data);
         let settings = Arc::new(settings(config, fallback.clone(), https_port));
         let turns = Turns::new(config.handshake_count());
-        let forbidden = Arc::new(Forbidden::new(own));
         let sessions = SessionCache {
             sessions: i32::try_from(config.https.session_cache.size).unwrap_or(i32::MAX),
             timeout_seconds: u32::try_from(config.https.session_cache.timeout.as_secs())
