@@ -30,7 +30,7 @@ impl Stage {
     fn with(setup: Setup) -> Self {
         let origin = Origin::nginx(&Nginx::default());
         let gateway = setup.start();
-        let mut admin = Admin::of(&gateway);
+        let admin = Admin::of(&gateway);
         let upstream = json!({"nodes": {origin.node(): 1}});
         admin.put("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
         Self {
@@ -126,7 +126,7 @@ fn new(client: TlsClient, serials: Serials, resumption: Resumption) -> Ask {
 
 #[test]
 fn certificate_and_key_type_rotate_under_load() {
-    let mut stage = Stage::start();
+    let stage = Stage::start();
     let ca = Ca::root("CA");
     let kinds = [KeyKind::Rsa, KeyKind::P256, KeyKind::Rsa, KeyKind::P256];
     let pairs = kinds.map(|key| {
@@ -208,7 +208,7 @@ fn barred(client: TlsClient, protocol: Protocol, is_let_in: fn(usize) -> bool) -
 
 #[test]
 fn client_ca_rotates_under_load_by_a_superset_then_a_removal() {
-    let mut stage = Stage::start();
+    let stage = Stage::start();
     let [a, b, always] = ["A", "B", "Always"].map(Ca::root);
     let lets_a_in = |turn: usize| turn % 4 != 2;
     let lets_b_in = |turn: usize| !turn.is_multiple_of(4);
@@ -259,7 +259,7 @@ fn client_ca_rotates_under_load_by_a_superset_then_a_removal() {
 #[test]
 fn certificate_rotates_under_load_by_a_second_ssl_and_a_delete() {
     // Nothing that was built stays: most handshakes ask for what may be gone when it is built.
-    let mut stage = Stage::with(Setup::default().set("limits.contexts", "1"));
+    let stage = Stage::with(Setup::default().set("limits.contexts", "1"));
     let ca = Ca::root("CA");
     let pairs = [(); 3].map(|()| ca.server(NAME));
     let serials = Serials(pairs.iter().map(Pair::serial).collect());
@@ -291,7 +291,7 @@ fn certificate_rotates_under_load_by_a_second_ssl_and_a_delete() {
 
 #[test]
 fn broken_certificate_key_or_ca_is_refused_under_load_and_the_old_one_serves_on() {
-    let mut stage = Stage::start();
+    let stage = Stage::start();
     let ca = Ca::root("CA");
     let (good, other) = (ca.server(NAME), ca.server(NAME));
     let serials = Serials(vec![good.serial()]);

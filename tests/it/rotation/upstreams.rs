@@ -94,7 +94,7 @@ impl Stage {
         let ca = Ca::root("CA");
         let origin = Origin::nginx(&Nginx::mutual(ca.server(UPSTREAM), ca.pem()));
         let gateway = setup.start();
-        let mut stage = Self {
+        let stage = Self {
             admin: Admin::of(&gateway),
             gateway,
             origin,
@@ -141,7 +141,7 @@ impl Stage {
     }
 
     #[track_caller]
-    fn rotate(&mut self, turn: usize) {
+    fn rotate(&self, turn: usize) {
         for version in TlsVersion::ALL {
             let upstream = self.upstream(version, State::of(turn));
             self.admin
@@ -171,7 +171,7 @@ impl Stage {
     }
 
     /// A kept connection of HTTP/2 to each upstream.
-    fn http2_clients(&mut self) -> Vec<(String, Ask)> {
+    fn http2_clients(&self) -> Vec<(String, Ask)> {
         let pair = self.ca.server(NAME);
         let ssl = json!({"cert": pair.cert, "key": pair.key, "snis": [NAME]});
         self.admin.put("/ssls/s", &ssl);
@@ -219,7 +219,7 @@ fn expect_told(status: u16, body: &str, window: &Window) -> Result<(), String> {
 
 #[test]
 fn identity_and_trust_towards_upstreams_rotate_under_load() {
-    let mut stage = Stage::start();
+    let stage = Stage::start();
     let mut clients = stage.clients();
     clients.extend(stage.http2_clients());
     let load = Load::start(clients);
@@ -235,7 +235,7 @@ fn identity_and_trust_towards_upstreams_rotate_under_load() {
 #[test]
 fn rotation_fails_no_request_while_nothing_that_was_built_stays() {
     // What one upstream needs pushes out what the other does, and each request needs it.
-    let mut stage = Stage::with(Setup::default().set("limits.contexts", "1"), 1);
+    let stage = Stage::with(Setup::default().set("limits.contexts", "1"), 1);
     let clients = (0..4).flat_map(|_| stage.clients()).collect();
     let load = Load::with_share(20, clients);
     load.expect_served(1);
@@ -248,7 +248,7 @@ fn rotation_fails_no_request_while_nothing_that_was_built_stays() {
 
 #[test]
 fn broken_identity_or_trust_is_refused_under_load_and_the_old_one_serves_on() {
-    let mut stage = Stage::start();
+    let stage = Stage::start();
     let good = stage.upstream(TlsVersion::V13, State::of(0));
     let expired = Ca::dated("Old CA", Validity::Expired).pem();
     let garbage = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n".repeat(4);
