@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::task::LocalSet;
 use zeroize::Zeroizing;
 
+use super::envelope::{self, Item, Page};
 use super::failed::Failed;
 use super::settings::Settings;
 use crate::cli::print;
@@ -212,24 +213,6 @@ pub(super) struct Api {
     verbose: bool,
 }
 
-/// One object with its id.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Item {
-    /// A secret's has its manager in front.
-    pub(super) id: String,
-    /// The object itself.
-    pub(super) value: Value,
-}
-
-/// A list as the server gave it.
-#[derive(Debug)]
-pub(super) struct Page {
-    /// The objects of the page.
-    pub(super) items: Vec<Item>,
-    /// How many there are on all pages.
-    pub(super) total: usize,
-}
-
 impl Api {
     /// Where it is.
     pub(super) fn origin(&self) -> &Origin {
@@ -300,7 +283,7 @@ impl Api {
     /// As [`Api::ask`].
     pub(super) async fn get(&self, kind: Kind, id: &str) -> Result<Value, Failed> {
         let path = Self::object_path(kind, id);
-        value(self.ask(Method::GET, &path, None).await?)
+        envelope::value(self.ask(Method::GET, &path, None).await?)
     }
 
     /// Writes an object and gives it back as the server has it.
@@ -313,7 +296,7 @@ impl Api {
         path: &str,
         body: &Value,
     ) -> Result<Value, Failed> {
-        value(self.ask(method, path, Some(body)).await?)
+        envelope::value(self.ask(method, path, Some(body)).await?)
     }
 
     /// Deletes an object.
@@ -338,7 +321,7 @@ impl Api {
             Self::path(&[kind.plural()]),
             query.collect::<Vec<_>>().join("&")
         );
-        page(kind, self.ask(Method::GET, &path, None).await?)
+        envelope::page(kind, self.ask(Method::GET, &path, None).await?)
     }
 
     /// All objects of a kind, ordered by id. A kind that the server does not have is empty.
@@ -462,73 +445,6 @@ pub(super) fn unreachable(origin: &Origin, error: &HttpError) -> Failed {
     Failed::new(format!("{origin}: {words}; {remedy}"))
 }
 
-/// The object inside an envelope; API7's writes and APISIX's have the same.
-fn value(answer: Value) -> Result<Value, Failed> {
-    let Value::Object(mut envelope) = answer else {
-        return Err("failed to parse response: it is no JSON object".into());
-    };
-    match envelope.remove("value") {
-        Some(value @ Value::Object(_)) => Ok(value),
-        // An object that came without an envelope.
-        None if envelope.contains_key("id") => Ok(Value::Object(envelope)),
-        _ => Err("failed to parse response: there is no object in it".into()),
-    }
-}
-
-/// A list: of envelopes (APISIX) or of objects (API7); an empty one may be `{}`.
-fn page(kind: Kind, answer: Value) -> Result<Page, Failed> {
-    let wrong = || Failed::new("failed to parse response: there is no list in it");
-    let Value::Object(mut answer) = answer else {
-        return Err(wrong());
-    };
-    let total = answer.get("total").and_then(Value::as_u64);
-    let list = match answer.remove("list") {
-        Some(Value::Array(list)) => list,
-        Some(Value::Object(none)) if none.is_empty() => Vec::new(),
-        _ => return Err(wrong()),
-    };
-    let items: Option<Vec<Item>> = list.into_iter().map(|entry| item(kind, entry)).collect();
-    let items = items.ok_or("failed to parse response: an object of the list has no id")?;
-    let total = total.and_then(|total| usize::try_from(total).ok());
-    Ok(Page {
-        total: total.unwrap_or(items.len()),
-        items,
-    })
-}
-
-fn item(kind: Kind, entry: Value) -> Option<Item> {
-    let Value::Object(mut entry) = entry else {
-        return None;
-    };
-    let key = entry.get("key").and_then(Value::as_str).map(str::to_owned);
-    let is_envelope = entry.get("value").is_some_and(Value::is_object);
-    let value = match key {
-        Some(_) if is_envelope => entry.remove("value")?,
-        _ => Value::Object(entry),
-    };
-    let own = value.get("id").and_then(id_text);
-    let id = match (kind, key) {
-        // The id of a secret's document may lack its manager.
-        (Kind::Secret, Some(key)) => {
-            let mut parts = key.rsplit('/');
-            let (id, manager) = (parts.next()?, parts.next()?);
-            format!("{manager}/{id}")
-        }
-        (_, Some(key)) => own.or_else(|| key.rsplit('/').next().map(str::to_owned))?,
-        (_, None) => own?,
-    };
-    Some(Item { id, value })
-}
-
-/// An id as text; numbers are ids too.
-pub(super) fn id_text(id: &Value) -> Option<String> {
-    match id {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-    }
-}
-
 /// Escapes what is not unreserved (RFC 3986 §2.3).
 pub(super) fn escape(word: &str) -> String {
     let mut escaped = String::with_capacity(word.len());
@@ -566,53 +482,6 @@ mod tests {
             assert_eq!(failed.to_string(), expected);
             assert_eq!(failed.status, Some(status));
         }
-    }
-
-    #[test]
-    fn envelopes_of_both_flavours_and_of_apisix_are_read() {
-        let route = json!({"id": "1", "uri": "/a"});
-        let item = Item {
-            id: "1".to_owned(),
-            value: route.clone(),
-        };
-        for answer in [
-            json!({"total": 1, "list": [{"key": "/apisix/routes/1", "value": route,
-                "createdIndex": 5, "modifiedIndex": 5}]}),
-            json!({"total": 1, "list": [route]}),
-            json!({"list": [{"key": "/apisix/routes/1", "value": route}]}),
-        ] {
-            let page = page(Kind::Route, answer).unwrap();
-            assert_eq!((page.items, page.total), (vec![item.clone()], 1));
-        }
-        for empty in [
-            json!({"total": 0, "list": []}),
-            json!({"total": 0, "list": {}}),
-        ] {
-            assert!(page(Kind::Route, empty).unwrap().items.is_empty());
-        }
-        for wrong in [
-            json!([]),
-            json!({}),
-            json!({"list": [1]}),
-            json!({"list": [{}]}),
-        ] {
-            let told = page(Kind::Route, wrong).unwrap_err().to_string();
-            assert!(told.starts_with("failed to parse response"), "{told}");
-        }
-        for answer in [json!({"key": "k", "value": route}), json!({"value": route})] {
-            assert_eq!(value(answer).unwrap(), route);
-        }
-        assert!(value(json!({"key": "k"})).is_err());
-    }
-
-    #[test]
-    fn secret_is_known_by_the_end_of_its_key() {
-        let entry = json!({"key": "/apisix/secrets/vault/1", "value": {"uri": "x", "id": "1"}});
-        assert_eq!(item(Kind::Secret, entry).unwrap().id, "vault/1");
-        let entry = json!({"id": "vault/1", "uri": "x"});
-        assert_eq!(item(Kind::Secret, entry).unwrap().id, "vault/1");
-        let entry = json!({"key": "/apisix/ssls/7", "value": {"id": 7}});
-        assert_eq!(item(Kind::Ssl, entry).unwrap().id, "7");
     }
 
     #[test]

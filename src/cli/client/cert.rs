@@ -5,14 +5,16 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::api::{self, Item, id_text};
-use super::args::{CertVerb, Expiring, Globals, Inspect, exactly_one};
+use super::api;
+use super::args::{CertVerb, Expiring, Globals, Inspect};
+use super::envelope::{Item, id_text};
 use super::failed::Failed;
 use super::format::{Format, Shape};
 use super::handshake::{self, days_left};
 use super::settings::Settings;
 use super::table::{self, day, snis, text};
 use super::terminal::{Colour, paint};
+use super::usage::exactly_one;
 use crate::crypto::digest::Sha256;
 use crate::net::http::Origin;
 use crate::resource::{Kind, is_reference};

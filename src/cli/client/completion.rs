@@ -7,9 +7,10 @@ use std::time::Duration;
 use clap::{Args as _, CommandFactory as _};
 
 use super::api;
-use super::args::{Args, Globals, exactly_one};
+use super::args::{Args, Globals};
 use super::failed::Failed;
 use super::settings::{Contexts, Settings};
+use super::usage::exactly_one;
 use crate::failure::Reason;
 use crate::resource::Kind;
 

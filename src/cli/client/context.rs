@@ -2,10 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::args::{ContextVerb, Globals, exactly_one};
+use super::args::{ContextVerb, Globals};
 use super::failed::Failed;
 use super::format::{Format, Shape};
 use super::settings::Contexts;
+use super::usage::exactly_one;
 use super::{api, table, terminal};
 use crate::cli::print;
 

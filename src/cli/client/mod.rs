@@ -9,6 +9,7 @@ mod cert;
 mod completion;
 mod context;
 mod declared;
+mod envelope;
 mod explain;
 mod failed;
 mod format;
@@ -23,6 +24,7 @@ mod settings;
 mod table;
 mod terminal;
 mod trace;
+mod usage;
 mod version;
 mod yaml;
 
@@ -51,7 +53,7 @@ pub fn main() -> ExitCode {
         }
         Err(e) => {
             let words: Vec<String> = std::env::args().skip(1).collect();
-            return fail(&Failed::new(args::message(&e, &words)), wants_json(&words));
+            return fail(&Failed::new(usage::message(&e, &words)), wants_json(&words));
         }
     };
     let globals = &args.globals;
@@ -111,7 +113,7 @@ fn run(command: &Command, globals: &Globals) -> Result<String, Failed> {
         Command::Completion { shell } => completion::script(shell),
         Command::Version => version::run(output),
         Command::Complete { words } => Ok(completion::complete(words)),
-        Command::Other(words) => Err(args::no_group(words.first().map_or("", String::as_str))),
+        Command::Other(words) => Err(usage::no_group(words.first().map_or("", String::as_str))),
     }
 }
 
@@ -164,7 +166,7 @@ fn service(verb: &ServiceVerb) -> Verb<'_> {
 /// `None`: its status, which is no object's.
 fn secret(verb: &SecretVerb) -> Result<Option<Verb<'_>>, Failed> {
     Ok(Some(match verb {
-        SecretVerb::Create(file) => Verb::Create(args::at_most_one(&file.id)?, &file.file),
+        SecretVerb::Create(file) => Verb::Create(usage::at_most_one(&file.id)?, &file.file),
         SecretVerb::Update(update) => Verb::Update(update),
         SecretVerb::Get(ids) => Verb::Get(&ids.id),
         SecretVerb::List(paging) => Verb::List(paging.into()),

@@ -4,11 +4,12 @@ use bytes::Bytes;
 use http::{Method, Request, header};
 use serde_json::{Value, json};
 
-use super::args::{Globals, Listener, ProbeVerb, exactly_one};
+use super::args::{Globals, Listener, ProbeVerb};
 use super::failed::Failed;
 use super::format::{Format, Shape};
 use super::handshake::{self, Meeting, Verified};
 use super::settings::{Settings, environment};
+use super::usage::exactly_one;
 use super::{api, own};
 use crate::failure::Reason;
 use crate::net::http::{HttpError, Origin};

@@ -5,12 +5,14 @@ use std::fs;
 use http::Method;
 use serde_json::{Map, Value};
 
-use super::api::{self, Api, Item, Network, Trust};
+use super::api::{self, Api, Network, Trust};
 use super::args::{self, Delete, Export, Globals, Health, NamedList, Paging, Update};
+use super::envelope::{Item, id_text};
 use super::failed::Failed;
 use super::format::{Format, Shape};
 use super::input::{self, Document};
 use super::settings::Settings;
+use super::usage::at_most_one;
 use super::{table, terminal};
 use crate::resource::Kind;
 
@@ -134,7 +136,7 @@ impl Group<'_> {
         }
         let mut written = Vec::new();
         for mut document in documents {
-            let own = document.get("id").and_then(api::id_text);
+            let own = document.get("id").and_then(id_text);
             let id = id.map(str::to_owned).or(own);
             let (method, path) = match (&id, self.kind) {
                 (Some(id), Kind::Secret) => {
@@ -159,14 +161,14 @@ impl Group<'_> {
 
     async fn update(&self, update: &Update) -> Result<String, Failed> {
         let format = self.format(Shape::Value)?;
-        let given = args::at_most_one(&update.id)?;
+        let given = at_most_one(&update.id)?;
         let documents = objects(&input::read(&update.file)?)?;
         if given.is_some() && documents.len() > 1 {
             return Err("an id was given, but the file has more than one document".into());
         }
         let mut written = Vec::new();
         for mut document in documents {
-            let own = document.shift_remove("id").as_ref().and_then(api::id_text);
+            let own = document.shift_remove("id").as_ref().and_then(id_text);
             let id = match (given, own) {
                 (Some(given), Some(own))
                     if own != given && !given.ends_with(&format!("/{own}")) =>
@@ -326,7 +328,7 @@ impl Group<'_> {
 
     /// The one id given, or the one chosen from a list.
     async fn one(&self, ids: &[String]) -> Result<String, Failed> {
-        match args::at_most_one(ids)? {
+        match at_most_one(ids)? {
             Some(id) if self.kind == Kind::Secret => secret_id(id).map(str::to_owned),
             Some(id) => Ok(id.to_owned()),
             None => self.choose().await,

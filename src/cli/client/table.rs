@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::api::Item;
+use super::envelope::Item;
 use crate::resource::{Kind, escaped};
 use crate::telemetry::time::date_time;
 use crate::tls::material::{self, CertChain};

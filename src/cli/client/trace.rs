@@ -8,13 +8,14 @@ use http::{Method, Request};
 use serde_json::{Map, Value, json};
 
 use super::api::{self, Network, Trust};
-use super::args::{Globals, Trace, at_most_one};
+use super::args::{Globals, Trace};
 use super::failed::Failed;
 use super::format::{Format, Shape};
 use super::handshake::{self, Verified};
 use super::resources::control;
 use super::settings::{Settings, environment};
 use super::table::{self, text};
+use super::usage::at_most_one;
 use crate::cli::print;
 use crate::net::http::{Answer, HttpError, Limits, Origin};
 use crate::resource::Kind;

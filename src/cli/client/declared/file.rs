@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::super::api::id_text;
+use super::super::envelope::id_text;
 use super::super::failed::Failed;
 use super::super::input::{self, Document};
 use crate::resource::{Kind, shown};

@@ -14,8 +14,9 @@ use serde_json::{Map, Value};
 
 use self::file::Declared;
 use self::plan::Plan;
-use super::api::{self, Api, Item};
+use super::api::{self, Api};
 use super::args::{ConfigVerb, Dump, Globals};
+use super::envelope::Item;
 use super::failed::Failed;
 use super::format::{Format, Shape};
 use super::resources::put;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::super::api::Item;
+use super::super::envelope::Item;
 use super::super::terminal::{Colour, paint};
 use super::compare::{is_same, redact};
 use super::file::Declared;

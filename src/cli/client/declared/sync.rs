@@ -11,8 +11,9 @@ use futures_util::stream::{self, StreamExt as _};
 use http::Method;
 use serde_json::Value;
 
-use super::super::api::{Api, Item};
+use super::super::api::Api;
 use super::super::args::{Globals, Sync};
+use super::super::envelope::Item;
 use super::super::failed::Failed;
 use super::super::terminal::{self, Progress};
 use super::file::Declared;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::super::envelope::id_text;
 use super::super::table::{day, snis, text};
 use super::compare::is_withheld;
 use super::file::{Declared, Entry};
@@ -173,7 +174,7 @@ impl Check {
             ("upstream_id", Kind::Upstream),
             ("service_id", Kind::Service),
         ] {
-            let Some(id) = entry.value.get(member).and_then(super::super::api::id_text) else {
+            let Some(id) = entry.value.get(member).and_then(id_text) else {
                 continue;
             };
             if !declared.of_kind(kind).any(|other| other.id == id) {
