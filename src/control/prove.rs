@@ -13,7 +13,7 @@ use crate::tls::material::MaterialError;
 use crate::tls::policy::Versions;
 use crate::tls::proof::prove_server;
 use crate::tls::server::ServerContext;
-use crate::tls::upstream::{UpstreamConnector, UpstreamSpec};
+use crate::tls::upstream::{Protocol, UpstreamConnector, UpstreamSpec};
 
 /// What was built and works.
 #[derive(Default)]
@@ -88,6 +88,7 @@ fn prove_lender(resource: &Resource) -> Result<(), WriteError> {
         identity: Some(pair),
         trust: None,
         versions: Versions::default(),
+        protocol: Protocol::Http1,
     };
     UpstreamConnector::build(&spec)
         .map(|_| ())

@@ -13,7 +13,10 @@ use crate::net::resolve::Resolver;
 use crate::net::stream::Stream;
 use crate::net::sweep::{Sweep, Until};
 use crate::tls::socket::{Activity, Socket};
-use crate::tls::upstream::{ServerName, UpstreamConnector};
+use crate::tls::upstream::{Protocol, ServerName, UpstreamConnector};
+
+/// Towards upstreams HTTP/2 is all that is ever offered.
+const NOT_HTTP2: &str = "the upstream did not agree on HTTP/2, offered by ALPN as `h2`";
 
 /// A connection that could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -146,15 +149,20 @@ impl Dialer {
             .open(target.peer, name, socket)
             .map_err(|error| failed(Reason::UpstreamHandshakeFailed, &error))?;
         match tls.connect().await {
+            Ok(()) if connector.protocol == Protocol::Http2 && !tls.is_http2() => Err(DialError {
+                reason: Reason::UpstreamHandshakeFailed,
+                detail: NOT_HTTP2.to_owned(),
+            }),
             Ok(()) => Ok(Stream::Tls(Box::new(tls))),
             Err(fault) => {
                 // What was offered may be what was refused.
                 connector.forget(target.peer, name);
                 let asked = tls.certificate_was_asked();
-                Err(failed(
-                    fault.upstream_reason(asked, connector.has_identity),
-                    &fault,
-                ))
+                let reason = fault.upstream_reason(asked, connector.has_identity);
+                if fault.is_about_alpn() {
+                    return Err(failed(reason, &format!("{NOT_HTTP2}: {fault}")));
+                }
+                Err(failed(reason, &fault))
             }
         }
     }

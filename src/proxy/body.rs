@@ -15,6 +15,8 @@ use crate::failure::Reason;
 use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::conn::{Conn, InFlight, Waiting};
 use crate::proxy::exchange::{UpstreamConn, chain};
+use crate::proxy::headers;
+use crate::proxy::multiplex::Lease;
 use crate::proxy::outcome::Outcome;
 
 /// How long a body that nobody wants is read, and the longest wait between two reads: nginx's
@@ -48,6 +50,8 @@ pub struct Upload {
     pub done: Cell<bool>,
     /// Bytes that came from the client.
     pub received: Cell<u64>,
+    /// When a part of it last came, in the clock's milliseconds.
+    pub moved_at: Cell<u64>,
     /// It was asked for: a client that waits for `100 Continue` was told to go on.
     pub asked_for: Cell<bool>,
 }
@@ -61,6 +65,8 @@ pub struct RequestBody {
     sweep: Rc<Sweep>,
     patience: u64,
     limit: Option<Limit>,
+    // Its place among the streams of a connection, until the last of it was sent.
+    lease: Option<Rc<Lease>>,
 }
 
 impl RequestBody {
@@ -91,6 +97,7 @@ impl RequestBody {
             sweep,
             patience: 0,
             limit: None,
+            lease: None,
         }
     }
 
@@ -106,6 +113,16 @@ impl RequestBody {
         self.incoming
             .as_ref()
             .is_some_and(|incoming| incoming.size_hint().exact().is_none())
+    }
+
+    /// Keeps a stream's place as long as it is sent.
+    pub fn hold(&mut self, lease: Rc<Lease>) {
+        self.lease = Some(lease);
+    }
+
+    /// Gives the place back: it was not sent.
+    pub fn release(&mut self) {
+        self.lease = None;
     }
 
     /// What is known of it from outside, while hyper holds it.
@@ -156,9 +173,13 @@ impl Body for RequestBody {
             return Poll::Ready(None);
         };
         match Pin::new(incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 self.upload.waits_for_client.set(false);
+                self.upload.moved_at.set(self.sweep.now());
                 self.limit = None;
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::trailers_to_upstream(trailers);
+                }
                 if let Some(data) = frame.data_ref() {
                     let count = u64::try_from(data.len()).unwrap_or(u64::MAX);
                     let received = self.upload.received.get().saturating_add(count);
@@ -283,9 +304,12 @@ impl Streamed {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 self.waiting = None;
                 self.conn.progress();
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::to_downstream(trailers);
+                }
                 if let Some(data) = frame.data_ref() {
                     let count = u64::try_from(data.len()).unwrap_or(u64::MAX);
                     self.outcome.bytes_out = self.outcome.bytes_out.saturating_add(count);

@@ -9,6 +9,11 @@ use crate::failure::Reason;
 /// The header that carries the id under which the record names this request.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-portcullis-request-id");
 
+/// The outcome of a gRPC call, and its words.
+pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// See [`GRPC_STATUS`].
+pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
 /// Exactly APISIX's.
 const NO_ROUTE: &[u8] = b"{\"error_msg\":\"404 Route Not Found\"}\n";
 
@@ -52,6 +57,28 @@ impl Refusal {
         } else {
             status(self.reason)
         }
+    }
+
+    /// The answer to a gRPC request: status and message as gRPC has them, in the head of an answer
+    /// without a body ("Trailers-Only" of gRPC over HTTP/2). `request_id` is what the record
+    /// carries.
+    #[must_use]
+    pub fn reply_to_grpc(&self, request_id: &str) -> Response<Bytes> {
+        let status = self.status();
+        let mut resp = self.reply(request_id);
+        if status.is_redirection() {
+            return resp;
+        }
+        resp.body_mut().clear();
+        *resp.status_mut() = StatusCode::OK;
+        let headers = resp.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(status)));
+        let message = format!("{}, request {request_id}", title(status, self.reason));
+        if let Ok(message) = HeaderValue::from_str(&message) {
+            headers.insert(GRPC_MESSAGE, message);
+        }
+        resp
     }
 
     /// The answer. `request_id` is what the record carries.
@@ -178,6 +205,18 @@ pub fn status(reason: Reason) -> StatusCode {
     }
 }
 
+/// What a client of gRPC makes of a status ("HTTP to gRPC Status Code Mapping").
+fn grpc_status(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        400 => 13,                   // INTERNAL
+        401 => 16,                   // UNAUTHENTICATED
+        403 => 7,                    // PERMISSION_DENIED
+        404 => 12,                   // UNIMPLEMENTED
+        429 | 502 | 503 | 504 => 14, // UNAVAILABLE
+        _ => 2,                      // UNKNOWN
+    }
+}
+
 /// nginx's words for a status where it has its own.
 fn title(status: StatusCode, reason: Reason) -> &'static str {
     if reason == Reason::ClientPlaintextOnTls {
@@ -238,6 +277,32 @@ mod tests {
             "{body}"
         );
         assert!(!body.contains("10.1.2.3"), "{body}");
+    }
+
+    #[test]
+    fn a_grpc_request_is_told_as_grpc_tells() {
+        for (reason, status) in [
+            (Reason::RequestInvalid, "13"),
+            (Reason::RouteNotFound, "12"),
+            (Reason::AuthorityPolicyMismatch, "2"),
+            (Reason::UpstreamRefused, "14"),
+            (Reason::NoNode, "14"),
+            (Reason::UpstreamTimeout, "14"),
+        ] {
+            let resp = Refusal::new(reason, "10.1.2.3: secret").reply_to_grpc("abc-1");
+            assert_eq!(resp.status(), 200, "{reason:?}");
+            assert_eq!(resp.headers()[GRPC_STATUS], status, "{reason:?}");
+            assert_eq!(resp.headers()[CONTENT_TYPE], "application/grpc");
+            let message = resp.headers()[GRPC_MESSAGE].to_str().unwrap();
+            assert!(
+                message.contains("abc-1") && !message.contains("10.1"),
+                "{message}"
+            );
+            assert!(resp.body().is_empty());
+        }
+        let mut refusal = Refusal::from(Reason::AuthorityPolicyMismatch);
+        refusal.location = Some("https://a.example/".to_owned());
+        assert_eq!(refusal.reply_to_grpc("abc-1").status(), 308);
     }
 
     #[test]

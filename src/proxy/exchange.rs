@@ -1,6 +1,7 @@
 //! The seam to upstreams: a request's head and body in, a response's head and body out.
 //!
-//! hyper's HTTP/1 client behind it. The rest of the room knows [`UpstreamConn::exchange`] only.
+//! hyper's clients behind it, of HTTP/1.1 and of HTTP/2. The rest of the room knows
+//! [`UpstreamConn::exchange`] only.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use http::header::CONNECTION;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
@@ -16,7 +18,8 @@ use crate::failure::Reason;
 use crate::net::stream::Stream;
 use crate::net::sweep::{Sweep, Until, millis};
 use crate::proxy::body::{RequestBody, Upload};
-use crate::proxy::pool::Bucket;
+use crate::proxy::multiplex::{self, Lease, NotOpened, Shared};
+use crate::proxy::pool::{Bucket, Kept};
 use crate::tls::socket::Activity;
 use crate::tls::stream::FaultCell;
 
@@ -29,8 +32,7 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// A connection to an upstream that is ready for a request, or carries one.
 pub struct UpstreamConn {
-    sender: SendRequest<RequestBody>,
-    driver: JoinHandle<Option<hyper::Error>>,
+    wire: Wire,
     fault: Option<FaultCell>,
     activity: Rc<Activity>,
     bucket: Rc<Bucket>,
@@ -42,6 +44,17 @@ pub struct UpstreamConn {
     pub ends: bool,
     /// Requests it carried.
     pub served: u32,
+}
+
+/// How a request is sent.
+enum Wire {
+    /// Over a connection of its own.
+    One {
+        sender: SendRequest<RequestBody>,
+        driver: JoinHandle<Option<hyper::Error>>,
+    },
+    /// As a stream of a connection.
+    Many(Rc<Lease>),
 }
 
 /// How an exchange ended without a response head.
@@ -82,8 +95,7 @@ impl UpstreamConn {
             ended.err()
         });
         Ok(Self {
-            sender,
-            driver,
+            wire: Wire::One { sender, driver },
             fault,
             activity,
             bucket,
@@ -95,16 +107,83 @@ impl UpstreamConn {
         })
     }
 
+    /// Speaks HTTP/2 over a fresh connection, and takes its first stream.
+    ///
+    /// # Errors
+    /// Why it cannot be used, with the detail for the record; nothing of a request was sent.
+    pub async fn open_many(
+        stream: Stream,
+        bucket: Rc<Bucket>,
+        has_identity: bool,
+    ) -> Result<Self, (Reason, String)> {
+        let fault = stream.fault();
+        let activity = stream.activity().clone();
+        let asked = match &stream {
+            Stream::Plain(_) => false,
+            Stream::Tls(tls) => tls.certificate_was_asked(),
+        };
+        let requests = bucket.requests();
+        let opened = Shared::open(stream, bucket, fault.clone(), asked, has_identity).await;
+        let lease = opened.map(|shared| shared.lease(requests));
+        let error = match lease {
+            Ok(Some(lease)) => return Ok(Self::of(lease)),
+            Ok(None) => {
+                let detail = "it takes no stream of HTTP/2".to_owned();
+                return Err((Reason::UpstreamProtocolError, detail));
+            }
+            Err(NotOpened { error }) => error,
+        };
+        if let Some(fault) = fault.as_ref().and_then(|fault| fault.borrow().clone()) {
+            let reason = fault.upstream_reason(asked, has_identity);
+            return Err((reason, fault.to_string()));
+        }
+        if fault.is_none() && activity.first_byte() == Some(RECORD_ALERT) {
+            let detail = "it answered HTTP/2 with a TLS alert".to_owned();
+            return Err((Reason::UpstreamExpectsTls, detail));
+        }
+        Err(match error {
+            Some(error) if is_violation(&error) => (
+                Reason::UpstreamProtocolError,
+                format!("it does not speak HTTP/2: {}", chain(&error)),
+            ),
+            Some(error) => (Reason::UpstreamReset, chain(&error)),
+            None => (
+                Reason::UpstreamReset,
+                "it ended the connection before its HTTP/2 settings".to_owned(),
+            ),
+        })
+    }
+
+    /// A stream of a connection.
+    #[must_use]
+    pub fn of(lease: Lease) -> Self {
+        let shared = lease.shared().clone();
+        Self {
+            fault: shared.fault.clone(),
+            activity: shared.activity.clone(),
+            bucket: shared.bucket.clone(),
+            asked: shared.asked,
+            has_identity: shared.has_identity,
+            upload: Rc::default(),
+            ends: false,
+            served: shared.served(),
+            wire: Wire::Many(Rc::new(lease)),
+        }
+    }
+
     /// Whether the upstream, or an error, ended it.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        match &self.wire {
+            Wire::One { sender, .. } => sender.is_closed(),
+            Wire::Many(lease) => lease.shared().is_closed(),
+        }
     }
 
-    /// The clock's milliseconds when it last moved bytes.
+    /// When it moved bytes.
     #[must_use]
-    pub fn used_at(&self) -> u64 {
-        self.activity.read_at().max(self.activity.written_at())
+    pub fn activity(&self) -> &Rc<Activity> {
+        &self.activity
     }
 
     /// Where it is kept while it is idle.
@@ -128,18 +207,24 @@ impl UpstreamConn {
         patience: u64,
     ) -> Result<Response<Incoming>, Broken> {
         self.served = self.served.saturating_add(1);
+        let sender = match &mut self.wire {
+            Wire::One { sender, .. } => sender,
+            Wire::Many(lease) => {
+                let lease = lease.clone();
+                return self.exchange_many(&lease, request, sweep, patience).await;
+            }
+        };
         let until = Until::At(sweep.now().saturating_add(patience));
-        match sweep.within(until, self.sender.ready()).await {
+        match sweep.within(until, sender.ready()).await {
             Ok(ready) => ready.map_err(Broken::Connection)?,
             Err(_expired) => return Err(Broken::Late),
         }
-        let sent = match request.take() {
-            Some(req) => {
-                self.upload = req.body().upload();
-                self.sender.try_send_request(req)
-            }
-            None => return Err(Broken::NoRequest),
+        let Some(mut req) = request.take() else {
+            return Err(Broken::NoRequest);
         };
+        multiplex::frame(&mut req);
+        self.upload = req.body().upload();
+        let sent = sender.try_send_request(req);
         tokio::pin!(sent);
         loop {
             let until = Until::Idle {
@@ -152,19 +237,72 @@ impl UpstreamConn {
                     self.ends = is_last(&resp);
                     return Ok(resp);
                 }
-                Ok(Err(mut failure)) => {
-                    let unsent = failure.take_message();
-                    let error = failure.into_error();
-                    if let Some(reason) = self.upload.broken.get() {
-                        return Err(Broken::Client(reason, error));
-                    }
-                    *request = unsent;
-                    return Err(Broken::Connection(error));
-                }
+                Ok(Err(failure)) => return Err(self.failed(failure, request)),
                 Err(_expired) if self.upload.waits_for_client.get() => {}
                 Err(_expired) => return Err(Broken::Late),
             }
         }
+    }
+
+    /// [`exchange`](Self::exchange) as a stream. What other streams move says nothing of this one:
+    /// it is late when neither its answer began nor its body moved.
+    async fn exchange_many(
+        &mut self,
+        lease: &Rc<Lease>,
+        request: &mut Option<Request<RequestBody>>,
+        sweep: &Rc<Sweep>,
+        patience: u64,
+    ) -> Result<Response<Incoming>, Broken> {
+        let Some(mut req) = request.take() else {
+            return Err(Broken::NoRequest);
+        };
+        lease.address(&mut req);
+        req.body_mut().hold(lease.clone());
+        self.upload = req.body().upload();
+        let mut sender = lease.sender();
+        let sent = sender.try_send_request(req);
+        drop(sender);
+        tokio::pin!(sent);
+        let mut until = sweep.now().saturating_add(patience);
+        loop {
+            match sweep.within(Until::At(until), sent.as_mut()).await {
+                Ok(Ok(resp)) => return Ok(resp),
+                Ok(Err(failure)) => {
+                    let broken = self.failed(failure, request);
+                    if let Some(req) = request {
+                        multiplex::unaddress(req);
+                        req.body_mut().release();
+                    }
+                    return Err(broken);
+                }
+                Err(_expired) => {
+                    let from = if self.upload.waits_for_client.get() {
+                        sweep.now()
+                    } else {
+                        self.upload.moved_at.get()
+                    };
+                    until = from.saturating_add(patience);
+                    if until <= sweep.now() {
+                        return Err(Broken::Late);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What became of a request that got no answer; it is back in `request`, if it was not sent.
+    fn failed(
+        &self,
+        mut failure: TrySendError<Request<RequestBody>>,
+        request: &mut Option<Request<RequestBody>>,
+    ) -> Broken {
+        let unsent = failure.take_message();
+        let error = failure.into_error();
+        if let Some(reason) = self.upload.broken.get() {
+            return Broken::Client(reason, error);
+        }
+        *request = unsent;
+        Broken::Connection(error)
     }
 
     /// Returns the connection to its pool, or closes it when it served its share.
@@ -173,17 +311,24 @@ impl UpstreamConn {
     /// so both connections stay in step and serve on.
     pub fn put_back(mut self, sweep: &Rc<Sweep>) {
         let bucket = self.bucket.clone();
+        if matches!(self.wire, Wire::Many(_)) {
+            // Its place is given back with the last of request and answer.
+            return;
+        }
         if self.upload.done.get() {
-            bucket.put(self);
+            bucket.put(Kept::One(self));
             return;
         }
         let sweep = sweep.clone();
         tokio::task::spawn_local(async move {
+            let Wire::One { sender, .. } = &mut self.wire else {
+                return;
+            };
             let rest = sweep
-                .within(sweep.after(REST_OF_BODY), self.sender.ready())
+                .within(sweep.after(REST_OF_BODY), sender.ready())
                 .await;
             if let Ok(Ok(())) = rest {
-                bucket.put(self);
+                bucket.put(Kept::One(self));
             }
         });
     }
@@ -200,17 +345,22 @@ impl UpstreamConn {
             Broken::Connection(error) => error,
         };
         let Self {
-            sender,
-            driver,
+            wire,
             fault,
             activity,
             asked,
             has_identity,
             ..
         } = self;
-        drop(sender);
-        let own = sweep.within(sweep.after(LAST_WORD), driver).await;
-        let own = own.ok().and_then(Result::ok).flatten();
+        let own = match wire {
+            Wire::One { sender, driver } => {
+                drop(sender);
+                let own = sweep.within(sweep.after(LAST_WORD), driver).await;
+                own.ok().and_then(Result::ok).flatten()
+            }
+            // A stream's error has its connection's.
+            Wire::Many(_) => None,
+        };
         if let Some(fault) = fault.as_ref().and_then(|fault| fault.borrow().clone()) {
             return (
                 fault.upstream_reason(asked, has_identity),
@@ -221,13 +371,34 @@ impl UpstreamConn {
         let alert = fault.is_none() && activity.first_byte() == Some(RECORD_ALERT);
         let reason = if alert {
             Reason::UpstreamExpectsTls
-        } else if error.is_parse() {
+        } else if error.is_parse() || is_violation(error) {
             Reason::UpstreamProtocolError
         } else {
             Reason::UpstreamReset
         };
         (reason, chain(error))
     }
+}
+
+impl Broken {
+    /// Whether the upstream says that it did nothing with the request (RFC 9113 §8.7).
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        match self {
+            Self::Connection(error) => http2_cause(error)
+                .is_some_and(|cause| cause.reason() == Some(h2::Reason::REFUSED_STREAM)),
+            Self::Late | Self::Client(..) | Self::NoRequest => false,
+        }
+    }
+}
+
+/// Whether what the upstream sent is against HTTP/2.
+fn is_violation(error: &hyper::Error) -> bool {
+    http2_cause(error).is_some_and(h2::Error::is_library)
+}
+
+fn http2_cause(error: &hyper::Error) -> Option<&h2::Error> {
+    std::error::Error::source(error)?.downcast_ref()
 }
 
 /// Whether a connection ends with this answer (RFC 9112 §9.3).

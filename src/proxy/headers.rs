@@ -6,8 +6,8 @@
 use std::net::SocketAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, HeaderMap, HeaderName, HeaderValue,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, Entry, HOST, HeaderMap, HeaderName,
+    HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
 
 use crate::failure::Reason;
@@ -84,6 +84,13 @@ pub fn to_upstream(
     };
     headers.insert(X_FORWARDED_HOST, asked);
     Ok(())
+}
+
+/// Takes out of a client's trailers what its headers may not have either.
+pub fn trailers_to_upstream(trailers: &mut HeaderMap) {
+    strip(trailers, |name| {
+        is_hop_by_hop(name) || name == "forwarded" || is_ours(name) || is_identity(name)
+    });
 }
 
 /// Turns an upstream's headers into ours for the client.
@@ -181,6 +188,19 @@ fn strip(headers: &mut HeaderMap, ends: impl Fn(&str) -> bool) {
         !headers.contains_key(UPGRADE),
         "an upgrade never passes unasked"
     );
+}
+
+/// Whether a header says what only we say.
+fn is_ours(name: &str) -> bool {
+    name == X_REAL_IP || name.starts_with("x-forwarded-")
+}
+
+/// Whether a request is one of gRPC (gRPC over HTTP/2, "Requests").
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let rest = content_type.and_then(|value| value.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 fn is_hop_by_hop(name: &str) -> bool {

@@ -12,6 +12,7 @@ pub mod error;
 pub mod exchange;
 pub mod headers;
 pub mod http2;
+pub mod multiplex;
 pub mod outcome;
 pub mod pool;
 pub mod registry;

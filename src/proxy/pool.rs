@@ -6,16 +6,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use slab::Slab;
 
 use crate::net::sweep::millis;
 use crate::proxy::exchange::UpstreamConn;
+use crate::proxy::multiplex::{Busy, Shared};
 use crate::snapshot::Keepalive;
 use crate::tls::material::Digest;
-use crate::tls::upstream::ServerName;
+use crate::tls::upstream::{Protocol, ServerName};
 
 /// Everything that must be equal for a connection to be used again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,12 +27,54 @@ pub struct PoolKey {
     pub trust: Option<Digest>,
     /// The name that was sent and checked.
     pub name: Option<ServerName>,
+    /// What is spoken.
+    pub protocol: Protocol,
+}
+
+/// An idle connection.
+pub enum Kept {
+    /// Of one request at a time.
+    One(UpstreamConn),
+    /// Of many.
+    Many(Rc<Shared>),
+}
+
+impl Kept {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::One(conn) => conn.is_closed(),
+            Self::Many(shared) => shared.is_closed(),
+        }
+    }
+
+    fn served(&self) -> u32 {
+        match self {
+            Self::One(conn) => conn.served,
+            Self::Many(shared) => shared.served(),
+        }
+    }
+
+    /// The clock's milliseconds when it last moved bytes.
+    fn used_at(&self) -> u64 {
+        let activity = match self {
+            Self::One(conn) => conn.activity(),
+            Self::Many(shared) => &shared.activity,
+        };
+        activity.read_at().max(activity.written_at())
+    }
+
+    fn bucket(&self) -> Rc<Bucket> {
+        match self {
+            Self::One(conn) => conn.bucket(),
+            Self::Many(shared) => shared.bucket.clone(),
+        }
+    }
 }
 
 /// A worker's pools.
 pub struct Pool {
     buckets: RefCell<HashMap<PoolKey, Rc<Bucket>>>,
-    idle: Rc<RefCell<Idle<UpstreamConn>>>,
+    idle: Rc<RefCell<Idle<Kept>>>,
     open: Rc<Cell<usize>>,
     limit: usize,
 }
@@ -41,7 +84,8 @@ pub struct Bucket {
     // In the order they became idle: the front is older than the rest, here and among all.
     places: RefCell<VecDeque<usize>>,
     keepalive: Cell<Keepalive>,
-    idle: Rc<RefCell<Idle<UpstreamConn>>>,
+    idle: Rc<RefCell<Idle<Kept>>>,
+    many: Busy,
     open: Rc<Cell<usize>>,
     limit: usize,
 }
@@ -75,6 +119,7 @@ impl Pool {
                 places: RefCell::default(),
                 keepalive: Cell::new(keepalive),
                 idle: self.idle.clone(),
+                many: Busy::default(),
                 open: self.open.clone(),
                 limit: self.limit,
             })
@@ -120,24 +165,34 @@ impl Bucket {
         Open(self.open.clone())
     }
 
-    /// The connection used last that is still open.
+    /// A place on a connection that carries others, else the connection used last that is still
+    /// open.
     pub fn take(&self) -> Option<UpstreamConn> {
+        let requests = self.keepalive.get().requests;
+        if let Some(lease) = self.many.join(requests) {
+            return Some(UpstreamConn::of(lease));
+        }
         loop {
             let place = self.places.borrow_mut().pop_back()?;
             let conn = self.idle.borrow_mut().remove(place);
             match conn {
-                Some(conn) if !conn.is_closed() => return Some(conn),
-                Some(_) | None => {}
+                Some(Kept::One(conn)) if !conn.is_closed() => return Some(conn),
+                Some(Kept::Many(shared)) => {
+                    if let Some(lease) = shared.lease(requests) {
+                        return Some(UpstreamConn::of(lease));
+                    }
+                }
+                Some(Kept::One(_)) | None => {}
             }
         }
     }
 
     /// Keeps a connection, or closes it: when it ended or served its share. Where there are enough,
     /// here or in all, it takes the place of the one that was idle longest.
-    pub fn put(&self, conn: UpstreamConn) {
+    pub fn put(&self, conn: Kept) {
         let keepalive = self.keepalive.get();
         if conn.is_closed()
-            || conn.served >= keepalive.requests
+            || conn.served() >= keepalive.requests
             || keepalive.size == 0
             || self.limit == 0
         {
@@ -147,12 +202,34 @@ impl Bucket {
             self.close_oldest();
         }
         while self.idle.borrow().len() >= self.limit {
-            let oldest = self.idle.borrow().oldest().map(UpstreamConn::bucket);
+            let oldest = self.idle.borrow().oldest().map(Kept::bucket);
             let Some(bucket) = oldest else { return };
             bucket.close_oldest();
         }
         let place = self.idle.borrow_mut().push(conn);
         self.places.borrow_mut().push_back(place);
+    }
+
+    /// Those of its connections that carry streams.
+    #[must_use]
+    pub fn many(&self) -> &Busy {
+        &self.many
+    }
+
+    /// How many requests a connection of it may carry.
+    #[must_use]
+    pub fn requests(&self) -> u32 {
+        self.keepalive.get().requests
+    }
+
+    /// A connection carries streams from now on.
+    pub fn busy(&self, shared: Weak<Shared>) {
+        self.many.add(shared);
+    }
+
+    /// A connection carries no stream any more.
+    pub fn rest(&self, shared: &Rc<Shared>) {
+        self.many.remove(shared);
     }
 
     fn close_oldest(&self) {
@@ -173,7 +250,7 @@ impl Bucket {
         self.places.borrow().is_empty()
     }
 
-    fn retain(&self, keep: impl Fn(&UpstreamConn) -> bool) {
+    fn retain(&self, keep: impl Fn(&Kept) -> bool) {
         let mut closed = Vec::new();
         self.places.borrow_mut().retain(|place| {
             let mut idle = self.idle.borrow_mut();
@@ -277,6 +354,7 @@ mod tests {
             peer: peer.into(),
             trust: None,
             name: None,
+            protocol: Protocol::Http1,
         };
         let keepalive = Keepalive {
             size,
@@ -297,6 +375,7 @@ mod tests {
                 let tcp = TcpStream::connect(address).await.unwrap();
                 let stream = Stream::Plain(Socket::new(tcp, Activity::new(clock.clone())));
                 let conn = UpstreamConn::open(stream, bucket.clone(), false).await;
+                let conn = conn.map(Kept::One);
                 conn.unwrap()
             };
             let pool = Pool::new(3);

@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use http::header::{
     CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap,
-    HeaderName, HeaderValue, TRANSFER_ENCODING,
+    HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
 };
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -29,6 +29,7 @@ use crate::proxy::conn::{Conn, Signal};
 use crate::proxy::error::Refusal;
 use crate::proxy::exchange::{UpstreamConn, patience};
 use crate::proxy::headers;
+use crate::proxy::multiplex::Turn;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::settings::Nginx400;
 use crate::proxy::upstream::{Endpoint, Turns, default_port};
@@ -37,6 +38,9 @@ use crate::snapshot::{Route, Snapshot, Timeouts, Upstream, UpstreamSource};
 use crate::telemetry::metrics::{HandshakeEnd, Side};
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// The trailers of gRPC, for clients of HTTP/1.1.
+const GRPC_TRAILERS: HeaderValue =
+    HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin");
 /// The status of the last upstream answer, shown when it is a 5xx, as APISIX does.
 const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
 /// The longest answer that can be nginx's own page.
@@ -56,6 +60,10 @@ pub fn handle(
     let patience = millis(worker.settings.body_timeout);
     let req = req.map(|body| RequestBody::new(body, &in_flight, worker.sweep.clone(), patience));
     let upload = req.body().upload();
+    let client = Client {
+        is_grpc: headers::is_grpc(req.headers()),
+        takes_trailers: takes_trailers(req.headers()),
+    };
     let waits_for_100 = req.headers().contains_key(EXPECT);
     let mut outcome = Box::new(Outcome::begin(worker.clone(), in_flight, &req));
     // Held once: the functions below borrow it, until it is sent.
@@ -64,12 +72,13 @@ pub fn handle(
         let answer = forward(&worker, &conn, &mut req, &mut outcome).await;
         drop(waiting);
         Ok(match answer {
-            Ok(answer) => deliver(answer, &upload, &worker, conn, outcome),
+            Ok(answer) => deliver(answer, client, &upload, &worker, conn, outcome),
             Err(refusal) => {
                 let rest = Rest {
                     body: req.map(Request::into_body),
                     is_awaited: waits_for_100 && !upload.asked_for.get(),
                     upload: &upload,
+                    is_grpc: client.is_grpc,
                 };
                 refuse(&refusal, rest, &conn, outcome)
             }
@@ -77,8 +86,26 @@ pub fn handle(
     }
 }
 
+/// What is remembered of a request's head for its answer.
+#[derive(Clone, Copy)]
+struct Client {
+    /// It is one of gRPC.
+    is_grpc: bool,
+    /// It said that trailers are understood (RFC 9110 §10.1.4).
+    takes_trailers: bool,
+}
+
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(TE).iter();
+    let mut options = lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','));
+    options.any(|option| option.trim().eq_ignore_ascii_case("trailers"))
+}
+
 fn deliver(
     answer: Answer,
+    client: Client,
     upload: &Upload,
     worker: &Worker,
     conn: Rc<Conn>,
@@ -90,6 +117,10 @@ fn deliver(
             if !conn.is_http2 && upstream.ends && !upload.done.get() {
                 // Nobody is left to carry the rest of the request's body to.
                 head.headers.insert(CONNECTION, CLOSE);
+            }
+            if !conn.is_http2 && client.is_grpc && client.takes_trailers {
+                // hyper writes those trailers that were announced.
+                head.headers.insert(TRAILER, GRPC_TRAILERS);
             }
             outcome.answered(head.status);
             let body = Streamed::new(incoming, upstream, outcome, conn, &worker.sweep, patience);
@@ -111,7 +142,11 @@ fn refuse(
     conn: &Conn,
     mut outcome: Box<Outcome>,
 ) -> Response<ReplyBody> {
-    let mut reply = refusal.reply(outcome.request_id());
+    let mut reply = if rest.is_grpc {
+        refusal.reply_to_grpc(outcome.request_id())
+    } else {
+        refusal.reply(outcome.request_id())
+    };
     if !conn.is_http2 {
         rest.settle(reply.headers_mut());
     } else if reply.headers_mut().remove(CONNECTION).is_some()
@@ -132,6 +167,8 @@ struct Rest<'a> {
     /// The client waits for a word to send it.
     is_awaited: bool,
     upload: &'a Upload,
+    /// Its client understands gRPC.
+    is_grpc: bool,
 }
 
 impl Rest<'_> {
@@ -188,11 +225,6 @@ async fn forward(
         *req.uri_mut() = target;
     }
     *req.version_mut() = Version::HTTP_11;
-    if req.body().has_unknown_length() && !req.headers().contains_key(CONTENT_LENGTH) {
-        // Said aloud, because for GET and HEAD hyper takes silence for "no body".
-        req.headers_mut()
-            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
     req.extensions_mut().clear();
     loop {
         let tries = Tries {
@@ -439,8 +471,8 @@ impl Tries<'_> {
             let (upstream, kept) = match waiting {
                 Some(upstream) => (upstream, true),
                 // Boxed, as all that is rare: it would make each request's future large.
-                None => match Box::pin(self.connect(endpoint)).await {
-                    Ok(upstream) => (upstream, false),
+                None => match Box::pin(self.open(endpoint)).await {
+                    Ok(opened) => opened,
                     Err(refusal) => {
                         let sent = Sent::Nothing;
                         return Err(TryError { refusal, sent });
@@ -457,6 +489,45 @@ impl Tries<'_> {
                     only_fresh = sent == Sent::Something;
                 }
                 done => return done,
+            }
+        }
+    }
+
+    /// A connection to a node: a fresh one, or a place on one that another request opened, and
+    /// whether it is that.
+    async fn open(&self, endpoint: &Endpoint) -> Result<(UpstreamConn, bool), Refusal> {
+        if !self.upstream.scheme.is_http2() {
+            return Ok((self.connect(endpoint).await?, false));
+        }
+        let bucket = &endpoint.bucket;
+        let until = self.worker.sweep.after(self.timeouts.connect);
+        loop {
+            let opening = match bucket.many().turn(bucket) {
+                Turn::Ours(opener) => {
+                    let opened = self.connect(endpoint).await;
+                    if opened.is_err() {
+                        opener.fail();
+                    }
+                    return Ok((opened?, false));
+                }
+                Turn::Others(opening) => opening,
+            };
+            match self
+                .worker
+                .sweep
+                .within(until.clone(), opening.ended())
+                .await
+            {
+                Ok(has_failed) if has_failed => {
+                    return Ok((self.connect(endpoint).await?, false));
+                }
+                Ok(_) => {}
+                Err(expired) => {
+                    return Err(Refusal::new(Reason::UpstreamTimeout, expired.to_string()));
+                }
+            }
+            if let Some(upstream) = bucket.take() {
+                return Ok((upstream, true));
             }
         }
     }
@@ -482,7 +553,7 @@ impl Tries<'_> {
             tls,
         };
         let until = self.worker.sweep.after(self.timeouts.connect);
-        let dialled = self.worker.dialer.dial(&target, until).await;
+        let dialled = self.worker.dialer.dial(&target, until.clone()).await;
         if tls.is_some() {
             let end = match &dialled {
                 Ok(stream) if stream.is_resumed() => HandshakeEnd::Resumed,
@@ -496,6 +567,16 @@ impl Tries<'_> {
         }
         let stream = dialled.map_err(|error| Refusal::new(error.reason, error.detail))?;
         let has_identity = connector.is_some_and(|connector| connector.has_identity);
+        if self.upstream.scheme.is_http2() {
+            let opening = UpstreamConn::open_many(stream, endpoint.bucket.clone(), has_identity);
+            return match self.worker.sweep.within(until, opening).await {
+                Ok(opened) => opened.map_err(|(reason, detail)| Refusal::new(reason, detail)),
+                Err(_expired) => Err(Refusal::new(
+                    Reason::UpstreamTimeout,
+                    "its HTTP/2 settings did not come in time",
+                )),
+            };
+        }
         UpstreamConn::open(stream, endpoint.bucket.clone(), has_identity)
             .await
             .map_err(|error| Refusal::new(Reason::UpstreamReset, error.to_string()))
@@ -514,7 +595,7 @@ impl Tries<'_> {
         let more = kept || self.upstream.nodes.len() > 1;
         let copy = req
             .as_ref()
-            .filter(|req| more && req.body().is_empty() && is_idempotent(req.method()))
+            .filter(|req| more && req.body().is_empty())
             .map(|req| req.headers().clone());
         let has_body = req.as_ref().is_some_and(|req| !req.body().is_empty());
         let patience = patience(if has_body {
@@ -535,7 +616,9 @@ impl Tries<'_> {
                 let sent = if req.is_some() {
                     Sent::Nothing
                 } else {
-                    *req = copy.map(|headers| self.repeat(outcome, headers));
+                    *req = copy
+                        .filter(|_| is_idempotent(&outcome.method) || broken.is_refused())
+                        .map(|headers| self.repeat(outcome, headers));
                     Sent::Something
                 };
                 let (reason, detail) = Box::pin(upstream.explain(broken, &self.worker.sweep)).await;
@@ -680,7 +763,8 @@ fn may_be_nginx_400(resp: &Response<Incoming>, suspicious: bool) -> bool {
     };
     suspicious
         && resp.status() == StatusCode::BAD_REQUEST
-        && is(CONNECTION, "close")
+        // In HTTP/2 no header says so (RFC 9113 §8.2.2).
+        && (resp.version() == Version::HTTP_2 || is(CONNECTION, "close"))
         && is(CONTENT_TYPE, "text/html")
         && !resp.headers().contains_key(CONTENT_ENCODING)
         // HEAD has no page to tell by, and is passed on.

@@ -11,6 +11,7 @@ use crate::matching::authority::Authority;
 use crate::matching::balance::WeightedRoundRobin;
 use crate::proxy::headers::text_value;
 use crate::proxy::pool::{Bucket, Pool, PoolKey};
+use crate::snapshot::specs;
 use crate::snapshot::{Node, PassHost, Scheme, Upstream};
 use crate::tls::upstream::ServerName;
 
@@ -110,6 +111,7 @@ impl Turns {
             peer: peer.clone(),
             trust: upstream.trust.as_ref().map(|trust| trust.fingerprint),
             name: name.clone(),
+            protocol: specs::protocol(upstream.scheme),
         };
         let endpoint = Rc::new(Endpoint {
             node: index,

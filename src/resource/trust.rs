@@ -127,7 +127,11 @@ pub(super) fn warn(
 ) {
     if !scheme.is_tls() {
         if tls.is_some() {
-            let text = "tls has no effect with scheme http; set scheme to https";
+            let text = if scheme.is_http2() {
+                "tls has no effect with scheme grpc; set scheme to grpcs"
+            } else {
+                "tls has no effect with scheme http; set scheme to https"
+            };
             verdict.warn("tls_unused", format!("{base}/tls"), text);
         }
         return;

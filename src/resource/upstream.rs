@@ -37,6 +37,10 @@ pub enum Scheme {
     Http,
     /// HTTP/1.1 over TLS.
     Https,
+    /// HTTP/2 in the clear, known beforehand (RFC 9113 §3.3).
+    Grpc,
+    /// HTTP/2 over TLS, agreed on by ALPN.
+    Grpcs,
 }
 
 impl Scheme {
@@ -44,15 +48,21 @@ impl Scheme {
     #[must_use]
     pub const fn default_port(self) -> u16 {
         match self {
-            Self::Http => 80,
-            Self::Https => 443,
+            Self::Http | Self::Grpc => 80,
+            Self::Https | Self::Grpcs => 443,
         }
     }
 
     /// Whether TLS is spoken.
     #[must_use]
     pub const fn is_tls(self) -> bool {
-        matches!(self, Self::Https)
+        matches!(self, Self::Https | Self::Grpcs)
+    }
+
+    /// Whether HTTP/2 is spoken.
+    #[must_use]
+    pub const fn is_http2(self) -> bool {
+        matches!(self, Self::Grpc | Self::Grpcs)
     }
 }
 
@@ -287,6 +297,8 @@ fn read_scheme(document: &Document, base: &str, verdict: &mut Verdict) -> Scheme
     match members::text(document, "scheme") {
         None | Some("http") => Scheme::Http,
         Some("https") => Scheme::Https,
+        Some("grpc") => Scheme::Grpc,
+        Some("grpcs") => Scheme::Grpcs,
         Some(other) => {
             let what = format!("scheme {}", texts::shown(other));
             verdict.refuse_unsupported(format!("{base}/scheme"), &what);
@@ -348,7 +360,7 @@ pub(super) mod tests {
         for (member, value, what) in [
             ("type", json!("chash"), "type chash"),
             ("type", json!("foo"), "type foo"),
-            ("scheme", json!("grpcs"), "scheme grpcs"),
+            ("scheme", json!("tls"), "scheme tls"),
             ("scheme", json!("kafka"), "scheme kafka"),
             ("checks", json!({"active": {}}), "checks"),
             ("discovery_args", json!({}), "discovery_args"),

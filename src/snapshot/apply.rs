@@ -421,6 +421,7 @@ mod tests {
     use crate::snapshot::compile::{Borrowed, ServicePiece, SourcePiece, UpstreamPiece};
     use crate::snapshot::{Owner, Serving, Trust, Upstream};
     use crate::tls::policy::{ClientPolicy, Versions};
+    use crate::tls::upstream::Protocol;
 
     fn id(text: &str) -> Id {
         text.parse().unwrap()
@@ -466,6 +467,7 @@ mod tests {
                 ssl: id(ssl),
                 trust: None,
                 versions: Versions::default(),
+                protocol: Protocol::Http1,
             })
         });
         UpstreamPiece {
@@ -704,8 +706,13 @@ mod tests {
             assert_eq!((first.closed, second.closed), (None, None));
             let print = |upstream: &Upstream| upstream.trust.as_ref().unwrap().fingerprint;
             assert_ne!(print(first), print(&second));
-            let own = crate::tls::upstream::fingerprint(Some([5; 32]), None, Versions::default())
-                .unwrap();
+            let own = crate::tls::upstream::fingerprint(
+                Some([5; 32]),
+                None,
+                Versions::default(),
+                Protocol::Http1,
+            )
+            .unwrap();
             assert_eq!(print(first), own);
         }
         let unresolved = second.apply([lend(7, Err(Reason::SecretUnresolved))], Revision(7));

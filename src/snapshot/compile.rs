@@ -21,7 +21,7 @@ use crate::tls::material::{CaBundle, Digest};
 use crate::tls::policy::{ClientAuth, ClientPolicy, Versions};
 use crate::tls::server::ServerSpec;
 use crate::tls::trust::CaStores;
-use crate::tls::upstream::{self, UpstreamSpec};
+use crate::tls::upstream::{self, Protocol, UpstreamSpec};
 
 /// A digest that nothing has.
 pub(super) const NO_DIGEST: Digest = [0xff; 32];
@@ -108,6 +108,8 @@ pub struct Borrowed {
     pub trust: Option<Digest>,
     /// Permitted versions.
     pub versions: Versions,
+    /// What is spoken.
+    pub protocol: Protocol,
 }
 
 /// A service.
@@ -289,14 +291,15 @@ fn compile_upstream(
     }
     let none = UpstreamTls::default();
     let tls = upstream.tls.as_ref().unwrap_or(&none);
-    let (fingerprint, build, trouble) = match compile_trust(tls, ground) {
-        Ok((fingerprint, build)) => (fingerprint, Some(build), None),
-        Err(error) => (
-            NO_DIGEST,
-            None,
-            Some((format!("{at}{}", error.pointer()), error)),
-        ),
-    };
+    let (fingerprint, build, trouble) =
+        match compile_trust(tls, specs::protocol(upstream.scheme), ground) {
+            Ok((fingerprint, build)) => (fingerprint, Some(build), None),
+            Err(error) => (
+                NO_DIGEST,
+                None,
+                Some((format!("{at}{}", error.pointer()), error)),
+            ),
+        };
     compiled.trust = Some(Trust {
         fingerprint,
         verify: tls.verify,
@@ -310,6 +313,7 @@ fn compile_upstream(
             ssl: ssl.clone(),
             trust: spec.trust.as_ref().map(|store| store.digest),
             versions: spec.versions,
+            protocol: spec.protocol,
         })),
         _ => None,
     };
@@ -324,13 +328,17 @@ fn compile_upstream(
 }
 
 /// The fingerprint, and what the connector is built from.
-fn compile_trust(tls: &UpstreamTls, ground: &Ground<'_>) -> Result<(Digest, Build), SpecError> {
+fn compile_trust(
+    tls: &UpstreamTls,
+    protocol: Protocol,
+    ground: &Ground<'_>,
+) -> Result<(Digest, Build), SpecError> {
     let (identity, borrowed) = match &tls.identity {
         Identity::None => (None, None),
         Identity::Inline(pair) => (Some(specs::inline_identity(pair)?), None),
         Identity::Ssl(id) => (None, Some(id.clone())),
     };
-    let spec = specs::upstream(tls, identity, ground.trust_file, ground.stores)?;
+    let spec = specs::upstream(tls, protocol, identity, ground.trust_file, ground.stores)?;
     let fingerprint = spec.fingerprint().map_err(|error| SpecError::Material {
         pointer: String::new(),
         source: error.into(),
@@ -437,8 +445,13 @@ impl UpstreamPiece {
         let mut resolved = Upstream::clone(&self.upstream);
         let lent = lent(&borrowed.ssl).unwrap_or(Err(Reason::UpstreamNotReady));
         let fingerprint = lent.and_then(|identity| {
-            upstream::fingerprint(Some(identity), borrowed.trust, borrowed.versions)
-                .or(Err(Reason::Internal))
+            upstream::fingerprint(
+                Some(identity),
+                borrowed.trust,
+                borrowed.versions,
+                borrowed.protocol,
+            )
+            .or(Err(Reason::Internal))
         });
         if let Err(reason) = fingerprint {
             resolved.closed = resolved.closed.or(Some(reason));

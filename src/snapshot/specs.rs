@@ -8,12 +8,12 @@ use std::sync::Arc;
 use crate::failure::Reason;
 use crate::resource::Id;
 use crate::resource::ssl::{Client, Ssl, Text};
-use crate::resource::upstream::UpstreamTls;
+use crate::resource::upstream::{Scheme, UpstreamTls};
 use crate::tls::material::{CaBundle, Digest, KeyPair, MaterialError};
 use crate::tls::policy::{ClientAuth, ClientPolicy};
 use crate::tls::server::{Alpn, ServerSpec};
 use crate::tls::trust::{CaStore, CaStores};
-use crate::tls::upstream::UpstreamSpec;
+use crate::tls::upstream::{Protocol, UpstreamSpec};
 
 /// Why a resource cannot be turned into a context.
 #[derive(Debug, thiserror::Error)]
@@ -120,13 +120,14 @@ pub fn identity(ssl: &Ssl) -> Result<KeyPair, SpecError> {
 
 /// What the connector of an upstream is built from.
 ///
-/// `identity` is what it shows, from [`inline_identity`] or [`identity`]; `trust_file` is whom
-/// `verify` without `ca_certs` trusts.
+/// `protocol` is what its scheme speaks; `identity` is what it shows, from [`inline_identity`] or
+/// [`identity`]; `trust_file` is whom `verify` without `ca_certs` trusts.
 ///
 /// # Errors
 /// `Unresolved`, `Material` and `NoTrust`, with pointers within the `tls` member.
 pub fn upstream(
     tls: &UpstreamTls,
+    protocol: Protocol,
     identity: Option<KeyPair>,
     trust_file: Option<&CaBundle>,
     stores: &CaStores,
@@ -139,7 +140,18 @@ pub fn upstream(
         identity,
         trust,
         versions: tls.versions,
+        protocol,
     })
+}
+
+/// What a scheme speaks.
+#[must_use]
+pub const fn protocol(scheme: Scheme) -> Protocol {
+    if scheme.is_http2() {
+        Protocol::Http2
+    } else {
+        Protocol::Http1
+    }
 }
 
 /// The pair written inside an upstream's `tls`.

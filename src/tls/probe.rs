@@ -23,7 +23,7 @@ use crate::tls::select::Always;
 use crate::tls::selfsigned;
 use crate::tls::server::{Alpn, ListenerAcceptor, ServerContext, ServerSpec, SessionCache};
 use crate::tls::trust::CaStore;
-use crate::tls::upstream::{ServerName, UpstreamConnector, UpstreamSpec};
+use crate::tls::upstream::{Protocol, ServerName, UpstreamConnector, UpstreamSpec};
 
 /// The name on the certificate of all probes.
 const NAME: &str = "localhost";
@@ -319,6 +319,7 @@ impl Ours {
                 identity: Some(pairs.rsa.clone()),
                 trust: Some(store),
                 versions: Versions::default(),
+                protocol: Protocol::Http1,
             })?,
         })
     }

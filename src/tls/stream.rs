@@ -214,6 +214,12 @@ impl TlsStream {
         Served::of(self.ssl())
     }
 
+    /// Whether the upstream agreed on HTTP/2 by ALPN.
+    #[must_use]
+    pub fn is_http2(&self) -> bool {
+        self.ssl().selected_alpn_protocol() == Some(b"h2")
+    }
+
     /// Whether the session was resumed.
     #[must_use]
     pub fn is_resumed(&self) -> bool {

@@ -28,6 +28,19 @@ const SESSION_PEERS: usize = 256;
 /// Sessions kept per peer: a TLS 1.3 session is used once (RFC 8446 §C.4).
 const SESSIONS_PER_PEER: usize = 8;
 
+/// `h2` in ALPN's wire form (RFC 7301 §3.1, RFC 9113 §3.2).
+const H2: &[u8] = b"\x02h2";
+
+/// What is spoken over a connection to an upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1. Over TLS nothing is offered by ALPN.
+    #[default]
+    Http1,
+    /// HTTP/2. Over TLS `h2` is offered by ALPN and must be agreed on.
+    Http2,
+}
+
 /// What a connector is built from.
 #[derive(Debug)]
 pub struct UpstreamSpec {
@@ -37,6 +50,8 @@ pub struct UpstreamSpec {
     pub trust: Option<Arc<CaStore>>,
     /// Permitted versions.
     pub versions: Versions,
+    /// What is spoken over its connections.
+    pub protocol: Protocol,
 }
 
 impl UpstreamSpec {
@@ -50,6 +65,7 @@ impl UpstreamSpec {
             identity,
             self.trust.as_ref().map(|store| store.digest),
             self.versions,
+            self.protocol,
         )
     }
 }
@@ -62,13 +78,14 @@ pub fn fingerprint(
     identity: Option<Digest>,
     trust: Option<Digest>,
     versions: Versions,
+    protocol: Protocol,
 ) -> Result<Digest, ErrorStack> {
-    let mut text = Vec::with_capacity(80);
+    let mut text = Vec::with_capacity(96);
     for part in [identity, trust] {
         text.push(u8::from(part.is_some()));
         text.extend_from_slice(&part.unwrap_or_default());
     }
-    text.extend_from_slice(format!("{versions:?}").as_bytes());
+    text.extend_from_slice(format!("{versions:?}{protocol:?}").as_bytes());
     material::sha256(&text)
 }
 
@@ -178,6 +195,8 @@ pub struct UpstreamConnector {
     pub verify: bool,
     /// Whether we have a certificate to show.
     pub has_identity: bool,
+    /// What is spoken over its connections.
+    pub protocol: Protocol,
     ctx: SslContext,
     sessions: Arc<Mutex<Sessions>>,
 }
@@ -198,6 +217,10 @@ impl UpstreamConnector {
                 ctx.set_verify(SslVerifyMode::PEER);
             }
             None => ctx.set_verify(SslVerifyMode::NONE),
+        }
+        match spec.protocol {
+            Protocol::Http1 => {}
+            Protocol::Http2 => ctx.set_alpn_protos(H2)?,
         }
         let sessions = Arc::new(Mutex::new(Sessions::default()));
         ctx.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
@@ -220,6 +243,7 @@ impl UpstreamConnector {
             fingerprint: spec.fingerprint()?,
             verify: spec.trust.is_some(),
             has_identity: spec.identity.is_some(),
+            protocol: spec.protocol,
             ctx: ctx.build(),
             sessions,
         })

@@ -17,6 +17,9 @@ const LIB_SSL: i32 = 20;
 /// which an older libcrypto has no words for.
 const EMS_NOT_ENABLED: (i32, i32) = (57, 233);
 
+/// The alert `no_application_protocol`.
+const NO_APPLICATION_PROTOCOL: i32 = 1120;
+
 /// The first TLS error of a connection, lifted out of OpenSSL once.
 #[derive(Clone, Debug)]
 pub struct Fault {
@@ -100,6 +103,12 @@ impl Fault {
             _ if self.gone => Reason::ClientGone,
             _ => Reason::ClientHandshakeFailed,
         }
+    }
+
+    /// Whether the peer refused all that was offered by ALPN (RFC 7301 §3.2).
+    #[must_use]
+    pub const fn is_about_alpn(&self) -> bool {
+        self.reason == NO_APPLICATION_PROTOCOL
     }
 
     /// Why an upstream's TLS refused us, or we it.

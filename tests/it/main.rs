@@ -23,6 +23,7 @@ mod early_answers;
 mod faults;
 mod fips;
 mod fips_report;
+mod grpc;
 mod headers;
 mod hot_reload;
 mod http2;

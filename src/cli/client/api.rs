@@ -28,7 +28,7 @@ use crate::resource::{Kind, escaped, shown};
 use crate::tls::material::{CaBundle, KeyPair};
 use crate::tls::policy::Versions;
 use crate::tls::trust::CaStore;
-use crate::tls::upstream::{ServerName, UpstreamConnector, UpstreamSpec};
+use crate::tls::upstream::{Protocol, ServerName, UpstreamConnector, UpstreamSpec};
 
 /// How long the server has.
 pub(super) const LIMITS: Limits = Limits {
@@ -174,6 +174,7 @@ impl Trust<'_> {
             identity,
             trust,
             versions: Versions::default(),
+            protocol: Protocol::Http1,
         })
         .map_err(|error| Failed::new(format!("the TLS options cannot be used: {error}")))
     }
@@ -461,8 +462,6 @@ pub(super) fn escape(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    use serde_json::json;
 
     #[test]
     fn answers_have_the_public_tools_sentences() {

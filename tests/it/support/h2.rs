@@ -36,7 +36,7 @@ pub(crate) struct H2Conn {
 
 /// One request under way.
 pub(crate) struct H2Stream {
-    answer: ResponseFuture,
+    pub(crate) answer: ResponseFuture,
     /// Its body, as far as it was not sent yet.
     pub(crate) upload: SendStream<Bytes>,
 }
@@ -85,6 +85,12 @@ impl H2Conn {
     ) -> Result<H2Stream, Ended> {
         let uri = format!("https://{host}{path}");
         let request = Request::builder().method(method).uri(uri).body(()).unwrap();
+        self.send(request, whole)
+    }
+
+    /// The same of a head with headers of its own.
+    #[track_caller]
+    pub(crate) fn send(&mut self, request: Request<()>, whole: bool) -> Result<H2Stream, Ended> {
         let sender = self.sender.clone();
         let ready = self
             .runtime

@@ -14,6 +14,7 @@ pub(crate) mod client;
 pub(crate) mod fips;
 pub(crate) mod gateway;
 pub(crate) mod h2;
+pub(crate) mod h2_origin;
 pub(crate) mod origin;
 pub(crate) mod pki;
 pub(crate) mod raw;

@@ -36,6 +36,8 @@ pub(crate) struct Nginx {
     pub(crate) client_ca: Option<String>,
     /// The one server name it serves; others get the alert `unrecognized_name`. `None`: any.
     pub(crate) only_name: Option<String>,
+    /// Whether it speaks HTTP/2: alone in the clear, agreed on by ALPN over TLS.
+    pub(crate) is_http2: bool,
     /// More directives of the server block, such as `ssl_verify_depth 2;`.
     pub(crate) directives: String,
 }
@@ -43,7 +45,8 @@ pub(crate) struct Nginx {
 impl Origin {
     /// Starts an nginx that tells what it saw, a line each: see [`seen`].
     ///
-    /// The body has `dn`, `verify`, `sni`, `protocol`, `reused`, `host`, `http_host`, `method`, `uri`,
+    /// The body has `dn`, `verify`, `sni`, `protocol`, `reused`, `host`, `http_host`, `method`,
+    /// `server_protocol`, `uri`,
     /// `forwarded_for`, `forwarded_proto`, `real_ip` and `connection` (nginx's serial number of it).
     ///
     /// # Panics
@@ -204,6 +207,7 @@ impl Nginx {
         }
         server.push_str(&self.directives);
         let ssl = if self.tls.is_some() { " ssl" } else { "" };
+        let http2 = if self.is_http2 { " http2" } else { "" };
         let mut others = String::new();
         if let Some(name) = &self.only_name {
             server.push_str(&format!("server_name {name};\n"));
@@ -228,7 +232,7 @@ http {{
   scgi_temp_path scgi;
   {others}
   server {{
-    listen 127.0.0.1:{port}{ssl};
+    listen 127.0.0.1:{port}{ssl}{http2};
     {server}
     location / {{
       default_type text/plain;
@@ -240,6 +244,7 @@ reused=$ssl_session_reused
 host=$host
 http_host=$http_host
 method=$request_method
+server_protocol=$server_protocol
 uri=$request_uri
 forwarded_for=$http_x_forwarded_for
 forwarded_proto=$http_x_forwarded_proto

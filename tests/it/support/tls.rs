@@ -407,7 +407,7 @@ pub(crate) fn accept(tcp: TcpStream, pair: &Pair) -> Option<SslStream<TcpStream>
     Some(stream)
 }
 
-fn install(ctx: &mut SslContextBuilder, pair: &Pair) {
+pub(super) fn install(ctx: &mut SslContextBuilder, pair: &Pair) {
     let mut chain = X509::stack_from_pem(pair.cert.as_bytes())
         .unwrap()
         .into_iter();

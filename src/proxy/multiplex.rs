@@ -1,0 +1,342 @@
+//! A connection to an upstream that carries many requests at once: HTTP/2 (RFC 9113).
+//!
+//! It takes streams as long as the peer's limit and the upstream's `keepalive_pool.requests` leave
+//! room. Without streams it is idle and lies in its pool, as one of HTTP/1.1 does.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::{Rc, Weak};
+use std::task::Poll;
+
+use http::header::{CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Request, Uri, Version};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper::rt::Executor;
+use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
+
+use crate::net::stream::Stream;
+use crate::proxy::body::RequestBody;
+use crate::proxy::pool::{Bucket, Kept};
+use crate::tls::socket::Activity;
+use crate::tls::stream::FaultCell;
+
+/// Bytes an upstream may send ahead on one stream. On a connection it may send so much for every
+/// stream, as towards nginx: one that its client does not read holds up no other.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// The largest head of an answer.
+const HEAD_BYTES: u32 = 64 << 10;
+
+type Connection = http2::Connection<TokioIo<Stream>, RequestBody, OnWorker>;
+
+/// Runs hyper's tasks on the worker's own thread, and tells whenever one of them did something.
+#[derive(Clone)]
+struct OnWorker(Rc<Notify>);
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for OnWorker {
+    fn execute(&self, task: F) {
+        let turned = self.0.clone();
+        tokio::task::spawn_local(async move {
+            let mut task = pin!(task);
+            poll_fn(|cx| {
+                let polled = task.as_mut().poll(cx);
+                turned.notify_waiters();
+                polled
+            })
+            .await;
+        });
+    }
+}
+
+/// An open connection, shared by its streams.
+pub struct Shared {
+    sender: SendRequest<RequestBody>,
+    /// `None`, once it ended.
+    conn: Rc<RefCell<Option<Connection>>>,
+    streams: Cell<usize>,
+    served: Cell<u32>,
+    scheme: Scheme,
+    /// Where its first TLS error will be found.
+    pub fault: Option<FaultCell>,
+    /// When it moved bytes.
+    pub activity: Rc<Activity>,
+    /// Where it is kept.
+    pub bucket: Rc<Bucket>,
+    /// A client certificate was asked for when the session was opened.
+    pub asked: bool,
+    /// We have a certificate to show.
+    pub has_identity: bool,
+}
+
+/// A connection that could not be opened.
+pub struct NotOpened {
+    /// Why; `None`, if it was ended in peace.
+    pub error: Option<hyper::Error>,
+}
+
+impl Shared {
+    /// Says hello and waits for the peer's: its settings say how many streams it takes, and what
+    /// speaks no HTTP/2, or refuses our certificate, is told before any request is lost to it.
+    ///
+    /// # Errors
+    /// [`NotOpened`].
+    pub async fn open(
+        stream: Stream,
+        bucket: Rc<Bucket>,
+        fault: Option<FaultCell>,
+        asked: bool,
+        has_identity: bool,
+    ) -> Result<Rc<Self>, NotOpened> {
+        let activity = stream.activity().clone();
+        let scheme = match &stream {
+            Stream::Plain(_) => Scheme::HTTP,
+            Stream::Tls(_) => Scheme::HTTPS,
+        };
+        let turned = Rc::new(Notify::new());
+        let (sender, conn) = http2::Builder::new(OnWorker(turned.clone()))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEAD_BYTES)
+            // None before its settings came: that is how their arrival is seen.
+            .initial_max_send_streams(0)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| NotOpened { error: Some(error) })?;
+        let conn = settle(conn, &turned).await?;
+        let open = bucket.count_open();
+        let conn = Rc::new(RefCell::new(Some(conn)));
+        let driven = conn.clone();
+        tokio::task::spawn_local(async move {
+            poll_fn(|cx| match &mut *driven.borrow_mut() {
+                Some(conn) => Pin::new(conn).poll(cx).map(drop),
+                None => Poll::Ready(()),
+            })
+            .await;
+            let ended = driven.borrow_mut().take();
+            // Outside the borrow: what it still held goes back to whom it came from.
+            drop(ended);
+            drop(open);
+        });
+        Ok(Rc::new(Self {
+            sender,
+            conn,
+            streams: Cell::new(0),
+            served: Cell::new(0),
+            scheme,
+            fault,
+            activity,
+            bucket,
+            asked,
+            has_identity,
+        }))
+    }
+
+    /// Whether the peer, or an error, ended it.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Requests it carried.
+    #[must_use]
+    pub fn served(&self) -> u32 {
+        self.served.get()
+    }
+
+    /// Takes one more request, if there is room; `requests` is how many it may carry in all.
+    pub fn lease(self: &Rc<Self>, requests: u32) -> Option<Lease> {
+        let most = {
+            let conn = self.conn.try_borrow().ok()?;
+            conn.as_ref()?.current_max_send_streams()
+        };
+        if self.is_closed() || self.served.get() >= requests || self.streams.get() >= most {
+            return None;
+        }
+        if self.streams.get() == 0 {
+            self.bucket.busy(Rc::downgrade(self));
+        }
+        self.streams.set(self.streams.get().saturating_add(1));
+        self.served.set(self.served.get().saturating_add(1));
+        Some(Lease(self.clone()))
+    }
+}
+
+/// Waits for the peer's settings.
+async fn settle(mut conn: Connection, turned: &Notify) -> Result<Connection, NotOpened> {
+    loop {
+        let mut turn = pin!(turned.notified());
+        turn.as_mut().enable();
+        if conn.current_max_send_streams() > 0 {
+            return Ok(conn);
+        }
+        let ended = poll_fn(|cx| match Pin::new(&mut conn).poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending => turn.as_mut().poll(cx).map(|()| None),
+        });
+        if let Some(ended) = ended.await {
+            return Err(NotOpened { error: ended.err() });
+        }
+    }
+}
+
+/// A request's place on a connection; given back when dropped, by the request and by its body.
+pub struct Lease(Rc<Shared>);
+
+impl Lease {
+    /// The connection.
+    #[must_use]
+    pub fn shared(&self) -> &Rc<Shared> {
+        &self.0
+    }
+
+    /// What a request is sent by.
+    #[must_use]
+    pub fn sender(&self) -> SendRequest<RequestBody> {
+        self.0.sender.clone()
+    }
+
+    /// Turns a request into one of HTTP/2: `:scheme` and `:authority` instead of Host, no framing,
+    /// `te: trailers` because they are passed on (RFC 9113 §8.2.2, §8.3.1).
+    pub fn address(&self, req: &mut Request<RequestBody>) {
+        let host = req.headers_mut().remove(HOST);
+        let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        let mut parts = std::mem::take(req.uri_mut()).into_parts();
+        parts.scheme = Some(self.0.scheme.clone());
+        parts.authority = authority;
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *req.uri_mut() = uri;
+        }
+        req.headers_mut().remove(TRANSFER_ENCODING);
+        req.headers_mut()
+            .insert(TE, HeaderValue::from_static("trailers"));
+        *req.version_mut() = Version::HTTP_2;
+    }
+}
+
+/// Takes back what [`Lease::address`] did, for another connection.
+pub fn unaddress(req: &mut Request<RequestBody>) {
+    let host = req.uri().authority();
+    let host = host.and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+    let target = req.uri().path_and_query().cloned();
+    *req.uri_mut() = target
+        .unwrap_or_else(|| PathAndQuery::from_static("/"))
+        .into();
+    if let Some(host) = host {
+        req.headers_mut().insert(HOST, host);
+    }
+    req.headers_mut().remove(TE);
+    *req.version_mut() = Version::HTTP_11;
+}
+
+/// Frames a request for HTTP/1.1: a body of unknown length is said aloud, because for GET and HEAD
+/// hyper takes silence for "no body".
+pub fn frame(req: &mut Request<RequestBody>) {
+    if req.body().has_unknown_length() && !req.headers().contains_key(CONTENT_LENGTH) {
+        req.headers_mut()
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let left = self.0.streams.get().saturating_sub(1);
+        self.0.streams.set(left);
+        if left == 0 {
+            self.0.bucket.rest(&self.0);
+            self.0.bucket.put(Kept::Many(self.0.clone()));
+        }
+    }
+}
+
+/// Connections of a pool that carry streams, and the one that is being opened.
+#[derive(Default)]
+pub struct Busy {
+    carrying: RefCell<Vec<Weak<Shared>>>,
+    opening: RefCell<Option<Rc<Opening>>>,
+}
+
+/// A connection on its way: others wait for it instead of opening one each.
+#[derive(Default)]
+pub struct Opening {
+    ended: Notify,
+    has_failed: Cell<bool>,
+}
+
+/// Who opens a connection.
+pub enum Turn {
+    /// We do; what became of it is told by the handle.
+    Ours(Opener),
+    /// Another request does.
+    Others(Rc<Opening>),
+}
+
+/// The right to open a connection, until it is dropped.
+pub struct Opener {
+    bucket: Rc<Bucket>,
+    opening: Rc<Opening>,
+}
+
+impl Opener {
+    /// It could not be opened.
+    pub fn fail(&self) {
+        self.opening.has_failed.set(true);
+    }
+}
+
+impl Drop for Opener {
+    fn drop(&mut self) {
+        self.bucket.many().opening.take();
+        self.opening.ended.notify_waiters();
+    }
+}
+
+impl Opening {
+    /// Waits for its end; says whether it failed.
+    pub async fn ended(&self) -> bool {
+        // It ends only while we wait: who got it has not yielded since.
+        self.ended.notified().await;
+        self.has_failed.get()
+    }
+}
+
+impl Busy {
+    /// A place on a connection that carries others.
+    pub fn join(&self, requests: u32) -> Option<Lease> {
+        let shared = {
+            let mut carrying = self.carrying.borrow_mut();
+            carrying.retain(|shared| shared.strong_count() > 0);
+            carrying.clone()
+        };
+        let mut shared = shared.iter().filter_map(Weak::upgrade);
+        shared.find_map(|shared| shared.lease(requests))
+    }
+
+    /// A connection got its first stream.
+    pub fn add(&self, shared: Weak<Shared>) {
+        self.carrying.borrow_mut().push(shared);
+    }
+
+    /// A connection lost its last stream.
+    pub fn remove(&self, shared: &Rc<Shared>) {
+        self.carrying
+            .borrow_mut()
+            .retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(shared)));
+    }
+
+    /// Whose turn it is to open one for `bucket`, whose part this is.
+    pub fn turn(&self, bucket: &Rc<Bucket>) -> Turn {
+        let mut opening = self.opening.borrow_mut();
+        if let Some(opening) = &*opening {
+            return Turn::Others(opening.clone());
+        }
+        let ours = Rc::<Opening>::default();
+        *opening = Some(ours.clone());
+        Turn::Ours(Opener {
+            bucket: bucket.clone(),
+            opening: ours,
+        })
+    }
+}
