@@ -76,7 +76,7 @@ doc: install rust ## Builds the documentation of the code; a warning fails.
 certs: install ## Makes the demo certificates anew in certs/out.
 	@certs/make-demo
 
-ci: ## Runs what CI runs: install, lint, deny, doc, the tour and the tests.
+ci: ## Runs what CI runs: install, lint, deny, doc, the tour, and the tests without and with the FIPS module.
 	@.ci/run
 
 clean: ## Removes what was built and what the tour left.
