@@ -375,6 +375,15 @@ pub fn fingerprint(certificate: &X509Ref) -> Result<Digest, ErrorStack> {
     sha256(&certificate.to_der()?)
 }
 
+/// SHA-256 of a certificate's public key (DER SubjectPublicKeyInfo), as of its private key's
+/// [`PrivateKey::public_digest`].
+///
+/// # Errors
+/// OpenSSL's own.
+pub fn public_digest(certificate: &X509Ref) -> Result<Digest, ErrorStack> {
+    sha256(&certificate.public_key()?.public_key_to_der()?)
+}
+
 /// The subject of a certificate in RFC 2253 form, as nginx's `$ssl_client_s_dn` shows it.
 #[must_use]
 pub fn subject(certificate: &X509Ref) -> String {

@@ -309,7 +309,7 @@ impl Api {
         self.ask(Method::DELETE, &path, None).await.map(|_| ())
     }
 
-    /// A page of a list; `query` is `page=…` and what narrows it.
+    /// A list; `query` is what narrows it, and `page=…` where a page of it is wanted.
     ///
     /// # Errors
     /// As [`Api::ask`].
@@ -317,15 +317,18 @@ impl Api {
         let query = query
             .iter()
             .map(|(name, value)| format!("{name}={}", escape(value)));
-        let path = format!(
-            "{}?{}",
-            Self::path(&[kind.plural()]),
-            query.collect::<Vec<_>>().join("&")
-        );
+        let mut path = Self::path(&[kind.plural()]);
+        let query = query.collect::<Vec<_>>().join("&");
+        if !query.is_empty() {
+            path = format!("{path}?{query}");
+        }
         envelope::page(kind, self.ask(Method::GET, &path, None).await?)
     }
 
     /// All objects of a kind, ordered by id. A kind that the server does not have is empty.
+    ///
+    /// They are asked for at once, which is one moment's view; where the server pages by itself,
+    /// page by page.
     ///
     /// # Errors
     /// As [`Api::ask`].
@@ -334,25 +337,32 @@ impl Api {
         kind: Kind,
         narrowed: &[(&str, &str)],
     ) -> Result<Vec<Item>, Failed> {
+        let mut items = match self.page(kind, narrowed).await {
+            Err(failed) if matches!(failed.status, Some(400 | 404)) => return Ok(Vec::new()),
+            Ok(page) if page.items.len() >= page.total => page.items,
+            Ok(_) => self.all_pages(kind, narrowed).await?,
+            Err(failed) => return Err(failed),
+        };
+        items.sort_by(|a, b| a.id.cmp(&b.id));
+        // An object that moved to the next page while we read is there twice.
+        items.dedup_by(|a, b| a.id == b.id);
+        Ok(items)
+    }
+
+    async fn all_pages(&self, kind: Kind, narrowed: &[(&str, &str)]) -> Result<Vec<Item>, Failed> {
         let mut items: Vec<Item> = Vec::new();
         let size = PAGE_SIZE.to_string();
         for number in 1_usize.. {
             let number = number.to_string();
             let mut query = vec![("page", number.as_str()), ("page_size", size.as_str())];
             query.extend_from_slice(narrowed);
-            let page = match self.page(kind, &query).await {
-                Err(failed) if matches!(failed.status, Some(400 | 404)) => break,
-                page => page?,
-            };
+            let page = self.page(kind, &query).await?;
             let is_last = page.items.is_empty();
             items.extend(page.items);
             if is_last || items.len() >= page.total {
                 break;
             }
         }
-        items.sort_by(|a, b| a.id.cmp(&b.id));
-        // An object that moved to the next page while we read is there twice.
-        items.dedup_by(|a, b| a.id == b.id);
         Ok(items)
     }
 }

@@ -22,6 +22,8 @@ struct State {
     objects: BTreeMap<String, Value>,
     requests: Vec<String>,
     connections: usize,
+    /// Lists without a page are cut to this many.
+    cut: Option<usize>,
     /// Requests still answered before all are refused; `None`: no end.
     patience: Option<usize>,
 }
@@ -52,6 +54,11 @@ impl Apisix {
     /// What is stored at a path such as `routes/1`.
     pub(crate) fn stored(&self, path: &str) -> Option<Value> {
         self.state.lock().unwrap().objects.get(path).cloned()
+    }
+
+    /// Shows so many objects at most where no page is asked for.
+    pub(crate) fn page_by_itself(&self, most: usize) {
+        self.state.lock().unwrap().cut = Some(most);
     }
 
     /// Answers so many requests, and 500 from then on.
@@ -162,8 +169,8 @@ fn list(
         let pair = query.split('&').find_map(|pair| pair.strip_prefix(name));
         pair.map(|text| text.parse().unwrap())
     };
-    let (page, size) = (number("page="), number("page_size=").unwrap_or(usize::MAX));
-    if size != usize::MAX && !(10..=500).contains(&size) {
+    let (page, size) = (number("page="), number("page_size="));
+    if size.is_some_and(|size| !(10..=500).contains(&size)) {
         return (400, json!("page_size must be between 10 and 500"));
     }
     if kind == "secrets" {
@@ -178,6 +185,7 @@ fn list(
         .map(|(path, value)| envelope(path, value))
         .collect();
     let total = all.len();
+    let size = size.or(state.cut).unwrap_or(usize::MAX);
     let skipped = page.unwrap_or(1).saturating_sub(1).saturating_mul(size);
     let list: Vec<Value> = all.into_iter().skip(skipped).take(size).collect();
     // cjson writes an empty table as an object.

@@ -10,6 +10,7 @@ mod plan;
 mod sync;
 mod validate;
 
+use futures_util::future::try_join_all;
 use serde_json::{Map, Value};
 
 use self::file::Declared;
@@ -46,15 +47,14 @@ struct Remote(Vec<(Kind, Vec<Item>)>);
 
 impl Remote {
     async fn read(api: &Api) -> Result<Self, Failed> {
-        let mut all = Vec::new();
-        for kind in Kind::ALL {
+        let kinds = Kind::ALL.into_iter().map(async |kind| {
             let mut items = api.all(kind, &[]).await?;
             for item in &mut items {
                 tidy(kind, item);
             }
-            all.push((kind, items));
-        }
-        Ok(Self(all))
+            Ok((kind, items))
+        });
+        try_join_all(kinds).await.map(Self)
     }
 
     fn of(&self, kind: Kind) -> &[Item] {

@@ -1,6 +1,6 @@
 //! What can be said of a declared configuration without a server.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -8,6 +8,7 @@ use super::super::envelope::id_text;
 use super::super::table::{day, snis, text};
 use super::compare::is_withheld;
 use super::file::{Declared, Entry};
+use crate::crypto::digest::{Sha256, sha256_framed};
 use crate::resource::{Id, Kind, is_reference, shown};
 use crate::tls::material::{self, CaBundle, CertChain, KeyPair, PrivateKey};
 
@@ -25,6 +26,7 @@ pub(super) fn check(declared: &Declared, now: i64) -> Found {
     let mut check = Check {
         now,
         found: Found::default(),
+        pairs: HashMap::new(),
     };
     let mut seen = HashSet::new();
     for (kind, entry) in declared.all() {
@@ -46,6 +48,18 @@ pub(super) fn check(declared: &Declared, now: i64) -> Found {
 struct Check {
     now: i64,
     found: Found,
+    /// Pairs that were looked at, by the digest of both texts: one certificate may serve many
+    /// objects, and reading a key takes a millisecond.
+    pairs: HashMap<Sha256, Judged>,
+}
+
+/// What was found of a certificate and its key.
+#[derive(Clone, Debug, Default)]
+struct Judged {
+    key: Option<String>,
+    cert: Option<String>,
+    /// Subject and end of the certificate, where it has ended.
+    ended: Option<(String, i64)>,
 }
 
 impl Check {
@@ -123,25 +137,25 @@ impl Check {
 
     /// A certificate and its key, as far as they are given as PEM.
     fn pair(&mut self, entry: &Entry, cert: (&str, Option<&str>), key: (&str, Option<&str>)) {
-        let literal = |text: Option<&str>| {
+        fn literal(text: Option<&str>) -> Option<&str> {
             text.filter(|text| !is_reference(text) && !is_withheld(text))
-                .map(str::to_owned)
-        };
-        let chain = literal(cert.1).map(|pem| CertChain::parse(&pem));
-        let private = literal(key.1).map(|pem| PrivateKey::parse(&pem));
-        match (&chain, private) {
-            (Some(Ok(chain)), Some(Ok(private))) => {
-                if let Err(error) = KeyPair::join(chain.clone(), private) {
-                    self.fault(entry, &format!("{}: {error}", key.0));
-                }
-            }
-            (_, Some(Err(error))) => self.fault(entry, &format!("{}: {error}", key.0)),
-            _ => {}
         }
-        match chain {
-            Some(Ok(chain)) => self.dates(entry, cert.0, &chain.leaf),
-            Some(Err(error)) => self.fault(entry, &format!("{}: {error}", cert.0)),
-            None => {}
+        let (pem, key_pem) = (literal(cert.1), literal(key.1));
+        let texts = [pem, key_pem].map(|text| text.unwrap_or_default().as_bytes());
+        let digest = sha256_framed(&texts).ok();
+        let known = digest.and_then(|digest| self.pairs.get(&digest).cloned());
+        let judged = known.unwrap_or_else(|| judge(pem, key_pem, self.now));
+        if let Some(text) = &judged.key {
+            self.fault(entry, &format!("{}: {text}", key.0));
+        }
+        if let Some(text) = &judged.cert {
+            self.fault(entry, &format!("{}: {text}", cert.0));
+        }
+        if let Some((subject, end)) = &judged.ended {
+            self.warn_of_end(entry, cert.0, subject, *end);
+        }
+        if let Some(digest) = digest {
+            self.pairs.insert(digest, judged);
         }
     }
 
@@ -160,13 +174,14 @@ impl Check {
     }
 
     fn dates(&mut self, entry: &Entry, name: &str, certificate: &material::Certificate) {
-        if let Ok((_, end)) = material::validity(certificate)
-            && end < self.now
-        {
-            let subject = shown(&material::subject(certificate));
-            let text = format!("{name}: the certificate {subject} expired on {}", day(end));
-            self.warn(entry, &text);
+        if let Some((subject, end)) = ended(certificate, self.now) {
+            self.warn_of_end(entry, name, &subject, end);
         }
+    }
+
+    fn warn_of_end(&mut self, entry: &Entry, name: &str, subject: &str, end: i64) {
+        let text = format!("{name}: the certificate {subject} expired on {}", day(end));
+        self.warn(entry, &text);
     }
 
     fn references(&mut self, declared: &Declared, entry: &Entry) {
@@ -186,6 +201,31 @@ impl Check {
             }
         }
     }
+}
+
+fn judge(cert: Option<&str>, key: Option<&str>, now: i64) -> Judged {
+    let mut judged = Judged::default();
+    let chain = cert.map(CertChain::parse);
+    match (&chain, key.map(PrivateKey::parse)) {
+        (Some(Ok(chain)), Some(Ok(private))) => {
+            let joined = KeyPair::join(chain.clone(), private);
+            judged.key = joined.err().map(|error| error.to_string());
+        }
+        (_, Some(Err(error))) => judged.key = Some(error.to_string()),
+        _ => {}
+    }
+    match chain {
+        Some(Ok(chain)) => judged.ended = ended(&chain.leaf, now),
+        Some(Err(error)) => judged.cert = Some(error.to_string()),
+        None => {}
+    }
+    judged
+}
+
+/// Subject and end of a certificate that has ended.
+fn ended(certificate: &material::Certificate, now: i64) -> Option<(String, i64)> {
+    let (_, end) = material::validity(certificate).ok()?;
+    (end < now).then(|| (shown(&material::subject(certificate)), end))
 }
 
 #[cfg(test)]
