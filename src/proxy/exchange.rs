@@ -67,6 +67,8 @@ pub enum Broken {
     Connection(hyper::Error),
     /// It had no request.
     NoRequest,
+    /// The request's Host cannot be said in HTTP/2.
+    NoAuthority,
 }
 
 impl UpstreamConn {
@@ -256,7 +258,10 @@ impl UpstreamConn {
         let Some(mut req) = request.take() else {
             return Err(Broken::NoRequest);
         };
-        lease.address(&mut req);
+        if lease.address(&mut req).is_err() {
+            *request = Some(req);
+            return Err(Broken::NoAuthority);
+        }
         req.body_mut().hold(lease.clone());
         self.upload = req.body().upload();
         let mut sender = lease.sender();
@@ -342,6 +347,10 @@ impl UpstreamConn {
             Broken::NoRequest => {
                 return (Reason::Internal, "there is no request to send".to_owned());
             }
+            Broken::NoAuthority => {
+                let detail = "its host is no authority of HTTP/2".to_owned();
+                return (Reason::AuthorityInvalid, detail);
+            }
             Broken::Connection(error) => error,
         };
         let Self {
@@ -387,7 +396,7 @@ impl Broken {
         match self {
             Self::Connection(error) => http2_cause(error)
                 .is_some_and(|cause| cause.reason() == Some(h2::Reason::REFUSED_STREAM)),
-            Self::Late | Self::Client(..) | Self::NoRequest => false,
+            Self::Late | Self::Client(..) | Self::NoRequest | Self::NoAuthority => false,
         }
     }
 }

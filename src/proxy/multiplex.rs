@@ -10,7 +10,7 @@ use std::rc::{Rc, Weak};
 use std::task::Poll;
 
 use http::header::{CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, Version};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::rt::Executor;
@@ -200,19 +200,27 @@ impl Lease {
 
     /// Turns a request into one of HTTP/2: `:scheme` and `:authority` instead of Host, no framing,
     /// `te: trailers` because they are passed on (RFC 9113 §8.2.2, §8.3.1).
-    pub fn address(&self, req: &mut Request<RequestBody>) {
-        let host = req.headers_mut().remove(HOST);
-        let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
-        let mut parts = std::mem::take(req.uri_mut()).into_parts();
-        parts.scheme = Some(self.0.scheme.clone());
-        parts.authority = authority;
-        if let Ok(uri) = Uri::from_parts(parts) {
-            *req.uri_mut() = uri;
-        }
+    ///
+    /// # Errors
+    /// The Host is no `:authority`; the request is then as it was.
+    pub fn address(&self, req: &mut Request<RequestBody>) -> Result<(), http::Error> {
+        let host = req
+            .headers()
+            .get(HOST)
+            .map_or(&b""[..], HeaderValue::as_bytes);
+        let target = req.uri().path_and_query().cloned();
+        let uri = Uri::builder()
+            .scheme(self.0.scheme.clone())
+            .authority(host)
+            .path_and_query(target.unwrap_or_else(|| PathAndQuery::from_static("/")))
+            .build()?;
+        *req.uri_mut() = uri;
+        req.headers_mut().remove(HOST);
         req.headers_mut().remove(TRANSFER_ENCODING);
         req.headers_mut()
             .insert(TE, HeaderValue::from_static("trailers"));
         *req.version_mut() = Version::HTTP_2;
+        Ok(())
     }
 }
 

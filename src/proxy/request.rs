@@ -60,9 +60,10 @@ pub fn handle(
     let patience = millis(worker.settings.body_timeout);
     let req = req.map(|body| RequestBody::new(body, &in_flight, worker.sweep.clone(), patience));
     let upload = req.body().upload();
+    let is_grpc = headers::is_grpc(req.headers());
     let client = Client {
-        is_grpc: headers::is_grpc(req.headers()),
-        takes_trailers: takes_trailers(req.headers()),
+        is_grpc,
+        wants_announcement: is_grpc && !conn.is_http2 && takes_trailers(req.headers()),
     };
     let waits_for_100 = req.headers().contains_key(EXPECT);
     let mut outcome = Box::new(Outcome::begin(worker.clone(), in_flight, &req));
@@ -91,10 +92,11 @@ pub fn handle(
 struct Client {
     /// It is one of gRPC.
     is_grpc: bool,
-    /// It said that trailers are understood (RFC 9110 §10.1.4).
-    takes_trailers: bool,
+    /// It speaks HTTP/1.1, and trailers must be announced to it.
+    wants_announcement: bool,
 }
 
+/// Whether the client said that it understands trailers (RFC 9110 §10.1.4).
 fn takes_trailers(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(TE).iter();
     let mut options = lines
@@ -118,7 +120,7 @@ fn deliver(
                 // Nobody is left to carry the rest of the request's body to.
                 head.headers.insert(CONNECTION, CLOSE);
             }
-            if !conn.is_http2 && client.is_grpc && client.takes_trailers {
+            if client.wants_announcement {
                 // hyper writes those trailers that were announced.
                 head.headers.insert(TRAILER, GRPC_TRAILERS);
             }
@@ -593,9 +595,11 @@ impl Tries<'_> {
         kept: bool,
     ) -> Result<Answer, TryError> {
         let more = kept || self.upstream.nodes.len() > 1;
+        // Over HTTP/2 an upstream may refuse what it did not look at, whatever the method.
+        let repeats = |method| is_idempotent(method) || self.upstream.scheme.is_http2();
         let copy = req
             .as_ref()
-            .filter(|req| more && req.body().is_empty())
+            .filter(|req| more && req.body().is_empty() && repeats(req.method()))
             .map(|req| req.headers().clone());
         let has_body = req.as_ref().is_some_and(|req| !req.body().is_empty());
         let patience = patience(if has_body {
