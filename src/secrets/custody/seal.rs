@@ -141,27 +141,11 @@ impl Custody {
         id: &Id,
         document: &mut Document,
     ) -> Result<(), CustodyError> {
-        let mut sealed = Vec::new();
-        for (pointer, _) in places::find(kind, document) {
-            let place = Place {
-                kind,
-                id,
-                pointer: &pointer,
-            };
-            let Some(text) = places::at(document, &pointer).and_then(Value::as_str) else {
-                return Err(place.error(Reason::NotText));
-            };
-            if !is_reference(text) {
-                let text = self
-                    .seal(place, text)
-                    .map_err(|reason| place.error(reason))?;
-                sealed.push((pointer, text));
-            }
-        }
-        for (pointer, text) in sealed {
-            places::replace(document, &pointer, text);
-        }
-        Ok(())
+        replace_each(kind, id, document, |place, text| match text {
+            None => Err(Reason::NotText),
+            Some(text) if is_reference(text) => Ok(None),
+            Some(text) => self.seal(place, text).map(|text| Some(text.into())),
+        })
     }
 
     /// Opens every sealed member. Keep the document in an [`Opened`](super::Opened) meanwhile.
@@ -176,28 +160,10 @@ impl Custody {
         id: &Id,
         document: &mut Document,
     ) -> Result<(), CustodyError> {
-        let mut opened = Vec::new();
-        for (pointer, _) in places::find(kind, document) {
-            let place = Place {
-                kind,
-                id,
-                pointer: &pointer,
-            };
-            let Some(text) = places::at(document, &pointer).and_then(Value::as_str) else {
-                continue;
-            };
-            if is_sealed(text) {
-                let text = self
-                    .open(place, text)
-                    .map_err(|reason| place.error(reason))?;
-                opened.push((pointer, text));
-            }
-        }
-        for (pointer, mut text) in opened {
-            // The text moves into the document; nothing of it stays here.
-            places::replace(document, &pointer, std::mem::take(&mut *text));
-        }
-        Ok(())
+        replace_each(kind, id, document, |place, text| {
+            let sealed = text.filter(|text| is_sealed(text));
+            sealed.map(|text| self.open(place, text)).transpose()
+        })
     }
 
     fn seal(&self, place: Place<'_>, text: &str) -> Result<String, Reason> {
@@ -251,6 +217,33 @@ impl Custody {
             .map(places::copy)
             .map_err(|_not_utf8| Reason::Malformed)
     }
+}
+
+/// Replaces each secret member by what `change` makes of its text (`None`: it is no text); `None`
+/// leaves it. An error leaves the whole document as it was.
+fn replace_each(
+    kind: Kind,
+    id: &Id,
+    document: &mut Document,
+    change: impl Fn(Place<'_>, Option<&str>) -> Result<Option<Zeroizing<String>>, Reason>,
+) -> Result<(), CustodyError> {
+    let mut changed = Vec::new();
+    for (pointer, _) in places::find(kind, document) {
+        let place = Place {
+            kind,
+            id,
+            pointer: &pointer,
+        };
+        let text = places::at(document, &pointer).and_then(Value::as_str);
+        if let Some(text) = change(place, text).map_err(|reason| place.error(reason))? {
+            changed.push((pointer, text));
+        }
+    }
+    for (pointer, mut text) in changed {
+        // The text moves into the document; nothing of it stays here.
+        places::replace(document, &pointer, std::mem::take(&mut *text));
+    }
+    Ok(())
 }
 
 fn place(kind: Kind, id: &Id) -> String {
