@@ -8,6 +8,7 @@ mod catalogue;
 
 pub use catalogue::Reason;
 
+use std::error::Error;
 use std::fmt;
 use std::fmt::Write as _;
 
@@ -83,6 +84,19 @@ impl fmt::Display for Reason {
     }
 }
 
+/// An error with its causes, outermost first: `this: that: the other`.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 /// The catalogue as the text of `docs/failures.md`.
 #[must_use]
 pub fn markdown() -> String {
@@ -121,6 +135,17 @@ its entry. Names are stable. Generated from the catalogue in `src/failure`; writ
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn chain_has_every_cause_once() {
+        let inner = std::io::Error::other("inner");
+        assert_eq!(chain(&Outer(inner)), "outer: inner");
+        assert_eq!(chain(&std::io::Error::other("alone")), "alone");
+    }
 
     use std::collections::HashSet;
 

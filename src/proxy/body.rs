@@ -11,10 +11,10 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use crate::failure::Reason;
+use crate::failure::{Reason, chain};
 use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::conn::{Conn, InFlight, Waiting};
-use crate::proxy::exchange::{UpstreamConn, chain};
+use crate::proxy::exchange::UpstreamConn;
 use crate::proxy::headers;
 use crate::proxy::multiplex::Lease;
 use crate::proxy::outcome::Outcome;

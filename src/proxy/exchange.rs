@@ -14,7 +14,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
 
-use crate::failure::Reason;
+use crate::failure::{Reason, chain};
 use crate::net::stream::Stream;
 use crate::net::sweep::{Sweep, Until, millis};
 use crate::proxy::body::{RequestBody, Upload};
@@ -418,19 +418,6 @@ fn is_last(resp: &Response<Incoming>) -> bool {
         .flat_map(|line| line.split(','));
     resp.version() == Version::HTTP_10
         || options.any(|option| option.trim().eq_ignore_ascii_case("close"))
-}
-
-/// An error with its causes.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// A time-out as [`UpstreamConn::exchange`] takes it.

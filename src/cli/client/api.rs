@@ -20,7 +20,7 @@ use super::failed::Failed;
 use super::settings::Settings;
 use crate::cli::print;
 use crate::config::TrustFile;
-use crate::failure::Reason;
+use crate::failure::{Reason, chain};
 use crate::net::dial::{Dialer, Forbidden};
 use crate::net::http::{Client, HttpError, Limits, Origin, Tls};
 use crate::net::sweep::Sweep;
@@ -433,7 +433,7 @@ fn refused(status: StatusCode, body: &[u8]) -> Failed {
 
 /// Why there is no answer, and what to do.
 pub(super) fn unreachable(origin: &Origin, error: &HttpError) -> Failed {
-    let words = print::chain(error);
+    let words = chain(error);
     let remedy = match error.reason() {
         Some(Reason::UpstreamRefused) => "is the server running, and is the URL right?",
         Some(Reason::UpstreamUnresolvable) => "is the host's name right?",

@@ -12,6 +12,7 @@ use crate::cli::server::serve::forbid_core_dumps;
 use crate::cli::server::{FAILURE, start};
 use crate::config::Config;
 use crate::control::{self, Finding};
+use crate::failure::chain;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::cache::Contexts;
 
@@ -36,7 +37,7 @@ pub(super) fn run(common: &Common, print_config: bool) -> ExitCode {
         ));
     }
     let tell = |error: &dyn std::error::Error| {
-        print::out(&format!("error: {}", print::chain(error)));
+        print::out(&format!("error: {}", chain(error)));
     };
     let troubles = access::troubles(&config);
     troubles.iter().for_each(|trouble| tell(trouble));

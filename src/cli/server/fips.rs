@@ -21,6 +21,7 @@ use crate::crypto;
 use crate::crypto::digest::sha256;
 use crate::crypto::error::CryptoError;
 use crate::crypto::sign::{SignError, VerifyingKey};
+use crate::failure::chain;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::cache::Contexts;
 
@@ -47,7 +48,7 @@ pub(super) fn run(common: &Common, args: &FipsArgs) -> ExitCode {
     match report(&config, args) {
         Ok(text) => print::out(text.trim_end()),
         Err(error) => {
-            print::err(&format!("portcullis: {}", print::chain(&error)));
+            print::err(&format!("portcullis: {}", chain(&error)));
             return ExitCode::from(FAILURE);
         }
     }
@@ -153,7 +154,7 @@ pub(super) fn verify(common: &Common, path: &Path, key: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            print::err(&format!("portcullis: {}", print::chain(&error)));
+            print::err(&format!("portcullis: {}", chain(&error)));
             ExitCode::from(FAILURE)
         }
     }

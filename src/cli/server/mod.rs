@@ -25,6 +25,7 @@ use crate::config::{Config, LogFormat, LogLevel};
 use crate::crypto;
 use crate::crypto::error::CryptoError;
 use crate::crypto::fips::{FipsError, FipsRequest, Mode};
+use crate::failure::chain;
 use crate::telemetry::log;
 use crate::tls::probe::{self, ProbeError};
 
@@ -73,7 +74,7 @@ fn serve(common: &Common) -> ExitCode {
     match serve::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            tracing::error!("{}", print::chain(&e));
+            tracing::error!("{}", chain(&e));
             ExitCode::from(FAILURE)
         }
     }
@@ -85,14 +86,14 @@ fn serve(common: &Common) -> ExitCode {
 fn start(common: &Common, say: fn(&str)) -> Result<Config, ExitCode> {
     let config = load(common, say)?;
     start_openssl(&config).map_err(|e| {
-        say(&format!("portcullis: {}", print::chain(&e)));
+        say(&format!("portcullis: {}", chain(&e)));
         ExitCode::from(match e {
             OpensslError::Fips(_) | OpensslError::Probe(_) => OPENSSL_FAILURE,
             OpensslError::Default(_) => FAILURE,
         })
     })?;
     log::start(level(config.log.level), format(config.log.format)).map_err(|e| {
-        say(&format!("portcullis: {}", print::chain(&e)));
+        say(&format!("portcullis: {}", chain(&e)));
         ExitCode::from(FAILURE)
     })?;
     Ok(config)

@@ -21,6 +21,7 @@ use crate::cli::server::serve::{ServeError, forbid_core_dumps};
 use crate::cli::server::{FAILURE, access, start};
 use crate::config::Config;
 use crate::control::{StartError, survey};
+use crate::failure::chain;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::cache::Contexts;
 use crate::tls::material::{CaBundle, MaterialError};
@@ -54,7 +55,7 @@ pub(super) fn run(common: &Common, args: &CheckArgs) -> ExitCode {
     let points = match answer(&config, args.approved_cas.as_deref()) {
         Ok(points) => points,
         Err(error) => {
-            print::err(&format!("portcullis: {}", print::chain(&error)));
+            print::err(&format!("portcullis: {}", chain(&error)));
             return ExitCode::from(FAILURE);
         }
     };
