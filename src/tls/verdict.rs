@@ -13,6 +13,9 @@ use crate::failure::Reason;
 
 /// `ERR_LIB_SSL`.
 const LIB_SSL: i32 = 20;
+/// `SSL_R_WRONG_VERSION_NUMBER` and `SSL_R_PACKET_LENGTH_TOO_LONG` of `sslerr.h`.
+const WRONG_VERSION_NUMBER: i32 = 267;
+const PACKET_LENGTH_TOO_LONG: i32 = 198;
 /// `ERR_LIB_PROV`, and `PROV_R_EMS_NOT_ENABLED` of modules that ask for it (`proverr.h` of 3.1),
 /// which an older libcrypto has no words for.
 const EMS_NOT_ENABLED: (i32, i32) = (57, 233);
@@ -45,6 +48,9 @@ impl Fault {
                 .or(stack.errors().first())
         });
         let verify = ssl.verify_result();
+        let is_no_tls = first.is_some_and(|e| e.reason_code() == PACKET_LENGTH_TOO_LONG)
+            && !ssl.is_server()
+            && !has_heard_a_server(ssl);
         let has_no_ems = error.ssl_error().is_some_and(|stack| {
             let mut all = stack.errors().iter();
             all.any(|e| (e.library_code(), e.reason_code()) == EMS_NOT_ENABLED)
@@ -54,6 +60,7 @@ impl Fault {
                 "no extended master secret (RFC 7627), which the FIPS module requires on TLS 1.2"
                     .to_owned()
             }
+            (Some(_), _) if is_no_tls => "wrong version number".to_owned(),
             (Some(error), _) => error.reason().unwrap_or("unnamed TLS error").to_owned(),
             (None, Some(error)) => error.to_string(),
             (None, None) => "the connection was closed".to_owned(),
@@ -63,7 +70,11 @@ impl Fault {
             text.push_str(verify.error_string());
         }
         Self {
-            reason: first.map_or(0, |error| error.reason_code()),
+            reason: match first {
+                Some(_) if is_no_tls => WRONG_VERSION_NUMBER,
+                Some(error) => error.reason_code(),
+                None => 0,
+            },
             gone: first.is_none()
                 && matches!(error.code(), ErrorCode::SYSCALL | ErrorCode::ZERO_RETURN),
             verify,
@@ -146,6 +157,16 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// Whether a client has read a ServerHello.
+///
+/// A peer that answers in the clear has no length that is one: of `HTTP/1.1` OpenSSL 3.0 minds the
+/// version first, 3.5 the length.
+fn has_heard_a_server(ssl: &SslRef) -> bool {
+    let mut random = [0; 32];
+    ssl.server_random(&mut random);
+    random != [0; 32]
 }
 
 /// What a verification result says of a chain, whoever's it is.
