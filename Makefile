@@ -10,10 +10,10 @@ CARGO ?= cargo
 # (tests/tour/run).
 export ONCE FIPS HTTP_PORT HTTPS_PORT ADMIN_PORT ADMIN_HTTPS_PORT STATUS_PORT UPSTREAM_PORT
 
-.PHONY: help install rust build release run test test-unit test-it test-fips fips-module-ready bench bench-quick bench-build fmt fmt-check lint deny doc certs ci clean
+.PHONY: help install rust build release run test test-unit test-it test-fips test-vendored test-vendored-fips smoke-vendored vendored-tools fips-module-ready bench bench-quick bench-build fmt fmt-check lint deny doc certs ci clean
 
 help: ## Lists every target.
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: ## Installs the Debian packages that are missing here; without root it prints the command and stops.
 	@.ci/install-packages
@@ -41,6 +41,21 @@ test-it: install rust ## Runs the tests that start the real binary.
 
 test-fips: install rust fips-module-ready ## Runs every test on the FIPS module, and says which it left out.
 	@.ci/test-fips
+
+# OpenSSL of its own, linked statically: built once, in a folder of its own, which takes minutes.
+VENDORED := --features vendored --target-dir target/vendored
+
+test-vendored: install rust vendored-tools ## Runs every test on a pinned OpenSSL 3.5, linked statically.
+	@$(CARGO) test --locked $(VENDORED)
+
+test-vendored-fips: install rust vendored-tools fips-module-ready ## The same on the FIPS module, which that OpenSSL loads.
+	@.ci/test-fips $(VENDORED)
+
+smoke-vendored: install rust vendored-tools fips-module-ready ## Builds that program and runs the tests of mutual TLS and of FIPS mode.
+	@$(CARGO) test --locked $(VENDORED) --test it -- fips client_mtls upstream_mtls
+
+vendored-tools:
+	@.ci/install-packages vendored
 
 # A module that is cached on this machine needs no packages.
 fips-module-ready:
