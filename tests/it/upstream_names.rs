@@ -1,12 +1,13 @@
 //! Which name an upstream is asked for: sent as SNI, checked in its certificate, written as Host.
 //!
 //! `tls.server_name` decides, else what `pass_host` gives; a port is no part of a name, and an IP
-//! is checked as an IP and never sent.
+//! is checked as an IP and never sent. The same over HTTP/1.1 and over HTTP/2, where the name is the
+//! `:authority`.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::TlsVersion;
 use crate::support::gateway::{Gateway, field};
@@ -101,6 +102,9 @@ const CASES: [Case; 23] = [
     Case::rewrite("up.example.com", "up.example.com", TLS).named("tls.example.com", TLS),
 ];
 
+/// What an upstream is spoken to in, and what it calls that.
+const SCHEMES: [(&str, &str); 2] = [("https", "HTTP/1.1"), ("grpcs", "HTTP/2.0")];
+
 /// A certificate for these names and addresses.
 fn covering<'a>(ca: &Ca, names: impl Iterator<Item = &'a str>) -> Pair {
     let (mut dns_names, mut addresses) = (Vec::new(), Vec::new());
@@ -119,73 +123,110 @@ fn covering<'a>(ca: &Ca, names: impl Iterator<Item = &'a str>) -> Pair {
 
 #[test]
 fn name_sent_and_checked_and_host_follow_one_rule_in_every_combination() {
-    let ca = Ca::root("CA");
-    let gateway = Gateway::start();
-    let mut client = gateway.connect();
-    let ours = ca.client("gateway");
+    let stage = Stage::start();
     let names: BTreeSet<&str> = CASES.iter().map(|case| case.name).collect();
     for name in &names {
-        let serving = |pair| Origin::nginx(&Nginx::mutual(pair, ca.pem()));
-        let its_own = serving(covering(&ca, [*name].into_iter()));
-        let all_others = serving(covering(&ca, names.iter().copied().filter(|n| n != name)));
-        let cases = CASES
-            .iter()
-            .enumerate()
-            .filter(|(_, case)| case.name == *name);
-        for (index, case) in cases {
-            for version in TlsVersion::ALL {
-                for (origin, verify, is_served) in [
-                    (&its_own, true, true),
-                    (&all_others, true, false),
-                    (&its_own, false, true),
-                    (&all_others, false, true),
-                ] {
-                    let mut tls = showing(&ours, version);
-                    if verify {
-                        tls["verify"] = true.into();
-                        tls["ca_certs"] = json!([ca.pem()]);
+        let others = names.iter().copied().filter(|other| other != name);
+        let its_own = stage.serving(covering(&stage.ca, [*name].into_iter()));
+        let all_others = stage.serving(covering(&stage.ca, others));
+        for case in CASES.iter().filter(|case| case.name == *name) {
+            for (scheme, protocol) in SCHEMES {
+                for version in TlsVersion::ALL {
+                    for (origin, verify, is_served) in [
+                        (&its_own, true, true),
+                        (&all_others, true, false),
+                        (&its_own, false, true),
+                        (&all_others, false, true),
+                    ] {
+                        let upstream = stage.upstream(case, origin, scheme, version, verify);
+                        stage.check(case, origin, &upstream, is_served.then_some(protocol));
                     }
-                    if let Some(server_name) = case.server_name {
-                        tls["server_name"] = server_name.into();
-                    }
-                    let port = origin.port();
-                    let mut upstream = json!({
-                        "scheme": "https",
-                        "pass_host": case.pass_host,
-                        "nodes": [{"host": case.node, "port": port, "weight": 1}],
-                        "tls": tls,
-                    });
-                    if let Some(host) = case.upstream_host {
-                        upstream["upstream_host"] = host.into();
-                    }
-                    gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
-                    let path = format!("/{index}-{version:?}-{verify}-{is_served}-{port}");
-                    let reply = client.get(case.asked, &path, &[]);
-                    let record = record_of(&gateway, &path);
-                    let sni = if name.parse::<IpAddr>().is_ok() {
-                        ""
-                    } else {
-                        name
-                    };
-                    let recorded = field(&record, "upstream_sni").unwrap_or_default();
-                    assert_eq!(recorded, sni, "{path}: {record}");
-                    let node = format!("{}:{port}", case.node.to_lowercase());
-                    assert_eq!(record["node"], node, "{record}");
-                    if !is_served {
-                        let told = (reply.status, field(&record, "reason"));
-                        let mismatch = Some("upstream_name_mismatch");
-                        assert_eq!(told, (502, mismatch), "{path}: {record}");
-                        continue;
-                    }
-                    assert_eq!(reply.status, 200, "{path}: {reply:?} {record}");
-                    let body = reply.text();
-                    assert_eq!(seen(&body, "sni"), sni, "{path}");
-                    let host = case.host.replace("PORT", &port.to_string());
-                    assert_eq!(seen(&body, "http_host"), host, "{path}");
-                    assert_eq!(seen(&body, "dn"), "CN=gateway", "{path}");
                 }
             }
         }
+    }
+}
+
+/// A gateway, and what it and its upstreams are certified by.
+struct Stage {
+    gateway: Gateway,
+    ca: Ca,
+    ours: Pair,
+}
+
+impl Stage {
+    fn start() -> Self {
+        let ca = Ca::root("CA");
+        Self {
+            gateway: Gateway::start(),
+            ours: ca.client("gateway"),
+            ca,
+        }
+    }
+
+    /// An upstream of both protocols that asks for a certificate.
+    fn serving(&self, pair: Pair) -> Origin {
+        Origin::nginx(&Nginx {
+            is_http2: true,
+            ..Nginx::mutual(pair, self.ca.pem())
+        })
+    }
+
+    fn upstream(
+        &self,
+        case: &Case,
+        origin: &Origin,
+        scheme: &str,
+        version: TlsVersion,
+        verify: bool,
+    ) -> Value {
+        let mut tls = showing(&self.ours, version);
+        if verify {
+            tls["verify"] = true.into();
+            tls["ca_certs"] = json!([self.ca.pem()]);
+        }
+        if let Some(server_name) = case.server_name {
+            tls["server_name"] = server_name.into();
+        }
+        let mut upstream = json!({
+            "scheme": scheme,
+            "pass_host": case.pass_host,
+            "nodes": [{"host": case.node, "port": origin.port(), "weight": 1}],
+            "tls": tls,
+        });
+        if let Some(host) = case.upstream_host {
+            upstream["upstream_host"] = host.into();
+        }
+        upstream
+    }
+
+    /// One request; `protocol` is what the upstream is to be spoken to in, where it is believed.
+    #[track_caller]
+    fn check(&self, case: &Case, origin: &Origin, upstream: &Value, protocol: Option<&str>) {
+        let route = json!({"uri": "/*", "upstream": upstream});
+        let id = self.gateway.records().len();
+        self.gateway.configure("/routes/r", &route);
+        let path = format!("/{id}");
+        let reply = self.gateway.connect().get(case.asked, &path, &[]);
+        let record = record_of(&self.gateway, &path);
+        let at = format!("{upstream} {record}");
+        let is_address = case.name.parse::<IpAddr>().is_ok();
+        let sni = if is_address { "" } else { case.name };
+        assert_eq!(field(&record, "upstream_sni").unwrap_or(""), sni, "{at}");
+        let node = format!("{}:{}", case.node.to_lowercase(), origin.port());
+        assert_eq!(record["node"], node, "{at}");
+        let Some(protocol) = protocol else {
+            let told = (reply.status, field(&record, "reason"));
+            assert_eq!(told, (502, Some("upstream_name_mismatch")), "{at}");
+            return;
+        };
+        assert_eq!(reply.status, 200, "{reply:?} {at}");
+        let body = reply.text();
+        assert_eq!(seen(&body, "server_protocol"), protocol, "{at}");
+        assert_eq!(seen(&body, "sni"), sni, "{at}");
+        let host = case.host.replace("PORT", &origin.port().to_string());
+        assert_eq!(seen(&body, "http_host"), host, "{at}");
+        assert_eq!(seen(&body, "dn"), "CN=gateway", "{at}");
     }
 }
 
