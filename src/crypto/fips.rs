@@ -6,6 +6,7 @@
 //! negotiate in FIPS mode is decided and proved by `tls`, not here.
 
 mod cnf;
+mod environment;
 mod error;
 mod integrity;
 mod probe;
@@ -144,7 +145,9 @@ pub fn start_default() -> Result<(), CryptoError> {
 /// Runs before any other OpenSSL call and before any thread. libcrypto reports success when a
 /// module that its configuration activates does not come up, and then quietly works without it;
 /// so the module is loaded explicitly, and provider set, version, state, properties and the origin
-/// of the algorithms are checked. Loading runs the module's integrity check and self-tests.
+/// of the algorithms are checked. Loading runs the module's integrity check and self-tests. No
+/// configuration file is in force; one that `OPENSSL_CONF` names and that asks for what cannot be
+/// beside the module is refused (decision record 11).
 ///
 /// # Errors
 /// Each [`FipsError`] names the cause and the remedy. The process must end then: OpenSSL is
@@ -156,6 +159,7 @@ pub fn start(request: &FipsRequest) -> Result<FipsFacts, FipsError> {
         return Err(FipsError::AlreadyStarted);
     }
     init()?;
+    environment::judge()?;
     module.check(&cnf)?;
     let provider = load(&request.module_dir, &module.path, &cnf)?;
     let facts = prove(&provider, &module, &request.expected_version)?;

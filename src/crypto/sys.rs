@@ -16,6 +16,7 @@ use std::ptr;
 
 use foreign_types::{ForeignType, ForeignTypeRef};
 use openssl::cipher_ctx::CipherCtxRef;
+use openssl::conf::ConfRef;
 use openssl::error::ErrorStack;
 use openssl::lib_ctx::{LibCtx, LibCtxRef};
 use openssl::nid::Nid;
@@ -73,6 +74,15 @@ mod c {
             ctx: *mut ffi::OSSL_LIB_CTX,
             file: *const c_char,
         ) -> c_int;
+        pub(super) fn NCONF_load(
+            conf: *mut ffi::CONF,
+            file: *const c_char,
+            error_line: *mut c_long,
+        ) -> c_int;
+        pub(super) fn NCONF_get_section(
+            conf: *const ffi::CONF,
+            section: *const c_char,
+        ) -> *mut ffi::OPENSSL_STACK;
         pub(super) fn OSSL_PROVIDER_do_all(
             ctx: *mut ffi::OSSL_LIB_CTX,
             callback: unsafe extern "C" fn(*mut ffi::OSSL_PROVIDER, *mut c_void) -> c_int,
@@ -147,6 +157,13 @@ mod c {
         ) -> c_int;
     }
 
+    /// `CONF_VALUE` of `conf.h`.
+    #[repr(C)]
+    pub(super) struct ConfValue {
+        pub(super) section: *mut c_char,
+        pub(super) name: *mut c_char,
+        pub(super) value: *mut c_char,
+    }
     /// `EVP_KEYEXCH` of `evp.h`.
     pub(super) enum EvpKeyexch {}
     /// `EVP_RAND` of `evp.h`.
@@ -483,6 +500,47 @@ pub fn load_config(file: &CStr) -> Result<(), ErrorStack> {
     // SAFETY: a null context means the default one; `file` is a C string, read during the call.
     let rc = unsafe { c::OSSL_LIB_CTX_load_config(ptr::null_mut(), file.as_ptr()) };
     succeeded(rc)
+}
+
+/// Reads a configuration file into `conf`, with what it includes; nothing of it takes effect.
+/// `NCONF_load(3)`.
+///
+/// # Errors
+/// OpenSSL's own, of a file that is not there or is no configuration.
+pub fn read_conf(conf: &mut ConfRef, file: &CStr) -> Result<(), ErrorStack> {
+    // SAFETY: `conf` is borrowed alone and `file` is a C string, both for the call; the line of an
+    // error is not asked for.
+    let rc = unsafe { c::NCONF_load(conf.as_ptr(), file.as_ptr(), ptr::null_mut()) };
+    succeeded(rc)
+}
+
+/// The names and values of a configuration's section, in their order; none where there is no such
+/// section. What is not UTF-8 has its place taken. `NCONF_get_section(3)`, `CONF_VALUE` of `conf.h`.
+#[must_use]
+pub fn conf_section(conf: &ConfRef, section: &CStr) -> Vec<(String, String)> {
+    // SAFETY: both are borrowed for the call; the stack stays the configuration's.
+    let stack = unsafe { c::NCONF_get_section(conf.as_ptr(), section.as_ptr()) };
+    if stack.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: the stack is not null and lives as long as `conf`, which nobody changes meanwhile.
+    let count = unsafe { ffi::OPENSSL_sk_num(stack) };
+    let text = |text: *const c_char| {
+        if text.is_null() {
+            return String::new();
+        }
+        // SAFETY: names and values of a configuration are C strings that it owns; copied at once.
+        let text = unsafe { CStr::from_ptr(text) };
+        text.to_string_lossy().into_owned()
+    };
+    let entry = |index| {
+        // SAFETY: the index is below the count of a stack whose elements are all `CONF_VALUE`.
+        let entry = unsafe { ffi::OPENSSL_sk_value(stack, index) }.cast::<c::ConfValue>();
+        // SAFETY: null, or an element that the configuration owns.
+        let entry = unsafe { entry.as_ref() }?;
+        Some((text(entry.name), text(entry.value)))
+    };
+    (0..count).filter_map(entry).collect()
 }
 
 /// The names of all active providers of the default library context, in libcrypto's order.

@@ -1,7 +1,6 @@
 //! FIPS mode: what must not start, what TLS must not speak, what keys and certificates must not be.
 
 use std::net::{Ipv4Addr, TcpStream};
-use std::process::Command;
 
 use openssl::pkey::PKey;
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslOptions, SslVerifyMode};
@@ -10,15 +9,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::client::{Curl, CurlOutcome};
-use crate::support::fips::Module;
-use crate::support::gateway::{ADMIN_KEY, Gateway, Setup, Stopped};
+use crate::support::fips::{EX_CONFIG, Module};
+use crate::support::gateway::{ADMIN_KEY, Gateway, Setup};
 use crate::support::origin::Origin;
 use crate::support::pki::{Ca, KeyKind, Leaf, Pair};
 use crate::support::site::Site;
 use crate::support::{SOON, TlsVersion, eventually, program, run_to_end};
-
-/// `EX_CONFIG` of `sysexits.h`.
-const EX_CONFIG: i32 = 78;
 
 /// A way of breaking a module, and what the start says of it.
 type Break = (fn(&Module) -> Setup, &'static str);
@@ -94,67 +90,12 @@ fn start_is_refused_with_its_own_reason_for_each_fault_of_the_module() {
             panic!("started: {sentence}");
         };
         assert_eq!(stopped.status.code(), Some(EX_CONFIG), "{stopped:?}");
-        let said = words(&stopped);
+        let said = stopped.words();
         assert!(said.contains("`fips: required` is not met: "), "{said}");
         assert!(said.contains(sentence), "{sentence:?} in {said}");
     }
     let Some(module) = Module::copy() else { return };
     module.setup().start();
-}
-
-#[test]
-fn openssl_settings_of_the_environment_change_nothing() {
-    let Some(module) = Module::copy() else { return };
-    let folder = TempDir::new().unwrap();
-    let foreign = folder.path().join("openssl.cnf");
-    let text = "openssl_conf = init\n[init]\nproviders = all\n[all]\ndefault = on\nlegacy = on\n\
-                [on]\nactivate = 1\n";
-    std::fs::write(&foreign, text).unwrap();
-    let environment = [
-        ("OPENSSL_CONF", foreign.to_str().unwrap()),
-        ("OPENSSL_MODULES", "/usr/lib/x86_64-linux-gnu/ossl-modules"),
-    ];
-    let mut setup = module.setup();
-    for (name, value) in environment {
-        setup = setup.env(name, value);
-    }
-    setup.start();
-
-    // The file does what it says to a program that listens to it.
-    let mut openssl = program("openssl");
-    openssl.args(["list", "-providers"]).envs(environment);
-    let listed = run_to_end(openssl, b"", SOON);
-    assert!(listed.stdout.contains("legacy"), "{listed:?}");
-
-    let mut report = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    report.args(["fips", "--json", "--set", "fips=required"]);
-    let dir = module.file("");
-    report
-        .arg("--set")
-        .arg(format!("fips_module_dir={}", dir.display()))
-        .envs(environment)
-        .current_dir(folder.path());
-    let report = run_to_end(report, b"", 2 * SOON);
-    assert!(report.status.success(), "{report:?}");
-    let report: Value = serde_json::from_str(&report.stdout).unwrap();
-    assert_eq!(report["openssl"]["providers"], json!(["base", "fips"]));
-    assert_eq!(report["module"]["tls1_prf_ems_check"], true);
-    let algorithms = report["probes"]["algorithms"].as_array().unwrap();
-    let md5 = algorithms.iter().find(|probe| probe["algorithm"] == "MD5");
-    assert_eq!(md5.unwrap()["result"], "refused");
-    let handshakes = report["probes"]["handshakes"].as_array().unwrap();
-    for context in [
-        "listener",
-        "listener that asks for client certificates",
-        "upstream connector",
-    ] {
-        let of_context = handshakes
-            .iter()
-            .filter(|probe| probe["context"] == context);
-        let (refused, served): (Vec<_>, Vec<_>) =
-            of_context.partition(|probe| probe["result"] == "refused");
-        assert_eq!((refused.len(), served.len()), (5, 2), "{report}");
-    }
 }
 
 #[test]
@@ -293,51 +234,6 @@ fn peer_without_extended_master_secret_is_refused_on_tls_1_2_by_name() {
             }
         }
     }
-}
-
-#[test]
-fn library_that_used_openssl_before_the_start_stops_it() {
-    let Some(module) = Module::copy() else { return };
-    let version = module.setup().run(&["version"]);
-    if !version.stdout.contains("libssl:   system") {
-        eprintln!("skipped: no library can reach into the OpenSSL that is linked statically");
-        return;
-    }
-    let folder = TempDir::new().unwrap();
-    let build = |name: &str, body: &str| {
-        let (source, library) = (folder.path().join("source.c"), folder.path().join(name));
-        std::fs::write(&source, body).unwrap();
-        let mut compiler = program("cc");
-        compiler
-            .args(["-shared", "-fPIC", "-o"])
-            .arg(&library)
-            .arg(source);
-        compiler.arg("-l:libcrypto.so.3");
-        let made = run_to_end(compiler, b"", 2 * SOON);
-        assert!(made.status.success(), "{made:?}");
-        library.to_str().unwrap().to_owned()
-    };
-    let early = "void *EVP_MD_fetch(void *, const char *, const char *);\n\
-                 __attribute__((constructor)) static void use(void) \
-                 { EVP_MD_fetch(0, \"MD5\", 0); }\n";
-    let idle = "__attribute__((constructor)) static void use(void) { }\n";
-    let Err(stopped) = module
-        .setup()
-        .env("LD_PRELOAD", &build("early.so", early))
-        .try_start()
-    else {
-        panic!("started");
-    };
-    assert_eq!(stopped.status.code(), Some(EX_CONFIG), "{stopped:?}");
-    let said = words(&stopped);
-    assert!(
-        said.contains("OpenSSL's default provider is active beside the FIPS module"),
-        "{said}"
-    );
-    module
-        .setup()
-        .env("LD_PRELOAD", &build("idle.so", idle))
-        .start();
 }
 
 /// What a write is to be refused for: where it goes, the document, the beginning of the reason.
@@ -733,10 +629,4 @@ fn with_another_mac(text: &str) -> String {
     let last = mac.pop().expect("a digit");
     mac.push(if last == '0' { '1' } else { '0' });
     lines.iter().map(|line| format!("{line}\n")).collect()
-}
-
-/// All that was said before the log began.
-fn words(stopped: &Stopped) -> String {
-    let lines = stopped.logs.iter().filter_map(Value::as_str);
-    lines.collect::<Vec<_>>().join("\n")
 }

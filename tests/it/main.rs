@@ -22,6 +22,7 @@ mod custody;
 mod early_answers;
 mod faults;
 mod fips;
+mod fips_environment;
 mod fips_report;
 mod grpc;
 mod headers;

@@ -89,6 +89,18 @@ pub enum FipsError {
     /// The process has already started OpenSSL.
     #[error("OpenSSL was already started in this process; FIPS mode needs a new process")]
     AlreadyStarted,
+    /// `OPENSSL_CONF` contradicts FIPS mode.
+    #[error(
+        "OPENSSL_CONF names {file:?}, which activates OpenSSL's provider {provider:?}, and beside \
+         the FIPS module there is none but `base`; unset OPENSSL_CONF for this process, which \
+         takes no settings from that file, or take the `activate` of that provider away"
+    )]
+    Environment {
+        /// The file that the variable names.
+        file: PathBuf,
+        /// The first such provider.
+        provider: String,
+    },
     /// The file is no module that libcrypto can load.
     #[error(
         "OpenSSL cannot load {path:?} as a provider; check that it is a FIPS module built for \

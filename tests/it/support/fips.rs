@@ -11,6 +11,9 @@ use tempfile::TempDir;
 
 use super::gateway::Setup;
 
+/// The exit code where FIPS mode is required and not met: `EX_CONFIG` of `sysexits.h`.
+pub(crate) const EX_CONFIG: i32 = 78;
+
 /// Names the directory of the module that every gateway is to run on.
 const VARIABLE: &str = "PORTCULLIS_TEST_FIPS";
 const FILES: [&str; 2] = ["fips.so", "fipsmodule.cnf"];

@@ -63,6 +63,14 @@ pub(crate) struct Stopped {
     pub(crate) records: Vec<Value>,
 }
 
+impl Stopped {
+    /// All that was said before the log began.
+    pub(crate) fn words(&self) -> String {
+        let lines = self.logs.iter().filter_map(Value::as_str);
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
 impl Default for Setup {
     fn default() -> Self {
         let mut settings = BTreeMap::from([
