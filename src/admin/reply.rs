@@ -281,11 +281,15 @@ impl Refusal {
             Self::Write(WriteError::Conflict) => {
                 Answer::error(StatusCode::SERVICE_UNAVAILABLE, &text)
             }
-            Self::Write(WriteError::Store(StoreError::Unsure { .. })) => Answer::error(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the store failed while it made the change durable: a restart may bring the change \
+            Self::Write(WriteError::Store(error))
+                if matches!(*error, StoreError::Unsure { .. }) =>
+            {
+                Answer::error(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the store failed while it made the change durable: a restart may bring the change \
                  back or not; write the object again",
-            ),
+                )
+            }
             Self::Write(WriteError::Store(_)) => Answer::error(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the store failed; nothing was changed",
@@ -549,7 +553,7 @@ mod tests {
         let error = StoreError::Foreign {
             path: "/var/lib/canary".into(),
         };
-        let (status, body) = told(Refusal::Write(WriteError::Store(error)));
+        let (status, body) = told(Refusal::Write(WriteError::Store(error.into())));
         assert_eq!(status, 503);
         assert_eq!(
             body,

@@ -1,6 +1,6 @@
 //! Documents between store, clear text and clients.
 
-use crate::control::{Inner, Show, Shown, WriteError};
+use crate::control::{Inner, Show, Shown, WriteError, store_failed};
 use crate::resource::fault::Faults;
 use crate::resource::{Id, Kind, Parsed, Terms, parse};
 use crate::secrets::custody::{CustodyError, Opened};
@@ -14,13 +14,13 @@ impl Inner {
         id: &Id,
         show: Show,
     ) -> Result<Option<Shown>, WriteError> {
-        let stored = self.store.find(kind, id).map_err(WriteError::Store)?;
+        let stored = self.store.find(kind, id).map_err(store_failed)?;
         Ok(stored.map(|stored| self.show(stored, show)))
     }
 
     /// All objects of a kind as a client may see them.
     pub(super) fn list(&self, kind: Kind, show: Show) -> Result<Vec<Shown>, WriteError> {
-        let all = self.store.list(kind).map_err(WriteError::Store)?;
+        let all = self.store.list(kind).map_err(store_failed)?;
         Ok(all
             .into_iter()
             .map(|stored| self.show(stored, show))

@@ -7,8 +7,10 @@
 mod build;
 mod documents;
 pub mod evidence;
+mod group;
 mod module;
 mod own_nodes;
+mod plan;
 mod prove;
 mod retire;
 mod settle;
@@ -166,7 +168,9 @@ pub struct Deleted {
 
 /// Why a change or a read was not made. Nothing was stored, but for [`StoreError::Unsure`]; what was
 /// served is served still.
-#[derive(Debug, thiserror::Error)]
+///
+/// Where one failure refuses several changes at once, each of them gets it.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum WriteError {
     /// The document has faults, or refers to what is not there: 400.
     #[error(transparent)]
@@ -197,7 +201,7 @@ pub enum WriteError {
     Weaker(Vec<String>),
     /// The store failed: 503.
     #[error("the store failed")]
-    Store(#[source] StoreError),
+    Store(#[source] Arc<StoreError>),
     /// The gateway failed; the process log says where: 500.
     #[error("internal error")]
     Internal,
@@ -220,7 +224,9 @@ struct Inner {
     rules: Rules,
     workers: Vec<mpsc::UnboundedSender<Command>>,
     retired: retire::Retired,
-    /// Held from the last check of a change to its publication: changes are serial.
+    /// Changes that wait to be settled.
+    queue: group::Queue,
+    /// Held from the last check of a group of changes to its publication: groups are serial.
     writer: Arc<tokio::sync::Mutex<()>>,
     /// Set, for good, when the FIPS module was found in its error state.
     module_is_lost: AtomicBool,
@@ -388,6 +394,11 @@ impl Inner {
             let _gone = worker.send(command.clone());
         }
     }
+}
+
+/// The store failed, and whoever asked is told.
+fn store_failed(error: StoreError) -> WriteError {
+    WriteError::Store(Arc::new(error))
 }
 
 /// Runs work that blocks, or computes for long, off the reactor.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::control::build::lent_by;
-use crate::control::{Inner, WriteError};
+use crate::control::{Inner, WriteError, store_failed};
 use crate::resource::fault::Fault;
 use crate::resource::ssl::Role;
 use crate::resource::{Kind, Resource};
@@ -45,10 +45,7 @@ impl Inner {
             }
             Some(Build::Upstream { mut spec, borrowed }) => {
                 if let Some(lender) = borrowed {
-                    let stored = self
-                        .store
-                        .find(Kind::Ssl, &lender)
-                        .map_err(WriteError::Store)?;
+                    let stored = self.store.find(Kind::Ssl, &lender).map_err(store_failed)?;
                     let read = stored.and_then(|stored| self.read(&stored).ok());
                     // A lender that is not there is refused with the other references; one that
                     // lends nothing closes this upstream until it does.

@@ -10,9 +10,11 @@ use tokio::sync::mpsc;
 
 use crate::config::TrustFile;
 use crate::control::documents::Unreadable;
+use crate::control::group::Queue;
 use crate::control::own_nodes::own_nodes;
+use crate::control::plan::{disputed_name, names_member};
 use crate::control::retire::Retired;
-use crate::control::settle::{disputed_name, names_member, weaker_names};
+use crate::control::settle::weaker_names;
 use crate::control::{Inner, WriteError};
 use crate::net::dial::Forbidden;
 use crate::resource::fault::Warning;
@@ -228,6 +230,7 @@ pub(super) fn assemble(parts: Parts) -> Inner {
         rules,
         workers,
         retired: Retired::default(),
+        queue: Queue::default(),
         writer: Arc::default(),
         module_is_lost: AtomicBool::new(false),
         drafts: Arc::new(tokio::sync::Semaphore::new(cores)),

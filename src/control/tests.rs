@@ -21,6 +21,7 @@ use crate::tls::select::{Choice, Choose};
 
 mod amends;
 mod asks;
+mod groups;
 mod strays;
 mod strict;
 
@@ -560,10 +561,10 @@ async fn a_stored_document_that_cannot_be_read_closes_its_names() {
     };
     bench
         .store
-        .commit(Commit {
+        .commit_all(vec![Commit {
             origin,
             changes: vec![change],
-        })
+        }])
         .unwrap();
     let after = bench_on(bench.store.clone(), Rules::default());
     assert!(matches!(

@@ -4,13 +4,12 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedMutexGuard;
-
+use crate::control::group::{self, Job, Ready};
 use crate::control::own_nodes::own_nodes;
 use crate::control::prove::Proved;
 use crate::control::{
     Actor, Amend, Delete, Deleted, Flavour, Inner, Post, Put, Show, WriteError, Written,
-    on_blocking,
+    on_blocking, store_failed,
 };
 use crate::failure::Reason;
 use crate::resource::fault::{Fault, Faults, Warning};
@@ -33,7 +32,7 @@ use crate::store::audit::changed_paths;
 const RETRIES: usize = 3;
 
 /// What a change makes of what is stored.
-enum Edit {
+pub(super) enum Edit {
     /// This takes its place, whether there is something or not.
     Replace(Opened),
     /// A part of it changes; there must be something.
@@ -83,38 +82,10 @@ pub(super) async fn put(inner: &Arc<Inner>, put: Put) -> Result<Written, WriteEr
     write(inner, Arc::new(request), Arc::new(edit)).await
 }
 
-/// Creates an object under an id of its own.
-///
-/// The id is the revision to come, so that it is drawn under the writer's lock, and the draft, whose
-/// seals cover the id, is made there too.
+/// Creates an object under an id of its own, which it gets when its turn comes.
 pub(super) async fn post(inner: &Arc<Inner>, post: Post) -> Result<Written, WriteError> {
-    let Post {
-        kind,
-        document,
-        flavour,
-        actor,
-        if_match,
-        allow_weaker,
-    } = post;
-    let edit = Arc::new(Edit::Replace(document));
-    for _ in 0..=RETRIES {
-        let guard = inner.writer.clone().lock_owned().await;
-        let id = on_blocking(inner, move |inner| inner.next_id(kind)).await?;
-        let request = Arc::new(Request {
-            kind,
-            id,
-            flavour,
-            actor: actor.clone(),
-            if_match,
-            allow_weaker,
-        });
-        let draft = draft(inner, &request, &edit).await?;
-        match commit(inner, &request, draft, guard).await {
-            Err(WriteError::Conflict) => {}
-            written => return written,
-        }
-    }
-    Err(WriteError::Conflict)
+    let post = Box::new(post);
+    group::settle(inner, |reply| Job::Post { post, reply }).await
 }
 
 /// Changes a part of an object.
@@ -209,11 +180,19 @@ async fn write(
             _ => None,
         };
         let draft = draft(inner, &request, &edit).await?;
-        let guard = match early {
-            Some(guard) => guard,
-            None => inner.writer.clone().lock_owned().await,
+        let (request, draft) = (request.clone(), Box::new(draft));
+        let job = |reply| {
+            Job::Ready(Ready::Put {
+                request,
+                draft,
+                reply,
+            })
         };
-        match commit(inner, &request, draft, guard).await {
+        let written = match early {
+            Some(guard) => group::settle_alone(inner, guard, job).await,
+            None => group::settle(inner, job).await,
+        };
+        match written {
             Err(WriteError::Conflict) => {}
             written => return written,
         }
@@ -230,34 +209,13 @@ async fn draft(
     in_turn(inner, move |inner| inner.draft(&request, &edit)).await
 }
 
-/// From here on the change is made even if nobody waits for the answer any more.
-async fn commit(
-    inner: &Arc<Inner>,
-    request: &Arc<Request>,
-    draft: Draft,
-    guard: OwnedMutexGuard<()>,
-) -> Result<Written, WriteError> {
-    let request = request.clone();
-    on_blocking(inner, move |inner| {
-        let written = inner.commit(&request, draft);
-        drop(guard);
-        written
-    })
-    .await
-}
-
 /// Removes an object.
 pub(super) async fn delete(inner: &Arc<Inner>, delete: Delete) -> Result<Deleted, WriteError> {
     let delete = Arc::new(delete);
     for _ in 0..=RETRIES {
-        let asked = delete.clone();
-        let guard = inner.writer.clone().lock_owned().await;
-        let deleted = on_blocking(inner, move |inner| {
-            let deleted = inner.remove(&asked);
-            drop(guard);
-            deleted
-        });
-        match deleted.await {
+        let delete = delete.clone();
+        let job = |reply| Job::Ready(Ready::Delete { delete, reply });
+        match group::settle(inner, job).await {
             Err(WriteError::Conflict) => {}
             deleted => return deleted,
         }
@@ -266,9 +224,9 @@ pub(super) async fn delete(inner: &Arc<Inner>, delete: Delete) -> Result<Deleted
 }
 
 impl Inner {
-    fn draft(&self, request: &Request, edit: &Edit) -> Result<Draft, WriteError> {
+    pub(super) fn draft(&self, request: &Request, edit: &Edit) -> Result<Draft, WriteError> {
         let Request { kind, id, .. } = request;
-        let stored = self.store.find(*kind, id).map_err(WriteError::Store)?;
+        let stored = self.store.find(*kind, id).map_err(store_failed)?;
         let known = stored
             .as_ref()
             .map(|stored| (stored.created, stored.modified));
@@ -404,22 +362,6 @@ impl Inner {
         address_id(&mut after, &id);
         amend_keys(before.kind, &before.document, &mut after).map_err(one)?;
         Ok(after)
-    }
-
-    /// The next revision as an id: 20 digits, which sort by age. One that is taken is passed over.
-    /// Called under the writer's lock.
-    fn next_id(&self, kind: Kind) -> Result<Id, WriteError> {
-        let mut number = self.store.revision().map_err(WriteError::Store)?.0;
-        loop {
-            number = number.saturating_add(1);
-            let Ok(id) = format!("{number:020}").parse() else {
-                return Err(WriteError::Internal);
-            };
-            let taken = self.store.find(kind, &id).map_err(WriteError::Store)?;
-            if taken.is_none() {
-                return Ok(id);
-            }
-        }
     }
 
     /// The old document in the clear. One that does not open can be replaced, not kept from.

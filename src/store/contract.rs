@@ -21,6 +21,7 @@ pub(super) fn suite(make: impl Fn(ChainKey) -> Box<dyn Store>) {
     expectations_are_kept(make);
     batch_is_applied_whole_or_not_at_all(make);
     later_changes_of_a_batch_see_earlier_ones(make);
+    commits_given_together_are_one(make);
     deleted_object_is_gone_and_returns_as_new(make);
     lists_are_in_order_of_ids(make);
     records_are_gap_free_and_chained(make);
@@ -56,6 +57,15 @@ pub(super) fn put(kind: Kind, name: &str, document: Document, expect: Expect) ->
 
 /// Commits mutations as one batch.
 pub(super) fn commit(store: &dyn Store, all: Vec<Mutation>) -> Result<Committed, StoreError> {
+    let mut done = store.commit_all(vec![of_all(all)])?;
+    Ok(done.remove(0))
+}
+
+fn of_one(mutation: Mutation) -> Commit {
+    of_all(vec![mutation])
+}
+
+fn of_all(all: Vec<Mutation>) -> Commit {
     let changes = all.into_iter().map(|mutation| Change {
         mutation,
         changed: vec!["/name".to_owned()],
@@ -66,10 +76,10 @@ pub(super) fn commit(store: &dyn Store, all: Vec<Mutation>) -> Result<Committed,
         actor: "ops".to_owned(),
         request_id: "r".to_owned(),
     };
-    store.commit(Commit {
+    Commit {
         origin,
         changes: changes.collect(),
-    })
+    }
 }
 
 fn delete(kind: Kind, name: &str, expect: Expect) -> Mutation {
@@ -264,6 +274,37 @@ fn later_changes_of_a_batch_see_earlier_ones(make: Make<'_>) {
         (found.document, found.created.0, found.modified.0),
         (named("c"), 4, 4)
     );
+}
+
+fn commits_given_together_are_one(make: Make<'_>) {
+    let store = make(chain_key());
+    let commits = |last| {
+        [
+            put(Kind::Route, "1", named("a"), Expect::Absent),
+            put(Kind::Route, "1", named("b"), Expect::Revision(Revision(1))),
+            last,
+        ]
+        .map(of_one)
+        .to_vec()
+    };
+    let late = put(Kind::Route, "1", named("c"), Expect::Revision(Revision(1)));
+    let refused = store.commit_all(commits(late));
+    assert!(matches!(refused, Err(StoreError::Conflict { .. })));
+    assert_eq!(state(&*store), (vec![], Revision(0), vec![]));
+
+    let other = put(Kind::Service, "1", named("s"), Expect::Absent);
+    let done = store.commit_all(commits(other)).unwrap();
+    let revisions: Vec<_> = done
+        .iter()
+        .map(|done| done.outcomes[0].modified.0)
+        .collect();
+    assert_eq!(revisions, [1, 2, 3]);
+    let heads: Vec<_> = done.iter().map(|done| done.head).collect();
+    let records = store.audit_tail(usize::MAX).unwrap();
+    let after: Vec<_> = records.iter().map(audit::Head::after).collect();
+    assert_eq!(heads, after);
+    assert!(audit::verify(&records, &chain_key()).is_ok());
+    assert!(store.commit_all(vec![]).unwrap().is_empty());
 }
 
 fn deleted_object_is_gone_and_returns_as_new(make: Make<'_>) {

@@ -71,56 +71,60 @@ impl Store for Memory {
             .collect())
     }
 
-    fn commit(&self, commit: Commit) -> Result<Committed, StoreError> {
+    fn commit_all(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError> {
         let mut guard = self.state();
         let state = &mut *guard;
         let (mut head, mut revision) = (state.head(), state.revision);
-        // What the batch does, seen by its later changes; applied when all of it is known to hold.
+        // What the batches do, seen by its later changes; applied when all of it is known to hold.
         let mut after: BTreeMap<(Kind, Id), Option<Stored>> = BTreeMap::new();
-        let mut records = Vec::with_capacity(commit.changes.len());
-        let mut outcomes = Vec::with_capacity(commit.changes.len());
-        for change in commit.changes {
-            let (kind, id) = (change.mutation.kind(), change.mutation.id().clone());
-            let place = (kind, id.clone());
-            let current = match after.get(&place) {
-                Some(stored) => stored.as_ref(),
-                None => state.objects.get(&place),
-            };
-            let action = change
-                .mutation
-                .judge(current.map(|stored| stored.modified))?;
-            revision.0 += 1;
-            let created = current.map_or(revision, |stored| stored.created);
-            let record = self.chain.link(
-                &head,
-                Entry {
-                    origin: &commit.origin,
-                    kind,
-                    id: &id,
+        let mut records = Vec::new();
+        let mut done = Vec::with_capacity(commits.len());
+        for Commit { origin, changes } in commits {
+            let mut outcomes = Vec::with_capacity(changes.len());
+            for change in changes {
+                let (kind, id) = (change.mutation.kind(), change.mutation.id().clone());
+                let place = (kind, id.clone());
+                let current = match after.get(&place) {
+                    Some(stored) => stored.as_ref(),
+                    None => state.objects.get(&place),
+                };
+                let action = change
+                    .mutation
+                    .judge(current.map(|stored| stored.modified))?;
+                revision.0 += 1;
+                let created = current.map_or(revision, |stored| stored.created);
+                let record = self.chain.link(
+                    &head,
+                    Entry {
+                        origin: &origin,
+                        kind,
+                        id: &id,
+                        action,
+                        changed: change.changed,
+                        weakens: change.weakens,
+                        revision,
+                    },
+                )?;
+                head = Head::after(&record);
+                records.push(record);
+                outcomes.push(Outcome {
                     action,
-                    changed: change.changed,
-                    weakens: change.weakens,
-                    revision,
-                },
-            )?;
-            head = Head::after(&record);
-            records.push(record);
-            outcomes.push(Outcome {
-                action,
-                created,
-                modified: revision,
-            });
-            let stored = match change.mutation {
-                Mutation::Put { document, .. } => Some(Stored {
-                    kind,
-                    id,
-                    document,
                     created,
                     modified: revision,
-                }),
-                Mutation::Delete { .. } => None,
-            };
-            after.insert(place, stored);
+                });
+                let stored = match change.mutation {
+                    Mutation::Put { document, .. } => Some(Stored {
+                        kind,
+                        id,
+                        document,
+                        created,
+                        modified: revision,
+                    }),
+                    Mutation::Delete { .. } => None,
+                };
+                after.insert(place, stored);
+            }
+            done.push(Committed { outcomes, head });
         }
         for (place, stored) in after {
             match stored {
@@ -130,7 +134,7 @@ impl Store for Memory {
         }
         state.revision = revision;
         state.records.append(&mut records);
-        Ok(Committed { outcomes, head })
+        Ok(done)
     }
 
     fn audit_tail(&self, limit: usize) -> Result<Vec<Record>, StoreError> {

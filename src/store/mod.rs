@@ -21,7 +21,8 @@ pub mod sqlite;
 /// by all of them.
 ///
 /// What holds for every implementation:
-/// - a commit is applied whole or not at all, and is durable when [`Store::commit`] returns;
+/// - commits given together are applied whole or not at all, and durable when
+///   [`Store::commit_all`] returns;
 /// - each mutation raises the one global revision by one, deletions too; no revision is used twice;
 /// - a document is given back as it was put: same members, same order, same spelling of numbers;
 /// - commits are serial: of two that expect the same revision, one gets [`StoreError::Conflict`];
@@ -52,7 +53,8 @@ pub trait Store: Send + Sync {
     /// As [`Store::load`].
     fn list(&self, kind: Kind) -> Result<Vec<Stored>, StoreError>;
 
-    /// Applies all changes, in order, and writes their audit records; or does nothing.
+    /// Applies all changes of all commits, in order, and writes their audit records; or does
+    /// nothing. What makes them durable is done once for all of them.
     ///
     /// A change sees what the ones before it did. Without changes nothing is written.
     ///
@@ -60,7 +62,7 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Conflict`] when an expectation does not hold, [`StoreError::Absent`] when
     /// there is nothing to delete, [`StoreError::Unsure`] when it may have been written;
     /// anything else is a failure of the store. In each case but that one nothing was written.
-    fn commit(&self, commit: Commit) -> Result<Committed, StoreError>;
+    fn commit_all(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError>;
 
     /// The last `limit` audit records, oldest first.
     ///

@@ -341,30 +341,32 @@ impl Store for Sqlite {
         objects.into_iter().collect()
     }
 
-    fn commit(&self, commit: Commit) -> Result<Committed, StoreError> {
+    fn commit_all(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError> {
         let path = &self.database.path;
         let mut writer = self.database.writer()?;
         let transaction = writer
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed(path, "begin to write"))?;
         let mut head = read_head(&transaction).map_err(failed(path, "read"))?;
-        if commit.changes.is_empty() {
-            return Ok(Committed {
-                outcomes: Vec::new(),
-                head,
-            });
+        let before = read_revision(&transaction).map_err(failed(path, "read"))?;
+        let mut last = before;
+        let mut done = Vec::with_capacity(commits.len());
+        for Commit { origin, changes } in commits {
+            let mut outcomes = Vec::with_capacity(changes.len());
+            for change in changes {
+                last.0 += 1;
+                outcomes.push(self.apply(&transaction, &origin, change, last, &mut head)?);
+            }
+            done.push(Committed { outcomes, head });
         }
-        let mut last = read_revision(&transaction).map_err(failed(path, "read"))?;
-        let mut outcomes = Vec::with_capacity(commit.changes.len());
-        for change in commit.changes {
-            last.0 += 1;
-            outcomes.push(self.apply(&transaction, &commit.origin, change, last, &mut head)?);
+        if last == before {
+            return Ok(done);
         }
         transaction
             .execute("UPDATE head SET revision = ?1", [number(last.0)])
             .map_err(failed(path, "write"))?;
         transaction.commit().map_err(unconfirmed(path))?;
-        Ok(Committed { outcomes, head })
+        Ok(done)
     }
 
     fn audit_tail(&self, limit: usize) -> Result<Vec<Record>, StoreError> {

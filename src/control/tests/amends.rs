@@ -221,7 +221,10 @@ async fn object_that_does_not_open_is_repaired_by_what_replaces_its_key() {
         request_id: String::new(),
     };
     let changes = vec![change];
-    bench.store.commit(Commit { origin, changes }).unwrap();
+    bench
+        .store
+        .commit_all(vec![Commit { origin, changes }])
+        .unwrap();
     let refused = bench.merge(Kind::Ssl, "1", json!({"desc": "x"})).await;
     let told = reason(&refused.unwrap_err());
     assert!(told.contains("names no key stored"), "{told}");

@@ -95,7 +95,10 @@ async fn a_stored_key_where_none_belongs_is_not_shown() {
         request_id: String::new(),
     };
     let changes = vec![change];
-    bench.store.commit(Commit { origin, changes }).unwrap();
+    bench
+        .store
+        .commit_all(vec![Commit { origin, changes }])
+        .unwrap();
     let found = bench
         .control
         .find(Kind::Ssl, &id("old"), Show::Placeholders)
