@@ -29,6 +29,7 @@ mod headers;
 mod hot_reload;
 mod http2;
 mod layering;
+mod nginx_differential;
 mod persistence;
 mod policy;
 mod resumption;

@@ -53,8 +53,17 @@ impl Origin {
     /// When nginx does not start, with what it said.
     #[track_caller]
     pub(crate) fn nginx(nginx: &Nginx) -> Self {
+        Self::nginx_of(|folder, port| nginx.write(folder, port))
+    }
+
+    /// Starts an nginx whose `nginx.conf`, and what it names, `write` puts into its folder.
+    ///
+    /// # Panics
+    /// When nginx does not start, with what it said.
+    #[track_caller]
+    pub(crate) fn nginx_of(write: impl Fn(&Path, u16)) -> Self {
         for _ in 0..5 {
-            if let Some(origin) = Self::try_nginx(nginx, free_port()) {
+            if let Some(origin) = Self::try_nginx(&write, free_port()) {
                 return origin;
             }
         }
@@ -63,9 +72,9 @@ impl Origin {
 
     /// `None` when the port was taken in between.
     #[track_caller]
-    fn try_nginx(nginx: &Nginx, port: u16) -> Option<Self> {
+    fn try_nginx(write: impl Fn(&Path, u16), port: u16) -> Option<Self> {
         let folder = TempDir::new().expect("a folder for nginx");
-        nginx.write(folder.path(), port);
+        write(folder.path(), port);
         let said = folder.path().join("error.log");
         let mut child = program("nginx")
             .arg("-p")

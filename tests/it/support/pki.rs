@@ -81,10 +81,14 @@ pub(crate) enum KeyKind {
     P256,
     /// P-256, `BEGIN EC PRIVATE KEY`.
     P256Sec1,
+    /// P-384, `BEGIN PRIVATE KEY`.
+    P384,
     /// RSA 2048, `BEGIN PRIVATE KEY`.
     Rsa,
     /// RSA 2048, `BEGIN RSA PRIVATE KEY`.
     RsaPkcs1,
+    /// RSA 1024, which nobody should accept.
+    WeakRsa,
     /// Ed25519, which FIPS mode refuses.
     Ed25519,
     /// EC on a curve that is none of NIST's.
@@ -189,6 +193,15 @@ impl Pair {
 }
 
 impl Pair {
+    /// The same without its intermediates.
+    pub(crate) fn leaf_alone(&self) -> Self {
+        let leaf = X509::from_pem(self.cert.as_bytes()).unwrap();
+        Self {
+            cert: pem_of(&leaf),
+            key: self.key.clone(),
+        }
+    }
+
     /// The leaf's serial, upper-case hexadecimal.
     pub(crate) fn serial(&self) -> String {
         serial(&X509::from_pem(self.cert.as_bytes()).unwrap())
@@ -265,6 +278,15 @@ impl Leaf {
 }
 
 impl KeyKind {
+    /// `RSA`, `EC` or `Ed25519`.
+    pub(crate) fn algorithm(self) -> &'static str {
+        match self {
+            Self::Rsa | Self::RsaPkcs1 | Self::WeakRsa => "RSA",
+            Self::P256 | Self::P256Sec1 | Self::P384 | Self::Secp256k1 => "EC",
+            Self::Ed25519 => "Ed25519",
+        }
+    }
+
     fn generate(self) -> PKey<Private> {
         match self {
             Self::P256 | Self::P256Sec1 => {
@@ -272,6 +294,8 @@ impl KeyKind {
                 PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
             }
             Self::Rsa | Self::RsaPkcs1 => PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap(),
+            Self::P384 => PKey::ec_gen("P-384").unwrap(),
+            Self::WeakRsa => PKey::from_rsa(Rsa::generate(1024).unwrap()).unwrap(),
             Self::Ed25519 => PKey::generate_ed25519().unwrap(),
             Self::Secp256k1 => PKey::ec_gen("secp256k1").unwrap(),
         }
@@ -279,9 +303,12 @@ impl KeyKind {
 
     fn write(self, key: &PKey<Private>) -> String {
         let pem = match self {
-            Self::P256 | Self::Rsa | Self::Ed25519 | Self::Secp256k1 => {
-                key.private_key_to_pem_pkcs8()
-            }
+            Self::P256
+            | Self::P384
+            | Self::Rsa
+            | Self::WeakRsa
+            | Self::Ed25519
+            | Self::Secp256k1 => key.private_key_to_pem_pkcs8(),
             Self::P256Sec1 => key.ec_key().unwrap().private_key_to_pem(),
             Self::RsaPkcs1 => key.rsa().unwrap().private_key_to_pem(),
         };

@@ -1,7 +1,8 @@
 //! A TLS client in this process, for what curl and `openssl s_client` cannot do: stay open between
 //! requests while something changes, keep a session and offer it elsewhere, vanish.
 //!
-//! It believes any server: whom it reached is told by [`TlsConn::peer_name`].
+//! It believes any server, whom it reached is told by [`TlsConn::peer_name`], and shows whatever
+//! certificate it is told to.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -28,6 +29,7 @@ pub(crate) struct TlsClient {
     version: Option<TlsVersion>,
     pair: Option<Pair>,
     session: Option<Session>,
+    signatures: Option<&'static str>,
 }
 
 /// A TLS session as DER, to be offered as often as one likes.
@@ -78,12 +80,19 @@ impl TlsClient {
             version: None,
             pair: None,
             session: None,
+            signatures: None,
         }
     }
 
     /// Sends this server name, as it stands.
     pub(crate) fn sni(mut self, name: &str) -> Self {
         self.sni = Some(name.to_owned());
+        self
+    }
+
+    /// Connects to this port instead.
+    pub(crate) fn at(mut self, port: u16) -> Self {
+        self.port = port;
         self
     }
 
@@ -96,6 +105,12 @@ impl TlsClient {
     /// Presents a client certificate.
     pub(crate) fn cert(mut self, pair: &Pair) -> Self {
         self.pair = Some(pair.clone());
+        self
+    }
+
+    /// Takes these signatures of the server only, such as `RSA-PSS+SHA256:RSA+SHA256`.
+    pub(crate) fn signatures(mut self, list: &'static str) -> Self {
+        self.signatures = Some(list);
         self
     }
 
@@ -163,6 +178,11 @@ impl TlsClient {
         )]
         let mut ctx: SslContextBuilder = SslContext::builder(SslMethod::tls_client()).unwrap();
         ctx.set_verify(SslVerifyMode::NONE);
+        // Weak keys are the server's to refuse.
+        ctx.set_security_level(0);
+        if let Some(list) = self.signatures {
+            ctx.set_sigalgs_list(list).unwrap();
+        }
         if let Some(version) = self.version {
             let version = Some(SslVersion::from(version));
             ctx.set_min_proto_version(version).unwrap();
