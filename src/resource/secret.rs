@@ -54,6 +54,17 @@ impl Manager {
             _ => None,
         }
     }
+
+    /// The word in ids, references and configuration keys.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Vault => "vault",
+            Self::Aws => "aws",
+            Self::Gcp => "gcp",
+            Self::Kubernetes => "kubernetes",
+        }
+    }
 }
 
 /// Reads what the schema has accepted. `None` only with a fault.

@@ -1,6 +1,25 @@
-//! Secrets: how keys are kept, shown and kept again.
+//! Secrets: where values are kept that documents refer to, and how keys are kept, shown and kept
+//! again.
 //!
 //! [`custody`] seals what the store keeps, and sees to it that no reply shows a key. Which member
 //! of which resource is a secret is said in one place, [`custody::places`].
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`reference`](mod@reference) | takes `$secret://…` and `$env://…` apart |
+//! | [`source`] | is the trait of what keeps secrets, with its answers and faults |
+//! | [`env`](mod@env), [`file`](mod@file) | are sources |
+//! | [`ground`] | is what managers are opened with: clients, credentials, the fence around these |
+//! | [`desk`](mod@desk) | resolves references, each path once, in bounded time |
+//! | [`settings`] | is what the configuration says of it |
 
+#[cfg(test)]
+mod contract;
 pub mod custody;
+pub mod desk;
+pub mod env;
+pub mod file;
+pub mod ground;
+pub mod reference;
+pub mod settings;
+pub mod source;
