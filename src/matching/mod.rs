@@ -12,6 +12,8 @@ pub mod path;
 pub mod patterns;
 pub mod route;
 pub mod sni;
+pub mod variable;
+pub mod vars;
 
 mod ranked;
 mod tree;

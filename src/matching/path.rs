@@ -85,6 +85,28 @@ fn decode(path: &[u8]) -> Result<Vec<u8>, PathError> {
     Ok(decoded)
 }
 
+/// A part of a query, decoded: `+` is a space; an invalid escape stays as it is (nginx and APISIX).
+pub fn unescape(text: &str) -> Cow<'_, [u8]> {
+    if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
+        return Cow::Borrowed(text.as_bytes());
+    }
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        let digit = |at: usize| hex(after.get(at).copied());
+        match (byte, digit(0).zip(digit(1))) {
+            (b'%', Some((high, low))) => {
+                decoded.push(high << 4 | low);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            (b'+', _) => decoded.push(b' '),
+            (byte, _) => decoded.push(*byte),
+        }
+    }
+    Cow::Owned(decoded)
+}
+
 /// The value of one hexadecimal digit.
 fn hex(digit: Option<u8>) -> Option<u8> {
     match digit? {
@@ -336,6 +358,21 @@ mod tests {
             ("/a#b", PathError::Delimiter),
         ] {
             assert_eq!(normalise(raw), Err(error), "{raw}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_query_are_decoded() {
+        for (text, decoded) in [
+            ("a-b", &b"a-b"[..]),
+            ("a+b", b"a b"),
+            ("%41%c3%BC", b"A\xc3\xbc"),
+            ("%", b"%"),
+            ("%4", b"%4"),
+            ("%zz%41", b"%zzA"),
+            ("%2525", b"%25"),
+        ] {
+            assert_eq!(*unescape(text), *decoded, "{text}");
         }
     }
 

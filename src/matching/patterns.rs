@@ -1,8 +1,8 @@
-//! Regular expressions over paths, in linear time and bounded memory.
+//! Regular expressions over paths and other values, in linear time and bounded memory.
 //!
 //! What a match means (a skipped client certificate, for one) is the caller's.
 
-use regex::{Regex, RegexBuilder};
+use regex::{Regex, RegexBuilder, bytes};
 
 /// How large one compiled pattern may be.
 const COMPILED_BYTES_MAX: usize = 256 * 1024;
@@ -74,6 +74,42 @@ impl PathRegexes {
     }
 }
 
+/// One pattern over any bytes, found anywhere in them.
+///
+/// Syntax of the `regex` crate, read as PCRE reads bytes: `.` is one byte, `\w` and case are ASCII's.
+#[derive(Debug, Clone)]
+pub struct TextRegex {
+    regex: bytes::Regex,
+    folds_case: bool,
+}
+
+impl PartialEq for TextRegex {
+    fn eq(&self, other: &Self) -> bool {
+        self.regex.as_str() == other.regex.as_str() && self.folds_case == other.folds_case
+    }
+}
+
+impl TextRegex {
+    /// Compiles a pattern; with `folds_case` letters match in both cases.
+    ///
+    /// # Errors
+    /// It is malformed, or larger than 256 KiB when compiled.
+    pub fn compile(pattern: &str, folds_case: bool) -> Result<Self, regex::Error> {
+        bytes::RegexBuilder::new(pattern)
+            .unicode(false)
+            .case_insensitive(folds_case)
+            .size_limit(COMPILED_BYTES_MAX)
+            .dfa_size_limit(CACHE_BYTES_MAX)
+            .build()
+            .map(|regex| Self { regex, folds_case })
+    }
+
+    /// True when it is found anywhere in `value`: an anchor must be written to be meant.
+    pub fn is_match(&self, value: &[u8]) -> bool {
+        self.regex.is_match(value)
+    }
+}
+
 fn compile_one(pattern: &str) -> Result<Regex, regex::Error> {
     RegexBuilder::new(pattern)
         .size_limit(COMPILED_BYTES_MAX)
@@ -132,6 +168,20 @@ mod tests {
         let error = compile(&["a"; PATTERN_COUNT_MAX + 1]).unwrap_err();
         assert_eq!(error.index, PATTERN_COUNT_MAX);
         assert_eq!(error.reason, PatternFault::TooMany);
+    }
+
+    #[test]
+    fn a_pattern_over_bytes_reads_them_one_by_one() {
+        let is_match = |pattern: &str, folds: bool, value: &[u8]| {
+            TextRegex::compile(pattern, folds).unwrap().is_match(value)
+        };
+        assert!(is_match("^a.c$", false, b"a\xffc"));
+        assert!(!is_match("^a.c$", false, "a\u{fc}c".as_bytes()));
+        assert!(is_match("\u{fc}", false, "a\u{fc}c".as_bytes()));
+        assert!(is_match("ABC", true, b"xabcx"));
+        assert!(!is_match("ABC", false, b"xabcx"));
+        assert!(TextRegex::compile("(?=a)", false).is_err());
+        assert!(TextRegex::compile(r"[a-z]{1000}{1000}", false).is_err());
     }
 
     #[test]

@@ -115,6 +115,13 @@ pub async fn rejudge(worker: &Worker, conn: &Conn, name: &Arc<Name>) -> Result<(
     }
 }
 
+/// Whether a name itself asks for client certificates, now.
+#[must_use]
+pub fn has_own_policy(snapshot: &Snapshot, host: &str) -> bool {
+    let name = snapshot.names.find(host);
+    name.is_some_and(|name| name.policy.asks())
+}
+
 fn judge(pinned: &Pinned, context: &ServerContext) -> Result<(), Reason> {
     let policy: &ClientPolicy = &context.policy;
     match (&pinned.client, policy.mode, &context.ca) {

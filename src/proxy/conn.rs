@@ -1,5 +1,6 @@
 //! A client's connection as its requests, its worker's sweep and commands see it.
 
+use std::borrow::Cow;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -53,6 +54,8 @@ pub struct Pinned {
     pub client: Option<ClientCertificate>,
     /// Whether the policy is met; an error only under a deferred one.
     pub verdict: Result<(), Reason>,
+    /// What OpenSSL said of the chain in the handshake, where that did not pass.
+    pub fault: Option<&'static str>,
 }
 
 impl Pinned {
@@ -60,7 +63,23 @@ impl Pinned {
     pub fn pin(&mut self, context: Arc<ServerContext>, verdict: Result<(), Reason>) {
         self.context = context;
         self.verdict = verdict;
+        self.fault = None;
     }
+}
+
+/// What a connection's handshake agreed on.
+#[derive(Debug)]
+pub struct Handshake {
+    /// E.g. `TLSv1.3`.
+    pub version: &'static str,
+    /// OpenSSL's name.
+    pub cipher: &'static str,
+    /// OpenSSL's name of the key exchange's group.
+    pub group: Option<Cow<'static, str>>,
+    /// The protocol, where the client offered some.
+    pub alpn: Option<&'static str>,
+    /// Whether a session was resumed.
+    pub resumed: bool,
 }
 
 /// What records say of a connection's TLS.
@@ -84,6 +103,8 @@ pub struct TlsFacts {
 pub struct Conn {
     /// The client.
     pub peer: SocketAddr,
+    /// Our address that it reached.
+    pub local: SocketAddr,
     /// What its requests say of it to upstreams.
     pub via: Via,
     /// The listener's name in records.
@@ -105,7 +126,8 @@ pub struct Conn {
     progressed_at: Cell<u64>,
     /// A request's body was given up before its end: hyper alone knows where the next one begins.
     leftover: Cell<bool>,
-    tls: Option<(&'static str, &'static str, bool)>,
+    /// What its handshake agreed on; `None` in the clear.
+    pub handshake: Option<Handshake>,
     facts: OnceCell<Rc<TlsFacts>>,
     activity: Rc<Activity>,
     phase: Cell<Phase>,
@@ -118,14 +140,18 @@ pub struct Conn {
 
 impl Conn {
     pub(super) fn new(
-        peer: SocketAddr,
+        (peer, local): (SocketAddr, SocketAddr),
         inbound: &Inbound,
         activity: Rc<Activity>,
-        accepted: Option<Accepted>,
+        mut accepted: Option<Accepted>,
     ) -> Rc<Self> {
-        let tls = accepted
-            .as_ref()
-            .map(|tls| (tls.version, tls.cipher, tls.resumed));
+        let handshake = accepted.as_mut().map(|accepted| Handshake {
+            version: accepted.version,
+            cipher: accepted.cipher,
+            group: accepted.group.take(),
+            alpn: accepted.alpn,
+            resumed: accepted.resumed,
+        });
         let via = Via::new(peer, inbound.local, accepted.is_some());
         let is_http2 = accepted.as_ref().is_some_and(|accepted| accepted.is_http2);
         let mut sni = None;
@@ -135,10 +161,12 @@ impl Conn {
                 context: accepted.context,
                 client: accepted.client,
                 verdict: accepted.verdict,
+                fault: accepted.fault,
             })
         });
         Rc::new(Self {
             peer,
+            local,
             via,
             listener: inbound.name,
             pinned,
@@ -150,7 +178,7 @@ impl Conn {
             is_http2,
             in_flight: Cell::new(0),
             flow: RefCell::default(),
-            tls,
+            handshake,
             facts: OnceCell::new(),
             phase: Cell::new(Phase::Head),
             since: Cell::new(activity.now()),
@@ -359,14 +387,14 @@ impl Conn {
     /// What records say of its TLS; made on first use.
     pub fn tls_facts(&self) -> Option<Rc<TlsFacts>> {
         let pinned = self.pinned.as_ref()?;
-        let (version, cipher, resumed) = self.tls?;
+        let handshake = self.handshake.as_ref()?;
         let facts = self.facts.get_or_init(|| {
             let pinned = pinned.borrow();
             Rc::new(TlsFacts {
                 sni: self.sni.clone(),
-                version,
-                cipher,
-                resumed,
+                version: handshake.version,
+                cipher: handshake.cipher,
+                resumed: handshake.resumed,
                 ssl_id: pinned.context.ssl_id.clone(),
                 client: pinned
                     .client

@@ -32,6 +32,7 @@ use crate::tls::socket::{Activity, Socket};
 /// Runs a connection to its end.
 pub async fn run(worker: Rc<Worker>, inbound: Rc<Inbound>, tcp: TcpStream, peer: SocketAddr) {
     let counted = worker.registry.count(inbound.gauge.clone());
+    let local = local_address(&inbound, &tcp);
     let activity = Activity::new(worker.sweep.clock());
     let (stream, accepted) = match &inbound.acceptor {
         None => (Stream::Plain(Socket::new(tcp, activity.clone())), None),
@@ -40,7 +41,7 @@ pub async fn run(worker: Rc<Worker>, inbound: Rc<Inbound>, tcp: TcpStream, peer:
             None => return,
         },
     };
-    let conn = Conn::new(peer, &inbound, activity, accepted);
+    let conn = Conn::new((peer, local), &inbound, activity, accepted);
     let place = worker.registry.enter(conn.clone());
     if worker.drains() {
         // It was told of the end before it could hear.
@@ -52,6 +53,15 @@ pub async fn run(worker: Rc<Worker>, inbound: Rc<Inbound>, tcp: TcpStream, peer:
         Box::pin(serve(worker, conn, stream)).await;
     }
     drop((place, counted));
+}
+
+/// Our address that the client reached: the system is asked where the listener takes any.
+fn local_address(inbound: &Inbound, tcp: &TcpStream) -> SocketAddr {
+    if inbound.local.ip().is_unspecified() {
+        tcp.local_addr().unwrap_or(inbound.local)
+    } else {
+        inbound.local
+    }
 }
 
 /// The greeting on a TLS listener; what fails is recorded and over.

@@ -33,6 +33,9 @@ const HOP_BY_HOP: [&str; 10] = [
     "upgrade",
 ];
 
+/// Header lines that were taken out of a message.
+pub type Taken = Vec<(HeaderName, HeaderValue)>;
+
 /// What a connection's requests came over, for the forwarded headers: formatted once, sent with each.
 #[derive(Debug)]
 pub struct Via {
@@ -56,14 +59,16 @@ impl Via {
 
 /// Turns a client's headers into the upstream's. Host becomes the authority in its canonical form.
 ///
+/// Returns what was taken out.
+///
 /// # Errors
 /// `AuthorityInvalid`, if the authority is no header value.
 pub fn to_upstream(
     headers: &mut HeaderMap,
     via: &Via,
     authority: &Authority,
-) -> Result<(), Reason> {
-    strip(headers, |name| {
+) -> Result<Taken, Reason> {
+    let taken = strip(headers, |name| {
         is_hop_by_hop(name) || name == "forwarded" || is_identity(name)
     });
     join_cookies(headers);
@@ -83,7 +88,44 @@ pub fn to_upstream(
         }
     };
     headers.insert(X_FORWARDED_HOST, asked);
-    Ok(())
+    Ok(taken)
+}
+
+/// What [`to_upstream`] makes of a header that we observe and do not believe; `None` for others.
+/// `name` is in lower case with `-`.
+#[must_use]
+pub fn observed(name: &str, via: &Via, authority: &Authority) -> Option<HeaderValue> {
+    match name {
+        "x-real-ip" => Some(via.peer.clone()),
+        "x-forwarded-proto" => Some(via.scheme.clone()),
+        "x-forwarded-host" => text_value(authority.as_str()),
+        "x-forwarded-port" => {
+            let port = authority.port().map(HeaderValue::from);
+            Some(port.unwrap_or_else(|| via.port.clone()))
+        }
+        _ => None,
+    }
+}
+
+/// A header line as the client sent it: where they are the upstream's by now, without what
+/// [`to_upstream`] appended.
+#[must_use]
+pub fn as_sent<'v>(name: &str, line: &'v [u8], via: &Via, is_prepared: bool) -> &'v [u8] {
+    if !is_prepared || name != X_FORWARDED_FOR {
+        return line;
+    }
+    let sent = line.strip_suffix(via.peer.as_bytes()).unwrap_or(line);
+    sent.strip_suffix(b", ").unwrap_or(sent)
+}
+
+/// Whether `own`, a name in lower case, is `name` with some `_` for `-`.
+#[must_use]
+pub fn is_spelling_of(own: &str, name: &str) -> bool {
+    own.len() == name.len()
+        && own
+            .bytes()
+            .zip(name.bytes())
+            .all(|(byte, wanted)| byte == wanted || (byte == b'_' && wanted == b'-'))
 }
 
 /// Takes out of a client's trailers what its headers may not have either.
@@ -154,8 +196,8 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes what Connection names, and every header whose name `ends` here.
-fn strip(headers: &mut HeaderMap, ends: impl Fn(&str) -> bool) {
+/// Removes what Connection names, and every header whose name `ends` here; returns those lines.
+fn strip(headers: &mut HeaderMap, ends: impl Fn(&str) -> bool) -> Taken {
     // Nothing is allocated where nothing ends.
     let mut found: Vec<HeaderName> = Vec::new();
     let mut names_more = false;
@@ -181,13 +223,18 @@ fn strip(headers: &mut HeaderMap, ends: impl Fn(&str) -> bool) {
             .filter(|name| name != HOST && name != CONTENT_LENGTH);
         found.extend(named);
     }
+    let mut taken = Vec::with_capacity(found.len());
     for name in found {
-        headers.remove(name);
+        if let Entry::Occupied(entry) = headers.entry(&name) {
+            let (_, lines) = entry.remove_entry_mult();
+            taken.extend(lines.map(|line| (name.clone(), line)));
+        }
     }
     debug_assert!(
         !headers.contains_key(UPGRADE),
         "an upgrade never passes unasked"
     );
+    taken
 }
 
 /// Whether a header says what only we say.
@@ -213,7 +260,8 @@ fn is_hop_by_hop(name: &str) -> bool {
 /// Whether a header claims a certificate's identity: `X-Forwarded-Client-Cert` (Envoy),
 /// `Client-Cert` and `Client-Cert-Chain` (RFC 9440), `X-SSL-…`, `SSL-Client-…` (nginx recipes),
 /// `X-Client-Cert…`, with `_` read as `-`, as many upstreams do. Names arrive in lower case.
-fn is_identity(name: &str) -> bool {
+#[must_use]
+pub fn is_identity(name: &str) -> bool {
     if !matches!(name.as_bytes().first(), Some(b'c' | b's' | b'x')) {
         return false;
     }

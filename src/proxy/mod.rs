@@ -20,4 +20,5 @@ pub mod request;
 pub mod settings;
 pub mod slot;
 pub mod upstream;
+pub mod variables;
 pub mod worker;

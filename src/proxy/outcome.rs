@@ -3,11 +3,12 @@
 //! An [`Outcome`] travels with the response's body and is recorded when it is dropped: after the
 //! last byte, or when either side went away. One record per request, whatever happened.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, Request, StatusCode, Uri};
+use http::{Method, Request, StatusCode, Uri, Version};
 
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
@@ -28,6 +29,10 @@ pub struct Outcome {
     pub method: Method,
     /// The target as the client sent it.
     pub uri: Uri,
+    /// The version the client spoke.
+    pub version: Version,
+    /// Whether its headers are the upstream's by now.
+    pub is_prepared: bool,
     /// The name it was for, once read.
     pub authority: Option<Rc<Authority>>,
     /// The route it matched.
@@ -41,7 +46,7 @@ pub struct Outcome {
     upstream_micros: Option<u64>,
     status: Option<StatusCode>,
     refusal: Option<(Reason, String)>,
-    request_id: Option<String>,
+    request_id: OnceCell<String>,
     upload: Rc<Upload>,
     /// Body bytes to the client.
     pub bytes_out: u64,
@@ -57,6 +62,8 @@ impl Outcome {
             started: Instant::now(),
             method: req.method().clone(),
             uri: req.uri().clone(),
+            version: req.version(),
+            is_prepared: false,
             authority: None,
             route: None,
             upstream: None,
@@ -65,7 +72,7 @@ impl Outcome {
             upstream_micros: None,
             status: None,
             refusal: None,
-            request_id: None,
+            request_id: OnceCell::new(),
             upload: req.body().upload(),
             bytes_out: 0,
         }
@@ -78,9 +85,8 @@ impl Outcome {
     }
 
     /// The id of this request, as the client and the record get it. Made on first use.
-    pub fn request_id(&mut self) -> &str {
-        let worker = &self.worker;
-        self.request_id.get_or_insert_with(|| worker.ids.next())
+    pub fn request_id(&self) -> &str {
+        self.request_id.get_or_init(|| self.worker.ids.next())
     }
 
     /// The upstream's head arrived.
@@ -119,7 +125,6 @@ impl Outcome {
         if reason.is_none() && !worker.logs_access() {
             return;
         }
-        self.request_id();
         let conn = self.in_flight.conn().clone();
         let tls = conn.tls_facts();
         let mut record = Record::new(
@@ -128,7 +133,7 @@ impl Outcome {
             conn.listener,
             conn.peer,
         );
-        record.request_id = self.request_id.as_deref();
+        record.request_id = Some(self.request_id());
         record.sni = tls
             .as_ref()
             .and_then(|tls| tls.sni.as_deref())

@@ -33,6 +33,7 @@ use crate::proxy::multiplex::Turn;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::settings::Nginx400;
 use crate::proxy::upstream::{Endpoint, Turns, default_port};
+use crate::proxy::variables::RequestVariables;
 use crate::proxy::worker::Worker;
 use crate::snapshot::{Route, Snapshot, Timeouts, Upstream, UpstreamSource};
 use crate::telemetry::metrics::{HandshakeEnd, Side};
@@ -220,9 +221,10 @@ async fn forward(
     let sni = conn.server_name(worker.settings.fallback_sni.as_ref());
     let authority = authority::read(req, &conn.last_host, sni, port)?;
     outcome.authority = Some(authority.clone());
-    let mut place = find_place(worker, conn, req, &authority, outcome).await?;
+    let mut place = find_place(worker, conn, req.headers(), &[], outcome).await?;
 
-    headers::to_upstream(req.headers_mut(), &conn.via, &authority)?;
+    let taken = headers::to_upstream(req.headers_mut(), &conn.via, &authority)?;
+    outcome.is_prepared = true;
     if let Some(target) = origin_form(req.uri()) {
         *req.uri_mut() = target;
     }
@@ -248,7 +250,7 @@ async fn forward(
         // What it was to be sent by was replaced before it could be opened.
         let host = headers::text_value(authority.as_str()).ok_or(Reason::AuthorityInvalid)?;
         req.headers_mut().insert(HOST, host);
-        let found = find_place(worker, conn, req, &authority, outcome);
+        let found = find_place(worker, conn, req.headers(), &taken, outcome);
         place = Box::pin(found).await?;
     }
 }
@@ -270,23 +272,22 @@ impl Place {
 async fn find_place(
     worker: &Worker,
     conn: &Conn,
-    req: &Request<RequestBody>,
-    authority: &Authority,
+    headers: &HeaderMap,
+    taken: &[(HeaderName, HeaderValue)],
     outcome: &mut Outcome,
 ) -> Result<Place, Refusal> {
-    let raw_path = req.uri().path();
+    let authority = outcome.authority.clone().ok_or(Reason::Internal)?;
+    let uri = outcome.uri.clone();
+    let raw_path = uri.path();
     let path = if raw_path == "*" {
         raw_path.as_bytes().into()
     } else {
         path::normalise(raw_path)
             .map_err(|error| Refusal::new(Reason::PathInvalid, error.to_string()))?
     };
-    let target = req
-        .uri()
-        .path_and_query()
-        .map_or("/", |target| target.as_str());
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let asked = Asked {
-        authority,
+        authority: &authority,
         raw_path,
         path: &path,
         target,
@@ -300,7 +301,15 @@ async fn find_place(
         }
         snapshot = latest;
     }
-    let route = find_route(&snapshot, conn, authority.host(), &path, req.method())?;
+    let variables = RequestVariables {
+        worker,
+        snapshot: &snapshot,
+        outcome,
+        headers,
+        taken,
+        path: &path,
+    };
+    let route = find_route(&variables)?;
     outcome.route = Some(route.clone());
     let upstream = find_upstream(&snapshot, &route)?;
     outcome.upstream = Some(upstream.clone());
@@ -319,23 +328,20 @@ fn is_unready(reason: Reason) -> bool {
     )
 }
 
-/// The first route in order that also fits method and peer.
-fn find_route(
-    snapshot: &Snapshot,
-    conn: &Conn,
-    host: &str,
-    path: &[u8],
-    method: &Method,
-) -> Result<Arc<Route>, Refusal> {
-    let peer = conn.peer.ip().to_canonical();
+/// The first route in order that also fits method, peer and variables.
+fn find_route(request: &RequestVariables<'_>) -> Result<Arc<Route>, Refusal> {
+    let outcome = request.outcome;
+    let authority = outcome.authority.as_ref().ok_or(Reason::Internal)?;
+    let peer = outcome.conn().peer.ip().to_canonical();
     let fits = |route: &Arc<Route>| {
-        (route.methods.is_empty() || route.methods.contains(method))
+        (route.methods.is_empty() || route.methods.contains(&outcome.method))
             && (route.remote_addrs.is_empty()
                 || route.remote_addrs.iter().any(|net| net.contains(&peer)))
+            && route.vars.as_ref().is_none_or(|vars| vars.holds(request))
     };
-    let route = snapshot
-        .routes
-        .find(host, path, fits)
+    let routes = &request.snapshot.routes;
+    let route = routes
+        .find(authority.host(), request.path, fits)
         .ok_or(Reason::RouteNotFound)?;
     match route.closed {
         Some(Reason::ServiceMissing) => {

@@ -23,6 +23,7 @@ mod pem;
 mod references;
 mod texts;
 mod trust;
+mod vars;
 
 pub mod fault;
 pub mod json;

@@ -1,16 +1,16 @@
 //! The route resource: a rule from request to upstream.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use serde_json::Value;
 
 use super::fault::Verdict;
 use super::service::{self, UpstreamRef};
 use super::upstream::{self, Timeouts};
-use super::{Document, Id, Terms, members, texts};
+use super::{Document, Id, Terms, members, texts, vars};
 use crate::matching::host::HostPattern;
 use crate::matching::path::PathPattern;
+use crate::matching::vars::Expression;
 
 /// A typed route.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct Route {
     pub methods: Vec<String>,
     /// `remote_addr`/`remote_addrs`; empty: all.
     pub remote_addrs: Vec<IpNet>,
+    /// `vars`; `None` where it asks nothing.
+    pub vars: Option<Arc<Expression>>,
     /// `priority`, default 0; higher first among equal paths.
     pub priority: i64,
     /// `service_id`.
@@ -52,13 +54,9 @@ pub(super) fn read(document: &Document, terms: &Terms, verdict: &mut Verdict) ->
     let paths = read_paths(document, verdict);
     let hosts = service::read_hosts(members::one_or_many(document, "host", "hosts"), verdict);
     let remote_addrs = read_addrs(document, verdict);
-    if document
+    let vars = document
         .get("vars")
-        .and_then(Value::as_array)
-        .is_some_and(|vars| !vars.is_empty())
-    {
-        verdict.refuse_unsupported("/vars", "vars");
-    }
+        .and_then(|vars| vars::read(vars, verdict));
     service::refuse_unsupported(document, verdict);
     upstream::warn_of_unknown_timeouts(document, "", verdict);
     let mut methods = members::texts(document, "methods");
@@ -81,6 +79,7 @@ pub(super) fn read(document: &Document, terms: &Terms, verdict: &mut Verdict) ->
             .map(|(_, text)| text.to_owned())
             .collect(),
         remote_addrs,
+        vars: vars.map(Arc::new),
         priority,
         service: document.get("service_id").and_then(members::id),
         timeouts: members::object(document, "timeout").map(upstream::read_timeouts),
@@ -109,7 +108,7 @@ fn read_paths(document: &Document, verdict: &mut Verdict) -> Vec<PathPattern> {
 fn read_addrs(document: &Document, verdict: &mut Verdict) -> Vec<IpNet> {
     let mut addrs = Vec::new();
     for (at, text) in members::one_or_many(document, "remote_addr", "remote_addrs") {
-        match read_addr(text) {
+        match vars::network(text) {
             Some(addr) => addrs.push(addr),
             None => verdict.refuse(at, format!("invalid ip address: {}", texts::shown(text))),
         }
@@ -117,18 +116,9 @@ fn read_addrs(document: &Document, verdict: &mut Verdict) -> Vec<IpNet> {
     addrs
 }
 
-/// An address or a network; bits behind the prefix are cut, as APISIX does.
-fn read_addr(text: &str) -> Option<IpNet> {
-    let address = text.parse::<IpAddr>().map(IpNet::from);
-    address
-        .or_else(|_| text.parse::<IpNet>())
-        .map(|net| net.trunc())
-        .ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::resource::sample::{TERMS, accepted, judge, refusal, warnings};
@@ -158,6 +148,7 @@ mod tests {
         assert_eq!(route.service.unwrap().as_str(), "5");
         assert!(matches!(route.upstream, Some(UpstreamRef::Inline(_))));
         assert_eq!(route.timeouts.unwrap().send.as_secs(), 2);
+        assert!(route.vars.is_none(), "it asks nothing");
         let plain = read(&json!({"uri": "/a", "plugins": {}}));
         assert!(plain.enabled && plain.upstream.is_none() && plain.timeouts.is_none());
     }
@@ -224,6 +215,10 @@ mod tests {
                 "`upstream_host` can't be empty when `pass_host` is `rewrite`",
             ),
             (
+                json!({"uri": "/a", "upstream": up, "vars": [["arg_a", "===", "1"]]}),
+                "failed to validate the 'vars' expression: invalid operator '==='",
+            ),
+            (
                 json!({"uri": "/a", "plugins": {"key-auth": {}}}),
                 "unknown plugin [key-auth]",
             ),
@@ -255,7 +250,6 @@ mod tests {
     #[test]
     fn what_is_not_served_yet_is_refused() {
         for (member, value) in [
-            ("vars", json!([["arg_a", "==", "1"]])),
             ("filter_func", json!("function(vars) return true end")),
             ("script_id", json!("1")),
             ("plugin_config_id", json!("1")),

@@ -501,6 +501,7 @@ mod tests {
                 revision: Revision::default(),
                 methods: Vec::new(),
                 remote_addrs: Vec::new(),
+                vars: None,
                 service: service.map(id),
                 upstream: None,
                 timeouts: None,

@@ -97,6 +97,7 @@ fn close_route(id: &Id, document: &Document, enabled: bool) -> RoutePiece {
         // Without the conditions that could not be read: closed for all whom it may concern.
         methods: Vec::new(),
         remote_addrs: Vec::new(),
+        vars: None,
         service,
         upstream: None,
         timeouts: None,

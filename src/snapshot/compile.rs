@@ -389,6 +389,7 @@ fn compile_route(id: &Id, route: &resource::route::Route, ground: &Ground<'_>) -
         revision: Revision::default(),
         methods: methods.unwrap_or_default(),
         remote_addrs: route.remote_addrs.clone(),
+        vars: route.vars.clone(),
         service: route.service.clone(),
         upstream: source,
         timeouts: route.timeouts,

@@ -32,6 +32,7 @@ use crate::matching::host::HostPattern;
 use crate::matching::patterns::PathRegexes;
 use crate::matching::route::RouteTable;
 use crate::matching::sni::NameTable;
+use crate::matching::vars::Expression;
 use crate::tls::material::Digest;
 use crate::tls::policy::{ClientPolicy, Versions};
 
@@ -91,6 +92,8 @@ pub struct Route {
     pub methods: Vec<http::Method>,
     /// Peers served; empty: all.
     pub remote_addrs: Vec<IpNet>,
+    /// What its requests' variables must be like; `None`: anything.
+    pub vars: Option<Arc<Expression>>,
     /// Its service.
     pub service: Option<Id>,
     /// Its own upstream, which replaces the service's.

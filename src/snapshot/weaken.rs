@@ -352,7 +352,7 @@ fn compare_routes(step: &Step<'_>, found: &mut Vec<String>) {
     }
 }
 
-/// Compares methods and addresses; an empty list is all.
+/// Compares methods, addresses and variables; an empty list is all.
 fn compare_conditions(old: &RoutePiece, new: &RoutePiece, found: &mut Vec<String>) {
     let (methods, addrs) = (&old.route.methods, &old.route.remote_addrs);
     if !methods.is_empty() {
@@ -373,6 +373,13 @@ fn compare_conditions(old: &RoutePiece, new: &RoutePiece, found: &mut Vec<String
         {
             found.push("`remote_addrs` accepts further addresses".to_owned());
         }
+    }
+    match (&old.route.vars, &new.route.vars) {
+        (Some(_), None) => found.push("any variables are accepted (`vars` is gone)".to_owned()),
+        (Some(old), Some(new)) if !new.asks_all_of(old) => {
+            found.push("`vars` may accept further requests".to_owned());
+        }
+        (None | Some(_), _) => {}
     }
 }
 
@@ -589,6 +596,15 @@ mod tests {
             ("methods", json!(["GET", "PUT"]), json!(["PUT"]), 0),
             ("methods", json!(["GET"]), json!(["GET", "PUT"]), 1),
             ("methods", json!(["GET"]), Value::Null, 1),
+            ("vars", json!([["arg_a", "1"]]), Value::Null, 1),
+            ("vars", json!([["arg_a", "1"]]), json!([["arg_a", "2"]]), 1),
+            (
+                "vars",
+                json!([["arg_a", "1"]]),
+                json!([["arg_b", "1"], ["arg_a", "1"]]),
+                0,
+            ),
+            ("vars", Value::Null, json!([["arg_a", "1"]]), 0),
             ("remote_addr", json!("10.0.0.0/8"), json!("10.1.0.0/16"), 0),
             ("remote_addr", json!("10.1.0.0/16"), json!("10.0.0.0/8"), 1),
             ("remote_addr", json!("10.1.0.1"), Value::Null, 1),

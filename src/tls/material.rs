@@ -403,6 +403,7 @@ pub fn serial(certificate: &X509Ref) -> String {
         .serial_number()
         .to_bn()
         .and_then(|number| number.to_hex_str().map(|hex| hex.to_string()))
+        .map(|hex| if hex == "0" { "00".to_owned() } else { hex })
         .unwrap_or_default()
 }
 

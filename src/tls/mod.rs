@@ -7,6 +7,7 @@
 mod agreed;
 pub mod cache;
 mod context;
+pub mod identity;
 pub mod material;
 mod memory;
 pub mod peer;

@@ -3,17 +3,20 @@
 //! The check does not trust the TLS layer to have asked: whatever libssl said, resumed or not, a
 //! name that requires a certificate gets only connections that hold a good one.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::sync::Arc;
 
 use openssl::asn1::{Asn1Time, Asn1TimeRef};
 use openssl::error::ErrorStack;
+use openssl::nid::Nid;
 use openssl::ssl::SslRef;
 use openssl::stack::Stack;
 use openssl::x509::{X509, X509Ref, X509VerifyResult};
 
-use crate::crypto::sys::Purpose;
+use crate::crypto::sys::{self, Purpose};
 use crate::failure::Reason;
+use crate::tls::identity::Identity;
 use crate::tls::material;
 use crate::tls::policy::{ClientAuth, ClientPolicy};
 use crate::tls::select::{self, Choice};
@@ -33,14 +36,21 @@ pub struct Accepted {
     /// Whether the policy is met. An error only under a deferred policy: the handshake ended, the
     /// request will be refused.
     pub verdict: Result<(), Reason>,
+    /// What OpenSSL says of the chain, where it does not pass.
+    pub fault: Option<&'static str>,
     /// E.g. `TLSv1.3`.
     pub version: &'static str,
     /// OpenSSL's name of the suite.
     pub cipher: &'static str,
+    /// OpenSSL's name of the key exchange's group, where there was one; its number in
+    /// hexadecimal where OpenSSL has none (nginx's `$ssl_curve`).
+    pub group: Option<Cow<'static, str>>,
     /// Whether an earlier session was resumed.
     pub resumed: bool,
     /// Whether HTTP/2 was agreed on.
     pub is_http2: bool,
+    /// `h2` or `http/1.1`; `None` where the client offered nothing.
+    pub alpn: Option<&'static str>,
 }
 
 /// A client's certificate with what it sent along.
@@ -49,6 +59,7 @@ pub struct ClientCertificate {
     leaf: X509,
     sent: Vec<X509>,
     names: OnceCell<Names>,
+    identity: OnceCell<Identity>,
 }
 
 /// A certificate in words. Made on first use.
@@ -104,6 +115,11 @@ impl ClientCertificate {
     /// Subject, issuer and serial.
     pub fn names(&self) -> &Names {
         self.names.get_or_init(|| Names::of(&self.leaf))
+    }
+
+    /// All that it says of its holder. Made on first use.
+    pub fn identity(&self) -> &Identity {
+        self.identity.get_or_init(|| Identity::of(&self.leaf))
     }
 
     /// The leaf.
@@ -172,6 +188,7 @@ pub(super) fn identify(ssl: &SslRef, now: i64) -> Result<Accepted, Reason> {
             .map(ToOwned::to_owned)
             .collect(),
         names: OnceCell::new(),
+        identity: OnceCell::new(),
     });
     let policy = &context.policy;
     let judged = || -> Result<(), Reason> {
@@ -203,6 +220,11 @@ pub(super) fn identify(ssl: &SslRef, now: i64) -> Result<Accepted, Reason> {
         Ok(())
     };
     let verdict = judged();
+    let fault = verdict.err().and_then(|_| {
+        let seen = Some(ssl.verify_result()).filter(|error| *error != X509VerifyResult::OK);
+        let error = selected.verify_error().or(seen);
+        error.map(|error| error.error_string())
+    });
     if let Err(reason) = verdict
         && policy.mode != ClientAuth::Deferred
     {
@@ -217,11 +239,26 @@ pub(super) fn identify(ssl: &SslRef, now: i64) -> Result<Accepted, Reason> {
         }),
         client,
         verdict,
+        fault,
         version: version(ssl),
         cipher: ssl.current_cipher().map_or("", |cipher| cipher.name()),
+        group: sys::negotiated_group(ssl).map(group_name),
         resumed,
         is_http2: ssl.selected_alpn_protocol() == Some(b"h2"),
+        alpn: match ssl.selected_alpn_protocol() {
+            Some(b"h2") => Some("h2"),
+            Some(b"http/1.1") => Some("http/1.1"),
+            Some(_) | None => None,
+        },
     })
+}
+
+fn group_name(group: Nid) -> Cow<'static, str> {
+    match group.short_name() {
+        Ok(name) => Cow::Borrowed(name),
+        // Above a mark for "no NID" stands the group's number of the TLS registry.
+        Err(_) => Cow::Owned(format!("0x{:04x}", group.as_raw() & 0xffff)),
+    }
 }
 
 fn version(ssl: &SslRef) -> &'static str {

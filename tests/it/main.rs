@@ -50,3 +50,4 @@ mod truncation;
 mod upstream_identities;
 mod upstream_mtls;
 mod upstream_names;
+mod variables;

@@ -40,6 +40,8 @@ pub(crate) struct Nginx {
     pub(crate) is_http2: bool,
     /// More directives of the server block, such as `ssl_verify_depth 2;`.
     pub(crate) directives: String,
+    /// Further files of its folder, which directives may name.
+    pub(crate) files: Vec<(String, String)>,
 }
 
 impl Origin {
@@ -213,6 +215,9 @@ impl Nginx {
         if let Some(ca) = &self.client_ca {
             fs::write(folder.join("client-ca.crt"), ca).expect("nginx's folder takes files");
             server.push_str("ssl_client_certificate client-ca.crt;\nssl_verify_client on;\n");
+        }
+        for (name, text) in &self.files {
+            fs::write(folder.join(name), text).expect("nginx's folder takes files");
         }
         server.push_str(&self.directives);
         let ssl = if self.tls.is_some() { " ssl" } else { "" };

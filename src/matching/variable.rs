@@ -1,0 +1,251 @@
+//! The variables of a request: nginx's and APISIX's names, read once when a rule is compiled.
+//!
+//! What a name stands for in a request is the caller's to say, through [`Variables`]; nothing here
+//! knows of connections or headers.
+
+use std::borrow::Cow;
+
+/// A variable by its name.
+///
+/// ```
+/// use portcullis::matching::variable::{Fact, Variable};
+///
+/// assert_eq!(Variable::parse("request_method"), Some(Variable::Fact(Fact::RequestMethod)));
+/// assert_eq!(Variable::parse("http_X_Api"), Some(Variable::Header("x-api".into())));
+/// assert_eq!(Variable::parse("request_methd"), None);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Variable {
+    /// One with a name of its own.
+    Fact(Fact),
+    /// `arg_NAME`: the first query argument of this name, decoded.
+    Argument(Box<str>),
+    /// `http_NAME`: the request header of this name; in lower case, `-` for `_`.
+    Header(Box<str>),
+    /// `cookie_NAME`: the cookie of this name.
+    Cookie(Box<str>),
+    /// `uri_param_NAME`: what a `:NAME` or `*NAME` of the route's path stands for.
+    Parameter(Box<str>),
+}
+
+/// Declares [`Fact`] and the table of its names together, so that they cannot drift apart.
+macro_rules! facts {
+    ($($(#[doc = $doc:literal])+ $fact:ident = $($name:literal)|+;)+) => {
+        /// A variable with a name of its own.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Fact { $($(#[doc = $doc])+ $fact,)+ }
+
+        /// Every name of every fact.
+        const FACTS: &[(&str, Fact)] = &[$($(($name, Fact::$fact),)+)+];
+    };
+}
+
+facts! {
+    /// The path, decoded and normalised.
+    Uri = "uri" | "document_uri";
+    /// Path and query as sent.
+    RequestUri = "request_uri";
+    /// The query as sent.
+    Args = "args" | "query_string";
+    /// `?` where there is a query, else empty.
+    IsArgs = "is_args";
+    /// The authority's host: lower case, no port.
+    Host = "host";
+    /// The gateway's host name.
+    Hostname = "hostname";
+    /// The method.
+    RequestMethod = "request_method";
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2.0`.
+    ServerProtocol = "server_protocol";
+    /// The same without `HTTP/`.
+    HttpVersion = "http_version";
+    /// `https` or `http`.
+    Scheme = "scheme";
+    /// `on` over TLS, else empty.
+    Https = "https";
+    /// The client's address.
+    RemoteAddr = "remote_addr";
+    /// The client's port.
+    RemotePort = "remote_port";
+    /// The address that the client reached.
+    ServerAddr = "server_addr";
+    /// The port that the client reached.
+    ServerPort = "server_port";
+    /// The `Content-Length` of the request.
+    ContentLength = "content_length";
+    /// The `Content-Type` of the request.
+    ContentType = "content_type";
+    /// The request's id, as in the access record.
+    RequestId = "request_id";
+    /// The server name in the client's hello.
+    SslServerName = "ssl_server_name";
+    /// E.g. `TLSv1.3`.
+    SslProtocol = "ssl_protocol";
+    /// OpenSSL's name of the suite.
+    SslCipher = "ssl_cipher";
+    /// OpenSSL's name of the key exchange's group.
+    SslCurve = "ssl_curve";
+    /// `r` where a session was resumed, else `.`.
+    SslSessionReused = "ssl_session_reused";
+    /// `h2` or `http/1.1`, where the client offered one.
+    SslAlpnProtocol = "ssl_alpn_protocol";
+    /// `SUCCESS`, `FAILED:reason`, or `NONE` without a certificate.
+    SslClientVerify = "ssl_client_verify";
+    /// The subject, RFC 2253.
+    SslClientSubject = "ssl_client_s_dn";
+    /// The issuer, RFC 2253.
+    SslClientIssuer = "ssl_client_i_dn";
+    /// The serial number, upper-case hexadecimal.
+    SslClientSerial = "ssl_client_serial";
+    /// SHA-1 of the certificate, lower-case hexadecimal.
+    SslClientFingerprint = "ssl_client_fingerprint";
+    /// Valid from, e.g. `Nov 22 06:46:00 2026 GMT`.
+    SslClientStart = "ssl_client_v_start";
+    /// Valid until.
+    SslClientEnd = "ssl_client_v_end";
+    /// Whole days until then.
+    SslClientRemain = "ssl_client_v_remain";
+    /// The certificate, PEM, every line but the first behind a tab.
+    SslClientCert = "ssl_client_cert";
+    /// The certificate, PEM.
+    SslClientRawCert = "ssl_client_raw_cert";
+    /// The certificate, PEM, URL-encoded.
+    SslClientEscapedCert = "ssl_client_escaped_cert";
+    /// A list: the DNS names of the certificate's alternative names.
+    SslClientSanDns = "ssl_client_san_dns";
+    /// A list: their URIs.
+    SslClientSanUri = "ssl_client_san_uri";
+    /// A list: their mail addresses.
+    SslClientSanEmail = "ssl_client_san_email";
+}
+
+impl Variable {
+    /// The variable of this name; `None` where there is none, as for a misspelt one.
+    pub fn parse(name: &str) -> Option<Self> {
+        if let Some((_, fact)) = FACTS.iter().find(|(own, _)| *own == name) {
+            return Some(Self::Fact(*fact));
+        }
+        let rest = |prefix: &str| name.strip_prefix(prefix).filter(|rest| !rest.is_empty());
+        if let Some(rest) = rest("arg_") {
+            return Some(Self::Argument(rest.into()));
+        }
+        if let Some(rest) = rest("http_") {
+            let header = rest.to_ascii_lowercase().replace('_', "-");
+            return Some(Self::Header(header.into()));
+        }
+        if let Some(rest) = rest("cookie_") {
+            return Some(Self::Cookie(rest.into()));
+        }
+        rest("uri_param_").map(|rest| Self::Parameter(rest.into()))
+    }
+
+    /// Whether a name is one of APISIX's that stand for a part of the body.
+    pub fn is_of_body(name: &str) -> bool {
+        ["post_arg.", "post_arg_", "graphql_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+    }
+
+    /// The names that stand alone, for a suggestion.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        FACTS.iter().map(|(name, _)| *name)
+    }
+}
+
+/// The value of a variable in one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value<'v> {
+    /// Any bytes.
+    Text(Cow<'v, [u8]>),
+    /// Several texts, as a certificate has names; see [`Value::text`].
+    List(Vec<String>),
+}
+
+impl<'v> Value<'v> {
+    /// A value of bytes that live elsewhere.
+    pub fn of(bytes: &'v (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self::Text(Cow::Borrowed(bytes.as_ref()))
+    }
+
+    /// A value of a text made for it.
+    pub fn owned(text: impl Into<String>) -> Self {
+        Self::Text(Cow::Owned(text.into().into_bytes()))
+    }
+
+    /// The value as one text. A list is joined by commas; what is no visible ASCII character in
+    /// its items, and a comma, is percent-encoded there, so that no item can pass for two.
+    pub fn text(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Text(text) => Cow::Borrowed(text),
+            Self::List(items) => {
+                let items: Vec<String> = items.iter().map(|item| encode_item(item)).collect();
+                Cow::Owned(items.join(",").into_bytes())
+            }
+        }
+    }
+}
+
+fn encode_item(item: &str) -> String {
+    let mut encoded = String::with_capacity(item.len());
+    for byte in item.bytes() {
+        if byte.is_ascii_graphic() && byte != b',' {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+/// Where the values of one request come from.
+pub trait Variables {
+    /// The value of a variable; `None` where the request has none, or it cannot be read.
+    fn value(&self, variable: &Variable) -> Option<Value<'_>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_nginx_and_apisix_write_them() {
+        for (name, variable) in [
+            ("uri", Some(Variable::Fact(Fact::Uri))),
+            ("query_string", Some(Variable::Fact(Fact::Args))),
+            ("http_version", Some(Variable::Fact(Fact::HttpVersion))),
+            ("arg_a_B", Some(Variable::Argument("a_B".into()))),
+            ("http_X_Api-Key", Some(Variable::Header("x-api-key".into()))),
+            ("cookie_Sid", Some(Variable::Cookie("Sid".into()))),
+            ("uri_param_id", Some(Variable::Parameter("id".into()))),
+            ("arg_", None),
+            ("http_", None),
+            ("Uri", None),
+            ("", None),
+            ("ssl_client_dn", None),
+        ] {
+            assert_eq!(Variable::parse(name), variable, "{name}");
+        }
+        assert!(Variable::is_of_body("post_arg.a"));
+        assert!(!Variable::is_of_body("arg_post"));
+    }
+
+    #[test]
+    fn every_name_is_there_once() {
+        let names: HashSet<_> = Variable::names().collect();
+        assert_eq!(names.len(), FACTS.len());
+    }
+
+    #[test]
+    fn no_item_of_a_list_passes_for_two() {
+        let list = |items: &[&str]| {
+            let items = items.iter().map(|item| (*item).to_owned()).collect();
+            String::from_utf8(Value::List(items).text().into_owned()).unwrap()
+        };
+        assert_eq!(list(&["a.test", "b.test"]), "a.test,b.test");
+        assert_eq!(list(&["a.test,b.test"]), "a.test%2Cb.test");
+        assert_eq!(list(&["ü x\r\n"]), "%C3%BC%20x%0D%0A");
+        assert_eq!(list(&[]), "");
+    }
+}

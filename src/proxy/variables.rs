@@ -1,0 +1,254 @@
+//! What the variables of rules stand for in a request.
+//!
+//! Everything is read when it is asked for. What says who the client is comes from the certificate
+//! that the connection is pinned to, never from a header: those that claim an identity are absent,
+//! and the forwarded ones are what we observed.
+
+use std::borrow::Cow;
+use std::sync::OnceLock;
+
+use http::Version;
+use http::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue,
+};
+
+use crate::matching::path::unescape;
+use crate::matching::variable::{Fact, Value, Variable, Variables};
+use crate::proxy::authorize::has_own_policy;
+use crate::proxy::conn::Conn;
+use crate::proxy::headers;
+use crate::proxy::outcome::Outcome;
+use crate::proxy::worker::Worker;
+use crate::snapshot::Snapshot;
+use crate::tls::identity::Identity;
+
+/// The variables of one request.
+pub struct RequestVariables<'a> {
+    /// Its worker.
+    pub worker: &'a Worker,
+    /// The state it is served by.
+    pub snapshot: &'a Snapshot,
+    /// What is known of it.
+    pub outcome: &'a Outcome,
+    /// Its headers, as sent or as prepared for the upstream.
+    pub headers: &'a HeaderMap,
+    /// What was taken out of them for the upstream.
+    pub taken: &'a [(HeaderName, HeaderValue)],
+    /// Its path, normalised.
+    pub path: &'a [u8],
+}
+
+impl Variables for RequestVariables<'_> {
+    fn value(&self, variable: &Variable) -> Option<Value<'_>> {
+        match variable {
+            Variable::Fact(fact) => self.fact(*fact),
+            Variable::Argument(name) => self.argument(name),
+            Variable::Header(name) => self.header(name),
+            Variable::Cookie(name) => self.cookie(name),
+            // No path has parameters with this router.
+            Variable::Parameter(_) => None,
+        }
+    }
+}
+
+impl RequestVariables<'_> {
+    fn fact(&self, fact: Fact) -> Option<Value<'_>> {
+        let uri = &self.outcome.uri;
+        let conn = self.outcome.conn();
+        match fact {
+            Fact::Uri => Some(Value::of(self.path)),
+            Fact::RequestUri => Some(Value::of(
+                uri.path_and_query().map_or("/", |target| target.as_str()),
+            )),
+            Fact::Args => uri.query().map(Value::of),
+            Fact::IsArgs => Some(Value::of(if uri.query().is_some() { "?" } else { "" })),
+            Fact::Host => {
+                let authority = self.outcome.authority.as_ref();
+                authority.map(|authority| Value::of(authority.host()))
+            }
+            Fact::Hostname => hostname().map(Value::of),
+            Fact::RequestMethod => Some(Value::of(self.outcome.method.as_str())),
+            Fact::ServerProtocol => self
+                .version()
+                .map(|version| Value::owned(format!("HTTP/{version}"))),
+            Fact::HttpVersion => self.version().map(Value::of),
+            Fact::Scheme => Some(Value::of(if conn.is_tls() { "https" } else { "http" })),
+            Fact::Https => Some(Value::of(if conn.is_tls() { "on" } else { "" })),
+            Fact::RemoteAddr => Some(Value::owned(conn.peer.ip().to_canonical().to_string())),
+            Fact::RemotePort => Some(Value::owned(conn.peer.port().to_string())),
+            Fact::ServerAddr => Some(Value::owned(conn.local.ip().to_canonical().to_string())),
+            Fact::ServerPort => Some(Value::owned(conn.local.port().to_string())),
+            Fact::ContentLength => self.headers.get(CONTENT_LENGTH).map(Value::of),
+            Fact::ContentType => self.headers.get(CONTENT_TYPE).map(Value::of),
+            Fact::RequestId => Some(Value::of(self.outcome.request_id())),
+            Fact::SslServerName
+            | Fact::SslProtocol
+            | Fact::SslCipher
+            | Fact::SslCurve
+            | Fact::SslSessionReused
+            | Fact::SslAlpnProtocol => tls_fact(conn, fact),
+            Fact::SslClientVerify => self.verdict(),
+            Fact::SslClientSubject
+            | Fact::SslClientIssuer
+            | Fact::SslClientSerial
+            | Fact::SslClientFingerprint
+            | Fact::SslClientStart
+            | Fact::SslClientEnd
+            | Fact::SslClientRemain
+            | Fact::SslClientCert
+            | Fact::SslClientRawCert
+            | Fact::SslClientEscapedCert
+            | Fact::SslClientSanDns
+            | Fact::SslClientSanUri
+            | Fact::SslClientSanEmail => self.of_identity(fact),
+        }
+    }
+
+    fn version(&self) -> Option<&'static str> {
+        match self.outcome.version {
+            Version::HTTP_10 => Some("1.0"),
+            Version::HTTP_11 => Some("1.1"),
+            Version::HTTP_2 => Some("2.0"),
+            _ => None,
+        }
+    }
+
+    /// Whether the request's own name asks for client certificates. What the connection's name
+    /// made of a certificate says nothing to one that never asked.
+    fn asks(&self) -> bool {
+        let authority = self.outcome.authority.as_ref();
+        authority.is_some_and(|authority| has_own_policy(self.snapshot, authority.host()))
+    }
+
+    /// `$ssl_client_verify`.
+    fn verdict(&self) -> Option<Value<'_>> {
+        let pinned = self.outcome.conn().pinned.as_ref()?.borrow();
+        if pinned.client.is_none() || !self.asks() {
+            return Some(Value::of("NONE"));
+        }
+        Some(match pinned.verdict {
+            Ok(()) => Value::of("SUCCESS"),
+            Err(reason) => {
+                let fault = pinned.fault.unwrap_or(reason.code());
+                Value::owned(format!("FAILED:{fault}"))
+            }
+        })
+    }
+
+    /// A fact of the client's certificate. One that did not pass says nothing.
+    fn of_identity(&self, fact: Fact) -> Option<Value<'_>> {
+        let pinned = self.outcome.conn().pinned.as_ref()?.borrow();
+        let client = pinned.client.as_ref()?;
+        if pinned.verdict.is_err() || !self.asks() {
+            return None;
+        }
+        let now = i64::try_from(self.worker.epoch_millis() / 1000).ok()?;
+        shown(client.identity(), fact, now)
+    }
+
+    fn argument(&self, name: &str) -> Option<Value<'_>> {
+        let pairs = self.outcome.uri.query()?.split('&');
+        let mut pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let (_, value) = pairs.find(|(key, _)| *unescape(key) == *name.as_bytes())?;
+        Some(Value::Text(unescape(value)))
+    }
+
+    /// The lines of a header, put together as nginx does. `name` is in lower case with `-`.
+    fn header(&self, name: &str) -> Option<Value<'_>> {
+        let authority = self.outcome.authority.as_ref()?;
+        if name == HOST.as_str() {
+            return Some(Value::of(authority.as_str()));
+        }
+        if headers::is_identity(name) {
+            return None;
+        }
+        let via = &self.outcome.conn().via;
+        if let Some(observed) = headers::observed(name, via, authority) {
+            return Some(Value::Text(Cow::Owned(observed.as_bytes().to_vec())));
+        }
+        let mut lines = self.lines(name);
+        let first = lines.next()?;
+        let mut rest = lines.peekable();
+        if rest.peek().is_none() {
+            return Some(Value::of(headers::as_sent(
+                name,
+                first,
+                via,
+                self.is_prepared(),
+            )));
+        }
+        let between: &[u8] = if name == COOKIE.as_str() {
+            b"; "
+        } else {
+            b", "
+        };
+        let lines: Vec<&[u8]> = std::iter::once(first).chain(rest).collect();
+        Some(Value::Text(Cow::Owned(lines.join(between))))
+    }
+
+    /// Lines whose name is this one, `_` read as `-`, as nginx compares them.
+    fn lines<'s, 'n>(&'s self, name: &'n str) -> impl Iterator<Item = &'s [u8]> {
+        let taken = self.taken.iter().map(|(own, value)| (own, value));
+        let all = self.headers.iter().chain(taken);
+        all.filter(move |(own, _)| headers::is_spelling_of(own.as_str(), name))
+            .map(|(_, value)| value.as_bytes())
+    }
+
+    fn is_prepared(&self) -> bool {
+        self.outcome.is_prepared
+    }
+
+    fn cookie(&self, name: &str) -> Option<Value<'_>> {
+        self.lines(COOKIE.as_str())
+            .flat_map(|line| line.split(|byte| *byte == b';'))
+            .map(<[u8]>::trim_ascii)
+            .find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+            .map(Value::of)
+    }
+}
+
+/// A fact of a finished handshake.
+fn tls_fact(conn: &Conn, fact: Fact) -> Option<Value<'_>> {
+    let handshake = conn.handshake.as_ref()?;
+    match fact {
+        Fact::SslServerName => conn.sni.as_deref().map(Value::of),
+        Fact::SslProtocol => Some(Value::of(handshake.version)),
+        Fact::SslCipher => Some(Value::of(handshake.cipher)),
+        Fact::SslCurve => handshake.group.as_deref().map(Value::of),
+        Fact::SslSessionReused => Some(Value::of(if handshake.resumed { "r" } else { "." })),
+        Fact::SslAlpnProtocol => handshake.alpn.map(Value::of),
+        _ => None,
+    }
+}
+
+/// A fact of a certificate; what is empty is absent, as in nginx.
+fn shown(identity: &Identity, fact: Fact, now: i64) -> Option<Value<'static>> {
+    let list = |items: &Vec<String>| Some(items).filter(|items| !items.is_empty()).cloned();
+    let text = match fact {
+        Fact::SslClientSubject => Some(identity.subject.clone()),
+        Fact::SslClientIssuer => Some(identity.issuer.clone()),
+        Fact::SslClientSerial => Some(identity.serial.clone()),
+        Fact::SslClientFingerprint => identity.fingerprint.clone(),
+        Fact::SslClientStart => Some(identity.start.clone()),
+        Fact::SslClientEnd => Some(identity.end.clone()),
+        Fact::SslClientRemain => identity.days_left(now).map(|days| days.to_string()),
+        Fact::SslClientCert => identity.folded_pem(),
+        Fact::SslClientRawCert => identity.pem.clone(),
+        Fact::SslClientEscapedCert => identity.escaped_pem(),
+        Fact::SslClientSanDns => return list(&identity.san_dns).map(Value::List),
+        Fact::SslClientSanUri => return list(&identity.san_uri).map(Value::List),
+        Fact::SslClientSanEmail => return list(&identity.san_email).map(Value::List),
+        _ => None,
+    };
+    text.filter(|text| !text.is_empty()).map(Value::owned)
+}
+
+/// The name of this machine, read once.
+fn hostname() -> Option<&'static str> {
+    static NAME: OnceLock<Option<String>> = OnceLock::new();
+    let name = NAME.get_or_init(|| {
+        let system = rustix::system::uname();
+        system.nodename().to_str().ok().map(str::to_owned)
+    });
+    name.as_deref()
+}
