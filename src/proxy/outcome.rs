@@ -17,6 +17,7 @@ use crate::proxy::conn::{Conn, InFlight};
 use crate::proxy::error::Refusal;
 use crate::proxy::upstream::Endpoint;
 use crate::proxy::worker::Worker;
+use crate::snapshot::nodes::Busy;
 use crate::snapshot::{Route, Upstream};
 use crate::telemetry::access::{Kind, Record};
 
@@ -41,6 +42,8 @@ pub struct Outcome {
     pub upstream: Option<Arc<Upstream>>,
     /// The node it went to last.
     pub endpoint: Option<Rc<Endpoint>>,
+    /// Its place among the node's requests in flight, where they are counted.
+    pub busy: Option<Busy>,
     /// From sending to the upstream's head.
     pub upstream_started: Option<Instant>,
     upstream_micros: Option<u64>,
@@ -68,6 +71,7 @@ impl Outcome {
             route: None,
             upstream: None,
             endpoint: None,
+            busy: None,
             upstream_started: None,
             upstream_micros: None,
             status: None,

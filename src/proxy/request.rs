@@ -425,11 +425,20 @@ impl Tries<'_> {
                 break;
             };
             outcome.endpoint = Some(endpoint.clone());
+            // A try before this one is over.
+            outcome.busy = turns.begin(endpoint.node);
+            let began = turns.measures().then(Instant::now);
             if attempt > 0 {
                 self.worker.metrics.upstream_retries.inc();
             }
             match self.once(&endpoint, req, outcome).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    if let Some(began) = began {
+                        let now = self.worker.epoch_millis();
+                        turns.answered(endpoint.node, began.elapsed(), now);
+                    }
+                    return Ok(answer);
+                }
                 Err(TryError { refusal, .. }) => {
                     let is_over = req.is_none() || !may_go_elsewhere(refusal.reason);
                     last = Some(refusal);
@@ -453,7 +462,7 @@ impl Tries<'_> {
         if self.upstream.nodes.len() == 1 {
             tried.clear();
         }
-        let index = turns.pick(tried)?;
+        let index = turns.pick(tried, || self.worker.epoch_millis())?;
         tried.push(index);
         turns.endpoint(index, self.authority, &self.worker.pool)
     }

@@ -1,18 +1,22 @@
 //! A worker's view of upstreams: whose turn it is, and where its connections are kept.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 
 use crate::matching::authority::Authority;
-use crate::matching::balance::WeightedRoundRobin;
+use crate::matching::balance::{WeightedRoundRobin, load};
 use crate::proxy::headers::text_value;
 use crate::proxy::pool::{Bucket, Pool, PoolKey};
+use crate::snapshot::nodes::{Busy, NodeState};
 use crate::snapshot::specs;
-use crate::snapshot::{Node, PassHost, Scheme, Upstream};
+use crate::snapshot::{Balance, Node, PassHost, Scheme, Upstream};
 use crate::tls::upstream::ServerName;
 
 /// Names per upstream whose endpoints are remembered; more start over.
@@ -28,8 +32,20 @@ pub struct Upstreams {
 pub struct Turns {
     // Held so that the address that is its key stays its own.
     upstream: Arc<Upstream>,
-    wheel: RefCell<WeightedRoundRobin>,
+    /// What is known of each node, in the upstream's order.
+    states: Vec<Arc<NodeState>>,
+    /// The highest priority first.
+    levels: Vec<Level>,
+    random: Cell<u64>,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
+}
+
+/// The nodes of one priority that take traffic: those with a weight, or the only node there is.
+struct Level {
+    /// Indices in the upstream, and weights, both by place in this level.
+    nodes: Vec<usize>,
+    weights: Vec<u32>,
+    wheel: RefCell<WeightedRoundRobin>,
 }
 
 /// A node as one request sees it: which name it is asked for, which pool it uses.
@@ -52,10 +68,13 @@ impl Upstreams {
         if let Some(turns) = self.known.borrow().get(&Arc::as_ptr(upstream)) {
             return turns.clone();
         }
-        let weights: Vec<u32> = upstream.nodes.iter().map(|node| node.weight).collect();
+        let states = upstream.nodes.iter();
+        let states = states.map(|node| upstream.states.of(&node.host, node.port));
         let turns = Rc::new(Turns {
             upstream: upstream.clone(),
-            wheel: RefCell::new(WeightedRoundRobin::new(&weights)),
+            states: states.collect(),
+            levels: levels(&upstream.nodes),
+            random: Cell::new(RandomState::new().hash_one(0)),
             endpoints: RefCell::default(),
         });
         self.known
@@ -72,10 +91,87 @@ impl Upstreams {
     }
 }
 
+/// Nodes by priority, the highest first.
+fn levels(nodes: &[Node]) -> Vec<Level> {
+    let mut levels: BTreeMap<i64, (Vec<usize>, Vec<u32>)> = BTreeMap::new();
+    for (index, node) in nodes.iter().enumerate() {
+        if node.weight > 0 || nodes.len() == 1 {
+            let (indices, weights) = levels.entry(node.priority).or_default();
+            indices.push(index);
+            weights.push(node.weight.max(1));
+        }
+    }
+    let levels = levels.into_values().rev();
+    levels
+        .map(|(nodes, weights)| Level {
+            nodes,
+            wheel: RefCell::new(WeightedRoundRobin::new(&weights)),
+            weights,
+        })
+        .collect()
+}
+
+impl Level {
+    fn pick(&self, turns: &Turns, tried: &[usize], now: &impl Fn() -> u64) -> Option<usize> {
+        let node = |place: usize| self.nodes.get(place).copied();
+        let state = |place: usize| node(place).and_then(|node| turns.states.get(node));
+        let usable = |place: usize| node(place).is_some_and(|node| !tried.contains(&node));
+        let place = match turns.upstream.balance {
+            Balance::RoundRobin => self.wheel.borrow_mut().pick(usable),
+            Balance::LeastBusy => {
+                let in_flight = |place| state(place).map_or(0, |state| state.in_flight());
+                let least = load::least_busy(&self.weights, in_flight, usable);
+                // Equals take turns, as in nginx.
+                let is_least = |place: usize| least.binary_search(&place).is_ok();
+                self.wheel.borrow_mut().pick(is_least)
+            }
+            Balance::Quicker => {
+                let now = now();
+                let latency = |place| {
+                    let known = state(place).map(|state| state.latency(now));
+                    known.unwrap_or_default()
+                };
+                load::quicker(&self.weights, latency, usable, turns.draw())
+            }
+        };
+        place.and_then(node)
+    }
+}
+
 impl Turns {
-    /// The node whose turn it is, leaving out those that were tried.
-    pub fn pick(&self, tried: &[usize]) -> Option<usize> {
-        self.wheel.borrow_mut().pick(|node| !tried.contains(&node))
+    /// The node whose turn it is, leaving out those that were tried; one of a lower priority when
+    /// all above it were. `now`: the wall clock's milliseconds.
+    pub fn pick(&self, tried: &[usize], now: impl Fn() -> u64) -> Option<usize> {
+        let mut levels = self.levels.iter();
+        levels.find_map(|level| level.pick(self, tried, &now))
+    }
+
+    /// Counts a request to a node for as long as what is returned is held, where it matters.
+    pub fn begin(&self, index: usize) -> Option<Busy> {
+        let counts = self.upstream.balance == Balance::LeastBusy;
+        let state = self.states.get(index).filter(|_| counts)?;
+        Some(state.begin())
+    }
+
+    /// Whether it matters how long a node takes to answer.
+    pub fn measures(&self) -> bool {
+        self.upstream.balance == Balance::Quicker
+    }
+
+    /// The head of a node's answer came, `took` after the node was turned to.
+    pub fn answered(&self, index: usize, took: Duration, now: u64) {
+        if let Some(state) = self.states.get(index) {
+            state.answered(took, now);
+        }
+    }
+
+    /// A number for spreading, not for secrets (splitmix64).
+    fn draw(&self) -> u64 {
+        let seed = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(seed);
+        let mixed = (seed ^ seed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
     }
 
     /// The endpoint of a node for a request to `authority`.

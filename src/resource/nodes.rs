@@ -75,11 +75,6 @@ pub(super) fn read(
         let text = format!("nobody reads these members of nodes: {}", names(&strange));
         verdict.warn_unused(at, text);
     }
-    let mut priorities = nodes.iter().map(|node| node.priority);
-    let first = priorities.next();
-    if priorities.any(|priority| Some(priority) != first) {
-        verdict.refuse_unsupported(format!("{base}/nodes"), "nodes of different priority");
-    }
     nodes
 }
 

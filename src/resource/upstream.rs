@@ -16,6 +16,8 @@ pub struct Upstream {
     pub scheme: Scheme,
     /// `nodes`, in the order given. May be empty: requests then answer 503.
     pub nodes: Vec<Node>,
+    /// `type`.
+    pub balance: Balance,
     /// `pass_host` with `upstream_host`.
     pub pass_host: PassHost,
     /// `timeout`, default 60 s each.
@@ -28,6 +30,18 @@ pub struct Upstream {
     pub retry_timeout: Option<Duration>,
     /// `tls`.
     pub tls: Option<UpstreamTls>,
+}
+
+/// Whose turn it is among an upstream's nodes (`type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Balance {
+    /// `roundrobin`: in turns, interleaved by weight.
+    #[default]
+    RoundRobin,
+    /// `least_conn`: the node with the fewest requests in flight for its weight.
+    LeastBusy,
+    /// `ewma`: the one that answers sooner, of two drawn at random.
+    Quicker,
 }
 
 /// How an upstream is spoken to.
@@ -179,6 +193,7 @@ pub(super) fn read(
     warn_of_unused(document, base, verdict);
     let scheme = read_scheme(document, base, verdict);
     let nodes = nodes::read(document, base, scheme, verdict);
+    let balance = read_balance(document, base, verdict);
     let pass_host = read_pass_host(document, base, verdict);
     let tls = members::object(document, "tls")
         .map(|tls| trust::read(tls, &format!("{base}/tls"), terms, verdict));
@@ -186,6 +201,7 @@ pub(super) fn read(
     Some(Upstream {
         scheme,
         nodes,
+        balance,
         pass_host,
         timeouts: members::object(document, "timeout")
             .map(read_timeouts)
@@ -230,14 +246,6 @@ fn read_keepalive(pool: &Document) -> Keepalive {
 
 /// What an upstream can ask for and this version does not do.
 fn refuse_unsupported(document: &Document, base: &str, verdict: &mut Verdict) {
-    if let Some(kind) = members::text(document, "type")
-        && kind != "roundrobin"
-    {
-        verdict.refuse_unsupported(
-            format!("{base}/type"),
-            &format!("type {}", texts::shown(kind)),
-        );
-    }
     for member in ["service_name", "discovery_type", "discovery_args", "checks"] {
         if document.contains_key(member) {
             verdict.refuse_unsupported(format!("{base}/{member}"), member);
@@ -247,9 +255,10 @@ fn refuse_unsupported(document: &Document, base: &str, verdict: &mut Verdict) {
 
 /// What APISIX accepts here too, and nothing reads.
 fn warn_of_unused(document: &Document, base: &str, verdict: &mut Verdict) {
+    let kind = members::text(document, "type").unwrap_or("roundrobin");
     for member in ["hash_on", "key"] {
         if document.contains_key(member) {
-            let text = format!("{member} has no effect with type roundrobin");
+            let text = format!("{member} has no effect with type {}", texts::shown(kind));
             verdict.warn_unused(format!("{base}/{member}"), text);
         }
     }
@@ -290,6 +299,26 @@ fn warn_of_unknown(
             texts::listed(&unknown)
         );
         verdict.warn_unused(texts::join(&format!("{base}/{member}"), first), text);
+    }
+}
+
+fn read_balance(document: &Document, base: &str, verdict: &mut Verdict) -> Balance {
+    match members::text(document, "type") {
+        None | Some("roundrobin") => Balance::RoundRobin,
+        Some("least_conn") => Balance::LeastBusy,
+        Some("ewma") => Balance::Quicker,
+        Some("chash") => {
+            verdict.refuse_unsupported(format!("{base}/type"), "type chash");
+            Balance::default()
+        }
+        Some(other) => {
+            let reason = format!(
+                "type {} is no way of balancing; write roundrobin, least_conn or ewma",
+                texts::shown(other)
+            );
+            verdict.refuse(format!("{base}/type"), reason);
+            Balance::default()
+        }
     }
 }
 
@@ -354,17 +383,12 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_not_served_yet_is_refused() {
-        let priorities = json!([
-            {"host": "a", "weight": 1}, {"host": "b", "weight": 1, "priority": -1}
-        ]);
         for (member, value, what) in [
             ("type", json!("chash"), "type chash"),
-            ("type", json!("foo"), "type foo"),
             ("scheme", json!("tls"), "scheme tls"),
             ("scheme", json!("kafka"), "scheme kafka"),
             ("checks", json!({"active": {}}), "checks"),
             ("discovery_args", json!({}), "discovery_args"),
-            ("nodes", priorities, "nodes of different priority"),
             ("tls", json!({"ciphers": "ALL"}), "tls.ciphers"),
             ("tls", json!({"groups": "x"}), "tls.groups"),
             ("tls", json!({"crl": "x"}), "tls.crl"),
@@ -380,6 +404,22 @@ pub(super) mod tests {
         accepted(
             Kind::Upstream,
             &json!({"nodes": {}, "type": "roundrobin", "scheme": "http", "hash_on": "vars"}),
+        );
+    }
+
+    #[test]
+    fn types_are_read_and_what_is_none_is_refused() {
+        for (kind, balance) in [
+            ("roundrobin", Balance::RoundRobin),
+            ("least_conn", Balance::LeastBusy),
+            ("ewma", Balance::Quicker),
+        ] {
+            assert_eq!(read(&json!({"nodes": {}, "type": kind})).balance, balance);
+        }
+        assert_eq!(read(&json!({"nodes": {}})).balance, Balance::RoundRobin);
+        assert_eq!(
+            refusal(Kind::Upstream, &json!({"nodes": {}, "type": "foo"})),
+            "type foo is no way of balancing; write roundrobin, least_conn or ewma"
         );
     }
 

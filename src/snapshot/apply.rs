@@ -138,7 +138,7 @@ impl Snapshot {
                     modified,
                     mut piece,
                 } => {
-                    piece.date(modified);
+                    piece.date(modified, next.piece(kind, &id));
                     next.replace(
                         kind,
                         &id,
@@ -450,6 +450,8 @@ mod tests {
             revision: Revision::default(),
             scheme: Scheme::Https,
             nodes: Vec::new(),
+            states: Default::default(),
+            balance: Default::default(),
             pass_host: PassHost::Pass,
             timeouts: Timeouts::default(),
             keepalive: Keepalive::default(),

@@ -71,6 +71,8 @@ fn close_upstream(id: &Id) -> UpstreamPiece {
         revision: Revision::default(),
         scheme: Scheme::Http,
         nodes: Vec::new(),
+        states: Default::default(),
+        balance: Default::default(),
         pass_host: PassHost::Pass,
         timeouts: Timeouts::default(),
         keepalive: Keepalive::default(),

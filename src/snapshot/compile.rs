@@ -15,6 +15,7 @@ use crate::resource::service::UpstreamRef;
 use crate::resource::ssl::Role;
 use crate::resource::upstream::{Identity, UpstreamTls};
 use crate::resource::{self, Id, Kind, Resource, Revision};
+use crate::snapshot::nodes::NodeStates;
 use crate::snapshot::specs::{self, SpecError};
 use crate::snapshot::{Owner, Route, Service, Serving, Trust, Upstream, UpstreamSource};
 use crate::tls::material::{CaBundle, Digest};
@@ -274,6 +275,8 @@ fn compile_upstream(
         revision: Revision::default(),
         scheme: upstream.scheme,
         nodes: upstream.nodes.clone(),
+        states: NodeStates::default(),
+        balance: upstream.balance,
         pass_host: upstream.pass_host.clone(),
         timeouts: upstream.timeouts,
         keepalive: upstream.keepalive,
@@ -463,29 +466,36 @@ impl UpstreamPiece {
         Arc::new(resolved)
     }
 
-    /// Sets the revision of the object that holds it.
-    fn date(&mut self, revision: Revision) {
-        Arc::make_mut(&mut self.upstream).revision = revision;
+    /// Sets the revision of the object that holds it, and what it was known by before.
+    fn date(&mut self, revision: Revision, known: Option<&NodeStates>) {
+        let upstream = Arc::make_mut(&mut self.upstream);
+        upstream.revision = revision;
+        if let Some(known) = known {
+            upstream.states = known.clone();
+        }
     }
 }
 
 impl Piece {
-    /// Sets the revision of the object.
-    pub(super) fn date(&mut self, revision: Revision) {
+    /// Sets the revision of the object, and gives its nodes what was known of them when it was
+    /// `old`.
+    pub(super) fn date(&mut self, revision: Revision, old: Option<&Self>) {
+        let known = old.and_then(Self::upstream);
+        let known = known.map(|piece| &piece.upstream.states);
         match self {
-            Self::Upstream(piece) => piece.date(revision),
+            Self::Upstream(piece) => piece.date(revision, known),
             Self::Service(ServicePiece {
                 upstream: Some(SourcePiece::Inline(piece)),
                 ..
             }) => {
-                piece.date(revision);
+                piece.date(revision, known);
             }
             Self::Route(piece) => {
                 let route = Arc::make_mut(&mut piece.route);
                 route.revision = revision;
                 if let Some(inline) = &mut piece.upstream {
                     route.upstream = None;
-                    inline.date(revision);
+                    inline.date(revision, known);
                     route.upstream = Some(UpstreamSource::Inline(inline.upstream.clone()));
                 }
             }

@@ -11,6 +11,7 @@ pub mod closed;
 pub mod compile;
 pub mod link;
 pub mod live;
+pub mod nodes;
 mod reach;
 pub mod specs;
 mod view;
@@ -19,7 +20,7 @@ pub mod weaken;
 pub use apply::{Change, Tally};
 pub use reach::Uneven;
 // What a snapshot shows of resources: the data plane sees them through here only.
-pub use crate::resource::upstream::{Keepalive, Node, PassHost, Scheme, Timeouts};
+pub use crate::resource::upstream::{Balance, Keepalive, Node, PassHost, Scheme, Timeouts};
 pub use crate::resource::{Id, Kind, Revision};
 
 use std::sync::Arc;
@@ -144,6 +145,10 @@ pub struct Upstream {
     pub scheme: Scheme,
     /// In the order given; may be empty.
     pub nodes: Vec<Node>,
+    /// What is known of them.
+    pub states: nodes::NodeStates,
+    /// Whose turn it is.
+    pub balance: Balance,
     /// Which Host it sees.
     pub pass_host: PassHost,
     /// Default time-outs.

@@ -14,6 +14,7 @@
 
 mod a6;
 mod admin_api;
+mod balance;
 mod claims;
 mod cli;
 mod client_mtls;

@@ -1,0 +1,205 @@
+//! Which node a request goes to.
+
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::origin::{ClosedPort, TcpOrigin, ok};
+use crate::support::raw::{RawClient, request};
+use crate::support::{SOON, eventually};
+
+/// A gateway with one worker, so that turns are one after the other.
+fn one_worker() -> Gateway {
+    Setup::default().set("workers", "1").start()
+}
+
+/// Puts the upstream that the route leads to.
+#[track_caller]
+fn lead_to(gateway: &Gateway, upstream: &Value) {
+    gateway.configure("/upstreams/u", upstream);
+    gateway.configure("/routes/r", &json!({"uri": "/*", "upstream_id": "u"}));
+}
+
+#[track_caller]
+fn ask(client: &mut RawClient, count: usize) {
+    for turn in 0..count {
+        client.get("h", &format!("/{turn}"), &[]).expect_status(200);
+    }
+}
+
+fn node(origin: &TcpOrigin, weight: u32, priority: i64) -> Value {
+    json!({"host": "127.0.0.1", "port": origin.port(), "weight": weight, "priority": priority})
+}
+
+#[test]
+fn lower_priority_is_used_only_when_all_nodes_above_were_tried() {
+    let (high, low) = (TcpOrigin::echoing(), TcpOrigin::echoing());
+    let gateway = one_worker();
+    let mut client = gateway.connect();
+    lead_to(
+        &gateway,
+        &json!({"nodes": [node(&low, 100, -1), node(&high, 1, 0)]}),
+    );
+    ask(&mut client, 6);
+    assert_eq!((high.heads().len(), low.heads().len()), (6, 0));
+
+    let gone = ClosedPort::new();
+    let gone = gone.node();
+    let port = gone.rsplit(':').next().unwrap().parse::<u16>().unwrap();
+    let closed = |priority: i64| json!({"host": "127.0.0.1", "port": port, "weight": 1, "priority": priority});
+    let nodes = [closed(10), node(&high, 1, 5), node(&low, 1, 0)];
+    lead_to(&gateway, &json!({"nodes": nodes}));
+    ask(&mut client, 6);
+    assert_eq!((high.heads().len(), low.heads().len()), (12, 0));
+    // Without a further try the level below is not reached.
+    lead_to(&gateway, &json!({"nodes": nodes, "retries": 0}));
+    assert_eq!(client.get("h", "/", &[]).status, 502);
+}
+
+#[test]
+fn weight_zero_takes_no_traffic_unless_the_node_is_the_only_one() {
+    let (some, none) = (TcpOrigin::echoing(), TcpOrigin::echoing());
+    let gateway = one_worker();
+    let mut client = gateway.connect();
+    for kind in ["roundrobin", "least_conn", "ewma"] {
+        let before = some.heads().len();
+        lead_to(
+            &gateway,
+            &json!({"type": kind, "nodes": [node(&none, 0, 9), node(&some, 1, 0)]}),
+        );
+        ask(&mut client, 4);
+        assert_eq!(some.heads().len() - before, 4, "{kind}");
+        assert_eq!(none.heads().len(), 0, "{kind}");
+        let nothing = json!([node(&none, 0, 0), node(&some, 0, 0)]);
+        lead_to(&gateway, &json!({"type": kind, "nodes": nothing}));
+        assert_eq!(client.get("h", "/", &[]).status, 503, "{kind}");
+    }
+    for kind in ["roundrobin", "least_conn", "ewma"] {
+        let before = none.heads().len();
+        lead_to(
+            &gateway,
+            &json!({"type": kind, "nodes": [node(&none, 0, 0)]}),
+        );
+        ask(&mut client, 2);
+        assert_eq!(none.heads().len() - before, 2, "{kind}");
+    }
+}
+
+/// An origin that answers `/held` only when told to.
+fn holding() -> (TcpOrigin, mpsc::Sender<()>) {
+    let (release, released) = mpsc::channel();
+    let released = Mutex::new(released);
+    let origin = TcpOrigin::talking(move |head| {
+        if head.starts_with("GET /held ") {
+            let released = released.lock().expect("no holder panics");
+            let _told = released.recv_timeout(SOON);
+        }
+        ok("served")
+    });
+    (origin, release)
+}
+
+#[test]
+fn least_conn_avoids_the_node_that_is_busy_and_remembers_it_over_a_write() {
+    let (slow, release) = holding();
+    let quick = TcpOrigin::echoing();
+    let gateway = Setup::default().set("workers", "2").start();
+    let mut upstream = json!({"type": "least_conn", "nodes": [node(&slow, 1, 0)]});
+    lead_to(&gateway, &upstream);
+    let mut held = gateway.connect();
+    held.send(request("GET", "h", "/held", &[]));
+    eventually(SOON, "the request is held", || {
+        (slow.heads().len() == 1).then_some(())
+    });
+
+    upstream["nodes"] = json!([node(&slow, 1, 0), node(&quick, 1, 0)]);
+    lead_to(&gateway, &upstream);
+    for _ in 0..8 {
+        // A connection each: whichever worker takes it knows of the other's.
+        ask(&mut gateway.connect(), 1);
+    }
+    assert_eq!((slow.heads().len(), quick.heads().len()), (1, 8));
+    // Three in flight for a weight of four are fewer than one for a weight of one.
+    upstream["nodes"] = json!([node(&slow, 4, 0), node(&quick, 1, 0)]);
+    lead_to(&gateway, &upstream);
+    ask(&mut gateway.connect(), 3);
+    assert_eq!((slow.heads().len(), quick.heads().len()), (4, 8));
+
+    release.send(()).expect("the origin waits");
+    held.read_reply().expect_status(200);
+    upstream["nodes"] = json!([node(&slow, 1, 0), node(&quick, 1, 0)]);
+    lead_to(&gateway, &upstream);
+    // What was in flight is not any more: both take turns again.
+    eventually(SOON, "the slow node takes requests again", || {
+        let before = slow.heads().len();
+        ask(&mut gateway.connect(), 4);
+        (slow.heads().len() > before).then_some(())
+    });
+}
+
+#[test]
+fn ewma_prefers_the_node_that_answers_sooner() {
+    let slow = TcpOrigin::talking(|_| {
+        thread::park_timeout(Duration::from_millis(60));
+        ok("slow")
+    });
+    let quick = TcpOrigin::echoing();
+    let gateway = one_worker();
+    lead_to(
+        &gateway,
+        &json!({"type": "ewma", "nodes": [node(&slow, 1, 0), node(&quick, 1, 0)]}),
+    );
+    ask(&mut gateway.connect(), 40);
+    let (slow, quick) = (slow.heads().len(), quick.heads().len());
+    assert!(slow <= 4 && slow + quick == 40, "{slow} {quick}");
+}
+
+#[test]
+fn node_that_was_tried_is_not_tried_again_whatever_the_type() {
+    let count = Arc::new(Mutex::new(0));
+    let closing = || {
+        let count = Arc::clone(&count);
+        TcpOrigin::serving(move |conn| {
+            *count.lock().expect("no holder panics") += 1;
+            drop(conn);
+        })
+    };
+    let (first, second, third) = (closing(), closing(), closing());
+    let gateway = one_worker();
+    let mut client = gateway.connect();
+    for kind in ["roundrobin", "least_conn", "ewma"] {
+        for (retries, tries) in [(None, 3), (Some(1), 2), (Some(9), 3)] {
+            let mut upstream = json!({
+                "type": kind,
+                "nodes": [node(&first, 1, 0), node(&second, 1, 0), node(&third, 1, -1)],
+            });
+            if let Some(retries) = retries {
+                upstream["retries"] = json!(retries);
+            }
+            lead_to(&gateway, &upstream);
+            assert_eq!(client.get("h", "/", &[]).status, 502);
+            let tried = std::mem::take(&mut *count.lock().expect("no holder panics"));
+            assert_eq!(tried, tries, "{kind} {retries:?}");
+        }
+    }
+}
+
+#[test]
+fn type_that_is_none_is_refused_and_what_was_served_goes_on() {
+    let origin = TcpOrigin::echoing();
+    let gateway = Gateway::start();
+    lead_to(&gateway, &json!({"nodes": [node(&origin, 1, 0)]}));
+    let refused = gateway.admin_put(
+        "/upstreams/u",
+        &json!({"type": "leastconn", "nodes": [node(&origin, 1, 0)]}),
+    );
+    let text = refused.expect_status(400).json()["error_msg"].clone();
+    assert_eq!(
+        text,
+        "type leastconn is no way of balancing; write roundrobin, least_conn or ewma"
+    );
+    ask(&mut gateway.connect(), 1);
+}
