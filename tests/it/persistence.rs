@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -124,9 +128,54 @@ fn restart_brings_everything_back() {
     assert!(next > last, "{next} {last}");
 }
 
-/// Writes that one thread made until the gateway was gone: what the last acknowledged one said.
-fn write_until_the_end(url: &str, thread: usize, told: &mpsc::Sender<(String, usize)>) {
-    for number in 0_usize.. {
+/// How often the gateway is killed, and about how many writes there are before each time. `KILLS` and
+/// `KILL_WRITES` in the environment ask for more: 50 and 200 make 10,000 writes.
+fn kills() -> (u32, u32) {
+    let number = |name, default| {
+        let text = std::env::var(name).ok();
+        text.map_or(default, |text| text.parse().expect("a number"))
+    };
+    (number("KILLS", 6), number("KILL_WRITES", 60))
+}
+
+/// Puts a route over a connection that is kept; the status, or `None` when the gateway is gone.
+fn put_route(stream: &mut TcpStream, id: &str, document: &str) -> Option<u16> {
+    let request = format!(
+        "PUT /apisix/admin/routes/{id} HTTP/1.1\r\nHost: x\r\nX-API-KEY: {ADMIN_KEY}\r\n\
+         Content-Length: {}\r\n\r\n{document}",
+        document.len()
+    );
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut read = Vec::new();
+    let head = loop {
+        let mut part = [0; 4096];
+        let count = stream.read(&mut part).ok().filter(|count| *count > 0)?;
+        read.extend_from_slice(&part[..count]);
+        let text = String::from_utf8_lossy(&read).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let lines = head.lines();
+            let length = lines.filter_map(|line| line.strip_prefix("content-length: "));
+            let length: usize = length.last().expect("a length").parse().expect("a number");
+            if body.len() >= length {
+                break head.to_owned();
+            }
+        }
+    };
+    head.split(' ').nth(1)?.parse().ok()
+}
+
+/// Writes of one thread until the gateway is gone: what each acknowledged one said.
+fn write_until_the_end(
+    address: (&str, u16),
+    thread: u32,
+    first: usize,
+    told: &mpsc::Sender<(String, usize)>,
+) {
+    let Ok(mut stream) = TcpStream::connect(address) else {
+        return;
+    };
+    stream.set_read_timeout(Some(SOON)).expect("a time-out");
+    for number in first.. {
         // One object that changes and one that is new, in turn.
         let id = match number % 2 {
             0 => format!("own-{thread}"),
@@ -134,43 +183,52 @@ fn write_until_the_end(url: &str, thread: usize, told: &mpsc::Sender<(String, us
         };
         let document =
             json!({"uri": format!("/{id}"), "desc": number.to_string(), "upstream": {"nodes": {}}});
-        let outcome = Curl::new(&format!("{url}/routes/{id}"))
-            .method("PUT")
-            .header(&format!("X-API-KEY: {ADMIN_KEY}"))
-            .body(document.to_string())
-            .send();
-        match outcome.status {
-            Some(200 | 201) => told.send((id, number)).unwrap(),
+        match put_route(&mut stream, &id, &document.to_string()) {
+            Some(200 | 201) => told.send((id, number)).expect("somebody counts"),
             None => return,
-            Some(_) => panic!("{outcome:?}"),
+            Some(status) => panic!("{id}: {status}"),
         }
     }
 }
 
 #[test]
-fn kill_right_after_acknowledged_writes_loses_none() {
+fn kill_at_any_moment_loses_no_acknowledged_write() {
+    let (kills, writes) = kills();
     let setup = Setup::default();
     let mut gateway = setup.clone().start();
     let mut acknowledged = BTreeMap::new();
-    for round in 0..3 {
-        let url = format!("http://127.0.0.1:{}/apisix/admin", gateway.port("admin"));
+    let mut count = 0;
+    for round in 0..kills {
+        let port = gateway.port("admin");
         let (told, acknowledgements) = mpsc::channel();
-        let writers: Vec<_> = (0..3)
+        let writers: Vec<_> = (0..8)
             .map(|thread| {
-                let (url, told) = (url.clone(), told.clone());
-                thread::spawn(move || write_until_the_end(&url, 10 * round + thread, &told))
+                let (told, first) = (told.clone(), 1_000_000 * (round as usize + 1));
+                thread::spawn(move || {
+                    write_until_the_end(("127.0.0.1", port), thread, first, &told);
+                })
             })
             .collect();
         drop(told);
-        for _ in 0..24 {
+        let wanted = writes / 2 + random(writes);
+        for _ in 0..wanted {
             let (id, number) = acknowledgements.recv_timeout(SOON).expect("writes go on");
             acknowledged.insert(id, number);
+            count += 1;
+        }
+        // Somewhere between two acknowledgements.
+        let moment = Instant::now() + Duration::from_micros(random(3000).into());
+        while Instant::now() < moment {
+            std::hint::spin_loop();
         }
         gateway.kill();
         for writer in writers {
             writer.join().expect("the writer met its end");
         }
-        acknowledged.extend(acknowledgements);
+        for (id, number) in acknowledgements {
+            acknowledged.insert(id, number);
+            count += 1;
+        }
 
         gateway = setup.clone().start();
         let routes = gateway.admin_get("/routes").expect_status(200).json();
@@ -187,7 +245,7 @@ fn kill_right_after_acknowledged_writes_loses_none() {
             })
             .collect();
         for (id, number) in &acknowledged {
-            // The one write on its way when the end came may have been made, or not.
+            // The writes on their way when the end came may have been made, or not.
             let found = stored
                 .get(id.as_str())
                 .unwrap_or_else(|| panic!("{id} is lost"));
@@ -199,6 +257,13 @@ fn kill_right_after_acknowledged_writes_loses_none() {
             .send()
             .expect_status(503);
     }
+    eprintln!("{kills} kills, {count} acknowledged writes, none lost");
+}
+
+/// A number below `limit`: the standard library's hasher has a random seed.
+fn random(limit: u32) -> u32 {
+    let number = RandomState::new().build_hasher().finish() % u64::from(limit);
+    u32::try_from(number).expect("a small number")
 }
 
 #[test]
