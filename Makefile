@@ -10,7 +10,7 @@ CARGO ?= cargo
 # (tests/tour/run).
 export ONCE FIPS HTTP_PORT HTTPS_PORT ADMIN_PORT ADMIN_HTTPS_PORT STATUS_PORT UPSTREAM_PORT
 
-.PHONY: help install rust build release run test test-unit test-it test-fips test-vendored test-vendored-fips smoke-vendored vendored-tools fips-module-ready bench bench-quick bench-build fmt fmt-check lint deny doc certs ci clean
+.PHONY: help install rust build release run test test-unit test-it test-fips test-vendored test-vendored-fips smoke-vendored vendored-tools fips-module-ready rotation bench bench-quick bench-build fmt fmt-check lint deny doc certs ci clean
 
 help: ## Lists every target.
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,16 @@ vendored-tools:
 fips-module-ready:
 	@[ -d "$(FIPS_CACHE)" ] || [ -e "$(FIPS_OUT)/fips.so" ] || .ci/install-packages fips
 	@$(MAKE) fips
+
+# How many rotations of each kind, and how often over.
+ROTATIONS ?= 1000
+REPEAT ?= 1
+
+rotation: install rust ## Rotates certificates and key types, client CAs, identity and trust 1,000 times each at 200 requests and 50 new connections a second; ROTATIONS= and REPEAT= say otherwise.
+	@$(CARGO) test --locked --release --no-run --test it
+	@for ((run = 1; run <= $(REPEAT); run++)); do \
+	  PORTCULLIS_TEST_ROTATIONS=$(ROTATIONS) $(CARGO) test --locked --release --test it -- \
+	    --nocapture --test-threads=1 rotate_under_load rotates_under_load_by_a_superset |& grep -v '^gateway: '; done
 
 bench-build: install rust
 	@.ci/install-packages bench

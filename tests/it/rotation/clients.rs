@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::load::{Ask, Conn, Load, Protocol, Window};
+use super::load::{Ask, Client, Conn, Done, Kind, Load, Protocol, Window};
 use super::{Admin, NAME};
 use crate::support::TlsVersion;
 use crate::support::gateway::{Gateway, Setup};
@@ -12,7 +12,8 @@ use crate::support::tls::{Answer, Ended, TlsClient};
 
 /// Rotations of each kind.
 const ROTATIONS: usize = 100;
-/// What each client is served at least between two rotations: each sort of ask is among it.
+/// What each client is served at least between two rotations, times its weight: each sort of ask is
+/// among it.
 const ASKS: usize = 2;
 
 /// A gateway before a plain nginx.
@@ -47,6 +48,26 @@ impl Stage {
             (format!("{version:?}"), client)
         })
     }
+
+    /// Clients of this certificate, over kept connections and over new ones.
+    fn kept_and_new(&self, pair: &Pair, serials: &Serials, resumption: Resumption) -> Vec<Client> {
+        let clients = self.clients(pair).into_iter();
+        let clients = clients.flat_map(|(version, client)| {
+            [
+                Client {
+                    name: format!("kept {version}"),
+                    kind: Kind::Kept,
+                    ask: kept(&client),
+                },
+                Client {
+                    name: format!("new {version}"),
+                    kind: Kind::New,
+                    ask: new(client, serials.clone(), resumption),
+                },
+            ]
+        });
+        clients.collect()
+    }
 }
 
 #[track_caller]
@@ -66,7 +87,8 @@ fn kept(client: &TlsClient) -> Ask {
         turn += 1;
         let moment = turns.now();
         let answer = conns[turn % 2].get(NAME, "/");
-        expect_served(answer, &turns.since(moment))
+        expect_served(answer, &turns.since(moment))?;
+        Ok(Done::KEPT)
     })
 }
 
@@ -120,7 +142,7 @@ fn new(client: TlsClient, serials: Serials, resumption: Resumption) -> Ask {
         let answer = conn.get(NAME, "/");
         expect_served(answer, &turns.since(moment))?;
         session = conn.session().or(session.take());
-        Ok(())
+        Ok(Done::OPENED)
     })
 }
 
@@ -141,21 +163,12 @@ fn certificate_and_key_type_rotate_under_load() {
     let mut first = ssl(0);
     first["snis"] = json!([NAME]);
     stage.admin.put("/ssls/s", &first);
-    let mut clients: Vec<(String, Ask)> = Vec::new();
-    for (version, client) in stage.clients(&ca.client("alice")) {
-        clients.push((format!("kept {version}"), kept(&client)));
-        clients.push((
-            format!("new {version}"),
-            new(client, serials.clone(), Resumption::Always),
-        ));
-    }
+    let clients = stage.kept_and_new(&ca.client("alice"), &serials, Resumption::Always);
     let load = Load::start(clients);
-    load.expect_served(ASKS);
-    for _ in 0..ROTATIONS {
-        // As the document does it: certificate, key and client, no names.
-        load.rotate(|turn| stage.admin.put("/ssls/s", &ssl(turn)));
-        load.expect_served(ASKS);
-    }
+    // As the document does it: certificate, key and client, no names.
+    load.rotate_under_load(ROTATIONS, ASKS, |turn| {
+        stage.admin.put("/ssls/s", &ssl(turn));
+    });
     load.end("certificates and key types");
 }
 
@@ -180,6 +193,7 @@ fn barred(client: TlsClient, protocol: Protocol, is_let_in: fn(usize) -> bool) -
     };
     let mut session = None;
     Box::new(move |turns| {
+        let mut done = Done::NEITHER;
         let moment = turns.now();
         if let Some((mut conn, safe)) = kept.take() {
             let answer = conn.get(NAME, "/");
@@ -187,6 +201,7 @@ fn barred(client: TlsClient, protocol: Protocol, is_let_in: fn(usize) -> bool) -
             let since = if answer.is_ok() { moment } else { safe };
             if judge(answer, turns.since(since))? {
                 kept = Some((conn, moment));
+                done += Done::KEPT;
             }
         }
         let moment = turns.now();
@@ -195,14 +210,15 @@ fn barred(client: TlsClient, protocol: Protocol, is_let_in: fn(usize) -> bool) -
             .map_or(client.clone(), |session| client.clone().session(session));
         let mut conn = match Conn::open(&offering, protocol) {
             Ok(conn) => conn,
-            Err(ended) => return judge(Err(ended), turns.since(moment)).map(drop),
+            Err(ended) => return judge(Err(ended), turns.since(moment)).map(|_| done),
         };
         let answer = conn.get(NAME, "/");
         if judge(answer, turns.since(moment))? {
             session = conn.session().or(session.take());
             kept.get_or_insert((conn, moment));
+            done += Done::OPENED;
         }
-        Ok(())
+        Ok(done)
     })
 }
 
@@ -224,14 +240,7 @@ fn client_ca_rotates_under_load_by_a_superset_then_a_removal() {
         json!({"cert": pair.cert, "key": pair.key, "snis": [NAME], "client": {"ca": bundle}})
     };
     stage.admin.put("/ssls/s", &ssl(0));
-    let mut clients: Vec<(String, Ask)> = Vec::new();
-    for (version, client) in stage.clients(&always.client("always")) {
-        clients.push((format!("kept {version}"), kept(&client)));
-        clients.push((
-            format!("new {version}"),
-            new(client, serials.clone(), Resumption::Perhaps),
-        ));
-    }
+    let mut clients = stage.kept_and_new(&always.client("always"), &serials, Resumption::Perhaps);
     for (name, ca, is_let_in) in [
         ("a", &a, lets_a_in as fn(usize) -> bool),
         ("b", &b, lets_b_in),
@@ -241,18 +250,17 @@ fn client_ca_rotates_under_load_by_a_superset_then_a_removal() {
             .into_iter()
             .zip(Protocol::ALL)
         {
-            clients.push((
-                format!("{name} {protocol:?} {version}"),
-                barred(client, protocol, is_let_in),
-            ));
+            clients.push(Client {
+                name: format!("{name} {protocol:?} {version}"),
+                kind: Kind::Other,
+                ask: barred(client, protocol, is_let_in),
+            });
         }
     }
     let load = Load::start(clients);
-    load.expect_served(ASKS);
-    for _ in 0..ROTATIONS {
-        load.rotate(|turn| stage.admin.put("/ssls/s", &ssl(turn)));
-        load.expect_served(ASKS);
-    }
+    load.rotate_under_load(ROTATIONS, ASKS, |turn| {
+        stage.admin.put("/ssls/s", &ssl(turn));
+    });
     load.end("client CAs");
 }
 
@@ -268,14 +276,7 @@ fn certificate_rotates_under_load_by_a_second_ssl_and_a_delete() {
         json!({"cert": pair.cert, "key": pair.key, "snis": [NAME], "client": {"ca": ca.pem()}})
     };
     stage.admin.put("/ssls/s0", &ssl(0));
-    let mut clients: Vec<(String, Ask)> = Vec::new();
-    for (version, client) in stage.clients(&ca.client("alice")) {
-        clients.push((format!("kept {version}"), kept(&client)));
-        clients.push((
-            format!("new {version}"),
-            new(client, serials.clone(), Resumption::Perhaps),
-        ));
-    }
+    let clients = stage.kept_and_new(&ca.client("alice"), &serials, Resumption::Perhaps);
     let load = Load::start(clients);
     load.expect_served(ASKS);
     for _ in 0..ROTATIONS / 4 {
@@ -303,14 +304,7 @@ fn broken_certificate_key_or_ca_is_refused_under_load_and_the_old_one_serves_on(
     stage
         .admin
         .put("/ssls/s", &ssl(&good.cert, &good.key, &ca.pem()));
-    let mut clients: Vec<(String, Ask)> = Vec::new();
-    for (version, client) in stage.clients(&ca.client("alice")) {
-        clients.push((format!("kept {version}"), kept(&client)));
-        clients.push((
-            format!("new {version}"),
-            new(client, serials.clone(), Resumption::Always),
-        ));
-    }
+    let clients = stage.kept_and_new(&ca.client("alice"), &serials, Resumption::Always);
     let load = Load::start(clients);
     for _ in 0..3 {
         for (document, text) in [

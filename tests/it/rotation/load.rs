@@ -1,23 +1,35 @@
 //! Clients that ask while something is rotated, and what they may see at each moment.
 //!
-//! They ask as fast as they are answered, so often before a rotation, while it is made and after it;
-//! then they wait for the next one. So each has its share, and nothing depends on time.
+//! In the suite they ask as fast as they are answered, so often before a rotation, while it is made
+//! and after it; then they wait for the next one. So each has its share, and nothing depends on
+//! time. `make rotation` has them ask by the clock: see [`Pace`].
 
 use std::fmt;
-use std::ops::RangeInclusive;
+use std::ops::{AddAssign, RangeInclusive};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::support::SOON;
 use crate::support::h2::H2Conn;
 use crate::support::tls::{Answer, Ended, Session, TlsClient, TlsConn};
 
+/// The load that rotations are made under: requests over kept connections, and new connections, a
+/// second.
+const LOAD: Done = Done {
+    kept: 200,
+    opened: 50,
+};
+/// Rotations a second that the suite's counts stand for: so many requests and connections come with
+/// each rotation as if it had that much time.
+const ROTATIONS_A_SECOND: usize = 10;
 /// How often a client asks in one phase, while a rotation is made or between two, unless said
-/// otherwise.
+/// otherwise; times [`Kind::weight`].
 const SHARE: usize = 4;
+/// Names the number of rotations, and has them made by the clock.
+const VARIABLE: &str = "PORTCULLIS_TEST_ROTATIONS";
 
 /// The rotations so far. Number 0 is the state that the load begins in.
 #[derive(Default)]
@@ -42,11 +54,97 @@ impl Turns {
     }
 }
 
-/// One ask of a client: what went wrong, if something did.
-pub(super) type Ask = Box<dyn FnMut(&Turns) -> Result<(), String> + Send>;
+/// One ask of a client: what was done, or what went wrong.
+pub(super) type Ask = Box<dyn FnMut(&Turns) -> Result<Done, String> + Send>;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Done {
+    /// Requests that were answered over a connection that was open before.
+    pub(super) kept: usize,
+    /// Connections that were opened and served.
+    pub(super) opened: usize,
+}
+
+impl Done {
+    /// A request over a kept connection.
+    pub(super) const KEPT: Self = Self { kept: 1, opened: 0 };
+    /// A new connection.
+    pub(super) const OPENED: Self = Self { kept: 0, opened: 1 };
+    /// Neither: a client that is not let in was not.
+    pub(super) const NEITHER: Self = Self { kept: 0, opened: 0 };
+
+    fn has_reached(self, least: Self) -> bool {
+        self.kept >= least.kept && self.opened >= least.opened
+    }
+}
+
+impl AddAssign for Done {
+    fn add_assign(&mut self, more: Self) {
+        self.kept += more.kept;
+        self.opened += more.opened;
+    }
+}
+
+/// What a client is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The requests over kept connections.
+    Kept,
+    /// The new connections.
+    New,
+    /// Something besides.
+    Other,
+}
+
+impl Kind {
+    /// How much more such clients ask than others, as [`LOAD`] has it.
+    fn weight(self) -> usize {
+        match self {
+            Self::Kept => LOAD.kept / LOAD.opened,
+            Self::New | Self::Other => 1,
+        }
+    }
+
+    /// The time between two asks of one of `count` such clients; a little less than the load needs.
+    fn interval(self, count: usize) -> Duration {
+        let rate = match self {
+            Self::Kept => LOAD.kept + LOAD.kept / 20,
+            Self::New => LOAD.opened + LOAD.opened / 20,
+            Self::Other => 20 * count,
+        };
+        Duration::from_secs(count as u64) / rate as u32
+    }
+}
+
+/// A client: its name, what it is for, and what it does.
+pub(super) struct Client {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    pub(super) ask: Ask,
+}
+
+/// When clients ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// As fast as they are answered, so often in each phase: any machine gets to the end.
+    Shares,
+    /// At the rates of [`LOAD`], and this many rotations; a machine that does not reach them fails.
+    Clock(usize),
+}
+
+impl Pace {
+    fn wanted() -> Self {
+        match std::env::var(VARIABLE) {
+            Ok(count) => Self::Clock(count.parse().expect("a number of rotations")),
+            Err(_) => Self::Shares,
+        }
+    }
+}
 
 /// Clients at work, a thread each.
 pub(super) struct Load {
+    pace: Pace,
     turns: Arc<Turns>,
     board: Arc<Board>,
     clients: Vec<JoinHandle<()>>,
@@ -54,8 +152,8 @@ pub(super) struct Load {
 }
 
 /// What the clients tell.
-#[derive(Default)]
 struct Board {
+    pace: Pace,
     told: Mutex<Told>,
     changed: Condvar,
 }
@@ -71,52 +169,127 @@ struct Told {
     clients: Vec<Progress>,
 }
 
-#[derive(Default)]
 struct Progress {
     name: String,
-    /// All asks that went well.
+    kind: Kind,
+    /// All asks that went well, and what was done by them.
     asks: usize,
+    done: Done,
     /// The phase of the last ask, and how many began in it and went well.
     phase: usize,
     begun: usize,
     served: usize,
+    /// By the clock: when to ask next, and how much later once more.
+    next: Instant,
+    interval: Duration,
+}
+
+impl Told {
+    fn goes_on(&self) -> bool {
+        !self.is_over && self.failures.is_empty()
+    }
+
+    fn done(&self) -> Done {
+        let mut sum = Done::default();
+        for client in &self.clients {
+            sum += client.done;
+        }
+        sum
+    }
 }
 
 impl Load {
-    /// Starts a thread for each client, by its name.
-    pub(super) fn start(clients: Vec<(String, Ask)>) -> Self {
+    /// Starts a thread for each client.
+    pub(super) fn start(clients: Vec<Client>) -> Self {
         Self::with_share(SHARE, clients)
     }
 
     /// The same, with this many asks of each client in each phase.
-    pub(super) fn with_share(share: usize, clients: Vec<(String, Ask)>) -> Self {
-        let (turns, board) = (Arc::<Turns>::default(), Arc::<Board>::default());
-        let progress = |name: &String| Progress {
-            name: name.clone(),
-            ..Progress::default()
+    pub(super) fn with_share(share: usize, clients: Vec<Client>) -> Self {
+        let (pace, started) = (Pace::wanted(), Instant::now());
+        let progress = |client: &Client| {
+            let alike = clients.iter().filter(|other| other.kind == client.kind);
+            Progress {
+                name: client.name.clone(),
+                kind: client.kind,
+                asks: 0,
+                done: Done::default(),
+                phase: 0,
+                begun: 0,
+                served: 0,
+                next: started,
+                interval: client.kind.interval(alike.count()),
+            }
         };
-        *board.told.lock().unwrap() = Told {
+        let told = Mutex::new(Told {
             share,
-            clients: clients.iter().map(|(name, _)| progress(name)).collect(),
+            clients: clients.iter().map(progress).collect(),
             ..Told::default()
-        };
+        });
+        let board = Arc::new(Board {
+            pace,
+            told,
+            changed: Condvar::new(),
+        });
+        let turns = Arc::<Turns>::default();
         let clients = clients.into_iter().enumerate();
-        let clients = clients.map(|(index, (_, mut ask))| {
+        let clients = clients.map(|(index, mut client)| {
             let (turns, board) = (Arc::clone(&turns), Arc::clone(&board));
             thread::spawn(move || {
                 while board.admit(index) {
-                    let asked = catch_unwind(AssertUnwindSafe(|| ask(&turns)));
+                    let asked = catch_unwind(AssertUnwindSafe(|| (client.ask)(&turns)));
                     let asked = asked.unwrap_or_else(|panic| Err(said(panic.as_ref())));
                     board.note(index, asked);
                 }
             })
         });
         Self {
+            pace,
             clients: clients.collect(),
             turns,
             board,
-            started: Instant::now(),
+            started,
         }
+    }
+
+    /// Rotates at least so often, and until as many requests over kept connections were answered
+    /// and as many connections opened as come with that by [`LOAD`]; each client is served so often
+    /// between two rotations. By the clock, the load was really that.
+    #[track_caller]
+    pub(super) fn rotate_under_load(
+        &self,
+        rotations: usize,
+        asks: usize,
+        mut rotate: impl FnMut(usize),
+    ) {
+        let rotations = match self.pace {
+            Pace::Shares => rotations,
+            Pace::Clock(rotations) => rotations,
+        };
+        let least = Done {
+            kept: LOAD.kept * rotations / ROTATIONS_A_SECOND,
+            opened: LOAD.opened * rotations / ROTATIONS_A_SECOND,
+        };
+        self.expect_served(asks);
+        while self.turns.now() < rotations || !self.done().has_reached(least) {
+            let done = self.done();
+            let made = self.turns.now();
+            assert!(made < 4 * rotations, "{made} rotations, and but {done:?}");
+            self.rotate(&mut rotate);
+            self.expect_served(asks);
+        }
+        let (done, seconds) = (self.done(), self.started.elapsed().as_secs_f64());
+        let is_slow = |count, wanted| (count as f64) < wanted as f64 * seconds;
+        let too_slow = is_slow(done.kept, LOAD.kept) || is_slow(done.opened, LOAD.opened);
+        let is_wanted = self.pace != Pace::Shares;
+        assert!(
+            !(is_wanted && too_slow),
+            "this machine is too slow for {LOAD:?} a second: {done:?} in {seconds:.1} s"
+        );
+    }
+
+    fn done(&self) -> Done {
+        self.board.told.lock().unwrap().done()
     }
 
     /// Makes the next rotation; it is in force when `rotate` returns.
@@ -135,15 +308,17 @@ impl Load {
         self.board.next_phase();
     }
 
-    /// Waits until each client was served so often for what it asked since the last answer to a
-    /// rotation.
+    /// Waits until each client was served so often, times its weight, for what it asked since the
+    /// last answer to a rotation.
     #[track_caller]
     pub(super) fn expect_served(&self, asks: usize) {
         let turn = self.turns.now();
         let told = self.board.told.lock().unwrap();
         assert!(asks <= told.share);
         let lacks = |told: &mut Told| {
-            let is_fed = |client: &Progress| client.phase == told.phase && client.served >= asks;
+            let is_fed = |client: &Progress| {
+                client.phase == told.phase && client.served >= asks * client.kind.weight()
+            };
             told.failures.is_empty() && !told.clients.iter().all(is_fed)
         };
         let waited = self.board.changed.wait_timeout_while(told, 3 * SOON, lacks);
@@ -169,11 +344,17 @@ impl Load {
         let told = self.board.told.lock().unwrap();
         assert!(told.failures.is_empty(), "{:#?}", told.failures);
         let seconds = self.started.elapsed().as_secs_f64();
-        let asks: usize = told.clients.iter().map(|client| client.asks).sum();
+        let rate = |count: usize| count as f64 / seconds;
+        let done = told.done();
         eprintln!(
-            "{what}: {} rotations in {seconds:.1} s, {asks} asks ({:.0}/s), none failed: {told:?}",
+            "{what}: {} rotations in {seconds:.1} s, {} requests over kept connections ({:.0}/s), \
+             {} new connections ({:.0}/s): 0 failed, 0 answered as before a rotation, 0 kept \
+             connections closed; asks: {told:?}",
             self.turns.now(),
-            asks as f64 / seconds,
+            done.kept,
+            rate(done.kept),
+            done.opened,
+            rate(done.opened),
         );
     }
 }
@@ -186,14 +367,28 @@ impl Board {
 
     /// Waits until a client may ask; `false` when the load is over.
     fn admit(&self, index: usize) -> bool {
-        let has_had_its_share = |told: &mut Told| {
-            let client = &told.clients[index];
-            let goes_on = !told.is_over && told.failures.is_empty();
-            goes_on && client.phase == told.phase && client.begun >= told.share
-        };
         let told = self.told.lock().unwrap();
-        let mut told = self.changed.wait_while(told, has_had_its_share).unwrap();
-        if told.is_over || !told.failures.is_empty() {
+        let mut told = match self.pace {
+            Pace::Shares => {
+                let has_had_its_share = |told: &mut Told| {
+                    let client = &told.clients[index];
+                    let share = told.share * client.kind.weight();
+                    told.goes_on() && client.phase == told.phase && client.begun >= share
+                };
+                self.changed.wait_while(told, has_had_its_share).unwrap()
+            }
+            Pace::Clock(_) => {
+                let next = told.clients[index].next;
+                let wait = next.saturating_duration_since(Instant::now());
+                let goes_on = |told: &mut Told| told.goes_on();
+                let waited = self.changed.wait_timeout_while(told, wait, goes_on);
+                let (mut told, _) = waited.unwrap();
+                let client = &mut told.clients[index];
+                client.next += client.interval;
+                told
+            }
+        };
+        if !told.goes_on() {
             return false;
         }
         let phase = told.phase;
@@ -205,13 +400,14 @@ impl Board {
         true
     }
 
-    fn note(&self, index: usize, asked: Result<(), String>) {
+    fn note(&self, index: usize, asked: Result<Done, String>) {
         let mut told = self.told.lock().unwrap();
         let client = &mut told.clients[index];
         let failure = match asked {
-            Ok(()) => {
+            Ok(done) => {
                 client.asks += 1;
                 client.served += 1;
+                client.done += done;
                 None
             }
             Err(why) => Some(format!("{}: {why}", client.name)),

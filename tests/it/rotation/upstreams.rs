@@ -1,8 +1,11 @@
 //! What the gateway shows to upstreams, and which of them it believes.
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
 use serde_json::{Value, json};
 
-use super::load::{Ask, Conn, Load, Protocol, Window};
+use super::load::{Ask, Client, Conn, Done, Kind, Load, Protocol, Window};
 use super::{Admin, NAME};
 use crate::support::TlsVersion;
 use crate::support::gateway::{Gateway, Setup};
@@ -12,8 +15,11 @@ use crate::support::raw::RawClient;
 
 /// Rotations of each kind.
 const ROTATIONS: usize = 100;
-/// What each client is served at least between two rotations: each sort of ask is among it.
-const ASKS: usize = 4;
+/// What each client is served at least between two rotations, times its weight: each sort of ask is
+/// among it.
+const ASKS: usize = 1;
+/// Requests that a connection to the upstream carries: a quarter of the requests open one.
+const REQUESTS: u32 = 4;
 
 /// The upstream's name, in its certificate.
 const UPSTREAM: &str = "up.example.com";
@@ -30,6 +36,8 @@ struct Stage {
     ours: [Pair; 2],
     /// Requests that a connection to the upstream carries.
     requests: u32,
+    /// The connections to it.
+    seen: Arc<Connections>,
 }
 
 /// What we are to the upstream in some rotation, and whom we believe.
@@ -87,7 +95,7 @@ impl State {
 impl Stage {
     /// Connections are soon used up, so that others are opened, by full handshakes and resumed.
     fn start() -> Self {
-        Self::with(Setup::default(), 5)
+        Self::with(Setup::default(), REQUESTS)
     }
 
     fn with(setup: Setup, requests: u32) -> Self {
@@ -101,6 +109,7 @@ impl Stage {
             stranger: Ca::root("Stranger"),
             ours: ["one", "two"].map(|name| ca.client(name)),
             requests,
+            seen: Arc::default(),
             ca,
         };
         stage.rotate(0);
@@ -150,43 +159,78 @@ impl Stage {
     }
 
     /// Kept and new connections, to each upstream.
-    fn clients(&self) -> Vec<(String, Ask)> {
+    fn clients(&self) -> Vec<Client> {
         let port = self.gateway.port("http");
-        let mut clients: Vec<(String, Ask)> = Vec::new();
-        for version in TlsVersion::ALL {
+        let clients = TlsVersion::ALL.map(|version| {
             let mut kept = RawClient::connect(port);
+            let seen = Arc::clone(&self.seen);
             let mut turn = 0;
             let ask: Ask = Box::new(move |turns| {
                 turn += 1;
                 let moment = turns.now();
-                let reply = match turn % 4 {
-                    0 => RawClient::connect(port).get(NAME, path(version), &[]),
-                    _ => kept.get(NAME, path(version), &[]),
+                let is_new = turn % 4 == 0;
+                let reply = if is_new {
+                    RawClient::connect(port).get(NAME, path(version), &[])
+                } else {
+                    kept.get(NAME, path(version), &[])
                 };
-                expect_told(reply.status, &reply.text(), &turns.since(moment))
+                let body = reply.text();
+                expect_told(reply.status, &body, &turns.since(moment))?;
+                let mut done = seen.count(&body);
+                done.kept = usize::from(!is_new);
+                Ok(done)
             });
-            clients.push((format!("to {version:?}"), ask));
-        }
-        clients
+            Client {
+                name: format!("to {version:?}"),
+                kind: Kind::Kept,
+                ask,
+            }
+        });
+        clients.into()
     }
 
     /// A kept connection of HTTP/2 to each upstream.
-    fn http2_clients(&self) -> Vec<(String, Ask)> {
+    fn http2_clients(&self) -> Vec<Client> {
         let pair = self.ca.server(NAME);
         let ssl = json!({"cert": pair.cert, "key": pair.key, "snis": [NAME]});
         self.admin.put("/ssls/s", &ssl);
         let clients = TlsVersion::ALL.map(|version| {
             let client = self.gateway.tls(NAME, version);
             let mut conn = Conn::open(&client, Protocol::Http2).expect("it is let in");
+            let seen = Arc::clone(&self.seen);
             let ask: Ask = Box::new(move |turns| {
                 let moment = turns.now();
                 let answer = conn.get(NAME, path(version));
                 let answer = answer.map_err(|ended| format!("{ended:?}"))?;
-                expect_told(answer.status, &answer.body, &turns.since(moment))
+                expect_told(answer.status, &answer.body, &turns.since(moment))?;
+                let mut done = seen.count(&answer.body);
+                done += Done::KEPT;
+                Ok(done)
             });
-            (format!("kept Http2 to {version:?}"), ask)
+            Client {
+                name: format!("kept Http2 to {version:?}"),
+                kind: Kind::Kept,
+                ask,
+            }
         });
         clients.into()
+    }
+}
+
+/// nginx's numbers of the connections that it answered over.
+#[derive(Default)]
+struct Connections(Mutex<HashSet<String>>);
+
+impl Connections {
+    /// One opened where this answer is the first over its connection.
+    fn count(&self, body: &str) -> Done {
+        let is_answer = body.contains("connection=");
+        let mut known = self.0.lock().unwrap();
+        if is_answer && known.insert(seen(body, "connection").to_owned()) {
+            Done::OPENED
+        } else {
+            Done::NEITHER
+        }
     }
 }
 
@@ -223,12 +267,8 @@ fn identity_and_trust_towards_upstreams_rotate_under_load() {
     let mut clients = stage.clients();
     clients.extend(stage.http2_clients());
     let load = Load::start(clients);
-    load.expect_served(ASKS);
     // Four of five rotations change the identity, and as many the trust.
-    for _ in 0..ROTATIONS * 5 / 4 {
-        load.rotate(|turn| stage.rotate(turn));
-        load.expect_served(ASKS);
-    }
+    load.rotate_under_load(ROTATIONS * 5 / 4, ASKS, |turn| stage.rotate(turn));
     load.end("identity and trust towards upstreams");
 }
 
@@ -236,8 +276,12 @@ fn identity_and_trust_towards_upstreams_rotate_under_load() {
 fn rotation_fails_no_request_while_nothing_that_was_built_stays() {
     // What one upstream needs pushes out what the other does, and each request needs it.
     let stage = Stage::with(Setup::default().set("limits.contexts", "1"), 1);
-    let clients = (0..4).flat_map(|_| stage.clients()).collect();
-    let load = Load::with_share(20, clients);
+    let clients = (0..4).flat_map(|_| stage.clients());
+    let clients = clients.map(|client| Client {
+        kind: Kind::Other,
+        ..client
+    });
+    let load = Load::with_share(20, clients.collect());
     load.expect_served(1);
     for _ in 0..ROTATIONS / 2 {
         load.rotate(|turn| stage.rotate(turn));
