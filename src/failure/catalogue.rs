@@ -127,6 +127,10 @@ catalogue! {
         "The TLS context of the name could not be made ready in time, because too many cold names were asked for at once or its material could no longer be loaded."
         "Raise `limits.contexts` above the number of names in use. If one name alone is affected, run `portcullis check`."
 
+    ShutDown "shut_down" Us
+        "The gateway was stopped, and the request had not come to its end within `shutdown_timeout`: it was cut off."
+        "Nothing, if it is rare. Where long answers or tunnels are to end by themselves, raise `shutdown_timeout`."
+
     // Routing.
     RouteNotFound "route_not_found" Client
         "No route matches the request's host, path and method. It was answered with 404."

@@ -351,9 +351,7 @@ impl Drop for Streamed {
     fn drop(&mut self) {
         if self.upstream.is_some() {
             // Neither complete nor failed: the client went away, or took nothing more.
-            let reason = self.conn.end_reason();
-            self.outcome
-                .fail(reason, "while the answer was sent".to_owned());
+            self.outcome.cut("while the answer was sent");
         }
     }
 }

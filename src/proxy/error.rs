@@ -179,6 +179,7 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::UpstreamUnresolvable
         | Reason::UpstreamNotReady
         | Reason::ContextUnavailable
+        | Reason::ShutDown
         | Reason::SecretUnresolved
         | Reason::SecretOriginNotTrusted => StatusCode::SERVICE_UNAVAILABLE,
         Reason::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,

@@ -112,6 +112,16 @@ impl Outcome {
         }
     }
 
+    /// The request ends before its answer did: the client left, or we did. `detail` is for the record.
+    pub fn cut(&mut self, detail: &str) {
+        let reason = if self.worker.is_over() {
+            Reason::ShutDown
+        } else {
+            self.in_flight.conn().end_reason()
+        };
+        self.fail(reason, detail.to_owned());
+    }
+
     fn record(&mut self) {
         let worker = self.worker.clone();
         if let Some(status) = self.status {
@@ -181,8 +191,7 @@ impl Outcome {
 impl Drop for Outcome {
     fn drop(&mut self) {
         if self.status.is_none() && self.refusal.is_none() {
-            // The client left before any answer.
-            self.fail(Reason::ClientGone, String::new());
+            self.cut("before any answer");
         }
         self.record();
     }

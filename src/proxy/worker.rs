@@ -122,6 +122,7 @@ pub struct Worker {
     logs_access: bool,
     failures: Arc<Failures>,
     drains: Cell<bool>,
+    is_over: Cell<bool>,
     // What this worker's part of the gauges is: active, idle.
     shown: Cell<(i64, i64)>,
     builds: Rc<RefCell<HashMap<IpAddr, u32>>>,
@@ -202,6 +203,7 @@ async fn run(parts: Parts) -> std::io::Result<()> {
         logs_access: parts.logs_access,
         failures: parts.failures,
         drains: Cell::new(false),
+        is_over: Cell::new(false),
         shown: Cell::default(),
         builds: Rc::default(),
         settings: parts.settings,
@@ -359,6 +361,7 @@ async fn drain(worker: &Rc<Worker>, stop: &watch::Sender<bool>) {
     while !worker.registry.is_empty() && worker.sweep.now() < until {
         tokio::time::sleep(TICK / 10).await;
     }
+    worker.is_over.set(true);
     worker.pool.clear();
     worker.access.borrow_mut().flush();
 }
@@ -373,6 +376,12 @@ impl Worker {
     #[must_use]
     pub fn drains(&self) -> bool {
         self.drains.get()
+    }
+
+    /// Whether what is still under way is being cut off.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_over.get()
     }
 
     /// Takes a place among the handshakes of one client that wait for a context to be built.

@@ -169,6 +169,13 @@ const FLUSH_BYTES: usize = 32 * 1024;
 /// A longer text is cut: a record is bounded whatever the peer sends.
 const TEXT_BYTES: usize = 2048;
 
+/// What is written last, when requests are cut off by the end of the process, is handed over as well.
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
 impl AccessLog {
     /// A log that drops everything.
     #[must_use]
@@ -418,7 +425,7 @@ mod tests {
     fn line(record: &Record<'_>) -> String {
         let mut log = AccessLog::off();
         log.append(record);
-        String::from_utf8(log.buffer).unwrap()
+        String::from_utf8(log.buffer.clone()).unwrap()
     }
 
     #[test]

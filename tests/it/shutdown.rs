@@ -183,6 +183,11 @@ fn stuck_request_is_cut_off_when_the_time_is_up() {
     let stopped = gateway.wait();
     assert_eq!(stopped.status.code(), Some(0), "{stopped:?}");
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    let is_told = |record: &&serde_json::Value| {
+        record["path"] == "/stuck" && field(record, "reason") == Some("shut_down")
+    };
+    let told = stopped.records.iter().filter(is_told).count();
+    assert_eq!(told, clients.len(), "{:?}", stopped.records);
     for client in &mut clients {
         assert!(!client.read_reply().is_whole);
     }
