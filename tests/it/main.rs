@@ -36,6 +36,7 @@ mod policy;
 mod resumption;
 mod rotation;
 mod routing;
+mod scan;
 mod shutdown;
 mod sni;
 mod status;
