@@ -258,7 +258,7 @@ fn no_library_is_mapped_but_openssl_s_and_the_c_library_s() {
             let is_common = |common: &&str| name.to_str().unwrap().starts_with(*common);
             if file == fips {
                 has_module = true;
-            } else if file != program && !COMMON.iter().any(|common| is_common(common)) {
+            } else if file != program && !COMMON.iter().any(is_common) {
                 found.insert(name);
             }
         }
