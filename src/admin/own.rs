@@ -1,8 +1,10 @@
 //! What the gateway adds to the Admin API, under `/portcullis/v1`.
 //!
-//! Failures and their catalogue, validation without storing, what is served now, the report on
-//! FIPS mode and the module's self-test. Never inside APISIX's paths, so that no client of its
-//! meets it by accident.
+//! Failures and their catalogue, validation without storing, what is served now, the record of
+//! changes, the report on FIPS mode and the module's self-test. Never inside APISIX's paths, so
+//! that no client of its meets it by accident.
+
+mod audit;
 
 use std::collections::BTreeMap;
 
@@ -32,6 +34,8 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
             .map(|reason| Answer::ok(reason.entry()))
             .ok_or(Refusal::NoPath),
         (&Method::GET, ["snapshot"]) => Ok(Answer::ok(snapshot(call))),
+        (&Method::GET, ["audit"]) => audit::list(call).await,
+        (&Method::GET, ["audit", "verify"]) => audit::verify(call).await,
         (&Method::GET, ["fips"]) => Ok(fips(call).await),
         (&Method::POST, ["fips", "self-test"]) => Ok(self_test(call).await),
         (&Method::POST, ["validate", word]) => validate(call, word).await,

@@ -4,6 +4,7 @@
 //! references, store with its audit record, publish, tell the workers. Workers ask it for contexts
 //! that are not in the cache. It knows nothing of HTTP; the Admin API calls it.
 
+pub mod audit;
 mod build;
 mod documents;
 pub mod evidence;
@@ -232,8 +233,8 @@ struct Inner {
     module_is_lost: AtomicBool,
     /// One permit per core: judging is computing.
     drafts: Arc<tokio::sync::Semaphore>,
-    /// One permit: a report loads every key.
-    reports: tokio::sync::Semaphore,
+    /// One permit: a report loads every key, a verification reads every audit record.
+    reports: Arc<tokio::sync::Semaphore>,
 }
 
 impl Control {

@@ -234,7 +234,7 @@ pub(super) fn assemble(parts: Parts) -> Inner {
         writer: Arc::default(),
         module_is_lost: AtomicBool::new(false),
         drafts: Arc::new(tokio::sync::Semaphore::new(cores)),
-        reports: tokio::sync::Semaphore::new(1),
+        reports: Arc::new(tokio::sync::Semaphore::new(1)),
     }
 }
 

@@ -264,7 +264,7 @@ pub fn verify(records: &[Record], key: &ChainKey) -> Result<Head, VerifyError> {
 ///
 /// # Errors
 /// As [`verify`], and when the store cannot be read.
-pub fn verify_all(store: &dyn Store, key: &ChainKey) -> Result<Head, VerifyError> {
+pub(super) fn verify_all(store: &dyn Store, key: &ChainKey) -> Result<Head, VerifyError> {
     const PIECE: usize = 1000;
     let mut head = Head::default();
     loop {

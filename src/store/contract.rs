@@ -367,6 +367,7 @@ fn records_are_gap_free_and_chained(make: Make<'_>) {
         (Some(&head), head),
         (heads.last(), store.audit_head().unwrap())
     );
+    assert_eq!(store.audit_verify().unwrap(), head);
 
     let first = &records[0];
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::audit::{ChainKey, Entry, Head, Record};
+use super::audit::{self, ChainKey, Entry, Head, Record, VerifyError};
 use super::{Commit, Committed, Loaded, Mutation, Outcome, Store, StoreError, Stored};
 use crate::resource::{Id, Kind, Revision};
 
@@ -151,6 +151,10 @@ impl Store for Memory {
 
     fn audit_head(&self) -> Result<Head, StoreError> {
         Ok(self.state().head())
+    }
+
+    fn audit_verify(&self) -> Result<Head, VerifyError> {
+        audit::verify_all(self, &self.chain)
     }
 
     fn meta_find(&self, name: &str) -> Result<Option<String>, StoreError> {

@@ -82,6 +82,13 @@ pub trait Store: Send + Sync {
     /// As [`Store::load`].
     fn audit_head(&self) -> Result<audit::Head, StoreError>;
 
+    /// Verifies the whole audit chain, a piece at a time, and gives its head.
+    ///
+    /// # Errors
+    /// [`audit::VerifyError::Broken`] names the first record that does not follow from those
+    /// before it; else when the store cannot be read.
+    fn audit_verify(&self) -> Result<audit::Head, audit::VerifyError>;
+
     /// A note about the store itself, such as the check value of its key.
     ///
     /// # Errors

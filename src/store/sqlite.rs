@@ -21,7 +21,7 @@ use self::rows::{
     RECORD_COLUMNS, RawRecord, RawStored, limit_number, number, read_head, read_revision,
     read_revisions, write_record,
 };
-use super::audit::{ChainKey, Entry, Head, Origin, Record};
+use super::audit::{self, ChainKey, Entry, Head, Origin, Record, VerifyError};
 use super::{Change, Commit, Committed, Loaded, Mutation, Outcome, Store, StoreError, Stored};
 use crate::resource::{Id, Kind, Revision};
 
@@ -389,6 +389,10 @@ impl Store for Sqlite {
         self.database.read(|conn| read_head(conn))
     }
 
+    fn audit_verify(&self) -> Result<Head, VerifyError> {
+        audit::verify_all(self, &self.chain)
+    }
+
     fn meta_find(&self, name: &str) -> Result<Option<String>, StoreError> {
         self.database.meta_find(name)
     }
@@ -544,16 +548,16 @@ mod tests {
             )
             .unwrap();
         }
-        assert!(audit::verify_all(&store, &chain_key()).is_ok());
+        assert!(store.audit_verify().is_ok());
         outside(&dir)
             .execute("UPDATE audit SET actor = 'nobody' WHERE seq = 2", [])
             .unwrap();
-        let broken = audit::verify_all(&store, &chain_key()).unwrap_err();
+        let broken = store.audit_verify().unwrap_err();
         assert_eq!(broken.to_string(), audit::Broken { seq: 2 }.to_string());
         outside(&dir)
             .execute("DELETE FROM audit WHERE seq = 2", [])
             .unwrap();
-        let broken = audit::verify_all(&store, &chain_key()).unwrap_err();
+        let broken = store.audit_verify().unwrap_err();
         assert_eq!(broken.to_string(), audit::Broken { seq: 3 }.to_string());
     }
 

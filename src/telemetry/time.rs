@@ -1,4 +1,4 @@
-//! Times as text: RFC 3339, UTC.
+//! Times as text, and back: RFC 3339, UTC.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -41,9 +41,44 @@ pub fn rfc3339_seconds(epoch_seconds: i64) -> String {
 }
 
 /// Milliseconds as `2026-04-14T12:00:00.123Z`.
-pub(super) fn rfc3339_millis(epoch_millis: u64) -> String {
+#[must_use]
+pub fn rfc3339_millis(epoch_millis: u64) -> String {
     let seconds = i64::try_from(epoch_millis / 1000).unwrap_or(i64::MAX / 2);
     format!("{}.{:03}Z", date_time(seconds), epoch_millis % 1000)
+}
+
+/// Seconds since the epoch of `2026-04-14`, which means its midnight, or of `2026-04-14T12:00:00Z`.
+///
+/// `None` for anything else: a day that its month does not have, another zone, a year before 1970.
+#[must_use]
+pub fn parse_seconds(text: &str) -> Option<i64> {
+    let (date, time) = match text.split_once('T') {
+        Some((date, time)) => (date, time.strip_suffix('Z')?),
+        None => (text, "00:00:00"),
+    };
+    let [year, month, day] = numbers(date, '-')?;
+    let [hour, minute, second] = numbers(time, ':')?;
+    let is_time = (0..24).contains(&hour) && (0..60).contains(&minute) && (0..60).contains(&second);
+    let is_date =
+        (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    if !is_date || !is_time {
+        return None;
+    }
+    // Hinnant's `days_from_civil`.
+    let shifted_year = if month <= 2 { year - 1 } else { year };
+    let era = shifted_year.div_euclid(400);
+    let year_of_era = shifted_year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    let days = era * 146_097 + day_of_era - 719_468;
+    let seconds = days * 86_400 + hour * 3600 + minute * 60 + second;
+    // The 31st of a short month would be a day of the next one; a number has all its digits.
+    (date_time(seconds) == format!("{date}T{time}")).then_some(seconds)
+}
+
+fn numbers(text: &str, between: char) -> Option<[i64; 3]> {
+    let numbers: Result<Vec<i64>, _> = text.split(between).map(str::parse).collect();
+    numbers.ok()?.try_into().ok()
 }
 
 #[cfg(test)]
@@ -79,5 +114,28 @@ mod tests {
     #[test]
     fn milliseconds_have_three_digits() {
         assert_eq!(rfc3339_millis(1007), "1970-01-01T00:00:01.007Z");
+    }
+
+    #[test]
+    fn text_becomes_the_seconds_it_was_made_of() {
+        for seconds in [0, 951_782_399, 951_868_799, 951_868_800, 1_776_168_000] {
+            assert_eq!(parse_seconds(&rfc3339_seconds(seconds)), Some(seconds));
+        }
+        assert_eq!(parse_seconds("2026-04-14"), Some(1_776_124_800));
+        assert_eq!(parse_seconds("2024-02-29"), Some(1_709_164_800));
+        for text in [
+            "",
+            "soon",
+            "2026-02-29",
+            "2026-4-14",
+            "2026-04-14T12:00:00",
+            "2026-04-14T12:00:00+02:00",
+            "2026-04-14T24:00:00Z",
+            "2026-04-14T12:00Z",
+            "2026-04-14Z",
+            "1969-12-31",
+        ] {
+            assert_eq!(parse_seconds(text), None, "{text}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! and against what looks like Apache APISIX.
 
 mod apisix;
+mod audit;
 mod connection;
 mod context;
 mod declared;

@@ -339,15 +339,43 @@ pub(super) struct Logs {
 /// Verbs of `audit`.
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditVerb {
-    /// Lists the last changes: who, when, what
+    /// Lists the last changes, newest first: who, when, what
     #[command(visible_alias = "ls")]
-    List {
-        /// How many
-        #[arg(short = 'n', long, default_value_t = 100)]
-        limit: u32,
-    },
-    /// Has the gateway verify the chain of all records
+    List(AuditList),
+    /// Has the gateway verify the chain of all records; exit code 1 where it is broken
     Verify,
+}
+
+/// `audit list`.
+#[derive(Debug, Arguments)]
+pub(super) struct AuditList {
+    /// How many
+    #[arg(short = 'n', long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) limit: u32,
+    /// Only those before this sequence number
+    #[arg(long, value_name = "SEQ")]
+    pub(super) before: Option<u64>,
+    /// Only those of this kind: ssl, upstream, service, route or secret
+    #[arg(long)]
+    pub(super) kind: Option<String>,
+    /// Only those of the object with this id
+    #[arg(long)]
+    pub(super) id: Option<String>,
+    /// Only those made with this key, by its name
+    #[arg(long, value_name = "NAME")]
+    pub(super) actor: Option<String>,
+    /// Only those that did this: create, update or delete
+    #[arg(long)]
+    pub(super) action: Option<String>,
+    /// Only those since this time of UTC: 2026-04-14 or 2026-04-14T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+    /// Only those before this time of UTC
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
+    /// Only those that made something less strict
+    #[arg(long)]
+    pub(super) weakens: bool,
 }
 
 /// `init-mtls`.

@@ -5,6 +5,7 @@
 
 mod api;
 mod args;
+mod audit;
 mod cert;
 mod completion;
 mod context;
@@ -108,7 +109,7 @@ fn run(command: &Command, globals: &Globals) -> Result<String, Failed> {
         Command::Explain { last: true, code } => explain::last(code.as_deref(), globals),
         Command::Explain { code, .. } => explain::run(code.as_deref(), output),
         Command::Fips { sign } => own::fips(*sign, globals),
-        Command::Audit(verb) => own::audit(verb, globals),
+        Command::Audit(verb) => audit::run(verb, globals),
         Command::InitMtls(init) => init_mtls::run(init, globals),
         Command::Completion { shell } => completion::script(shell),
         Command::Version => version::run(output),

@@ -1,11 +1,11 @@
-//! What only Portcullis has, under `/portcullis/v1`: its FIPS report, the record of changes, the
-//! state of secrets.
+//! What only Portcullis has, under `/portcullis/v1`: its FIPS report, the state of secrets, and how
+//! all of it is asked for.
 
 use http::Method;
 use serde_json::Value;
 
-use super::api;
-use super::args::{AuditVerb, Globals};
+use super::api::{self, Api};
+use super::args::Globals;
 use super::failed::Failed;
 use super::format::{Format, Shape};
 use super::settings::Settings;
@@ -20,11 +20,19 @@ pub(super) fn ask(globals: &Globals, method: &Method, path: &str) -> Result<Valu
     let settings = Settings::resolve(globals)?;
     api::run(async |network| {
         let api = network.api(&settings, globals.verbose)?;
-        let told = api.ask(method.clone(), path, None).await;
-        told.map_err(|failed| match failed.status {
-            Some(404) => absent(method, path),
-            _ => failed,
-        })
+        ask_over(&api, method, path).await
+    })
+}
+
+/// As [`ask`], of a server that is asked for more.
+///
+/// # Errors
+/// As [`ask`].
+pub(super) async fn ask_over(api: &Api, method: &Method, path: &str) -> Result<Value, Failed> {
+    let told = api.ask(method.clone(), path, None).await;
+    told.map_err(|failed| match failed.status {
+        Some(404) => absent(method, path),
+        _ => failed,
     })
 }
 
@@ -57,24 +65,6 @@ pub(super) fn fips(sign: bool, globals: &Globals) -> Result<String, Failed> {
 /// What the server said.
 pub(super) fn secrets(globals: &Globals) -> Result<String, Failed> {
     rows(globals, "/portcullis/v1/secrets", "No references found.")
-}
-
-/// `a6 audit`.
-///
-/// # Errors
-/// What the server said.
-pub(super) fn audit(verb: &AuditVerb, globals: &Globals) -> Result<String, Failed> {
-    match verb {
-        AuditVerb::List { limit } => {
-            let path = format!("/portcullis/v1/audit?limit={limit}");
-            rows(globals, &path, "No changes found.")
-        }
-        AuditVerb::Verify => {
-            let format = Format::choose(globals.output.as_deref(), Shape::Text)?;
-            let verdict = ask(globals, &Method::GET, "/portcullis/v1/audit/verify")?;
-            Ok(format.show(&verdict, || flat(&verdict)))
-        }
-    }
 }
 
 /// A list of objects as a table of all their members.
@@ -119,7 +109,7 @@ fn words(value: &Value) -> String {
 }
 
 /// Each leaf of an object on a line, by its path.
-fn flat(value: &Value) -> String {
+pub(super) fn flat(value: &Value) -> String {
     let mut text = String::new();
     flatten("", value, &mut text);
     text

@@ -164,7 +164,7 @@ pub(super) fn text<'v>(value: &'v Value, name: &str) -> Option<&'v str> {
     value.get(name)?.as_str()
 }
 
-fn texts(value: &Value, name: &str) -> Vec<String> {
+pub(super) fn texts(value: &Value, name: &str) -> Vec<String> {
     let list = value.get(name).and_then(Value::as_array);
     let texts = list.into_iter().flatten().filter_map(Value::as_str);
     texts.map(str::to_owned).collect()
@@ -237,7 +237,7 @@ fn dash() -> String {
     "-".to_owned()
 }
 
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     if text.chars().count() <= SNI_CHARS {
         return text.to_owned();
     }

@@ -441,9 +441,7 @@ fn what_this_server_has_no_endpoint_for_is_named() {
     let gateway = Gateway::start();
     let a6 = A6::at(&gateway);
     for (args, endpoint) in [
-        (&["audit", "list"][..], "GET /portcullis/v1/audit"),
-        (&["audit", "verify"], "GET /portcullis/v1/audit/verify"),
-        (&["secret", "status"], "GET /portcullis/v1/secrets"),
+        (&["secret", "status"][..], "GET /portcullis/v1/secrets"),
         (
             &["probe", "route", "r"],
             "POST /portcullis/v1/probe/routes/r",
