@@ -1,10 +1,11 @@
 //! What the gateway adds to the Admin API, under `/portcullis/v1`.
 //!
 //! Failures and their catalogue, validation without storing, what is served now, the record of
-//! changes, the report on FIPS mode and the module's self-test. Never inside APISIX's paths, so
+//! changes, probes, the report on FIPS mode and the module's self-test. Never inside APISIX's paths, so
 //! that no client of its meets it by accident.
 
 mod audit;
+mod probe;
 
 use std::collections::BTreeMap;
 
@@ -38,6 +39,7 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
         (&Method::GET, ["audit", "verify"]) => audit::verify(call).await,
         (&Method::GET, ["fips"]) => Ok(fips(call).await),
         (&Method::POST, ["fips", "self-test"]) => Ok(self_test(call).await),
+        (&Method::POST, ["probe", word, id]) => probe::probe(call, word, id).await,
         (&Method::POST, ["validate", word]) => validate(call, word).await,
         _ => Err(Refusal::NoPath),
     }

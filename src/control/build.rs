@@ -24,7 +24,7 @@ use crate::snapshot::link::Ask;
 use crate::snapshot::{Owner, specs};
 use crate::tls::material::{Digest, KeyPair};
 use crate::tls::server::ServerContext;
-use crate::tls::upstream::UpstreamConnector;
+use crate::tls::upstream::{UpstreamConnector, UpstreamSpec};
 
 /// How often contexts that nothing uses any more are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
@@ -68,7 +68,7 @@ enum Reply {
 
 /// Why nothing came out; told to the process log.
 #[derive(Debug, thiserror::Error)]
-enum BuildError {
+pub(super) enum BuildError {
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
     #[error(transparent)]
@@ -233,6 +233,17 @@ impl Inner {
         wanted: &Digest,
         owner: &Owner,
     ) -> Result<Arc<UpstreamConnector>, BuildError> {
+        let connector = Arc::new(connector(&self.upstream_spec(owner)?)?);
+        self.contexts.keep_upstream(connector.clone());
+        self.metrics.context_builds.inc();
+        if connector.fingerprint != *wanted {
+            return Err(BuildError::Changed);
+        }
+        Ok(connector)
+    }
+
+    /// What the connector of a stored upstream is built from.
+    pub(super) fn upstream_spec(&self, owner: &Owner) -> Result<UpstreamSpec, BuildError> {
         let build = self.compile_stored(owner.kind, &owner.id)?;
         let Some(Build::Upstream { mut spec, borrowed }) = build else {
             return Err(BuildError::Gone);
@@ -244,15 +255,7 @@ impl Inner {
                 .ok_or(specs::SpecError::NoIdentity)?;
             spec.identity = Some(lent_by(&self.read(&lender)?.resource)?);
         }
-        let connector = UpstreamConnector::build(&spec);
-        let connector = connector.map_err(|error| BuildError::OpenSsl(error.into()))?;
-        let connector = Arc::new(connector);
-        self.contexts.keep_upstream(connector.clone());
-        self.metrics.context_builds.inc();
-        if connector.fingerprint != *wanted {
-            return Err(BuildError::Changed);
-        }
-        Ok(connector)
+        Ok(spec)
     }
 
     fn compile_stored(&self, kind: Kind, id: &Id) -> Result<Option<Build>, BuildError> {
@@ -263,6 +266,11 @@ impl Inner {
             None => Ok(compiled.build),
         }
     }
+}
+
+/// A connector that knows no sessions yet.
+pub(super) fn connector(spec: &UpstreamSpec) -> Result<UpstreamConnector, BuildError> {
+    UpstreamConnector::build(spec).map_err(|error| BuildError::OpenSsl(error.into()))
 }
 
 /// What an ssl lends to upstreams.

@@ -12,6 +12,7 @@ mod group;
 mod module;
 mod own_nodes;
 mod plan;
+pub mod probe;
 mod prove;
 mod retire;
 mod settle;
@@ -231,6 +232,8 @@ struct Inner {
     writer: Arc<tokio::sync::Mutex<()>>,
     /// Set, for good, when the FIPS module was found in its error state.
     module_is_lost: AtomicBool,
+    /// How often upstreams are probed.
+    probes: probe::Turns,
     /// One permit per core: judging is computing.
     drafts: Arc<tokio::sync::Semaphore>,
     /// One permit: a report loads every key, a verification reads every audit record.

@@ -13,6 +13,7 @@ use crate::control::documents::Unreadable;
 use crate::control::group::Queue;
 use crate::control::own_nodes::own_nodes;
 use crate::control::plan::{disputed_name, names_member};
+use crate::control::probe;
 use crate::control::retire::Retired;
 use crate::control::settle::weaker_names;
 use crate::control::{Inner, WriteError};
@@ -234,6 +235,7 @@ pub(super) fn assemble(parts: Parts) -> Inner {
         writer: Arc::default(),
         module_is_lost: AtomicBool::new(false),
         drafts: Arc::new(tokio::sync::Semaphore::new(cores)),
+        probes: probe::Turns::default(),
         reports: Arc::new(tokio::sync::Semaphore::new(1)),
     }
 }

@@ -13,6 +13,7 @@ use crate::net::resolve::Resolver;
 use crate::net::stream::Stream;
 use crate::net::sweep::{Sweep, Until};
 use crate::tls::socket::{Activity, Socket};
+use crate::tls::stream::TlsStream;
 use crate::tls::upstream::{Protocol, ServerName, UpstreamConnector};
 
 /// Towards upstreams HTTP/2 is all that is ever offered.
@@ -26,6 +27,14 @@ pub struct DialError {
     pub reason: Reason,
     /// The system's or OpenSSL's words, for the record.
     pub detail: String,
+}
+
+/// A handshake that failed.
+pub(super) struct Refused {
+    /// Why.
+    pub(super) error: DialError,
+    /// The connection as far as it came.
+    pub(super) tls: Option<Box<TlsStream>>,
 }
 
 /// What to dial.
@@ -44,7 +53,7 @@ pub struct Target<'a> {
 /// A thread's dialer.
 #[derive(Debug)]
 pub struct Dialer {
-    sweep: Rc<Sweep>,
+    pub(super) sweep: Rc<Sweep>,
     resolver: Resolver,
     /// The gateway's own admin and status addresses: never dialled.
     forbidden: Arc<Forbidden>,
@@ -131,43 +140,55 @@ impl Dialer {
     pub async fn dial(&self, target: &Target<'_>, until: Until) -> Result<Stream, DialError> {
         match self.sweep.within(until, Box::pin(self.open(target))).await {
             Ok(opened) => opened,
-            Err(expired) => Err(DialError {
-                reason: Reason::UpstreamTimeout,
-                detail: expired.to_string(),
-            }),
+            Err(expired) => Err(failed(Reason::UpstreamTimeout, &expired)),
         }
     }
 
     async fn open(&self, target: &Target<'_>) -> Result<Stream, DialError> {
-        let tcp = self.connect(target).await?;
-        let _ = tcp.set_nodelay(true);
-        let socket = Socket::new(tcp, Activity::new(self.sweep.clock()));
+        let socket = self.connect(target).await?;
+        let shaken = self.shake(target, socket).await;
+        shaken.map_err(|refused| refused.error)
+    }
+
+    /// Shakes hands over a connection, where the target is reached by TLS.
+    pub(super) async fn shake(
+        &self,
+        target: &Target<'_>,
+        socket: Socket,
+    ) -> Result<Stream, Refused> {
         let Some((connector, name)) = target.tls else {
             return Ok(Stream::Plain(socket));
         };
-        let mut tls = connector
-            .open(target.peer, name, socket)
-            .map_err(|error| failed(Reason::UpstreamHandshakeFailed, &error))?;
-        match tls.connect().await {
-            Ok(()) if connector.protocol == Protocol::Http2 && !tls.is_http2() => Err(DialError {
-                reason: Reason::UpstreamHandshakeFailed,
-                detail: NOT_HTTP2.to_owned(),
-            }),
-            Ok(()) => Ok(Stream::Tls(Box::new(tls))),
+        let mut tls = match connector.open(target.peer, name, socket) {
+            Ok(tls) => Box::new(tls),
+            Err(error) => {
+                let error = failed(Reason::UpstreamHandshakeFailed, &error);
+                return Err(Refused { error, tls: None });
+            }
+        };
+        let error = match tls.connect().await {
+            Ok(()) if connector.protocol == Protocol::Http2 && !tls.is_http2() => {
+                failed(Reason::UpstreamHandshakeFailed, &NOT_HTTP2)
+            }
+            Ok(()) => return Ok(Stream::Tls(tls)),
             Err(fault) => {
                 // What was offered may be what was refused.
                 connector.forget(target.peer, name);
                 let asked = tls.certificate_was_asked();
                 let reason = fault.upstream_reason(asked, connector.has_identity);
                 if fault.is_about_alpn() {
-                    return Err(failed(reason, &format!("{NOT_HTTP2}: {fault}")));
+                    failed(reason, &format!("{NOT_HTTP2}: {fault}"))
+                } else {
+                    failed(reason, &fault)
                 }
-                Err(failed(reason, &fault))
             }
-        }
+        };
+        let tls = Some(tls);
+        Err(Refused { error, tls })
     }
 
-    async fn connect(&self, target: &Target<'_>) -> Result<TcpStream, DialError> {
+    /// Opens a connection to the first address that takes one.
+    pub(super) async fn connect(&self, target: &Target<'_>) -> Result<Socket, DialError> {
         let addresses = self
             .resolver
             .resolve(target.host, target.port)
@@ -184,7 +205,10 @@ impl Dialer {
                 });
             }
             match TcpStream::connect(address).await {
-                Ok(tcp) => return Ok(tcp),
+                Ok(tcp) => {
+                    let _ = tcp.set_nodelay(true);
+                    return Ok(Socket::new(tcp, Activity::new(self.sweep.clock())));
+                }
                 Err(error) => last = Some((address, error)),
             }
         }
@@ -212,7 +236,7 @@ fn connect_reason(error: &io::Error) -> Reason {
     }
 }
 
-fn failed(reason: Reason, error: &dyn std::fmt::Display) -> DialError {
+pub(super) fn failed(reason: Reason, error: &dyn std::fmt::Display) -> DialError {
     DialError {
         reason,
         detail: error.to_string(),

@@ -7,6 +7,7 @@ pub mod dial;
 pub mod handshake;
 pub mod http;
 pub mod listener;
+pub mod look;
 pub mod resolve;
 pub mod serve;
 pub mod stream;

@@ -16,7 +16,7 @@ use crate::proxy::headers::text_value;
 use crate::proxy::pool::{Bucket, Pool, PoolKey};
 use crate::snapshot::nodes::{Busy, NodeState};
 use crate::snapshot::specs;
-use crate::snapshot::{Balance, Node, PassHost, Scheme, Upstream};
+use crate::snapshot::{Balance, Node, PassHost, Scheme, Upstream, bracketed};
 use crate::tls::upstream::ServerName;
 
 /// Names per upstream whose endpoints are remembered; more start over.
@@ -183,7 +183,7 @@ impl Turns {
     ) -> Option<Rc<Endpoint>> {
         let upstream = &self.upstream;
         let node = upstream.nodes.get(index)?;
-        let wanted = server_name(upstream, node, authority);
+        let wanted = upstream.server_name(node, authority.host());
         {
             let endpoints = self.endpoints.borrow();
             let known = endpoints.iter().find(|endpoint| {
@@ -201,7 +201,7 @@ impl Turns {
                 return Some(endpoint.clone());
             }
         }
-        let peer: Arc<str> = format!("{}:{}", bracketed(&node.host), node.port).into();
+        let peer: Arc<str> = node.address().into();
         let name = wanted.map(ServerName::new);
         let key = PoolKey {
             peer: peer.clone(),
@@ -225,22 +225,6 @@ impl Turns {
     }
 }
 
-/// The name sent and checked in TLS: `tls.server_name`, else what `pass_host` gives.
-fn server_name<'a>(
-    upstream: &'a Upstream,
-    node: &'a Node,
-    authority: &'a Authority,
-) -> Option<&'a str> {
-    let trust = upstream.trust.as_ref()?;
-    Some(match (&trust.server_name, &upstream.pass_host) {
-        (Some(name), _) => name,
-        (None, PassHost::Rewrite { name, .. }) => name,
-        // The dot that makes a name absolute for DNS is no part of it (RFC 6066 §3).
-        (None, PassHost::Node) => node.host.strip_suffix('.').unwrap_or(&node.host),
-        (None, PassHost::Pass) => authority.host(),
-    })
-}
-
 fn host_value(upstream: &Upstream, node: &Node) -> Option<HeaderValue> {
     match &upstream.pass_host {
         PassHost::Pass => None,
@@ -248,16 +232,7 @@ fn host_value(upstream: &Upstream, node: &Node) -> Option<HeaderValue> {
         PassHost::Node if node.port == upstream.scheme.default_port() => {
             text_value(&bracketed(&node.host))
         }
-        PassHost::Node => text_value(&format!("{}:{}", bracketed(&node.host), node.port)),
-    }
-}
-
-/// IPv6 literals are written in brackets where a port may follow (RFC 3986 §3.2.2).
-fn bracketed(host: &str) -> String {
-    if host.contains(':') && !host.starts_with('[') {
-        format!("[{host}]")
-    } else {
-        host.to_owned()
+        PassHost::Node => text_value(&node.address()),
     }
 }
 

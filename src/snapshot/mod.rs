@@ -176,3 +176,38 @@ pub struct Trust {
     /// The name to send and check instead of the one `pass_host` gives.
     pub server_name: Option<String>,
 }
+
+impl Upstream {
+    /// The name that a node is asked for in TLS, sent and checked: `tls.server_name`, else what
+    /// `pass_host` gives of a request to `host`. `None` in the clear.
+    #[must_use]
+    pub fn server_name<'a>(&'a self, node: &'a Node, host: &'a str) -> Option<&'a str> {
+        let trust = self.trust.as_ref()?;
+        Some(match (&trust.server_name, &self.pass_host) {
+            (Some(name), _) => name,
+            (None, PassHost::Rewrite { name, .. }) => name,
+            // The dot that makes a name absolute for DNS is no part of it (RFC 6066 §3).
+            (None, PassHost::Node) => node.host.strip_suffix('.').unwrap_or(&node.host),
+            (None, PassHost::Pass) => host,
+        })
+    }
+}
+
+impl Node {
+    /// `host:port`, an IPv6 address in brackets, as they are written where a port may follow
+    /// (RFC 3986 §3.2.2).
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("{}:{}", bracketed(&self.host), self.port)
+    }
+}
+
+/// A host as it is written where a port may follow.
+#[must_use]
+pub fn bracketed(host: &str) -> String {
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    }
+}

@@ -25,7 +25,8 @@ impl Snapshot {
     }
 
     /// Where an upstream, service or route sends its requests.
-    pub(super) fn reached(&self, kind: Kind, id: &Id) -> Option<Arc<Upstream>> {
+    #[must_use]
+    pub fn reached(&self, kind: Kind, id: &Id) -> Option<Arc<Upstream>> {
         match self.piece(kind, id)? {
             Piece::Upstream(_) => self.upstreams.get(id).cloned(),
             Piece::Service(_) => self.reached_by_service(id),
@@ -36,6 +37,30 @@ impl Snapshot {
             },
             Piece::Server(_) | Piece::Identity(_) | Piece::Idle(_) | Piece::Secret => None,
         }
+    }
+
+    /// Whether there is such an object.
+    #[must_use]
+    pub fn holds(&self, kind: Kind, id: &Id) -> bool {
+        self.piece(kind, id).is_some()
+    }
+
+    /// Why requests of a route are refused, whatever its upstream; `None` of other kinds too.
+    #[must_use]
+    pub fn closed_route(&self, kind: Kind, id: &Id) -> Option<Reason> {
+        let piece = Some(id).filter(|_| kind == Kind::Route);
+        self.closed(self.route_piece(piece?)?)
+    }
+
+    /// A host that leads to a route and stands for itself alone; `None` of other kinds too.
+    #[must_use]
+    pub fn exact_host(&self, kind: Kind, id: &Id) -> Option<String> {
+        let piece = Some(id).filter(|_| kind == Kind::Route);
+        let hosts = self.hosts_of(self.route_piece(piece?)?);
+        hosts.into_iter().find_map(|host| match host {
+            HostPattern::Exact(host) => Some(host.into()),
+            HostPattern::Suffix(_) | HostPattern::Any => None,
+        })
     }
 
     /// The keys of the context and connectors that exist because of this object.

@@ -257,11 +257,23 @@ pub(super) struct Expiring {
 #[derive(Debug, Subcommand)]
 pub(super) enum ProbeVerb {
     /// Has the gateway shake hands with every node of an upstream
-    Upstream(Ids),
+    Upstream(Probed),
+    /// Has the gateway shake hands with every node behind a service
+    Service(Probed),
     /// Has the gateway shake hands with every node behind a route
-    Route(Ids),
+    Route(Probed),
     /// Shakes hands with the gateway for a server name
     Listener(Listener),
+}
+
+/// `probe` of a resource.
+#[derive(Debug, Arguments)]
+pub(super) struct Probed {
+    /// Which
+    pub(super) id: Vec<String>,
+    /// The host that a client would ask for, where `pass_host: pass` hands it on
+    #[arg(long, value_name = "NAME")]
+    pub(super) host: Option<String>,
 }
 
 /// `probe listener`.

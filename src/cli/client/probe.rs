@@ -4,16 +4,17 @@ use bytes::Bytes;
 use http::{Method, Request, header};
 use serde_json::{Value, json};
 
-use super::args::{Globals, Listener, ProbeVerb};
+use super::args::{Globals, Listener, ProbeVerb, Probed};
 use super::failed::Failed;
 use super::format::{Format, Shape};
 use super::handshake::{self, Meeting, Verified};
 use super::settings::{Settings, environment};
 use super::usage::exactly_one;
 use super::{api, own};
+use crate::cli::print;
 use crate::failure::Reason;
 use crate::net::http::{HttpError, Origin};
-use crate::resource::Kind;
+use crate::resource::{Kind, escaped};
 
 /// Runs a verb; the text is for standard output.
 ///
@@ -21,20 +22,53 @@ use crate::resource::Kind;
 /// What server or handshake said; a verdict of refusal is one.
 pub(super) fn run(verb: &ProbeVerb, globals: &Globals) -> Result<String, Failed> {
     match verb {
-        ProbeVerb::Upstream(ids) => resource(Kind::Upstream, exactly_one(&ids.id)?, globals),
-        ProbeVerb::Route(ids) => resource(Kind::Route, exactly_one(&ids.id)?, globals),
+        ProbeVerb::Upstream(probed) => resource(Kind::Upstream, probed, globals),
+        ProbeVerb::Service(probed) => resource(Kind::Service, probed, globals),
+        ProbeVerb::Route(probed) => resource(Kind::Route, probed, globals),
         ProbeVerb::Listener(probe) => listener(probe, globals),
     }
 }
 
 /// The gateway shakes hands; this program may not reach what it reaches.
-fn resource(kind: Kind, id: &str, globals: &Globals) -> Result<String, Failed> {
+fn resource(kind: Kind, probed: &Probed, globals: &Globals) -> Result<String, Failed> {
     let format = Format::choose(globals.output.as_deref(), Shape::Text)?;
-    let path = format!("/portcullis/v1/probe/{}/{}", kind.plural(), api::escape(id));
-    let told = own::ask(globals, &Method::POST, &path)?;
-    let verdict = told.get("verdict").and_then(Value::as_str);
-    let verdict = verdict.map_or_else(|| told.to_string(), str::to_owned);
-    Ok(format.show(&told, || verdict))
+    let id = exactly_one(&probed.id)?;
+    let mut path = format!("/portcullis/v1/probe/{}/{}", kind.plural(), api::escape(id));
+    if let Some(host) = &probed.host {
+        path.push_str(&format!("?host={}", api::escape(host)));
+    }
+    let settings = Settings::resolve(globals)?;
+    let told = api::run(async |network| {
+        let api = network.api(&settings, globals.verbose)?;
+        // An object that is not there is told from a server that cannot probe.
+        api.get(kind, id).await?;
+        own::ask_over(&api, &Method::POST, &path).await
+    })?;
+    if told.get("good").and_then(Value::as_bool) == Some(true) {
+        return Ok(format.show(&told, || sentences(&told)));
+    }
+    if format == Format::Text {
+        return Err(sentences(&told).into());
+    }
+    print::out(format.show(&told, String::new).trim_end());
+    Err(Failed::silent())
+}
+
+/// The verdict, and where there are several nodes, each one's.
+fn sentences(told: &Value) -> String {
+    let verdict = |value: &Value| {
+        let text = value.get("verdict").and_then(Value::as_str);
+        escaped(text.unwrap_or_default(), usize::MAX)
+    };
+    let nodes = told.get("nodes").and_then(Value::as_array);
+    let nodes = nodes.map_or(&[][..], Vec::as_slice);
+    let mut text = verdict(told);
+    if nodes.len() > 1 {
+        for node in nodes {
+            text.push_str(&format!("\n- {}", verdict(node)));
+        }
+    }
+    text
 }
 
 fn listener(probe: &Listener, globals: &Globals) -> Result<String, Failed> {
@@ -59,7 +93,7 @@ fn listener(probe: &Listener, globals: &Globals) -> Result<String, Failed> {
     if format == Format::Text {
         return Err(verdict.sentence.into());
     }
-    crate::cli::print::out(format.show(&verdict.to_json(), String::new).trim_end());
+    print::out(format.show(&verdict.to_json(), String::new).trim_end());
     Err(Failed::silent())
 }
 

@@ -116,10 +116,6 @@ fn listener_is_probed_with_a_verdict_in_a_sentence() {
             .iter()
             .all(|record| record["node"].is_null())
     );
-
-    stage.a6.run(&["probe", "upstream", "u"]).expect_failure(
-        "this server has no POST /portcullis/v1/probe/upstreams/u, which this command asks",
-    );
 }
 
 #[test]
@@ -439,9 +435,17 @@ fn report_on_fips_mode_is_shown() {
 #[test]
 fn what_this_server_has_no_endpoint_for_is_named() {
     let gateway = Gateway::start();
-    let a6 = A6::at(&gateway);
+    A6::at(&gateway)
+        .run(&["secret", "status"])
+        .expect_failure("this server has no GET /portcullis/v1/secrets, which this command asks");
+    let apisix = Apisix::start();
+    let a6 = apisix.a6();
+    a6.feed(&["route", "create", "-f", "-"], r#"{"id":"r","uri":"/a"}"#)
+        .expect_success();
     for (args, endpoint) in [
-        (&["secret", "status"][..], "GET /portcullis/v1/secrets"),
+        (&["audit", "list"][..], "GET /portcullis/v1/audit"),
+        (&["audit", "verify"], "GET /portcullis/v1/audit/verify"),
+        (&["fips"], "GET /portcullis/v1/fips"),
         (
             &["probe", "route", "r"],
             "POST /portcullis/v1/probe/routes/r",
@@ -451,4 +455,6 @@ fn what_this_server_has_no_endpoint_for_is_named() {
             "this server has no {endpoint}, which this command asks"
         ));
     }
+    a6.run(&["probe", "route", "other"])
+        .expect_failure("resource not found");
 }

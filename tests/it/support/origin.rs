@@ -434,8 +434,12 @@ impl ClosedPort {
 
     /// `127.0.0.1:port`, as a node's name in the map form of `nodes`.
     pub(crate) fn node(&self) -> String {
+        format!("127.0.0.1:{}", self.port())
+    }
+
+    pub(crate) fn port(&self) -> u16 {
         let address = self.0.local_addr().expect("a bound socket has an address");
-        address.as_socket().expect("an IP socket").to_string()
+        address.as_socket().expect("an IP socket").port()
     }
 }
 
