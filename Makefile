@@ -42,8 +42,10 @@ test-it: install rust ## Runs the tests that start the real binary.
 test-fips: install rust fips-module-ready ## Runs every test on the FIPS module, and says which it left out.
 	@.ci/test-fips
 
-# OpenSSL of its own, linked statically: built once, in a folder of its own, which takes minutes.
-VENDORED := --features vendored --target-dir target/vendored
+# OpenSSL of its own, linked statically: built once, which takes minutes. In a folder of its own, so that
+# the programs in target/ stay what they are; CI, which is done with those, shares what it built there.
+VENDORED_TARGET ?= target/vendored
+VENDORED := --features vendored --target-dir $(VENDORED_TARGET)
 
 test-vendored: install rust vendored-tools ## Runs every test on a pinned OpenSSL 3.5, linked statically.
 	@$(CARGO) test --locked $(VENDORED)
@@ -101,7 +103,7 @@ doc: install rust ## Builds the documentation of the code; a warning fails.
 certs: install ## Makes the demo certificates anew in certs/out.
 	@certs/make-demo
 
-ci: ## Runs what CI runs: install, lint, deny, doc, the tour, and the tests without and with the FIPS module.
+ci: ## Runs what CI runs: install, lint, deny, doc, the tour, the tests without and with the FIPS module, and a smoke test of the static build.
 	@.ci/run
 
 clean: ## Removes what was built and what the tour left.
