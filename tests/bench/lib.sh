@@ -132,10 +132,12 @@ ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
 ssl_certificate $dir/pki/upstream.crt; ssl_certificate_key $dir/pki/upstream.key;
 ssl_client_certificate $dir/pki/ca.crt; ssl_verify_client on;
 location / { return 200 "hello from the upstream\n"; }
+location = /large { root .; }
 }
 }
 CONF
   } >"$dir/upstream/nginx.conf"
+  truncate -s 256M "$dir/upstream/large"
   start "$dir/upstream.log" "$nginx" -p "$dir/upstream" -c nginx.conf -e stderr
   wait_until "the upstream" 10 port_is_taken "$upstream_tls"
 }
@@ -230,9 +232,9 @@ admin() { # method, path, body
 
 pem() { awk 1 ORS='\\n' "$dir/pki/$1"; }
 
-start_gateway() { # folder name, wrapper…
-  local name=$1 setting
-  shift
+start_gateway() { # folder name, binary, off|required, wrapper…
+  local name=$1 binary=$2 fips=$3 setting
+  shift 3
   free_port tls_port
   free_port plain_port
   free_port admin_port
@@ -242,10 +244,11 @@ start_gateway() { # folder name, wrapper…
     "data_dir=$dir/$name" "workers=1" "store=memory" "access_log=$([ "$access_log" = off ] && echo off || echo "$dir/$name/access.log")" "log.level=warn"
     "http.listen=[\"127.0.0.1:$plain_port\"]" "https.listen=[\"127.0.0.1:$tls_port\"]"
     "admin.listen=[\"127.0.0.1:$admin_port\"]" "admin.https.listen=[]" "status.listen=[]"
+    "fips=$fips" "fips_module_dir=$root/fips/out"
   )
   local args=()
   for setting in "${settings[@]}"; do args+=(--set "$setting"); done
-  start "$dir/$name.log" env PORTCULLIS_ADMIN_KEY=bench "$@" "$portcullis" serve --config "$dir/$name.yaml" "${args[@]}"
+  start "$dir/$name.log" env PORTCULLIS_ADMIN_KEY=bench "$@" "$binary" serve --config "$dir/$name.yaml" "${args[@]}"
   wait_until "the gateway" 120 port_is_taken "$admin_port"
   wait_until "the gateway" 60 port_is_taken "$plain_port"
   local pool='"keepalive_pool": {"size": 64, "idle_timeout": 60, "requests": 1000000000}'
