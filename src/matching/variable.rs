@@ -16,8 +16,12 @@ use std::borrow::Cow;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Variable {
-    /// One with a name of its own.
+    /// One of the request, with a name of its own.
     Fact(Fact),
+    /// One of the handshake.
+    Tls(TlsFact),
+    /// One of the client's certificate.
+    Client(ClientFact),
     /// `arg_NAME`: the first query argument of this name, decoded.
     Argument(Box<str>),
     /// `http_NAME`: the request header of this name; in lower case, `-` for `_`.
@@ -28,19 +32,30 @@ pub enum Variable {
     Parameter(Box<str>),
 }
 
-/// Declares [`Fact`] and the table of its names together, so that they cannot drift apart.
+/// Declares a set of facts and the table of their names together, so that they cannot drift apart.
 macro_rules! facts {
-    ($($(#[doc = $doc:literal])+ $fact:ident = $($name:literal)|+;)+) => {
-        /// A variable with a name of its own.
+    (
+        #[doc = $about:literal] $set:ident;
+        $($(#[doc = $doc:literal])+ $fact:ident = $($name:literal)|+;)+
+    ) => {
+        #[doc = $about]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum Fact { $($(#[doc = $doc])+ $fact,)+ }
+        pub enum $set { $($(#[doc = $doc])+ $fact,)+ }
 
-        /// Every name of every fact.
-        const FACTS: &[(&str, Fact)] = &[$($(($name, Fact::$fact),)+)+];
+        impl $set {
+            const NAMES: &'static [(&'static str, Self)] = &[$($(($name, Self::$fact),)+)+];
+
+            fn parse(name: &str) -> Option<Self> {
+                let found = Self::NAMES.iter().find(|(own, _)| *own == name);
+                found.map(|(_, fact)| *fact)
+            }
+        }
     };
 }
 
 facts! {
+    /// A variable of the request.
+    Fact;
     /// The path, decoded and normalised.
     Uri = "uri" | "document_uri";
     /// Path and query as sent.
@@ -77,53 +92,67 @@ facts! {
     ContentType = "content_type";
     /// The request's id, as in the access record.
     RequestId = "request_id";
+}
+
+facts! {
+    /// A variable of the connection's handshake; absent in the clear.
+    TlsFact;
     /// The server name in the client's hello.
-    SslServerName = "ssl_server_name";
+    ServerName = "ssl_server_name";
     /// E.g. `TLSv1.3`.
-    SslProtocol = "ssl_protocol";
+    Protocol = "ssl_protocol";
     /// OpenSSL's name of the suite.
-    SslCipher = "ssl_cipher";
+    Cipher = "ssl_cipher";
     /// OpenSSL's name of the key exchange's group.
-    SslCurve = "ssl_curve";
+    Curve = "ssl_curve";
     /// `r` where a session was resumed, else `.`.
-    SslSessionReused = "ssl_session_reused";
+    SessionReused = "ssl_session_reused";
     /// `h2` or `http/1.1`, where the client offered one.
-    SslAlpnProtocol = "ssl_alpn_protocol";
+    AlpnProtocol = "ssl_alpn_protocol";
+}
+
+facts! {
+    /// A variable of the client's certificate.
+    ClientFact;
     /// `SUCCESS`, `FAILED:reason`, or `NONE` without a certificate.
-    SslClientVerify = "ssl_client_verify";
+    Verify = "ssl_client_verify";
     /// The subject, RFC 2253.
-    SslClientSubject = "ssl_client_s_dn";
+    Subject = "ssl_client_s_dn";
     /// The issuer, RFC 2253.
-    SslClientIssuer = "ssl_client_i_dn";
+    Issuer = "ssl_client_i_dn";
     /// The serial number, upper-case hexadecimal.
-    SslClientSerial = "ssl_client_serial";
+    Serial = "ssl_client_serial";
     /// SHA-1 of the certificate, lower-case hexadecimal.
-    SslClientFingerprint = "ssl_client_fingerprint";
+    Fingerprint = "ssl_client_fingerprint";
     /// Valid from, e.g. `Nov 22 06:46:00 2026 GMT`.
-    SslClientStart = "ssl_client_v_start";
+    Start = "ssl_client_v_start";
     /// Valid until.
-    SslClientEnd = "ssl_client_v_end";
+    End = "ssl_client_v_end";
     /// Whole days until then.
-    SslClientRemain = "ssl_client_v_remain";
+    Remain = "ssl_client_v_remain";
     /// The certificate, PEM, every line but the first behind a tab.
-    SslClientCert = "ssl_client_cert";
+    Cert = "ssl_client_cert";
     /// The certificate, PEM.
-    SslClientRawCert = "ssl_client_raw_cert";
+    RawCert = "ssl_client_raw_cert";
     /// The certificate, PEM, URL-encoded.
-    SslClientEscapedCert = "ssl_client_escaped_cert";
+    EscapedCert = "ssl_client_escaped_cert";
     /// A list: the DNS names of the certificate's alternative names.
-    SslClientSanDns = "ssl_client_san_dns";
+    SanDns = "ssl_client_san_dns";
     /// A list: their URIs.
-    SslClientSanUri = "ssl_client_san_uri";
+    SanUri = "ssl_client_san_uri";
     /// A list: their mail addresses.
-    SslClientSanEmail = "ssl_client_san_email";
+    SanEmail = "ssl_client_san_email";
 }
 
 impl Variable {
     /// The variable of this name; `None` where there is none, as for a misspelt one.
     pub fn parse(name: &str) -> Option<Self> {
-        if let Some((_, fact)) = FACTS.iter().find(|(own, _)| *own == name) {
-            return Some(Self::Fact(*fact));
+        let alone = Fact::parse(name)
+            .map(Self::Fact)
+            .or_else(|| TlsFact::parse(name).map(Self::Tls))
+            .or_else(|| ClientFact::parse(name).map(Self::Client));
+        if alone.is_some() {
+            return alone;
         }
         let rest = |prefix: &str| name.strip_prefix(prefix).filter(|rest| !rest.is_empty());
         if let Some(rest) = rest("arg_") {
@@ -148,7 +177,10 @@ impl Variable {
 
     /// The names that stand alone, for a suggestion.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        FACTS.iter().map(|(name, _)| *name)
+        let request = Fact::NAMES.iter().map(|(name, _)| *name);
+        let tls = TlsFact::NAMES.iter().map(|(name, _)| *name);
+        let client = ClientFact::NAMES.iter().map(|(name, _)| *name);
+        request.chain(tls).chain(client)
     }
 }
 
@@ -214,6 +246,11 @@ mod tests {
         for (name, variable) in [
             ("uri", Some(Variable::Fact(Fact::Uri))),
             ("query_string", Some(Variable::Fact(Fact::Args))),
+            ("ssl_curve", Some(Variable::Tls(TlsFact::Curve))),
+            (
+                "ssl_client_s_dn",
+                Some(Variable::Client(ClientFact::Subject)),
+            ),
             ("http_version", Some(Variable::Fact(Fact::HttpVersion))),
             ("arg_a_B", Some(Variable::Argument("a_B".into()))),
             ("http_X_Api-Key", Some(Variable::Header("x-api-key".into()))),
@@ -234,7 +271,7 @@ mod tests {
     #[test]
     fn every_name_is_there_once() {
         let names: HashSet<_> = Variable::names().collect();
-        assert_eq!(names.len(), FACTS.len());
+        assert_eq!(names.len(), Variable::names().count());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use http::header::{
 };
 
 use crate::matching::path::unescape;
-use crate::matching::variable::{Fact, Value, Variable, Variables};
+use crate::matching::variable::{ClientFact, Fact, TlsFact, Value, Variable, Variables};
 use crate::proxy::authorize::has_own_policy;
 use crate::proxy::conn::Conn;
 use crate::proxy::headers;
@@ -42,6 +42,9 @@ impl Variables for RequestVariables<'_> {
     fn value(&self, variable: &Variable) -> Option<Value<'_>> {
         match variable {
             Variable::Fact(fact) => self.fact(*fact),
+            Variable::Tls(fact) => tls_fact(self.outcome.conn(), *fact),
+            Variable::Client(ClientFact::Verify) => self.verdict(),
+            Variable::Client(fact) => self.of_identity(*fact),
             Variable::Argument(name) => self.argument(name),
             Variable::Header(name) => self.header(name),
             Variable::Cookie(name) => self.cookie(name),
@@ -81,26 +84,6 @@ impl RequestVariables<'_> {
             Fact::ContentLength => self.headers.get(CONTENT_LENGTH).map(Value::of),
             Fact::ContentType => self.headers.get(CONTENT_TYPE).map(Value::of),
             Fact::RequestId => Some(Value::of(self.outcome.request_id())),
-            Fact::SslServerName
-            | Fact::SslProtocol
-            | Fact::SslCipher
-            | Fact::SslCurve
-            | Fact::SslSessionReused
-            | Fact::SslAlpnProtocol => tls_fact(conn, fact),
-            Fact::SslClientVerify => self.verdict(),
-            Fact::SslClientSubject
-            | Fact::SslClientIssuer
-            | Fact::SslClientSerial
-            | Fact::SslClientFingerprint
-            | Fact::SslClientStart
-            | Fact::SslClientEnd
-            | Fact::SslClientRemain
-            | Fact::SslClientCert
-            | Fact::SslClientRawCert
-            | Fact::SslClientEscapedCert
-            | Fact::SslClientSanDns
-            | Fact::SslClientSanUri
-            | Fact::SslClientSanEmail => self.of_identity(fact),
         }
     }
 
@@ -136,7 +119,7 @@ impl RequestVariables<'_> {
     }
 
     /// A fact of the client's certificate. One that did not pass says nothing.
-    fn of_identity(&self, fact: Fact) -> Option<Value<'_>> {
+    fn of_identity(&self, fact: ClientFact) -> Option<Value<'_>> {
         let pinned = self.outcome.conn().pinned.as_ref()?.borrow();
         let client = pinned.client.as_ref()?;
         if pinned.verdict.is_err() || !self.asks() {
@@ -187,7 +170,7 @@ impl RequestVariables<'_> {
     }
 
     /// Lines whose name is this one, `_` read as `-`, as nginx compares them.
-    fn lines<'s, 'n>(&'s self, name: &'n str) -> impl Iterator<Item = &'s [u8]> {
+    fn lines<'s>(&'s self, name: &str) -> impl Iterator<Item = &'s [u8]> {
         let taken = self.taken.iter().map(|(own, value)| (own, value));
         let all = self.headers.iter().chain(taken);
         all.filter(move |(own, _)| headers::is_spelling_of(own.as_str(), name))
@@ -208,37 +191,37 @@ impl RequestVariables<'_> {
 }
 
 /// A fact of a finished handshake.
-fn tls_fact(conn: &Conn, fact: Fact) -> Option<Value<'_>> {
+fn tls_fact(conn: &Conn, fact: TlsFact) -> Option<Value<'_>> {
     let handshake = conn.handshake.as_ref()?;
     match fact {
-        Fact::SslServerName => conn.sni.as_deref().map(Value::of),
-        Fact::SslProtocol => Some(Value::of(handshake.version)),
-        Fact::SslCipher => Some(Value::of(handshake.cipher)),
-        Fact::SslCurve => handshake.group.as_deref().map(Value::of),
-        Fact::SslSessionReused => Some(Value::of(if handshake.resumed { "r" } else { "." })),
-        Fact::SslAlpnProtocol => handshake.alpn.map(Value::of),
-        _ => None,
+        TlsFact::ServerName => conn.sni.as_deref().map(Value::of),
+        TlsFact::Protocol => Some(Value::of(handshake.version)),
+        TlsFact::Cipher => Some(Value::of(handshake.cipher)),
+        TlsFact::Curve => handshake.group.as_deref().map(Value::of),
+        TlsFact::SessionReused => Some(Value::of(if handshake.resumed { "r" } else { "." })),
+        TlsFact::AlpnProtocol => handshake.alpn.map(Value::of),
     }
 }
 
 /// A fact of a certificate; what is empty is absent, as in nginx.
-fn shown(identity: &Identity, fact: Fact, now: i64) -> Option<Value<'static>> {
+fn shown(identity: &Identity, fact: ClientFact, now: i64) -> Option<Value<'static>> {
     let list = |items: &Vec<String>| Some(items).filter(|items| !items.is_empty()).cloned();
     let text = match fact {
-        Fact::SslClientSubject => Some(identity.subject.clone()),
-        Fact::SslClientIssuer => Some(identity.issuer.clone()),
-        Fact::SslClientSerial => Some(identity.serial.clone()),
-        Fact::SslClientFingerprint => identity.fingerprint.clone(),
-        Fact::SslClientStart => Some(identity.start.clone()),
-        Fact::SslClientEnd => Some(identity.end.clone()),
-        Fact::SslClientRemain => identity.days_left(now).map(|days| days.to_string()),
-        Fact::SslClientCert => identity.folded_pem(),
-        Fact::SslClientRawCert => identity.pem.clone(),
-        Fact::SslClientEscapedCert => identity.escaped_pem(),
-        Fact::SslClientSanDns => return list(&identity.san_dns).map(Value::List),
-        Fact::SslClientSanUri => return list(&identity.san_uri).map(Value::List),
-        Fact::SslClientSanEmail => return list(&identity.san_email).map(Value::List),
-        _ => None,
+        ClientFact::Subject => Some(identity.subject.clone()),
+        ClientFact::Issuer => Some(identity.issuer.clone()),
+        ClientFact::Serial => Some(identity.serial.clone()),
+        ClientFact::Fingerprint => identity.fingerprint.clone(),
+        ClientFact::Start => Some(identity.start.clone()),
+        ClientFact::End => Some(identity.end.clone()),
+        ClientFact::Remain => identity.days_left(now).map(|days| days.to_string()),
+        ClientFact::Cert => identity.folded_pem(),
+        ClientFact::RawCert => identity.pem.clone(),
+        ClientFact::EscapedCert => identity.escaped_pem(),
+        ClientFact::SanDns => return list(&identity.san_dns).map(Value::List),
+        ClientFact::SanUri => return list(&identity.san_uri).map(Value::List),
+        ClientFact::SanEmail => return list(&identity.san_email).map(Value::List),
+        // Whether it passed is not its own to say.
+        ClientFact::Verify => None,
     };
     text.filter(|text| !text.is_empty()).map(Value::owned)
 }

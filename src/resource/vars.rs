@@ -280,10 +280,8 @@ fn right_number(value: &Value) -> Option<f64> {
 
 /// One address or network, or a list of them.
 fn networks(value: &Value) -> Result<Vec<IpNet>, TestFault> {
-    let items = match value {
-        Value::Array(items) => items.as_slice(),
-        one => std::slice::from_ref(one),
-    };
+    let one = std::slice::from_ref(value);
+    let items = value.as_array().map_or(one, Vec::as_slice);
     let read = |item: &Value| item.as_str().and_then(network);
     let nets: Option<Vec<IpNet>> = items.iter().map(read).collect();
     nets.filter(|nets| !nets.is_empty())
