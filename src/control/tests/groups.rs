@@ -92,19 +92,17 @@ fn small(name: &str) -> Value {
 
 type Asked = tokio::task::JoinHandle<Result<Written, WriteError>>;
 
-/// Has all of these wait for the writer's lock, then settled.
+/// Has all of these wait for the writer's lock in this order, then settled.
 async fn together(control: &Control, puts: Vec<Put>) -> Vec<Result<Written, WriteError>> {
     let writer = control.inner.writer.clone().lock_owned().await;
-    let count = puts.len();
-    let asked: Vec<Asked> = puts
-        .into_iter()
-        .map(|put| {
-            let control = control.clone();
-            tokio::spawn(async move { control.put(put).await })
-        })
-        .collect();
-    while control.inner.queue.len() < count {
-        tokio::task::yield_now().await;
+    let mut asked: Vec<Asked> = Vec::new();
+    for put in puts {
+        let own = control.clone();
+        asked.push(tokio::spawn(async move { own.put(put).await }));
+        // One after the other, so that the order is theirs.
+        while control.inner.queue.len() < asked.len() {
+            tokio::task::yield_now().await;
+        }
     }
     drop(writer);
     let asked = futures_util::future::join_all(asked).await;
