@@ -203,7 +203,11 @@ mod tests {
             match variable {
                 Variable::Argument(name) => self.0.get(&**name).copied().map(Value::of),
                 Variable::Parameter(_) => Some(Value::List(vec!["a".to_owned(), "7".to_owned()])),
-                _ => None,
+                Variable::Fact(_)
+                | Variable::Tls(_)
+                | Variable::Client(_)
+                | Variable::Header(_)
+                | Variable::Cookie(_) => None,
             }
         }
     }
