@@ -96,6 +96,7 @@ impl Config {
                 Nginx400::Pass => "pass",
             },
         );
+        lines.add("proxy.router", self.proxy.router.name());
         self.describe_rest(&mut lines);
         lines.0
     }

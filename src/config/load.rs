@@ -14,7 +14,7 @@ use super::secret::{self, Env, Kek};
 use super::source::Source;
 use super::{
     AccessLog, ClientAuthNames, Config, Fips, Http, Https, Limits, Log, LogFormat, LogLevel,
-    Nginx400, Proxy, Security, SessionCache, Status, Store, TrustFile, UpstreamTrust,
+    Nginx400, Proxy, Router, Security, SessionCache, Status, Store, TrustFile, UpstreamTrust,
 };
 
 /// Read when no other file is named, if it exists.
@@ -336,8 +336,9 @@ fn read_proxy(section: &Section<'_>) -> Proxy {
         Nginx400::BadGateway,
         &[("502", Nginx400::BadGateway), ("pass", Nginx400::Pass)],
     );
+    let router = section.choice("router", Router::HostUri, &Router::ALL);
     section.close();
-    Proxy { nginx_400 }
+    Proxy { nginx_400, router }
 }
 
 fn read_log(section: &Section<'_>) -> Log {
@@ -438,7 +439,7 @@ mod tests {
              status: {listen: []}\n\
              upstream: {trust_file: system}\n\
              security: {refuse_weakening: true, require_upstream_verify: true}\n\
-             proxy: {nginx_400: pass}\n\
+             proxy: {nginx_400: pass, router: radixtree_uri}\n\
              log: {level: debug, format: json}\n\
              limits: {connections: 1, header_bytes: 8192, header_timeout: 1, idle_timeout: 2,\n\
              \x20        body_timeout: 3, handshakes: 4, contexts: 5}\n",
@@ -453,6 +454,7 @@ mod tests {
         assert_eq!(config.access_log, AccessLog::File("/a.log".into()));
         assert_eq!(config.upstream.trust_file, Some(TrustFile::System));
         assert_eq!(config.proxy.nginx_400, Nginx400::Pass);
+        assert_eq!(config.proxy.router, Router::Uri);
         assert_eq!(config.log.level, LogLevel::Debug);
         assert_eq!(config.handshake_count(), 4);
         assert_eq!(config.admin.https.client_ca, Some("/ca".into()));
@@ -617,6 +619,11 @@ mod tests {
                 "security.refuse_weakening",
                 "security: {refuse_weakening: 1}",
                 "security: {refuse_weakening: true}",
+            ),
+            (
+                "proxy.router",
+                "proxy: {router: radixtree}",
+                "proxy: {router: radixtree_uri_with_parameter}",
             ),
             (
                 "proxy.nginx_400",

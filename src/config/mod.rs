@@ -304,6 +304,35 @@ pub struct Security {
 pub struct Proxy {
     /// `proxy.nginx_400`. Default: [`Nginx400::BadGateway`].
     pub nginx_400: Nginx400,
+    /// `proxy.router`: APISIX's `apisix.router.http`. Default: [`Router::HostUri`].
+    pub router: Router,
+}
+
+/// In which order routes are looked for, and how their paths are read; APISIX's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Router {
+    /// `radixtree_host_uri`: hosts first, then paths.
+    HostUri,
+    /// `radixtree_uri`: paths alone; a host is one more condition, and may have a port.
+    Uri,
+    /// `radixtree_uri_with_parameter`: the same, with `:name` and `*name` in paths.
+    UriWithParameter,
+}
+
+impl Router {
+    /// Every router by its name.
+    pub const ALL: [(&'static str, Self); 3] = [
+        ("radixtree_host_uri", Self::HostUri),
+        ("radixtree_uri", Self::Uri),
+        ("radixtree_uri_with_parameter", Self::UriWithParameter),
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let found = Self::ALL.into_iter().find(|(_, router)| *router == self);
+        found.map_or("", |(name, _)| name)
+    }
 }
 
 /// What becomes of nginx's own 400 for a missing or bad client certificate, sent to us.

@@ -17,6 +17,7 @@ use crate::control::probe;
 use crate::control::retire::Retired;
 use crate::control::settle::weaker_names;
 use crate::control::{Inner, WriteError};
+use crate::matching::route::Router;
 use crate::net::dial::Forbidden;
 use crate::resource::fault::Warning;
 use crate::resource::ssl::Role;
@@ -62,6 +63,8 @@ pub struct Rules {
     pub refuse_weakening: bool,
     /// `security.require_upstream_verify`.
     pub require_upstream_verify: bool,
+    /// `proxy.router`.
+    pub router: Router,
     /// The gateway's own admin and status addresses: no node may be one of them.
     pub own: Arc<Forbidden>,
     /// The clock: [`SystemTime::now`], except in tests.
@@ -74,6 +77,7 @@ impl Default for Rules {
             trust_file: None,
             refuse_weakening: false,
             require_upstream_verify: false,
+            router: Router::default(),
             own: Arc::default(),
             clock: SystemTime::now,
         }
@@ -167,7 +171,7 @@ pub(super) fn open(parts: Parts) -> Result<Inner, StartError> {
             stores.extend(store.map(|store| (store.digest, store)));
         }
     }
-    let snapshot = Snapshot::default().apply(changes, revision);
+    let snapshot = Snapshot::new(inner.rules.router).apply(changes, revision);
     let head = inner.store.audit_head()?;
     tracing::info!(
         revision = revision.0,
@@ -202,7 +206,7 @@ pub fn check(parts: Parts) -> Result<Vec<Finding>, StartError> {
     for stored in &loaded.objects {
         changes.push(inner.compile_at_start(stored)?.0);
     }
-    let snapshot = Snapshot::default().apply(changes, loaded.revision);
+    let snapshot = Snapshot::new(inner.rules.router).apply(changes, loaded.revision);
     let mut findings = Vec::new();
     for part in in_parallel(&loaded.objects, |stored| inner.check_one(&snapshot, stored)) {
         findings.extend(part?.into_iter().flatten());

@@ -9,6 +9,7 @@ pub mod balance;
 pub mod host;
 pub mod name;
 pub mod path;
+pub mod path_pattern;
 pub mod patterns;
 pub mod route;
 pub mod sni;

@@ -1,9 +1,8 @@
-//! Request paths as the router sees them, and the path patterns of routes.
+//! Request paths as the router sees them.
 //!
 //! The normalised path serves matching only: the upstream gets the original request line.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 /// Why a path cannot be matched; the request is answered 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -196,108 +195,6 @@ fn has_odd_bytes(segment: &[u8]) -> bool {
     false
 }
 
-/// A route's `uri`: an exact path, a prefix (`/a/*`), or a prefix and more (`/a/*/b`).
-///
-/// Compared byte by byte with the normalised path; the pattern itself is not decoded, as in
-/// APISIX. A `*` stands for any number of any bytes, slashes and none included: `/a/*` matches
-/// `/a/` and `/a/x/y`, not `/a`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct PathPattern {
-    text: Box<str>,
-    /// Where the first `*` stands. Invariant: inside `text`, at a `*`.
-    star: Option<usize>,
-}
-
-/// Why a text is no path pattern.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum PathPatternError {
-    /// Nothing was given.
-    #[error("a path is needed")]
-    Empty,
-}
-
-impl PathPattern {
-    /// Reads a route's `uri`. A pattern without leading `/` is read; only `*…` can match then.
-    ///
-    /// # Errors
-    /// [`PathPatternError::Empty`]; the length is the schema's to bound.
-    pub fn parse(text: &str) -> Result<Self, PathPatternError> {
-        if text.is_empty() {
-            return Err(PathPatternError::Empty);
-        }
-        Ok(Self {
-            text: text.into(),
-            star: text.find('*'),
-        })
-    }
-
-    /// The pattern as given.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// True when `path`, normalised, is covered.
-    pub fn matches(&self, path: &[u8]) -> bool {
-        match (self.star, self.tail()) {
-            (None, _) => self.literal() == path,
-            (Some(_), None) => path.starts_with(self.literal()),
-            (Some(_), Some(tail)) => path
-                .strip_prefix(self.literal())
-                .is_some_and(|rest| tail_matches(tail.as_bytes(), rest)),
-        }
-    }
-
-    /// What stands before the first `*`; the whole text where there is none.
-    pub(super) fn literal(&self) -> &[u8] {
-        let literal = self.star.and_then(|star| self.text.get(..star));
-        literal.unwrap_or(&self.text).as_bytes()
-    }
-
-    /// True for an exact path.
-    pub(super) fn is_exact(&self) -> bool {
-        self.star.is_none()
-    }
-
-    /// What stands after the first `*`, unless that is nothing.
-    pub(super) fn tail(&self) -> Option<Arc<str>> {
-        let tail = self.text.get(self.star? + 1..)?;
-        Some(tail).filter(|tail| !tail.is_empty()).map(Arc::from)
-    }
-}
-
-/// True when `rest`, the path after the prefix, is covered by `*` and then `tail`.
-pub(super) fn tail_matches(tail: &[u8], rest: &[u8]) -> bool {
-    let Some(star) = tail.iter().rposition(|byte| *byte == b'*') else {
-        return rest.ends_with(tail);
-    };
-    let (middle, end) = tail.split_at(star);
-    let end = end.strip_prefix(b"*").unwrap_or(end);
-    let Some(mut body) = rest.strip_suffix(end) else {
-        return false;
-    };
-    // Leftmost is enough: what a later literal could match further left only shrinks.
-    middle
-        .split(|byte| *byte == b'*')
-        .all(|literal| match after_first(body, literal) {
-            Some(after) => {
-                body = after;
-                true
-            }
-            None => false,
-        })
-}
-
-/// What follows the first occurrence of `literal`.
-fn after_first<'b>(body: &'b [u8], literal: &[u8]) -> Option<&'b [u8]> {
-    if literal.is_empty() {
-        return Some(body);
-    }
-    let at = body
-        .windows(literal.len())
-        .position(|here| here == literal)?;
-    body.get(at + literal.len()..)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -430,48 +327,12 @@ mod tests {
         }
     }
 
-    #[test]
-    fn patterns_cover_the_paths_they_name() {
-        for (text, covered, not_covered) in [
-            ("/a", &["/a"][..], &["/a/", "/", "/ab"][..]),
-            ("/a/*", &["/a/", "/a/x", "/a/x/y"], &["/a", "/b"]),
-            ("/foo*", &["/foo", "/foobar", "/foo/x"], &["/fo"]),
-            ("/*", &["/", "/x"], &[]),
-            ("*", &["/", "/x"], &[]),
-            (
-                "/a/*/b",
-                &["/a/x/b", "/a/x/y/b", "/a//b"],
-                &["/a/b", "/a/x/c", "/a/x/b/"],
-            ),
-            ("/a/*/b/*", &["/a/x/b/", "/a/x/b/b/y"], &["/a/b/", "/a/x/b"]),
-            (
-                "/a*b*c",
-                &["/abc", "/a1b2c", "/abcbc"],
-                &["/ab", "/acb", "/a-c"],
-            ),
-            ("/a**b", &["/ab", "/axb"], &["/ax"]),
-            ("a", &[], &["/a"]),
-        ] {
-            let pattern = PathPattern::parse(text).unwrap();
-            assert_eq!(pattern.as_str(), text);
-            for path in covered {
-                assert!(pattern.matches(path.as_bytes()), "{text} covers {path}");
-            }
-            for path in not_covered {
-                assert!(!pattern.matches(path.as_bytes()), "{text} and {path}");
-            }
-        }
-        assert_eq!(PathPattern::parse(""), Err(PathPatternError::Empty));
-    }
-
     proptest! {
         #[test]
-        fn arbitrary_text_never_panics(raw: String, pattern: String, path: Vec<u8>) {
+        fn arbitrary_text_never_panics(raw: String) {
             let _ = normalise(&raw);
             let _ = has_ambiguity(&raw);
-            if let Ok(pattern) = PathPattern::parse(&pattern) {
-                let _ = pattern.matches(&path);
-            }
+            let _ = unescape(&raw);
         }
 
         #[test]
@@ -495,16 +356,6 @@ mod tests {
                 let decoded = decode(raw.as_bytes()).unwrap();
                 prop_assert_eq!(&*normalise(&raw).unwrap(), &*decoded);
             }
-        }
-
-        #[test]
-        fn a_pattern_covers_what_the_same_regex_covers(
-            pattern in "/[ab*/]{0,8}",
-            path in "/[ab/]{0,10}",
-        ) {
-            let regex = regex::Regex::new(&format!("^{}$", pattern.replace('*', ".*"))).unwrap();
-            let pattern = PathPattern::parse(&pattern).unwrap();
-            prop_assert_eq!(pattern.matches(path.as_bytes()), regex.is_match(&path));
         }
     }
 }

@@ -1,9 +1,8 @@
 //! Routes on one and the same path, best first: the last step of the route table.
 
 use std::cmp::Reverse;
-use std::sync::Arc;
 
-use super::path::{PathPattern, tail_matches};
+use super::path_pattern::{Part, PathPattern, Syntax, Tail, covers};
 use super::route::Rank;
 
 /// Routes on one path, best first. Few are a sorted list; many a tree, so that a change copies few.
@@ -22,29 +21,34 @@ pub(super) struct Place {
     priority: Reverse<i64>,
     path_bytes: Reverse<usize>,
     order: u64,
-    /// What the path must go on with after the `*`.
-    tail: Option<Arc<str>>,
+    /// What the path must go on with after its literal part.
+    tail: Option<Tail>,
 }
 
 impl Place {
     /// The place of a route with this rank under this path.
-    pub(super) fn new(rank: Rank, path: &PathPattern) -> Self {
+    pub(super) fn new(rank: Rank, path: &PathPattern, syntax: Syntax) -> Self {
         Self {
             priority: Reverse(rank.priority),
             path_bytes: Reverse(path.as_str().len()),
             order: rank.order,
-            tail: path.tail(),
+            tail: path.cut(syntax).tail(),
         }
     }
 
-    /// True when `rest`, the path after the text up to the `*`, goes on as this place asks.
+    /// True when `rest`, the path after its literal part, goes on as this place asks.
     pub(super) fn covers(&self, rest: &[u8]) -> bool {
         let tail = self.tail.as_deref();
-        tail.is_none_or(|tail| tail_matches(tail.as_bytes(), rest))
+        tail.is_none_or(|tail| covers(tail, rest))
     }
 
-    fn is_of(&self, order: u64, tail: Option<&str>) -> bool {
-        self.order == order && self.tail.as_deref() == tail
+    /// What the path must go on with after its literal part.
+    pub(super) fn tail(&self) -> &[Part] {
+        self.tail.as_deref().unwrap_or_default()
+    }
+
+    fn is_of(&self, order: u64, tail: Option<&Tail>) -> bool {
+        self.order == order && self.tail.as_ref() == tail
     }
 }
 
@@ -97,7 +101,7 @@ impl<R: Clone> Ranked<R> {
     }
 
     /// Takes the route of this `order` and `tail` out; returns how many places were freed.
-    pub(super) fn remove(&mut self, order: u64, tail: Option<&str>) -> usize {
+    pub(super) fn remove(&mut self, order: u64, tail: Option<&Tail>) -> usize {
         match self {
             Self::Few(list) => {
                 let before = list.len();
@@ -125,7 +129,7 @@ mod tests {
 
     fn place(priority: i64, path: &str, order: u64) -> Place {
         let path = PathPattern::parse(path).unwrap();
-        Place::new(Rank { priority, order }, &path)
+        Place::new(Rank { priority, order }, &path, Syntax::Plain)
     }
 
     fn values(ranked: &Ranked<u64>) -> Vec<u64> {
@@ -169,7 +173,9 @@ mod tests {
                 "the place is taken"
             );
             assert_eq!(ranked.find(|_, value| *value > 99), Some(&700));
-            assert_eq!(ranked.remove(7, Some("/b")), 0, "another tail");
+            let other = PathPattern::parse("/*/b").unwrap();
+            let other = other.cut(Syntax::Plain).tail();
+            assert_eq!(ranked.remove(7, other.as_ref()), 0, "another tail");
             for order in orders {
                 assert!(!ranked.is_empty());
                 assert_eq!(ranked.remove(order, None), 1);

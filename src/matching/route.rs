@@ -1,12 +1,13 @@
 //! The route table: which rule a host and a path lead to, in APISIX's order.
 //!
-//! This is `radixtree_host_uri`. What else a rule asks (method, address, `vars`) is the caller's
-//! `accept`; what the rule is, the caller's `R`.
+//! What else a rule asks (method, address, `vars`) is the caller's `accept`; what the rule is, the
+//! caller's `R`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::host::HostPattern;
-use super::path::PathPattern;
+use super::path_pattern::{Part, PathPattern, Syntax, parameter};
 use super::ranked::{Place, Ranked};
 use super::tree::{Kept, Tree};
 
@@ -17,6 +18,55 @@ pub struct Rank {
     pub priority: i64,
     /// When the route was made; smaller goes first. Unique per route: it is what removal names.
     pub order: u64,
+}
+
+/// In which order routes are looked for, and how their paths are read: APISIX's routers, by its
+/// names for them (`apisix.router.http`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Router {
+    /// `radixtree_host_uri`: hosts first, then paths.
+    #[default]
+    HostUri,
+    /// `radixtree_uri`: paths alone; a host is one more condition, and may have a port.
+    Uri,
+    /// `radixtree_uri_with_parameter`: the same, with `:name` and `*name` in paths.
+    UriWithParameter,
+}
+
+impl Router {
+    /// How it reads paths.
+    #[must_use]
+    pub fn syntax(self) -> Syntax {
+        match self {
+            Self::HostUri | Self::Uri => Syntax::Plain,
+            Self::UriWithParameter => Syntax::Parameters,
+        }
+    }
+}
+
+/// What routes are looked for by.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// As [`super::authority::Authority::host`] spells it, empty when there is none.
+    pub host: &'a str,
+    /// As [`super::authority::Authority::as_str`] spells it: the host with its port.
+    pub authority: &'a str,
+    /// As [`super::path::normalise`] leaves it.
+    pub path: &'a [u8],
+}
+
+/// What a path's parameters stand for in a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Parameters<'a> {
+    tail: &'a [Part],
+    rest: &'a [u8],
+}
+
+impl<'a> Parameters<'a> {
+    /// What the parameter of this name stands for.
+    pub fn find(&self, name: &str) -> Option<&'a [u8]> {
+        parameter(self.tail, self.rest, name)
+    }
 }
 
 /// A route as it is put into the table.
@@ -30,14 +80,15 @@ pub struct Entry<R> {
 
 /// All routes, found by host and path.
 ///
-/// Order: the exact host, wildcard hosts from the longest suffix on, `*`, then routes without
+/// Order of [`Router::HostUri`]: the exact host, wildcard hosts from the longest suffix on, `*`, then routes without
 /// host; in each of these the exact path, then prefixes from the longest on; on one path higher
-/// priority, longer original path, smaller order. Persistent: a clone is O(1), and a change copies
+/// priority, longer original path, smaller order. The other routers have the second half of it.
+/// Persistent: a clone is O(1), and a change copies
 /// at most as many nodes as its hosts and paths have bytes.
 ///
 /// ```
 /// use portcullis::matching::host::HostPattern;
-/// use portcullis::matching::path::PathPattern;
+/// use portcullis::matching::path_pattern::PathPattern;
 /// use portcullis::matching::route::{Entry, Rank, RouteTable};
 ///
 /// let mut table = RouteTable::default();
@@ -50,10 +101,32 @@ pub struct Entry<R> {
 /// ```
 #[derive(Clone)]
 pub struct RouteTable<R> {
-    /// By host suffix, written backwards; `*` is the empty suffix.
+    router: Router,
+    /// By host suffix, written backwards; `*` is the empty suffix. [`Router::HostUri`] only.
     hosts: Tree<HostGroup<R>>,
+    /// Routes without hosts; all of them with the other routers.
     hostless: PathTree<R>,
+    /// How many routes have a wildcard of this suffix, or no host. The other routers only.
+    wide: Tree<usize>,
     place_count: usize,
+}
+
+/// A route at one of its places.
+#[derive(Debug, Clone)]
+struct Held<R> {
+    /// The hosts it is for, where the table is not ordered by them; `None`: all.
+    hosts: Option<Arc<[HostPattern]>>,
+    value: R,
+}
+
+impl<R> Held<R> {
+    fn is_for(&self, request: &Request<'_>) -> bool {
+        self.hosts.as_deref().is_none_or(|hosts| {
+            hosts
+                .iter()
+                .any(|host| host.matches(request.host) || host.matches(request.authority))
+        })
+    }
 }
 
 /// By the path's text up to its first `*`.
@@ -72,25 +145,48 @@ struct HostGroup<R> {
 #[derive(Debug, Clone)]
 struct PathGroup<R> {
     /// For paths that are this text.
-    exact: Ranked<R>,
+    exact: Ranked<Held<R>>,
     /// For paths that start with this text.
-    prefix: Ranked<R>,
+    prefix: Ranked<Held<R>>,
 }
 
 impl<R: Clone> RouteTable<R> {
+    /// An empty table in this order.
+    #[must_use]
+    pub fn new(router: Router) -> Self {
+        Self {
+            router,
+            ..Self::default()
+        }
+    }
+
     /// Puts a route under each of its paths, at each of its hosts; no host means every host.
     ///
     /// A route that is replaced must be removed first, by the hosts and paths it was put in with.
     pub fn insert(&mut self, hosts: &[HostPattern], paths: &[PathPattern], entry: Entry<R>) {
         let Entry { rank, value } = entry;
+        let syntax = self.router.syntax();
+        let held = |hosts| Held {
+            hosts,
+            value: value.clone(),
+        };
         let mut added = 0;
-        if hosts.is_empty() {
-            added += insert_paths(&mut self.hostless, paths, rank, &value);
-        }
-        for host in hosts {
-            added += self.hosts.edit(&host_key(host), |group| {
-                insert_paths(group.side_mut(host), paths, rank, &value)
-            });
+        if self.router != Router::HostUri {
+            let own = (!hosts.is_empty()).then(|| Arc::from(hosts));
+            added += insert_paths(&mut self.hostless, paths, syntax, rank, &held(own));
+            if added > 0 {
+                for suffix in wide_suffixes(hosts) {
+                    self.wide.edit(&suffix, |count| *count += 1);
+                }
+            }
+        } else if hosts.is_empty() {
+            added += insert_paths(&mut self.hostless, paths, syntax, rank, &held(None));
+        } else {
+            for host in hosts {
+                added += self.hosts.edit(&host_key(host), |group| {
+                    insert_paths(group.side_mut(host), paths, syntax, rank, &held(None))
+                });
+            }
         }
         self.place_count += added;
     }
@@ -99,15 +195,27 @@ impl<R: Clone> RouteTable<R> {
     ///
     /// True when it was there. What it was not put in with is left alone.
     pub fn remove(&mut self, hosts: &[HostPattern], paths: &[PathPattern], order: u64) -> bool {
+        let syntax = self.router.syntax();
         let mut removed = 0;
-        if hosts.is_empty() {
-            removed += remove_paths(&mut self.hostless, paths, order);
-        }
-        for host in hosts {
-            self.hosts.edit_or_drop(&host_key(host), |group| {
-                removed += remove_paths(group.side_mut(host), paths, order);
-                kept(group.exact.is_empty() && group.suffix.is_empty())
-            });
+        if self.router != Router::HostUri {
+            removed += remove_paths(&mut self.hostless, paths, syntax, order);
+            if removed > 0 {
+                for suffix in wide_suffixes(hosts) {
+                    self.wide.edit_or_drop(&suffix, |count| {
+                        *count = count.saturating_sub(1);
+                        kept(*count == 0)
+                    });
+                }
+            }
+        } else if hosts.is_empty() {
+            removed += remove_paths(&mut self.hostless, paths, syntax, order);
+        } else {
+            for host in hosts {
+                self.hosts.edit_or_drop(&host_key(host), |group| {
+                    removed += remove_paths(group.side_mut(host), paths, syntax, order);
+                    kept(group.exact.is_empty() && group.suffix.is_empty())
+                });
+            }
         }
         self.place_count = self.place_count.saturating_sub(removed);
         removed > 0
@@ -115,35 +223,58 @@ impl<R: Clone> RouteTable<R> {
 }
 
 impl<R> RouteTable<R> {
-    /// The first route in order that covers `host` and `path` and that `accept` takes.
-    ///
-    /// `host` as [`super::authority::Authority::host`] spells it, empty when the request has none;
-    /// `path` as [`super::path::normalise`] leaves it. A refusal by `accept` continues the search,
-    /// down to routes without host. No allocation but for more than eight nested prefixes.
+    /// The first route in order that covers `host` and `path` and that `accept` takes: as
+    /// [`RouteTable::find_for`], for a request without port.
     pub fn find(&self, host: &str, path: &[u8], mut accept: impl FnMut(&R) -> bool) -> Option<&R> {
+        let request = Request {
+            host,
+            authority: host,
+            path,
+        };
+        self.find_for(&request, |route, _| accept(route))
+    }
+
+    /// The first route in order that covers a request and that `accept` takes.
+    ///
+    /// A refusal by `accept`, which sees what the route's path captured, continues the search, down
+    /// to routes without host. No allocation but for more than eight nested prefixes.
+    pub fn find_for(
+        &self,
+        request: &Request<'_>,
+        mut accept: impl FnMut(&R, &Parameters<'_>) -> bool,
+    ) -> Option<&R> {
+        let host = request.host;
         let groups = self.hosts.prefixes(host.bytes().rev());
         for (used, group) in groups.longest_first() {
             let exact = (used == host.len()).then_some(&group.exact);
             for paths in exact.into_iter().chain([&group.suffix]) {
-                let found = find_path(paths, path, &mut accept);
+                let found = find_path(paths, request, &mut accept);
                 if found.is_some() {
                     return found;
                 }
             }
         }
-        find_path(&self.hostless, path, &mut accept)
+        find_path(&self.hostless, request, &mut accept)
+    }
+
+    /// The router whose order it has.
+    pub fn router(&self) -> Router {
+        self.router
     }
 
     /// The suffixes of wildcard hosts that cover hosts that end in `end` and have routes, and the
     /// empty one where a route has no host or `*`.
     pub fn suffixes_over<'a>(&'a self, end: &'a str) -> impl Iterator<Item = &'a str> {
-        let hostless = (!self.hostless.is_empty()).then_some("");
+        let is_ordered = self.router == Router::HostUri;
+        let hostless = (is_ordered && !self.hostless.is_empty()).then_some("");
         let groups = self.hosts.prefixes(end.bytes().rev());
-        let used: Vec<usize> = groups
+        let groups = groups
             .longest_first()
             .filter(|(_, group)| !group.suffix.is_empty())
-            .map(|(used, _)| used)
-            .collect();
+            .map(|(used, _)| used);
+        let wide = self.wide.prefixes(end.bytes().rev());
+        let wide = wide.longest_first().map(|(used, _)| used);
+        let used: Vec<usize> = groups.chain(wide).collect();
         let suffixes = used.into_iter();
         suffixes
             .filter_map(move |used| end.get(end.len().checked_sub(used)?..))
@@ -170,28 +301,45 @@ fn host_key(host: &HostPattern) -> Vec<u8> {
     text.bytes().rev().collect()
 }
 
+/// The keys of the suffixes that hosts of a route cover as a whole; the empty one for every host.
+fn wide_suffixes(hosts: &[HostPattern]) -> impl Iterator<Item = Vec<u8>> {
+    let every = hosts.is_empty().then(Vec::new);
+    let wide = hosts
+        .iter()
+        .filter(|host| !matches!(host, HostPattern::Exact(_)));
+    every.into_iter().chain(wide.map(host_key))
+}
+
 fn insert_paths<R: Clone>(
     tree: &mut PathTree<R>,
     paths: &[PathPattern],
+    syntax: Syntax,
     rank: Rank,
-    value: &R,
+    held: &Held<R>,
 ) -> usize {
     let mut added = 0;
     for path in paths {
-        let place = Place::new(rank, path);
-        added += tree.edit(path.literal(), |group| {
-            group.side_mut(path).insert(place, value.clone())
+        let place = Place::new(rank, path, syntax);
+        let cut = path.cut(syntax);
+        added += tree.edit(cut.literal.as_bytes(), |group| {
+            group.side_mut(cut.is_exact()).insert(place, held.clone())
         });
     }
     added
 }
 
-fn remove_paths<R: Clone>(tree: &mut PathTree<R>, paths: &[PathPattern], order: u64) -> usize {
+fn remove_paths<R: Clone>(
+    tree: &mut PathTree<R>,
+    paths: &[PathPattern],
+    syntax: Syntax,
+    order: u64,
+) -> usize {
     let mut removed = 0;
     for path in paths {
-        let tail = path.tail();
-        tree.edit_or_drop(path.literal(), |group| {
-            removed += group.side_mut(path).remove(order, tail.as_deref());
+        let cut = path.cut(syntax);
+        let tail = cut.tail();
+        tree.edit_or_drop(cut.literal.as_bytes(), |group| {
+            removed += group.side_mut(cut.is_exact()).remove(order, tail.as_ref());
             kept(group.exact.is_empty() && group.prefix.is_empty())
         });
     }
@@ -200,17 +348,23 @@ fn remove_paths<R: Clone>(tree: &mut PathTree<R>, paths: &[PathPattern], order: 
 
 fn find_path<'t, R>(
     tree: &'t PathTree<R>,
-    path: &[u8],
-    accept: &mut impl FnMut(&R) -> bool,
+    request: &Request<'_>,
+    accept: &mut impl FnMut(&R, &Parameters<'_>) -> bool,
 ) -> Option<&'t R> {
+    let path = request.path;
     let groups = tree.prefixes(path.iter().copied());
     for (used, group) in groups.longest_first() {
         let (_, rest) = path.split_at_checked(used)?;
         let exact = rest.is_empty().then_some(&group.exact);
         for ranked in exact.into_iter().chain([&group.prefix]) {
-            let found = ranked.find(|place, value| place.covers(rest) && accept(value));
-            if found.is_some() {
-                return found;
+            let found = ranked.find(|place, held| {
+                place.covers(rest) && held.is_for(request) && {
+                    let tail = place.tail();
+                    accept(&held.value, &Parameters { tail, rest })
+                }
+            });
+            if let Some(held) = found {
+                return Some(&held.value);
             }
         }
     }
@@ -234,8 +388,8 @@ impl<R> HostGroup<R> {
 }
 
 impl<R> PathGroup<R> {
-    fn side_mut(&mut self, path: &PathPattern) -> &mut Ranked<R> {
-        match path.is_exact() {
+    fn side_mut(&mut self, is_exact: bool) -> &mut Ranked<Held<R>> {
+        match is_exact {
             true => &mut self.exact,
             false => &mut self.prefix,
         }
@@ -263,8 +417,10 @@ impl<R> Default for PathGroup<R> {
 impl<R> Default for RouteTable<R> {
     fn default() -> Self {
         Self {
+            router: Router::default(),
             hosts: Tree::default(),
             hostless: Tree::default(),
+            wide: Tree::default(),
             place_count: 0,
         }
     }
@@ -284,6 +440,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::matching::tree;
 
     /// A route as written, for the table and for the scan that the table must agree with.
     #[derive(Debug, Clone)]
@@ -326,7 +483,7 @@ mod tests {
         }
 
         /// All precedences this rule has for a request, as the specification words them.
-        fn claims(&self, host: &str, path: &str) -> Vec<impl Ord + use<>> {
+        fn claims(&self, router: Router, host: &str, path: &str) -> Vec<impl Ord + use<>> {
             let mut hosts = Vec::new();
             for text in &self.hosts {
                 if HostPattern::parse(text).unwrap().matches(host) {
@@ -338,11 +495,17 @@ mod tests {
             if self.hosts.is_empty() {
                 hosts.push((2, Reverse(0)));
             }
+            if router != Router::HostUri {
+                // One more condition, without a rank.
+                hosts = hosts.first().map(|_| (0, Reverse(0))).into_iter().collect();
+            }
             let mut claims = Vec::new();
             for text in &self.paths {
-                if PathPattern::parse(text).unwrap().matches(path.as_bytes()) {
-                    let star = text.find('*');
-                    let class = (star.is_some(), Reverse(star));
+                let pattern = PathPattern::parse(text).unwrap();
+                if pattern.matches(path.as_bytes(), router.syntax()) {
+                    let start = pattern.start(router.syntax()).len();
+                    let is_exact = start == text.len();
+                    let class = (!is_exact, Reverse(start));
                     let Rank { priority, order } = self.rank;
                     let rank = (Reverse(priority), Reverse(text.len()), order);
                     claims.extend(hosts.iter().map(|host| (*host, class, rank)));
@@ -353,7 +516,11 @@ mod tests {
     }
 
     fn table(rules: &[Rule]) -> RouteTable<u64> {
-        let mut table = RouteTable::default();
+        table_of(Router::default(), rules)
+    }
+
+    fn table_of(router: Router, rules: &[Rule]) -> RouteTable<u64> {
+        let mut table = RouteTable::new(router);
         rules.iter().for_each(|rule| rule.put(&mut table));
         table
     }
@@ -372,8 +539,12 @@ mod tests {
     }
 
     fn scanned(rules: &[Rule], host: &str, path: &str) -> Vec<u64> {
+        scanned_by(Router::default(), rules, host, path)
+    }
+
+    fn scanned_by(router: Router, rules: &[Rule], host: &str, path: &str) -> Vec<u64> {
         let best = |rule: &Rule| {
-            let claim = rule.claims(host, path).into_iter().min()?;
+            let claim = rule.claims(router, host, path).into_iter().min()?;
             Some((claim, rule.rank.order))
         };
         let ranked: BTreeMap<_, _> = rules.iter().filter_map(best).collect();
@@ -393,6 +564,120 @@ mod tests {
         assert!(over(&table, "x.org").is_empty());
         Rule::new(&[], &["/"], 0, 2).put(&mut table);
         assert_eq!(over(&table, "x.org"), [""]);
+    }
+
+    #[test]
+    fn wildcards_are_known_whatever_the_order() {
+        let rules = [
+            Rule::new(&["a.x.com", "*.x.com", "*.X.com"], &["/"], 0, 1),
+            Rule::new(&["*.com"], &["/"], 0, 2),
+            Rule::new(&[], &["/"], 0, 3),
+        ];
+        for router in [Router::HostUri, Router::Uri, Router::UriWithParameter] {
+            let mut table = table_of(router, &rules);
+            let over = |table: &RouteTable<u64>| -> Vec<String> {
+                table.suffixes_over("a.x.com").map(str::to_owned).collect()
+            };
+            assert_eq!(over(&table), [".x.com", ".com", ""], "{router:?}");
+            assert!(rules[2].take(&mut table) && rules[0].take(&mut table));
+            assert_eq!(over(&table), [".com"], "{router:?}");
+        }
+    }
+
+    #[test]
+    fn where_paths_go_first_a_host_is_a_condition_and_may_have_a_port() {
+        let table = table_of(
+            Router::Uri,
+            &[
+                Rule::new(&["a.com"], &["/*"], 9, 1),
+                Rule::new(&[], &["/x"], 0, 2),
+                Rule::new(&["*.com"], &["/x"], 1, 3),
+                Rule::new(&["a.com:9080"], &["/x"], 2, 4),
+                Rule::new(&["b.com"], &["/x"], 9, 5),
+            ],
+        );
+        assert_eq!(offered(&table, "a.com", "/x"), [3, 2, 1]);
+        let request = Request {
+            host: "a.com",
+            authority: "a.com:9080",
+            path: b"/x",
+        };
+        assert_eq!(table.find_for(&request, |_, _| true), Some(&4));
+        assert_eq!(offered(&table, "c.org", "/x"), [2]);
+    }
+
+    #[test]
+    fn parameters_are_told_to_whoever_accepts() {
+        let table = table_of(
+            Router::UriWithParameter,
+            &[
+                Rule::new(&[], &["/u/me"], 0, 1),
+                Rule::new(&[], &["/u/:id"], 0, 2),
+                Rule::new(&[], &["/u/:id/*rest"], 0, 3),
+            ],
+        );
+        let captured = |path: &str, name: &str| {
+            let request = Request {
+                host: "h",
+                authority: "h",
+                path: path.as_bytes(),
+            };
+            let mut value = None;
+            let found = table.find_for(&request, |_, parameters| {
+                value = parameters.find(name).map(<[u8]>::to_vec);
+                true
+            });
+            (found.copied(), value)
+        };
+        assert_eq!(captured("/u/me", "id"), (Some(1), None));
+        assert_eq!(captured("/u/7", "id"), (Some(2), Some(b"7".to_vec())));
+        assert_eq!(
+            captured("/u/7/a/b", "rest"),
+            (Some(3), Some(b"a/b".to_vec()))
+        );
+        assert_eq!(captured("/u/", "id"), (None, None));
+    }
+
+    #[test]
+    fn a_request_costs_no_more_among_a_hundred_thousand_routes_than_among_ten() {
+        let rule = |order: u64| {
+            let hosts = [format!("h{}.example.com", order % 1000)];
+            let end = if order % 2 == 0 { "/*" } else { "" };
+            let paths = [format!("/api/{order}{end}")];
+            Rule {
+                hosts: hosts.into(),
+                paths: paths.into(),
+                rank: Rank { priority: 0, order },
+            }
+        };
+        for router in [Router::HostUri, Router::Uri] {
+            let cost = |count: u64| {
+                let rules: Vec<Rule> = (0..count).map(rule).collect();
+                let table = table_of(router, &rules);
+                assert_eq!(table.len(), rules.len());
+                let (mut most_nodes, mut most_offers) = (0, 0);
+                for order in 0..10 {
+                    let host = format!("h{order}.example.com");
+                    for path in [format!("/api/{order}/x"), format!("/api/{order}")] {
+                        let mut offers = 0;
+                        let before = tree::visited();
+                        table.find(&host, path.as_bytes(), |_| {
+                            offers += 1;
+                            false
+                        });
+                        most_nodes = most_nodes.max(tree::visited() - before);
+                        most_offers = most_offers.max(offers);
+                    }
+                }
+                (most_nodes, most_offers)
+            };
+            let (few, many) = (cost(10), cost(100_000));
+            // A node for each byte of the request at most, whatever the number of routes.
+            let bytes = "h0.example.com/api/0/x".len();
+            assert!(many.0 <= bytes, "{router:?}: {few:?} {many:?}");
+            assert!(many.0 <= few.0 + 4, "{router:?}: {few:?} {many:?}");
+            assert_eq!((few.1, many.1), (1, 1), "{router:?}: routes looked at");
+        }
     }
 
     #[test]
@@ -570,6 +855,75 @@ mod tests {
         }
         assert!(rules.iter().all(|rule| rule.take(&mut table)));
         assert!(table.is_empty() && table.hosts.is_empty() && table.hostless.is_empty());
+    }
+
+    /// What is drawn for random tables: few names and paths, so that much falls together.
+    struct Dice(u64);
+
+    impl Dice {
+        fn roll(&mut self, sides: u64) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            usize::try_from(self.0 % sides).unwrap()
+        }
+
+        fn one_of(&mut self, all: &[&str]) -> String {
+            all[self.roll(u64::try_from(all.len()).unwrap())].to_owned()
+        }
+
+        fn rule(&mut self, order: u64) -> Rule {
+            let hosts = ["a", "b.a", "c.b.a", "*", "*.a", "*.b.a", "*a", "A", "d"];
+            let paths = [
+                "/", "/*", "*", "/a", "/a/", "/a/*", "/a*", "/a/b", "/a/b/*", "/*/b", "/a/*/b",
+                "/a/*/b/*", "/:x", "/a/:x", "/a/:x/b", "/:x/b", "/a/:x/*y", "/a/*y", "/a/*b*",
+            ];
+            let host_count = self.roll(3);
+            let path_count = 1 + self.roll(2);
+            Rule {
+                hosts: (0..host_count).map(|_| self.one_of(&hosts)).collect(),
+                paths: (0..path_count).map(|_| self.one_of(&paths)).collect(),
+                rank: Rank {
+                    priority: i64::try_from(self.roll(3)).unwrap(),
+                    order,
+                },
+            }
+        }
+    }
+
+    #[test]
+    fn a_hundred_thousand_requests_to_random_tables_go_where_a_scan_sends_them() {
+        let hosts = ["a", "b.a", "c.b.a", "d.c.b.a", "xa", "d", ""];
+        let paths = [
+            "/", "/a", "/a/", "/a/b", "/a/b/", "/a/b/c", "/a/x/b", "/a/x/b/", "/ab", "/b", "/x/b",
+            "/a//b", "/:x", "/a/*y",
+        ];
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+        let mut request_count = 0;
+        while request_count < 100_000 {
+            let router = [Router::HostUri, Router::Uri, Router::UriWithParameter][dice.roll(3)];
+            let count = u64::try_from(dice.roll(16)).unwrap();
+            let rules: Vec<Rule> = (0..count).map(|order| dice.rule(order)).collect();
+            let mut table = table_of(router, &rules);
+            let (gone, left) = rules.split_at(dice.roll(count + 1));
+            let is_removed = dice.roll(2) == 0;
+            if is_removed {
+                assert!(gone.iter().all(|rule| rule.take(&mut table)));
+            }
+            let rules = if is_removed { left } else { &rules };
+            for _ in 0..25 {
+                let (host, path) = (dice.one_of(&hosts), dice.one_of(&paths));
+                assert_eq!(
+                    offered(&table, &host, &path),
+                    scanned_by(router, rules, &host, &path),
+                    "{router:?} {host}{path} {rules:?}"
+                );
+                request_count += 1;
+            }
+            assert!(rules.iter().all(|rule| rule.take(&mut table)));
+            assert!(table.is_empty() && table.hosts.is_empty());
+            assert!(table.hostless.is_empty() && table.wide.is_empty());
+        }
     }
 
     fn rule() -> impl Strategy<Value = (Vec<String>, Vec<String>, i64)> {

@@ -5,6 +5,18 @@
 
 use std::sync::Arc;
 
+#[cfg(test)]
+thread_local! {
+    /// Nodes that look-ups of this thread have visited.
+    static VISITED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How many nodes look-ups of this thread have visited so far.
+#[cfg(test)]
+pub(super) fn visited() -> usize {
+    VISITED.with(std::cell::Cell::get)
+}
+
 /// A map from byte strings to `V` that finds every stored prefix of a key in one walk.
 #[derive(Debug, Clone)]
 pub(super) struct Tree<V> {
@@ -81,6 +93,8 @@ impl<V> Tree<V> {
         let mut used = 0;
         let mut next = self.root.as_ref();
         while let Some(node) = next {
+            #[cfg(test)]
+            VISITED.with(|visited| visited.set(visited.get() + 1));
             // The first byte of the label is the edge's, read below.
             for byte in node.label.iter().skip(1) {
                 if key.next() != Some(*byte) {

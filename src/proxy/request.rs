@@ -19,6 +19,7 @@ use hyper::body::{Body, Incoming};
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
 use crate::matching::path;
+use crate::matching::route::{self, Parameters};
 use crate::net::dial::Target;
 use crate::net::stream::Stream;
 use crate::net::sweep::{Until, millis};
@@ -33,7 +34,7 @@ use crate::proxy::multiplex::Turn;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::settings::Nginx400;
 use crate::proxy::upstream::{Endpoint, Turns, default_port};
-use crate::proxy::variables::RequestVariables;
+use crate::proxy::variables::{RequestVariables, RouteVariables};
 use crate::proxy::worker::Worker;
 use crate::snapshot::{Route, Snapshot, Timeouts, Upstream, UpstreamSource};
 use crate::telemetry::metrics::{HandshakeEnd, Side};
@@ -333,16 +334,26 @@ fn find_route(request: &RequestVariables<'_>) -> Result<Arc<Route>, Refusal> {
     let outcome = request.outcome;
     let authority = outcome.authority.as_ref().ok_or(Reason::Internal)?;
     let peer = outcome.conn().peer.ip().to_canonical();
-    let fits = |route: &Arc<Route>| {
+    let fits = |route: &Arc<Route>, parameters: &Parameters<'_>| {
+        let variables = RouteVariables {
+            request,
+            parameters,
+        };
         (route.methods.is_empty() || route.methods.contains(&outcome.method))
             && (route.remote_addrs.is_empty()
                 || route.remote_addrs.iter().any(|net| net.contains(&peer)))
-            && route.vars.as_ref().is_none_or(|vars| vars.holds(request))
+            && route
+                .vars
+                .as_ref()
+                .is_none_or(|vars| vars.holds(&variables))
+    };
+    let asked = route::Request {
+        host: authority.host(),
+        authority: authority.as_str(),
+        path: request.path,
     };
     let routes = &request.snapshot.routes;
-    let route = routes
-        .find(authority.host(), request.path, fits)
-        .ok_or(Reason::RouteNotFound)?;
+    let route = routes.find_for(&asked, fits).ok_or(Reason::RouteNotFound)?;
     match route.closed {
         Some(Reason::ServiceMissing) => {
             let service = route.service.as_ref().map(ToString::to_string);

@@ -13,6 +13,7 @@ use http::header::{
 };
 
 use crate::matching::path::unescape;
+use crate::matching::route::Parameters;
 use crate::matching::variable::{ClientFact, Fact, TlsFact, Value, Variable, Variables};
 use crate::proxy::authorize::has_own_policy;
 use crate::proxy::conn::Conn;
@@ -38,18 +39,25 @@ pub struct RequestVariables<'a> {
     pub path: &'a [u8],
 }
 
-impl Variables for RequestVariables<'_> {
+/// The same for one route, whose path may have captured something.
+pub struct RouteVariables<'a> {
+    /// Those of the request.
+    pub request: &'a RequestVariables<'a>,
+    /// What the route's path captured.
+    pub parameters: &'a Parameters<'a>,
+}
+
+impl Variables for RouteVariables<'_> {
     fn value(&self, variable: &Variable) -> Option<Value<'_>> {
         match variable {
-            Variable::Fact(fact) => self.fact(*fact),
-            Variable::Tls(fact) => tls_fact(self.outcome.conn(), *fact),
-            Variable::Client(ClientFact::Verify) => self.verdict(),
-            Variable::Client(fact) => self.of_identity(*fact),
-            Variable::Argument(name) => self.argument(name),
-            Variable::Header(name) => self.header(name),
-            Variable::Cookie(name) => self.cookie(name),
-            // No path has parameters with this router.
-            Variable::Parameter(_) => None,
+            Variable::Fact(fact) => self.request.fact(*fact),
+            Variable::Tls(fact) => tls_fact(self.request.outcome.conn(), *fact),
+            Variable::Client(ClientFact::Verify) => self.request.verdict(),
+            Variable::Client(fact) => self.request.of_identity(*fact),
+            Variable::Argument(name) => self.request.argument(name),
+            Variable::Header(name) => self.request.header(name),
+            Variable::Cookie(name) => self.request.cookie(name),
+            Variable::Parameter(name) => self.parameters.find(name).map(Value::of),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::service::{self, UpstreamRef};
 use super::upstream::{self, Timeouts};
 use super::{Document, Id, Terms, members, texts, vars};
 use crate::matching::host::HostPattern;
-use crate::matching::path::PathPattern;
+use crate::matching::path_pattern::PathPattern;
 use crate::matching::vars::Expression;
 
 /// A typed route.

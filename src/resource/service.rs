@@ -59,8 +59,8 @@ pub(super) fn read_hosts(hosts: Vec<(String, &str)>, verdict: &mut Verdict) -> V
         match HostPattern::parse(text) {
             Ok(pattern) => {
                 if !pattern.is_reachable() {
-                    let text = "no request can have this host; hosts have no port and no empty \
-                                label";
+                    let text = "no request can have this host; hosts have no empty label, and a \
+                                port only where `proxy.router` is not radixtree_host_uri";
                     verdict.warn("host_unreachable", at, text);
                 }
                 patterns.push(pattern);

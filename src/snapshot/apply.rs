@@ -416,7 +416,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::matching::path::PathPattern;
+    use crate::matching::path_pattern::PathPattern;
     use crate::resource::upstream::{Keepalive, PassHost, Scheme, Timeouts};
     use crate::snapshot::compile::{Borrowed, ServicePiece, SourcePiece, UpstreamPiece};
     use crate::snapshot::{Owner, Serving, Trust, Upstream};

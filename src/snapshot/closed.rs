@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::failure::Reason;
 use crate::matching::host::HostPattern;
-use crate::matching::path::PathPattern;
+use crate::matching::path_pattern::PathPattern;
 use crate::matching::sni::SniPattern;
 use crate::resource::ssl::Role;
 use crate::resource::upstream::{Keepalive, PassHost, Scheme, Timeouts};

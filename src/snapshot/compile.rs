@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::failure::Reason;
 use crate::matching::host::HostPattern;
-use crate::matching::path::PathPattern;
+use crate::matching::path_pattern::PathPattern;
 use crate::matching::sni::SniPattern;
 use crate::resource::service::UpstreamRef;
 use crate::resource::ssl::Role;

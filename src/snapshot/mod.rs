@@ -31,7 +31,7 @@ use ipnet::IpNet;
 use crate::failure::Reason;
 use crate::matching::host::HostPattern;
 use crate::matching::patterns::PathRegexes;
-use crate::matching::route::RouteTable;
+use crate::matching::route::{RouteTable, Router};
 use crate::matching::sni::NameTable;
 use crate::matching::vars::Expression;
 use crate::tls::material::Digest;
@@ -56,6 +56,17 @@ pub struct Snapshot {
     pub upstreams: imbl::HashMap<Id, Arc<Upstream>>,
     /// Every object as it was put, and who points to whom.
     index: apply::Index,
+}
+
+impl Snapshot {
+    /// Nothing yet, with routes in this order.
+    #[must_use]
+    pub fn new(router: Router) -> Self {
+        Self {
+            routes: RouteTable::new(router),
+            ..Self::default()
+        }
+    }
 }
 
 /// An enabled server ssl, as all of its names see it.

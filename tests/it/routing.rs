@@ -19,7 +19,17 @@ struct Routed {
 impl Routed {
     #[track_caller]
     fn start() -> Self {
-        let gateway = Gateway::start();
+        Self::of(Gateway::start())
+    }
+
+    /// With this `proxy.router`.
+    #[track_caller]
+    fn with_router(router: &str) -> Self {
+        Self::of(Setup::default().set("proxy.router", router).start())
+    }
+
+    #[track_caller]
+    fn of(gateway: Gateway) -> Self {
         Self {
             origin: Origin::nginx(&Nginx::default()),
             client: gateway.connect(),
@@ -119,6 +129,61 @@ fn host_goes_before_path() {
     routed.expect(&[
         ("api.example.com", "/a", "host"),
         ("else.example.com", "/a", "exact-path"),
+    ]);
+}
+
+#[test]
+fn radixtree_uri_looks_at_paths_first_and_at_hosts_with_their_port() {
+    let mut routed = Routed::with_router("radixtree_uri");
+    routed.route("exact-path", json!({"uri": "/a"}));
+    routed.route("host", json!({"uri": "/*", "host": "api.example.com"}));
+    let host_and_path = json!({"uri": "/b", "host": "*.example.com", "priority": 1});
+    routed.route("host-and-path", host_and_path);
+    let port = json!({"uri": "/b", "host": "api.example.com:9080", "priority": 2});
+    routed.route("port", port);
+    routed.route("text", json!({"uri": "/text/:id"}));
+    routed.expect(&[
+        ("api.example.com", "/a", "exact-path"),
+        ("api.example.com", "/x", "host"),
+        ("api.example.com", "/b", "host-and-path"),
+        ("api.example.com:9080", "/b", "port"),
+        ("api.example.org", "/b", "404"),
+        ("h", "/text/:id", "text"),
+        ("h", "/text/7", "404"),
+    ]);
+    // The first router has no route for this port, and says so when it is written.
+    let other = Routed::start();
+    let route = json!({
+        "uri": "/b", "host": "api.example.com:9080", "upstream": other.tagged("port"),
+    });
+    let put = other.gateway.admin_put("/routes/port", &route);
+    let warning = put.header("x-portcullis-warning").unwrap_or_default();
+    assert!(warning.starts_with("host_unreachable "), "{put:?}");
+}
+
+#[test]
+fn paths_have_parameters_where_the_router_says_so() {
+    let mut routed = Routed::with_router("radixtree_uri_with_parameter");
+    routed.route("me", json!({"uri": "/users/me"}));
+    routed.route("one", json!({"uri": "/users/:id"}));
+    let vars = json!([["uri_param_id", "~~", "^[0-9]+$"]]);
+    routed.route(
+        "number",
+        json!({"uri": "/users/:id", "priority": 1, "vars": vars}),
+    );
+    routed.route("post", json!({"uri": "/users/:id/posts/:post"}));
+    let vars = json!([["uri_param_rest", "==", "a/b c"]]);
+    routed.route("rest", json!({"uri": "/files/*rest", "vars": vars}));
+    routed.expect(&[
+        ("h", "/users/me", "me"),
+        ("h", "/users/you", "one"),
+        ("h", "/users/7", "number"),
+        ("h", "/users/%37", "number"),
+        ("h", "/users/7/posts/8", "post"),
+        ("h", "/users/7/posts", "404"),
+        ("h", "/users/", "404"),
+        ("h", "/files/a/b%20c", "rest"),
+        ("h", "/files/a", "404"),
     ]);
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::config::{self, Config};
 use crate::control::{self, Rules};
 use crate::crypto::error::CryptoError;
+use crate::matching::route::Router;
 use crate::net::dial::Forbidden;
 use crate::secrets::custody::kek::{CHECK_NAME, Kek};
 use crate::secrets::custody::obtain::{self, Configured, Found, Known, ObtainError, Sources};
@@ -94,6 +95,11 @@ pub(super) fn rules(config: &Config) -> Result<Rules, KeepingError> {
         trust_file: trust_file.map(control::read_trust_file).transpose()?,
         refuse_weakening: config.security.refuse_weakening,
         require_upstream_verify: config.security.require_upstream_verify,
+        router: match config.proxy.router {
+            config::Router::HostUri => Router::HostUri,
+            config::Router::Uri => Router::Uri,
+            config::Router::UriWithParameter => Router::UriWithParameter,
+        },
         own: Arc::new(Forbidden::new(own.filter(|address| address.port() != 0))),
         ..Rules::default()
     })
