@@ -1,8 +1,8 @@
 //! What the gateway adds to the Admin API, under `/portcullis/v1`.
 //!
-//! Failures and their catalogue, validation without storing, what is served now, the record of
-//! changes, probes, the report on FIPS mode and the module's self-test. Never inside APISIX's paths, so
-//! that no client of its meets it by accident.
+//! Failures and their catalogue, validation without storing, what is served now, how references to
+//! secrets fare, the record of changes, probes, the report on FIPS mode and the module's self-test.
+//! Never inside APISIX's paths, so that no client of its meets it by accident.
 
 mod audit;
 mod probe;
@@ -37,6 +37,10 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
         (&Method::GET, ["snapshot"]) => Ok(Answer::ok(snapshot(call))),
         (&Method::GET, ["audit"]) => audit::list(call).await,
         (&Method::GET, ["audit", "verify"]) => audit::verify(call).await,
+        (&Method::GET, ["secrets"]) => {
+            let list = call.state.control.references();
+            Ok(Answer::ok(json!({ "total": list.len(), "list": list })))
+        }
         (&Method::GET, ["fips"]) => Ok(fips(call).await),
         (&Method::POST, ["fips", "self-test"]) => Ok(self_test(call).await),
         (&Method::POST, ["probe", word, id]) => probe::probe(call, word, id).await,

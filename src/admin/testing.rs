@@ -66,6 +66,7 @@ pub(super) fn control(live: &Arc<Live>) -> Control {
         metrics: Arc::new(Metrics::new().unwrap()),
         rules: Rules::default(),
         workers: Vec::new(),
+        desk: None,
     })
     .unwrap()
 }

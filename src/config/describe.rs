@@ -89,6 +89,7 @@ impl Config {
             "security.require_upstream_verify",
             self.security.require_upstream_verify,
         );
+        self.describe_secrets(&mut lines);
         lines.add(
             "proxy.nginx_400",
             match self.proxy.nginx_400 {
@@ -99,6 +100,49 @@ impl Config {
         lines.add("proxy.router", self.proxy.router.name());
         self.describe_rest(&mut lines);
         lines.0
+    }
+
+    fn describe_secrets(&self, lines: &mut Lines) {
+        let secrets = &self.secrets;
+        for (key, time) in [
+            ("secrets.cache_time", secrets.cache_time),
+            ("secrets.max_age", secrets.max_age),
+            ("secrets.read_timeout", secrets.read_timeout),
+            ("secrets.write_timeout", secrets.write_timeout),
+        ] {
+            lines.add(key, Shown(time));
+        }
+        for (word, manager) in [
+            ("vault", &secrets.vault),
+            ("aws", &secrets.aws),
+            ("gcp", &secrets.gcp),
+            ("kubernetes", &secrets.kubernetes),
+        ] {
+            let origins = if manager.origins.is_empty() {
+                "none".to_owned()
+            } else {
+                manager.origins.join(", ")
+            };
+            lines.add(&format!("secrets.{word}.origins"), origins);
+            let trust = match &manager.trust_file {
+                TrustFile::System => "system".to_owned(),
+                TrustFile::Path(path) => path.display().to_string(),
+            };
+            lines.add(&format!("secrets.{word}.trust_file"), trust);
+        }
+        let token_file = secrets.vault_token_file.as_deref();
+        lines.add("secrets.vault.token_file", path(token_file));
+        lines.add(
+            "secrets.kubernetes.service_account",
+            secrets.service_account.display(),
+        );
+        for root in &secrets.file_roots {
+            let text = format_args!("{} = {}", root.name, root.path.display()).to_string();
+            lines.add("secrets.file.roots", text);
+        }
+        if secrets.file_roots.is_empty() {
+            lines.add("secrets.file.roots", "none");
+        }
     }
 
     fn describe_admin(&self, lines: &mut Lines) {

@@ -1,5 +1,7 @@
 //! The keys: from the merged document to a [`Config`], and the rules between keys.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +13,7 @@ use super::listen::ListenAddr;
 use super::reader::{Reader, Section};
 use super::rules::judge;
 use super::secret::{self, Env, Kek};
+use super::secrets::read_secrets;
 use super::source::Source;
 use super::{
     AccessLog, ClientAuthNames, Config, Fips, Http, Https, Limits, Log, LogFormat, LogLevel,
@@ -76,9 +79,15 @@ impl Config {
             || "configuration".to_owned(),
             |path| path.display().to_string(),
         );
+        let variables = RefCell::new(BTreeSet::new());
+        let env = |name: &str| {
+            variables.borrow_mut().insert(name.to_owned());
+            env(name)
+        };
         let source = Source::read(text, name, sets, env("PORTCULLIS_SET").as_deref())?;
         let reader = Reader::new(source);
-        let mut config = read_root(&reader, env);
+        let mut config = read_root(&reader, &env);
+        config.variables = variables.take();
         config.file = file.map(Path::to_path_buf);
         judge(&reader, &mut config);
         let problems = reader.into_problems();
@@ -106,6 +115,7 @@ fn read_root(reader: &Reader, env: Env<'_>) -> Config {
     let kek = read_kek(&root, env);
     let upstream = read_upstream(&root.section("upstream"));
     let security = read_security(&root.section("security"));
+    let secrets = read_secrets(&root.section("secrets"), env);
     let proxy = read_proxy(&root.section("proxy"));
     let log = read_log(&root.section("log"));
     let access_log = match root.text_or_off("access_log").as_deref() {
@@ -128,12 +138,14 @@ fn read_root(reader: &Reader, env: Env<'_>) -> Config {
         kek,
         upstream,
         security,
+        secrets,
         proxy,
         log,
         access_log,
         limits,
         shutdown_timeout,
         file: None,
+        variables: BTreeSet::new(),
         warnings,
     }
 }

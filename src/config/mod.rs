@@ -13,12 +13,15 @@ mod load;
 mod reader;
 mod rules;
 mod secret;
+mod secrets;
 mod source;
 
 pub use error::{ConfigError, Problem};
 pub use listen::ListenAddr;
 pub use secret::{Kek, KeyMaterial, SecretText};
+pub use secrets::{FileRoot, SecretManager, Secrets};
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -55,6 +58,8 @@ pub struct Config {
     pub upstream: UpstreamTrust,
     /// `security`: what writers are not allowed to do.
     pub security: Security,
+    /// `secrets`: what resources may refer to, and how it is kept up to date.
+    pub secrets: Secrets,
     /// `proxy`: behaviour of the data plane.
     pub proxy: Proxy,
     /// `log`: the process log, on standard error.
@@ -67,6 +72,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// The file that was read; `None` when there was none.
     pub file: Option<PathBuf>,
+    /// Names of the environment variables that were looked for.
+    pub variables: BTreeSet<String>,
     /// Sentences for the operator about what is accepted but unwise.
     pub warnings: Vec<String>,
 }

@@ -63,7 +63,8 @@ impl Inner {
         Ok(self.parse_known(stored.kind, &stored.id, &document)?)
     }
 
-    /// An accepted document in the clear as the resource it describes.
+    /// An accepted document in the clear as the resource it describes, with the last good values of
+    /// its references.
     pub(super) fn parse_known(
         &self,
         kind: Kind,
@@ -71,7 +72,12 @@ impl Inner {
         document: &Opened,
     ) -> Result<Parsed, Faults> {
         let terms = Terms::load(self.now_seconds(), self.rules.trust_file.is_some());
-        parse(kind, id, document, &terms)
+        match self.fill(kind, id, document) {
+            None => parse(kind, id, document, &terms),
+            // Values that do not work any more are as good as none: what needs them is closed.
+            Some(filled) => parse(kind, id, &filled, &terms)
+                .or_else(|_faults| parse(kind, id, document, &terms)),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::control::write::{Draft, Request};
 use crate::control::{Delete, Deleted, Inner, Post, WriteError, Written, on_blocking};
+use crate::secrets::desk::Outcome;
 
 /// How many changes are settled at once.
 const GROUP: usize = 256;
@@ -23,6 +24,8 @@ pub(super) enum Job {
     Post {
         /// What is asked.
         post: Box<Post>,
+        /// What its references to secrets stand for.
+        outcome: Outcome,
         /// Who waits.
         reply: Reply<Written>,
     },

@@ -8,12 +8,14 @@ pub mod audit;
 mod build;
 mod documents;
 pub mod evidence;
+mod generations;
 mod group;
 mod module;
 mod own_nodes;
 mod plan;
 pub mod probe;
 mod prove;
+mod refresh;
 mod retire;
 mod settle;
 mod start;
@@ -24,6 +26,7 @@ mod write;
 
 pub use crate::resource::Flavour;
 pub use crate::secrets::custody::Show;
+pub use generations::SecretRules;
 pub use start::{Finding, Parts, Rules, StartError, check, read_trust_file};
 
 use std::net::SocketAddr;
@@ -38,6 +41,7 @@ use crate::resource::fault::{Faults, Warning};
 use crate::resource::patch::{Patch, PatchError};
 use crate::resource::{Document, Id, Kind, Revision};
 use crate::secrets::custody::{Custody, Opened};
+use crate::secrets::desk::Desk;
 use crate::snapshot::compile::Ground;
 use crate::snapshot::link::{Ask, Command};
 use crate::snapshot::live::Live;
@@ -226,6 +230,10 @@ struct Inner {
     rules: Rules,
     workers: Vec<mpsc::UnboundedSender<Command>>,
     retired: retire::Retired,
+    /// Resolves references; `None` where nothing is served.
+    desk: Option<Desk>,
+    /// Objects with references, and how these fare.
+    tracker: refresh::Tracker,
     /// Changes that wait to be settled.
     queue: group::Queue,
     /// Held from the last check of a group of changes to its publication: groups are serial.
@@ -335,6 +343,20 @@ impl Control {
     /// Builds what workers ask for, until all of them are gone. Runs on control's runtime.
     pub async fn serve_asks(&self, asks: mpsc::Receiver<Ask>) {
         build::serve(&self.inner, asks).await;
+    }
+
+    /// Keeps the values of references up to date, until the runtime ends. Runs in control's
+    /// `LocalSet`.
+    pub async fn refresh_secrets(&self) {
+        refresh::run(&self.inner).await;
+    }
+
+    /// How each reference fares: an object with `kind`, `id`, `pointer`, `manager`, `reference`,
+    /// `state`, `digest`, `version`, `age_seconds`, `next_refresh_seconds`, `reason` and
+    /// `last_error`; never a value.
+    #[must_use]
+    pub fn references(&self) -> Vec<serde_json::Value> {
+        self.inner.list_references()
     }
 
     /// Watches the FIPS module until it fails: its state every 10 s, its self-tests every

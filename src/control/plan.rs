@@ -14,6 +14,7 @@ use crate::resource::fault::{Fault, Faults};
 use crate::resource::ssl::Role;
 use crate::resource::{Document, Id, Kind, Resource, Revision};
 use crate::resource::{missing_reference, still_used, wrong_ssl_type};
+use crate::secrets::desk::Outcome;
 use crate::snapshot::weaken::{self, weakened};
 use crate::snapshot::{self, Snapshot};
 use crate::store::audit::Origin;
@@ -66,8 +67,12 @@ impl<'i> Group<'i> {
     pub(super) fn plan(&mut self, job: Job) -> Option<(Ready, Step, Commit)> {
         let job = match job {
             Job::Ready(ready) => ready,
-            Job::Post { post, reply } => {
-                let drafted = self.draft_post(*post);
+            Job::Post {
+                post,
+                outcome,
+                reply,
+            } => {
+                let drafted = self.draft_post(*post, &outcome);
                 match drafted {
                     Ok((request, draft)) => Ready::Put {
                         request,
@@ -99,7 +104,11 @@ impl<'i> Group<'i> {
     }
 
     /// Drafts a POST under the id of its turn.
-    fn draft_post(&self, post: Post) -> Result<(Arc<Request>, Box<Draft>), WriteError> {
+    fn draft_post(
+        &self,
+        post: Post,
+        outcome: &Outcome,
+    ) -> Result<(Arc<Request>, Box<Draft>), WriteError> {
         let Post {
             kind,
             document,
@@ -116,7 +125,9 @@ impl<'i> Group<'i> {
             if_match,
             allow_weaker,
         };
-        let draft = self.inner.draft(&request, &Edit::Replace(document))?;
+        let draft = self
+            .inner
+            .draft(&request, &Edit::Replace(document), outcome)?;
         Ok((Arc::new(request), Box::new(draft)))
     }
 
@@ -178,6 +189,7 @@ impl<'i> Group<'i> {
         check_precondition(delete.if_match, Some(stored.modified))?;
         let before = self.last.clone();
         let mut gone = followers(&before, delete)?;
+        self.inner.refuse_orphans(delete)?;
         gone.push((*kind, id.clone()));
         let count = u64::try_from(gone.len()).unwrap_or(u64::MAX);
         let revision = Revision(self.revision.0.saturating_add(count));

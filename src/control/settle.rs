@@ -87,8 +87,12 @@ impl Inner {
             return Ok(());
         }
         // Stored: from here on the changes are served, whatever else happens.
-        for (job, _) in &mut ready {
-            if let Ready::Put { draft, .. } = job {
+        for (job, step) in &mut ready {
+            for (kind, id) in &step.changed {
+                self.forget_references(*kind, id);
+            }
+            if let Ready::Put { request, draft, .. } = job {
+                self.keep_references(request.kind, &request.id, &draft.values);
                 // In the cache first: the first handshake that sees the snapshot finds it.
                 self.keep_built(std::mem::take(&mut draft.proved));
             }
@@ -185,7 +189,7 @@ impl Inner {
     }
 
     /// Has the workers look at the connections that a change of an ssl concerns.
-    fn tell_workers(&self, before: &Snapshot, after: &Snapshot, kind: Kind, id: &Id) {
+    pub(super) fn tell_workers(&self, before: &Snapshot, after: &Snapshot, kind: Kind, id: &Id) {
         if kind != Kind::Ssl {
             return;
         }

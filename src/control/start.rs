@@ -10,10 +10,12 @@ use tokio::sync::mpsc;
 
 use crate::config::TrustFile;
 use crate::control::documents::Unreadable;
+use crate::control::generations::{SecretRules, references_of};
 use crate::control::group::Queue;
 use crate::control::own_nodes::own_nodes;
 use crate::control::plan::{disputed_name, names_member};
 use crate::control::probe;
+use crate::control::refresh::Tracker;
 use crate::control::retire::Retired;
 use crate::control::settle::weaker_names;
 use crate::control::{Inner, WriteError};
@@ -23,8 +25,10 @@ use crate::resource::fault::Warning;
 use crate::resource::ssl::Role;
 use crate::resource::{Id, Kind};
 use crate::resource::{missing_reference, references, wrong_ssl_type};
+use crate::secrets::custody::Opened;
 use crate::secrets::custody::stray::stray_keys;
 use crate::secrets::custody::{Custody, CustodyError, Reason as CustodyReason};
+use crate::secrets::desk::Desk;
 use crate::snapshot::closed::close;
 use crate::snapshot::compile::{Build, compile};
 use crate::snapshot::link::Command;
@@ -52,6 +56,8 @@ pub struct Parts {
     pub rules: Rules,
     /// To every worker.
     pub workers: Vec<mpsc::UnboundedSender<Command>>,
+    /// What resolves references; without it, the last good values are all there is.
+    pub desk: Option<Desk>,
 }
 
 /// What the configuration says about writes.
@@ -67,6 +73,8 @@ pub struct Rules {
     pub router: Router,
     /// The gateway's own admin and status addresses: no node may be one of them.
     pub own: Arc<Forbidden>,
+    /// How values are kept up to date that documents refer to.
+    pub secrets: SecretRules,
     /// The clock: [`SystemTime::now`], except in tests.
     pub clock: fn() -> SystemTime,
 }
@@ -79,6 +87,7 @@ impl Default for Rules {
             require_upstream_verify: false,
             router: Router::default(),
             own: Arc::default(),
+            secrets: SecretRules::default(),
             clock: SystemTime::now,
         }
     }
@@ -223,6 +232,7 @@ pub(super) fn assemble(parts: Parts) -> Inner {
         metrics,
         rules,
         workers,
+        desk,
     } = parts;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Inner {
@@ -235,6 +245,8 @@ pub(super) fn assemble(parts: Parts) -> Inner {
         rules,
         workers,
         retired: Retired::default(),
+        desk,
+        tracker: Tracker::default(),
         queue: Queue::default(),
         writer: Arc::default(),
         module_is_lost: AtomicBool::new(false),
@@ -251,11 +263,19 @@ impl Inner {
         stored: &Stored,
     ) -> Result<(Change, Option<Arc<CaStore>>), StartError> {
         let Stored { kind, id, .. } = stored;
+        let references = references_of(*kind, &Opened::new(*kind, stored.document.clone()));
+        self.tracker.touch(*kind, id, &references);
         let (piece, store) = match self.read(stored) {
             Ok(parsed) => {
                 let compiled = compile(*kind, id, &parsed.resource, &self.ground());
                 if let Some((pointer, error)) = &compiled.trouble {
                     tracing::error!(%kind, %id, %pointer, %error, "closed: it cannot be served");
+                }
+                if !references.is_empty()
+                    && compiled.trouble.is_none()
+                    && let Some(generation) = self.last_generation(*kind, id)
+                {
+                    self.tracker.serve(*kind, id, &generation);
                 }
                 let store = match compiled.build {
                     Some(Build::Server(spec)) => spec.ca,

@@ -56,6 +56,7 @@ fn parts(store: &Arc<Memory>, seed: u8, rules: Rules) -> (Parts, mpsc::Unbounded
         metrics: Arc::new(Metrics::new().unwrap()),
         rules: Rules { clock, ..rules },
         workers: vec![worker],
+        desk: None,
     };
     (parts, commands)
 }

@@ -2,8 +2,10 @@
 //!
 //! All that costs much happens here, side by side for many writers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::control::generations::{Values, references_of, told_by_reference};
 use crate::control::group::{self, Job, Ready};
 use crate::control::own_nodes::own_nodes;
 use crate::control::prove::Proved;
@@ -23,6 +25,7 @@ use crate::secrets::custody::keep::{client_removed, keep_names};
 use crate::secrets::custody::seal::refuse_sealed;
 use crate::secrets::custody::stray::stray_keys;
 use crate::secrets::custody::{CustodyError, Opened, Reason as CustodyReason};
+use crate::secrets::desk::Outcome;
 use crate::snapshot::compile::{Piece, compile};
 use crate::snapshot::specs::SpecError;
 use crate::store::Stored;
@@ -56,6 +59,15 @@ struct Judged {
     piece: Piece,
     proved: Proved,
     warnings: Vec<Warning>,
+    values: Values,
+}
+
+/// What is found out about a document that is whole.
+struct Examined {
+    resource: Resource,
+    piece: Piece,
+    proved: Proved,
+    warnings: Vec<Warning>,
 }
 
 /// A change with everything done that needs no lock.
@@ -74,6 +86,8 @@ pub(super) struct Draft {
     pub(super) changed: Vec<String>,
     pub(super) warnings: Vec<Warning>,
     pub(super) references: Vec<(Kind, Id, &'static str)>,
+    /// What its references to secrets stand for.
+    pub(super) values: Values,
 }
 
 /// Creates or replaces an object.
@@ -84,8 +98,16 @@ pub(super) async fn put(inner: &Arc<Inner>, put: Put) -> Result<Written, WriteEr
 
 /// Creates an object under an id of its own, which it gets when its turn comes.
 pub(super) async fn post(inner: &Arc<Inner>, post: Post) -> Result<Written, WriteError> {
+    let Post { kind, document, .. } = &post;
+    let edit = Arc::new(Edit::Replace(document.clone()));
+    let outcome = resolve(inner, *kind, None, &edit, false).await?;
     let post = Box::new(post);
-    group::settle(inner, |reply| Job::Post { post, reply }).await
+    group::settle(inner, |reply| Job::Post {
+        post,
+        outcome,
+        reply,
+    })
+    .await
 }
 
 /// Changes a part of an object.
@@ -113,18 +135,23 @@ pub(super) async fn amend(inner: &Arc<Inner>, amend: Amend) -> Result<Written, W
 /// Does all of a put but the storing: the warnings that it would give.
 pub(super) async fn validate(inner: &Arc<Inner>, put: Put) -> Result<Vec<Warning>, WriteError> {
     let (request, edit) = split(put);
+    let edit = Arc::new(edit);
+    let outcome = resolve(inner, request.kind, Some(&request.id), &edit, true).await?;
     let work = move |inner: &Inner| {
-        let draft = inner.draft(&request, &edit)?;
+        let draft = inner.draft(&request, &edit, &outcome)?;
         inner.rehearse(&request, draft)
     };
     in_turn(inner, work).await
 }
 
-/// Does what a put does before it takes the lock: the document's own warnings.
+/// Does what a put does before it takes the lock, without asking for secrets: the document's own
+/// warnings.
 pub(super) async fn judge(inner: &Arc<Inner>, put: Put) -> Result<Vec<Warning>, WriteError> {
     let (request, edit) = split(put);
     in_turn(inner, move |inner| {
-        inner.draft(&request, &edit).map(|draft| draft.warnings)
+        let outcome = Outcome::new();
+        let draft = inner.draft(&request, &edit, &outcome);
+        draft.map(|draft| draft.warnings)
     })
     .await
 }
@@ -174,12 +201,17 @@ async fn write(
     request: Arc<Request>,
     edit: Arc<Edit>,
 ) -> Result<Written, WriteError> {
+    let mut outcome = Arc::default();
     for tries_left in (0..=RETRIES).rev() {
+        if tries_left > 0 {
+            let (kind, id) = (request.kind, &request.id);
+            outcome = Arc::new(resolve(inner, kind, Some(id), &edit, false).await?);
+        }
         let early = match tries_left {
             0 => Some(inner.writer.clone().lock_owned().await),
             _ => None,
         };
-        let draft = draft(inner, &request, &edit).await?;
+        let draft = draft(inner, &request, &edit, &outcome).await?;
         let (request, draft) = (request.clone(), Box::new(draft));
         let job = |reply| {
             Job::Ready(Ready::Put {
@@ -204,9 +236,37 @@ async fn draft(
     inner: &Arc<Inner>,
     request: &Arc<Request>,
     edit: &Arc<Edit>,
+    outcome: &Arc<Outcome>,
 ) -> Result<Draft, WriteError> {
-    let (request, edit) = (request.clone(), edit.clone());
-    in_turn(inner, move |inner| inner.draft(&request, &edit)).await
+    let (request, edit, outcome) = (request.clone(), edit.clone(), outcome.clone());
+    in_turn(inner, move |inner| inner.draft(&request, &edit, &outcome)).await
+}
+
+/// Asks for what a change's document refers to, before any lock is taken. A document with faults
+/// has no references here; the draft tells them.
+async fn resolve(
+    inner: &Arc<Inner>,
+    kind: Kind,
+    id: Option<&Id>,
+    edit: &Arc<Edit>,
+    dry_run: bool,
+) -> Result<Outcome, WriteError> {
+    let (id, edit) = (id.cloned(), edit.clone());
+    let references = move |inner: &Inner| {
+        let found = match &*edit {
+            Edit::Replace(sent) => references_of(kind, sent),
+            Edit::Amend(patch) => {
+                let stored = id.and_then(|id| inner.store.find(kind, &id).ok()?);
+                let amended = stored.and_then(|stored| inner.amended(stored, patch).ok());
+                amended.map_or_else(BTreeMap::new, |new| references_of(kind, &new))
+            }
+        };
+        let mut references: Vec<String> = found.into_values().collect();
+        references.sort_unstable();
+        references.dedup();
+        references
+    };
+    inner.resolve(references, dry_run).await
 }
 
 /// Removes an object.
@@ -224,7 +284,12 @@ pub(super) async fn delete(inner: &Arc<Inner>, delete: Delete) -> Result<Deleted
 }
 
 impl Inner {
-    pub(super) fn draft(&self, request: &Request, edit: &Edit) -> Result<Draft, WriteError> {
+    pub(super) fn draft(
+        &self,
+        request: &Request,
+        edit: &Edit,
+        outcome: &Outcome,
+    ) -> Result<Draft, WriteError> {
         let Request { kind, id, .. } = request;
         let stored = self.store.find(*kind, id).map_err(store_failed)?;
         let known = stored
@@ -244,7 +309,8 @@ impl Inner {
             piece,
             proved,
             warnings,
-        } = self.judge(request, edit, new, old.as_ref())?;
+            values,
+        } = self.judge(request, edit, new, old.as_ref(), outcome)?;
         let now = self.now_seconds();
         let (created, updated) = match edit {
             Edit::Replace(_) => (
@@ -282,6 +348,7 @@ impl Inner {
             proved,
             changed,
             warnings,
+            values,
         })
     }
 
@@ -292,6 +359,7 @@ impl Inner {
         edit: &Edit,
         mut new: Opened,
         old: Option<&Opened>,
+        outcome: &Outcome,
     ) -> Result<Judged, WriteError> {
         let (kind, id) = (request.kind, &request.id);
         refuse_sealed(kind, &new).map_err(one)?;
@@ -308,11 +376,68 @@ impl Inner {
                 }),
             ),
         };
+        let last = self.last_generation(kind, id);
+        let references = references_of(kind, &new);
+        let generation = self.next_generation(&references, outcome, last.as_ref());
+        let mut values = Values {
+            references,
+            generation,
+        };
+        let whole = values.generation.fill(&new);
+        let (examined, invalid) = match self.examine(request, flavour, &whole) {
+            Err(WriteError::Invalid(faults)) if !values.references.is_empty() => {
+                // Faults of its own are its writer's.
+                self.examine(request, flavour, &new)?;
+                let faults = told_by_reference(faults, &values);
+                let last = last.filter(|last| last.covers(values.references.values()));
+                let Some(last) = last else {
+                    return Err(WriteError::Invalid(faults));
+                };
+                let examined = self.examine(request, flavour, &last.fill(&new))?;
+                values.generation = last;
+                (examined, Some(faults))
+            }
+            examined => (examined?, None),
+        };
+        let Examined {
+            resource,
+            piece,
+            proved,
+            mut warnings,
+        } = examined;
+        warnings.extend(kept);
+        warnings.extend(Self::unresolved(&values, outcome));
+        warnings.extend(
+            invalid
+                .into_iter()
+                .flat_map(|faults| faults.0)
+                .map(|fault| Warning {
+                    code: Reason::SecretInvalid.code(),
+                    pointer: fault.pointer,
+                    text: format!("{}; the last good values stay in force", fault.reason),
+                }),
+        );
+        Ok(Judged {
+            document: new,
+            resource,
+            piece,
+            proved,
+            warnings,
+            values,
+        })
+    }
+
+    /// Everything about a document whose references stand for what they can.
+    fn examine(
+        &self,
+        request: &Request,
+        flavour: Flavour,
+        document: &Opened,
+    ) -> Result<Examined, WriteError> {
+        let (kind, id) = (request.kind, &request.id);
         let has_trust_file = self.rules.trust_file.is_some();
         let terms = Terms::write(flavour, self.now_seconds(), has_trust_file);
-        let parsed = parse(kind, id, &new, &terms)?;
-        let mut warnings = parsed.warnings;
-        warnings.extend(kept);
+        let parsed = parse(kind, id, document, &terms)?;
         let ours = own_nodes(&parsed.resource, &self.rules.own);
         if !ours.is_empty() {
             return Err(WriteError::Invalid(Faults(ours)));
@@ -328,12 +453,8 @@ impl Inner {
         }
         let compiled = compile(kind, id, &parsed.resource, &self.ground());
         match compiled.trouble {
-            None => {}
-            Some((pointer, SpecError::Unresolved { reference, .. })) => warnings.push(Warning {
-                code: Reason::SecretUnresolved.code(),
-                pointer,
-                text: format!("{reference} is not resolved; until it is, what needs it is closed"),
-            }),
+            // Its writer is told by reference.
+            None | Some((_, SpecError::Unresolved { .. })) => {}
             Some((pointer, error)) => {
                 return Err(one(Fault {
                     pointer,
@@ -343,13 +464,11 @@ impl Inner {
             }
         }
         let proved = self.prove(kind, &parsed.resource, compiled.build)?;
-        let (resource, piece) = (parsed.resource, compiled.piece);
-        Ok(Judged {
-            document: new,
-            resource,
-            piece,
+        Ok(Examined {
+            resource: parsed.resource,
+            piece: compiled.piece,
             proved,
-            warnings,
+            warnings: parsed.warnings,
         })
     }
 

@@ -221,10 +221,13 @@ catalogue! {
     // Secrets and the rest.
     SecretUnresolved "secret_unresolved" Us
         "A reference to a secret could not be resolved, and no earlier good value is kept. What needs it is closed."
-        "This version asks no secret manager: put the certificate and the key themselves in the place of the reference; they are encrypted at rest and shown by no reply."
+        "Look at `a6 secret status` (`GET /portcullis/v1/secrets`): it says for each reference what its manager answered. It is tried again every few seconds."
+    SecretInvalid "secret_invalid" Us
+        "A secret manager has a new value that does not work where it is referred to: it cannot be read, or certificate and key do not belong together. The last good value stays in force."
+        "Look at `a6 secret status` for the object and the fault; then correct the value at the manager. Write certificate and key to one path, so that they always change together."
     SecretOriginNotTrusted "secret_origin_not_trusted" Us
         "A credential that is not part of the secrets object would have gone to an address that the configuration does not list."
-        "Put the credential into the secrets object itself, together with the address."
+        "List the manager's address in `secrets.<manager>.origins` of the configuration file, or put the credential into the secrets object itself, together with the address."
     Internal "internal" Us
         "The gateway met a condition that should be impossible. The request was answered with 500."
         "Report it with the log lines that have the same request id. Nothing in the configuration needs to change."

@@ -181,6 +181,7 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::ContextUnavailable
         | Reason::ShutDown
         | Reason::SecretUnresolved
+        | Reason::SecretInvalid
         | Reason::SecretOriginNotTrusted => StatusCode::SERVICE_UNAVAILABLE,
         Reason::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         Reason::UpstreamMissing

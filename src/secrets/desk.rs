@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -25,6 +26,7 @@ use super::settings::Bounds;
 use super::source::{Answer, Ask, Place, ReadFault, Source};
 use crate::crypto::{digest, rand};
 use crate::resource::{Id, Revision};
+use crate::telemetry::metrics::Metrics;
 
 /// Orders that may wait for the desk.
 const ORDERS: usize = 256;
@@ -132,9 +134,10 @@ impl Desk {
 }
 
 /// Serves orders until every [`Desk`] is gone. Runs in a `LocalSet`.
-pub async fn serve(mut orders: Orders, ground: Rc<Ground>) {
+pub async fn serve(mut orders: Orders, ground: Rc<Ground>, metrics: Arc<Metrics>) {
     let clerk = Rc::new(Clerk {
         ground,
+        metrics,
         open: RefCell::default(),
     });
     while let Some((order, reply)) = orders.0.recv().await {
@@ -151,6 +154,7 @@ type OpenManager = (Revision, Result<Rc<dyn Source>, ReadFault>);
 
 struct Clerk {
     ground: Rc<Ground>,
+    metrics: Arc<Metrics>,
     open: RefCell<HashMap<Id, OpenManager>>,
 }
 
@@ -183,6 +187,7 @@ impl Clerk {
                 Ok(source) => asking.push(
                     Inquiry {
                         source,
+                        count: self.counter(&key),
                         bounds: order.bounds,
                         until,
                         dry_run: order.dry_run,
@@ -201,6 +206,21 @@ impl Clerk {
             outcome.extend(found);
         }
         outcome
+    }
+
+    /// Counts what a source answers.
+    fn counter(&self, key: &SourceKey) -> Counter {
+        let (metrics, manager) = (self.metrics.clone(), key.manager().to_owned());
+        Box::new(move |answer| {
+            let result = match answer {
+                Ok(_) => "ok",
+                Err(ReadFault::NotFound) => "absent",
+                Err(ReadFault::Denied(_)) => "denied",
+                Err(fault) if fault.is_outage() => "outage",
+                Err(_) => "failed",
+            };
+            metrics.secret_read(&manager, result);
+        })
     }
 
     fn source(
@@ -229,9 +249,13 @@ impl Clerk {
     }
 }
 
+/// Counts what a source answered.
+type Counter = Box<dyn Fn(&Result<Answer, ReadFault>)>;
+
 /// One source within one order.
 struct Inquiry {
     source: Rc<dyn Source>,
+    count: Counter,
     bounds: Bounds,
     until: Instant,
     dry_run: bool,
@@ -342,6 +366,7 @@ impl Inquiry {
                 Ok(answer) => answer,
                 Err(_elapsed) => Err(ReadFault::Slow(limit)),
             };
+            (self.count)(&answer);
             tries_left = tries_left.saturating_sub(1);
             let left = self.until.saturating_duration_since(Instant::now());
             let wait = varied(pause);
@@ -439,6 +464,7 @@ mod tests {
         let source = Rc::new(script);
         let inquiry = Inquiry {
             source: source.clone(),
+            count: Box::new(|_answer| {}),
             bounds,
             until: Instant::now() + bounds.total,
             dry_run: false,
@@ -522,7 +548,11 @@ mod tests {
     async fn orders_from_other_threads_are_answered_whole() {
         let work = async {
             let (desk, orders) = desk();
-            tokio::task::spawn_local(serve(orders, ground(Settings::default())));
+            tokio::task::spawn_local(serve(
+                orders,
+                ground(Settings::default()),
+                Arc::new(Metrics::new().unwrap()),
+            ));
             let references = [
                 "$env://TOKEN",
                 "$env://NOBODY",

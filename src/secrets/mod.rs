@@ -9,6 +9,7 @@
 //! | [`reference`](mod@reference) | takes `$secret://…` and `$env://…` apart |
 //! | [`source`] | is the trait of what keeps secrets, with its answers and faults |
 //! | [`env`](mod@env), [`file`](mod@file) | are sources |
+//! | [`generation`] | is what a resource's references stand for, accepted together, kept sealed |
 //! | [`ground`] | is what managers are opened with: clients, credentials, the fence around these |
 //! | [`desk`](mod@desk) | resolves references, each path once, in bounded time |
 //! | [`settings`] | is what the configuration says of it |
@@ -19,6 +20,7 @@ pub mod custody;
 pub mod desk;
 pub mod env;
 pub mod file;
+pub mod generation;
 pub mod ground;
 pub mod reference;
 pub mod settings;

@@ -394,6 +394,12 @@ fn notes_are_kept_apart(make: Make<'_>) {
     store.meta_put("kek_check", "b").unwrap();
     assert_eq!(store.meta_find("kek_check").unwrap().as_deref(), Some("b"));
     assert_eq!(store.meta_find("other").unwrap(), None);
+    store.meta_put("other", "c").unwrap();
+    for _ in 0..2 {
+        store.meta_remove("other").unwrap();
+        assert_eq!(store.meta_find("other").unwrap(), None);
+    }
+    assert_eq!(store.meta_find("kek_check").unwrap().as_deref(), Some("b"));
     assert_eq!(state(&*store), (vec![], Revision(0), vec![]));
 }
 

@@ -165,6 +165,11 @@ impl Store for Memory {
         self.state().meta.insert(name.to_owned(), value.to_owned());
         Ok(())
     }
+
+    fn meta_remove(&self, name: &str) -> Result<(), StoreError> {
+        self.state().meta.remove(name);
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -100,6 +100,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// When the store cannot be written.
     fn meta_put(&self, name: &str, value: &str) -> Result<(), StoreError>;
+
+    /// Removes a note; one that is not there is no error. Durable on return.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn meta_remove(&self, name: &str) -> Result<(), StoreError>;
 }
 
 /// An object as it is kept.

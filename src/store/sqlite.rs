@@ -166,6 +166,17 @@ impl Database {
         Ok(())
     }
 
+    /// As [`Store::meta_remove`].
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn meta_remove(&self, name: &str) -> Result<(), StoreError> {
+        self.writer()?
+            .execute("DELETE FROM meta WHERE name = ?1", [name])
+            .map_err(failed(&self.path, "write"))?;
+        Ok(())
+    }
+
     fn writer(&self) -> Result<MutexGuard<'_, Connection>, StoreError> {
         let writer = self.writer.as_ref().ok_or(StoreError::ReadOnly)?;
         // A transaction that a panic interrupted was rolled back when it was dropped.
@@ -399,6 +410,10 @@ impl Store for Sqlite {
 
     fn meta_put(&self, name: &str, value: &str) -> Result<(), StoreError> {
         self.database.meta_put(name, value)
+    }
+
+    fn meta_remove(&self, name: &str) -> Result<(), StoreError> {
+        self.database.meta_remove(name)
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Metrics {
     connections: IntGaugeVec,
     writes: IntCounterVec,
     resources: IntGaugeVec,
+    secret_references: IntGaugeVec,
+    secret_reads: IntCounterVec,
     build_info: IntGaugeVec,
     /// `portcullis_upstream_connections{state="active"}`.
     pub upstream_active: IntGauge,
@@ -136,6 +138,16 @@ impl Metrics {
                 &["kind", "outcome"],
             )?,
             resources: make.gauges("resources", "Resources stored.", &["kind"])?,
+            secret_references: make.gauges(
+                "secret_references",
+                "References to secrets by state; `a6 secret status` lists them.",
+                &["state"],
+            )?,
+            secret_reads: make.counters(
+                "secret_reads_total",
+                "Paths read at secret managers, by manager and result.",
+                &["manager", "result"],
+            )?,
             build_info: make.gauges("build_info", "Always 1.", &["version", "openssl"])?,
             upstream_active: upstream.get_metric_with_label_values(&["active"])?,
             upstream_idle: upstream.get_metric_with_label_values(&["idle"])?,
@@ -168,6 +180,20 @@ impl Metrics {
             negotiated: Negotiated::default(),
             registry,
         })
+    }
+
+    /// Sets how many references to secrets are in a state.
+    pub fn set_secret_references(&self, state: &str, count: i64) {
+        self.secret_references
+            .with_label_values(&[state])
+            .set(count);
+    }
+
+    /// Counts a path that was read at a secret manager.
+    pub fn secret_read(&self, manager: &str, result: &str) {
+        self.secret_reads
+            .with_label_values(&[manager, result])
+            .inc();
     }
 
     /// Counts a failure.

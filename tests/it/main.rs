@@ -37,6 +37,7 @@ mod resumption;
 mod rotation;
 mod routing;
 mod scan;
+mod secrets;
 mod shutdown;
 mod sni;
 mod status;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::cli::server::secrets;
 use crate::config::{self, Config};
 use crate::control::{self, Rules};
 use crate::crypto::error::CryptoError;
@@ -100,6 +101,7 @@ pub(super) fn rules(config: &Config) -> Result<Rules, KeepingError> {
             config::Router::Uri => Router::Uri,
             config::Router::UriWithParameter => Router::UriWithParameter,
         },
+        secrets: secrets::rules(config),
         own: Arc::new(Forbidden::new(own.filter(|address| address.port() != 0))),
         ..Rules::default()
     })
@@ -121,6 +123,7 @@ pub(super) fn parts(
         metrics,
         rules: rules(config)?,
         workers: Vec::new(),
+        desk: None,
     })
 }
 

@@ -9,6 +9,7 @@ mod check;
 mod fips;
 mod keeping;
 mod planes;
+mod secrets;
 mod serve;
 mod sockets;
 mod stig;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +14,7 @@ use crate::cli::server::access;
 use crate::cli::server::fips;
 use crate::cli::server::keeping::{self, KeepingError};
 use crate::cli::server::planes::{Planes, Workers};
+use crate::cli::server::secrets;
 use crate::cli::server::sockets::Sockets;
 use crate::config::{self, Config};
 use crate::control::evidence::Surroundings;
@@ -22,9 +24,11 @@ use crate::matching::sni::SniName;
 use crate::net::dial::Forbidden;
 use crate::net::handshake::Turns;
 use crate::net::listener::BindError;
+use crate::net::sweep::Sweep;
 use crate::proxy::settings::{ClientAuthNames, Nginx400, Settings};
 use crate::proxy::worker::{self, Inbound};
 use crate::resource::Flavour;
+use crate::secrets::desk::{desk, serve as serve_desk};
 use crate::snapshot::choose::Chooser;
 use crate::snapshot::link::WorkerLink;
 use crate::snapshot::live::Live;
@@ -141,6 +145,10 @@ pub(super) fn run(config: &Config) -> Result<(), ServeError> {
         metrics.clone(),
     )?;
     parts.workers.clone_from(&commands);
+    let (desk, orders) = desk();
+    parts.desk = Some(desk);
+    let secret_rules = parts.rules.secrets;
+    let secret_settings = secrets::settings(config)?;
     let forbidden = Arc::new(Forbidden::new(sockets.own.iter().copied()));
     parts.rules.own = forbidden.clone();
     let control = Control::open(parts)?;
@@ -171,7 +179,7 @@ pub(super) fn run(config: &Config) -> Result<(), ServeError> {
     });
     let status = Arc::new(Status {
         control: control.clone(),
-        metrics,
+        metrics: metrics.clone(),
     });
     let planes = Planes {
         state,
@@ -186,6 +194,12 @@ pub(super) fn run(config: &Config) -> Result<(), ServeError> {
         let watching = control.clone();
         let interval = config.fips.self_test_interval;
         tokio::task::spawn_local(async move { watching.watch_module(interval).await });
+        let sweep = Sweep::new();
+        tokio::task::spawn_local(Rc::clone(&sweep).run(|| {}));
+        let ground = secrets::ground(secret_settings, secret_rules, sweep, forbidden);
+        tokio::task::spawn_local(serve_desk(orders, ground, metrics));
+        let refreshing = control.clone();
+        tokio::task::spawn_local(async move { refreshing.refresh_secrets().await });
         tokio::task::spawn_local(async move { control.serve_asks(asks).await });
         planes.run(workers, commands, sink.as_ref()).await
     });

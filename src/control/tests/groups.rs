@@ -76,6 +76,10 @@ impl Store for Picky {
     fn meta_put(&self, name: &str, value: &str) -> Result<(), StoreError> {
         self.store.meta_put(name, value)
     }
+
+    fn meta_remove(&self, name: &str) -> Result<(), StoreError> {
+        self.store.meta_remove(name)
+    }
 }
 
 fn control_on(store: Arc<dyn Store>) -> (Control, Arc<Live>) {

@@ -57,6 +57,46 @@ pub(super) fn find(kind: Kind, document: &Document) -> Vec<(String, Nature)> {
     found
 }
 
+/// The members of a kind that may be a reference; `*` stands for each element of an array.
+///
+/// In a secret resource a reference is a credential, which its manager reads for itself.
+const fn referring(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Ssl => &["/cert", "/key", "/certs/*", "/keys/*", "/client/ca"],
+        Kind::Upstream => &["/tls/client_cert", "/tls/client_key", "/tls/ca_certs/*"],
+        Kind::Service | Kind::Route => &[
+            "/upstream/tls/client_cert",
+            "/upstream/tls/client_key",
+            "/upstream/tls/ca_certs/*",
+        ],
+        Kind::Secret => &[],
+    }
+}
+
+/// JSON pointers to the members whose values are kept elsewhere, each with its reference.
+#[must_use]
+pub fn references(kind: Kind, document: &Document) -> Vec<(String, String)> {
+    let mut pointers = Vec::new();
+    for pointer in referring(kind) {
+        match pointer.strip_suffix("/*") {
+            None => pointers.push((*pointer).to_owned()),
+            Some(array) => {
+                let count = at(document, array)
+                    .and_then(Value::as_array)
+                    .map_or(0, Vec::len);
+                pointers.extend((0..count).map(|n| format!("{array}/{n}")));
+            }
+        }
+    }
+    let pointers = pointers.into_iter();
+    pointers
+        .filter_map(|pointer| {
+            let text = at(document, &pointer)?.as_str()?;
+            is_reference(text).then(|| (pointer.clone(), text.to_owned()))
+        })
+        .collect()
+}
+
 /// The value at a JSON pointer without escapes, as all those of this room are.
 pub(super) fn at<'a>(document: &'a Document, pointer: &str) -> Option<&'a Value> {
     let (member, rest) = split(pointer)?;
@@ -80,6 +120,11 @@ pub(super) fn replace(document: &mut Document, pointer: &str, text: String) {
     if let Some(value) = at_mut(document, pointer) {
         wipe_value(std::mem::replace(value, Value::String(text)));
     }
+}
+
+/// Puts the value of a reference in its place.
+pub fn substitute(document: &mut Document, pointer: &str, value: &str) {
+    replace(document, pointer, value.to_owned());
 }
 
 /// Wipes every secret member of a document; afterwards they are empty texts.
@@ -167,6 +212,36 @@ mod tests {
         ];
         for (kind, value, expected) in cases {
             assert_eq!(pointers(kind, value.clone()), expected, "{kind} {value}");
+        }
+    }
+
+    #[test]
+    fn references_are_found_where_they_are_permitted_and_nowhere_else() {
+        let tls = json!({"client_cert": "$env://A", "client_key": "k",
+                         "ca_certs": ["c", "$secret://vault/1/a/b"], "server_name": "$env://N"});
+        let cases = [
+            (
+                Kind::Ssl,
+                json!({"cert": "$env://C", "key": "k", "keys": ["k", "$env://K"],
+                       "client": {"ca": "$env://CA"}, "desc": "$env://D", "snis": ["$env://S"]}),
+                vec!["/cert", "/keys/1", "/client/ca"],
+            ),
+            (
+                Kind::Upstream,
+                json!({"tls": tls.clone()}),
+                vec!["/tls/client_cert", "/tls/ca_certs/1"],
+            ),
+            (
+                Kind::Service,
+                json!({"upstream": {"tls": tls}}),
+                vec!["/upstream/tls/client_cert", "/upstream/tls/ca_certs/1"],
+            ),
+            (Kind::Secret, json!({"token": "$env://T"}), vec![]),
+        ];
+        for (kind, value, expected) in cases {
+            let found = references(kind, &document(value));
+            let pointers: Vec<&str> = found.iter().map(|(pointer, _)| pointer.as_str()).collect();
+            assert_eq!(pointers, expected, "{kind}");
         }
     }
 

@@ -166,6 +166,36 @@ impl Custody {
         })
     }
 
+    /// Seals a text that belongs to an object and is none of its members; `pointer` says what it is.
+    ///
+    /// # Errors
+    /// OpenSSL's failure.
+    pub fn seal_text(
+        &self,
+        kind: Kind,
+        id: &Id,
+        pointer: &str,
+        text: &str,
+    ) -> Result<String, CustodyError> {
+        let place = Place { kind, id, pointer };
+        self.seal(place, text).map_err(|reason| place.error(reason))
+    }
+
+    /// Opens what [`Custody::seal_text`] has sealed for the same object and pointer.
+    ///
+    /// # Errors
+    /// A text that does not open here.
+    pub fn open_text(
+        &self,
+        kind: Kind,
+        id: &Id,
+        pointer: &str,
+        text: &str,
+    ) -> Result<Zeroizing<String>, CustodyError> {
+        let place = Place { kind, id, pointer };
+        self.open(place, text).map_err(|reason| place.error(reason))
+    }
+
     fn seal(&self, place: Place<'_>, text: &str) -> Result<String, Reason> {
         if is_sealed(text) {
             return Err(Reason::AlreadySealed);
@@ -323,6 +353,23 @@ mod tests {
             custody.open_document(kind, &id, &mut sealed).unwrap();
             let (opened, original) = (json!(sealed).to_string(), json!(original).to_string());
             assert_eq!(opened, original);
+        }
+    }
+
+    #[test]
+    fn text_beside_a_document_opens_for_its_object_only() {
+        let custody = custody(1);
+        let (a, b, at) = (id("a"), id("b"), "/references");
+        let sealed = custody.seal_text(Kind::Ssl, &a, at, CANARY).unwrap();
+        assert!(!sealed.contains(CANARY));
+        let opened = custody.open_text(Kind::Ssl, &a, at, &sealed).unwrap();
+        assert_eq!(*opened, CANARY);
+        for (kind, id, at) in [
+            (Kind::Ssl, &b, at),
+            (Kind::Upstream, &a, at),
+            (Kind::Ssl, &a, "/key"),
+        ] {
+            custody.open_text(kind, id, at, &sealed).unwrap_err();
         }
     }
 

@@ -433,6 +433,27 @@ fn report_on_fips_mode_is_shown() {
 }
 
 #[test]
+fn state_of_references_is_told() {
+    let gateway = Gateway::start();
+    let a6 = A6::at(&gateway);
+    let status = ["secret", "status", "-o", "table"];
+    let none = a6.run(&status).expect_success().stdout;
+    assert!(none.contains("No references found."), "{none}");
+    let pair = Ca::root("CA").server("a.test");
+    let ssl = json!({"cert": pair.cert, "key": "$env://NOBODY", "snis": ["a.test"]});
+    gateway.configure("/ssls/1", &ssl);
+    let table = a6.run(&status).expect_success().stdout;
+    let heading = table.lines().next().unwrap_or_default();
+    assert!(
+        heading.starts_with("KIND") && heading.contains("STATE"),
+        "{table}"
+    );
+    for word in ["ssls", "/key", "$env://NOBODY", "unresolved"] {
+        assert!(table.contains(word), "no {word} in {table}");
+    }
+}
+
+#[test]
 fn what_this_server_has_no_endpoint_for_is_named() {
     let gateway = Gateway::start();
     A6::at(&gateway)

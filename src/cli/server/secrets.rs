@@ -1,0 +1,115 @@
+//! From the configuration to what the room `secrets` works with.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use crate::config::{self, Config, SecretManager, TrustFile};
+use crate::control::{self, SecretRules};
+use crate::net::dial::Forbidden;
+use crate::net::http::Origin;
+use crate::net::sweep::Sweep;
+use crate::secrets::env::Environment;
+use crate::secrets::ground::Ground;
+use crate::secrets::settings::{Bounds, Reach, Settings, TokenFrom};
+use crate::tls::material::CaBundle;
+
+/// How values are kept up to date.
+pub(super) const fn rules(config: &Config) -> SecretRules {
+    let secrets = &config.secrets;
+    SecretRules {
+        cache_time: secrets.cache_time,
+        max_age: secrets.max_age,
+        read_timeout: secrets.read_timeout,
+        write_timeout: secrets.write_timeout,
+    }
+}
+
+/// What managers are reached with.
+///
+/// # Errors
+/// A `trust_file` that was named and cannot be used.
+pub(super) fn settings(config: &Config) -> Result<Settings, control::StartError> {
+    let secrets = &config.secrets;
+    let system = system_trust(secrets);
+    let reach = |manager: &SecretManager| {
+        let trust = match &manager.trust_file {
+            TrustFile::System => system.clone(),
+            path @ TrustFile::Path(_) => Some(control::read_trust_file(path)?),
+        };
+        let origins = manager.origins.iter().filter_map(|text| {
+            let origin = Origin::parse(text);
+            let origin =
+                origin.inspect_err(|error| tracing::warn!(%error, "not an origin: {text}"));
+            origin.ok()
+        });
+        Ok::<_, control::StartError>(Reach {
+            origins: origins.collect(),
+            trust,
+        })
+    };
+    let from_file = secrets.vault_token_file.clone().map(TokenFrom::File);
+    let from_env = || std::env::var("VAULT_TOKEN").ok().map(Zeroizing::new);
+    Ok(Settings {
+        vault: reach(&secrets.vault)?,
+        aws: reach(&secrets.aws)?,
+        gcp: reach(&secrets.gcp)?,
+        kubernetes: reach(&secrets.kubernetes)?,
+        vault_token: from_file.or_else(|| from_env().map(TokenFrom::Value)),
+        service_account: secrets.service_account.clone(),
+        file_roots: roots(secrets),
+        data_dir: config.data_dir.clone(),
+        own_variables: config.variables.clone(),
+    })
+}
+
+fn roots(secrets: &config::Secrets) -> Vec<(String, PathBuf)> {
+    let roots = secrets.file_roots.iter();
+    roots
+        .map(|root| (root.name.clone(), root.path.clone()))
+        .collect()
+}
+
+/// The system's CAs, if some manager goes by them; a system without any is one whose managers need
+/// a `trust_file`.
+fn system_trust(secrets: &config::Secrets) -> Option<CaBundle> {
+    let managers = [
+        &secrets.vault,
+        &secrets.aws,
+        &secrets.gcp,
+        &secrets.kubernetes,
+    ];
+    if managers
+        .iter()
+        .all(|manager| manager.trust_file != TrustFile::System)
+    {
+        return None;
+    }
+    control::read_trust_file(&TrustFile::System)
+        .inspect_err(|error| tracing::debug!(%error, "no CAs of the system's"))
+        .ok()
+}
+
+/// What sources are opened with, on this thread, whose time `sweep` is.
+pub(super) fn ground(
+    settings: Settings,
+    rules: SecretRules,
+    sweep: Rc<Sweep>,
+    forbidden: Arc<Forbidden>,
+) -> Rc<Ground> {
+    let lookup = Box::new(|name: &str| std::env::var(name).ok());
+    let environment = Environment::new(lookup, settings.own_variables.clone());
+    Rc::new(Ground {
+        settings,
+        environment: Rc::new(environment),
+        sweep,
+        forbidden,
+        bounds: Bounds {
+            attempt: rules.read_timeout,
+            attempts: 1,
+            total: rules.read_timeout,
+        },
+    })
+}
