@@ -421,7 +421,7 @@ mod tests {
             (Kind::Route, inline, vec![]),
             (Kind::Upstream, upstream, vec!["upstream_not_verified"]),
             (Kind::Route, route, vec![]),
-            (Kind::Secret, secret, vec!["secret_unused"]),
+            (Kind::Secret, secret, vec![]),
         ] {
             let id = body["id"].as_str().unwrap();
             check_envelope(kind, Some(id), body.as_object().unwrap()).unwrap();

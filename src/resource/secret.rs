@@ -70,13 +70,12 @@ impl Manager {
 /// Reads what the schema has accepted. `None` only with a fault.
 pub(super) fn read(manager: &str, document: &Document, verdict: &mut Verdict) -> Option<Secret> {
     let manager = Manager::from_word(manager)?;
-    verdict.warn(
-        "secret_unused",
-        "",
-        "kept, and not used: this version asks no secret manager, so that what refers to it is closed",
-    );
     if manager == Manager::Vault {
         judge_vault(document, verdict);
+    } else {
+        let text = "kept, and not used: this version asks no manager of this kind, so that what \
+                    refers to it is closed";
+        verdict.warn("secret_unused", "", text);
     }
     for member in ["uri", "endpoint_url", "apiserver_addr"] {
         judge_url(document, "", member, verdict);
@@ -93,15 +92,59 @@ pub(super) fn read(manager: &str, document: &Document, verdict: &mut Verdict) ->
 }
 
 /// `prefix` may be absent when the path of `uri` is the one to read (`/v1/…`); `token` may be
-/// absent when `prefix` is.
+/// absent when `prefix` is, or when `auth` says how to log in.
 fn judge_vault(document: &Document, verdict: &mut Verdict) {
     let has_prefix = document.contains_key("prefix");
     let uri = members::text(document, "uri").unwrap_or_default();
     if !has_prefix && !path_of(uri).starts_with("/v1/") {
         verdict.refuse_shape("/prefix", "property \"prefix\" is required");
     }
-    if has_prefix && !document.contains_key("token") {
-        verdict.refuse_shape("/token", "property \"token\" is required");
+    let auth = members::object(document, "auth");
+    match (document.contains_key("token"), auth) {
+        (true, Some(_)) => verdict.refuse(
+            "/auth",
+            "token and auth are two ways to log in; keep the one that is meant",
+        ),
+        (false, None) if has_prefix => {
+            verdict.refuse_shape("/token", "property \"token\" is required");
+        }
+        (_, _) => {}
+    }
+    if let Some(auth) = auth {
+        judge_login(auth, verdict);
+    }
+    if document.contains_key("issue") {
+        if !has_prefix {
+            let reason = "issue needs prefix, the mount of the PKI";
+            verdict.refuse("/prefix", reason);
+        }
+        if document.contains_key("kv_version") {
+            let reason = "kv_version has no meaning with issue; leave one of them out";
+            verdict.refuse("/kv_version", reason);
+        }
+    }
+}
+
+/// Each method has what it sends, and nothing of another one.
+fn judge_login(auth: &Document, verdict: &mut Verdict) {
+    let method = members::text(auth, "method").unwrap_or_default();
+    let (needed, permitted): (&[&str], &[&str]) = match method {
+        "approle" => (&["role_id", "secret_id"], &[]),
+        "kubernetes" => (&["role"], &[]),
+        _ => (&["cert", "key"], &["name"]),
+    };
+    for member in needed.iter().filter(|member| !auth.contains_key(**member)) {
+        let reason = format!("auth.{member} is required with method {method}");
+        verdict.refuse(format!("/auth/{member}"), reason);
+    }
+    let known = |member: &str| {
+        matches!(member, "method" | "mount")
+            || needed.contains(&member)
+            || permitted.contains(&member)
+    };
+    for member in auth.keys().filter(|member| !known(member)) {
+        let reason = format!("auth.{member} has no meaning with method {method}; leave it out");
+        verdict.refuse(format!("/auth/{member}"), reason);
     }
 }
 
@@ -249,6 +292,52 @@ mod tests {
             ),
         ] {
             assert_eq!(refused(id, &body), text);
+        }
+    }
+
+    #[test]
+    fn each_login_of_a_vault_has_its_own_members() {
+        let vault = |more: Value| {
+            let mut body = json!({"uri": "https://v", "prefix": "kv"});
+            body.as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
+            body
+        };
+        let approle = json!({"method": "approle", "role_id": "r", "secret_id": "s"});
+        for more in [
+            json!({"auth": approle}),
+            json!({"auth": {"method": "approle", "mount": "a", "role_id": "r", "secret_id": "$env://S"}}),
+            json!({"auth": {"method": "kubernetes", "role": "r"}}),
+            json!({"auth": {"method": "cert", "cert": "c", "key": "k", "name": "n"}}),
+            json!({"token": "t", "issue": {"role": "r", "cn": "a.test", "ttl": "1h"}}),
+        ] {
+            read("vault/1", &vault(more));
+        }
+        for (more, text) in [
+            (
+                json!({"auth": approle, "token": "t"}),
+                "token and auth are two ways to log in; keep the one that is meant",
+            ),
+            (
+                json!({"auth": {"method": "approle", "role_id": "r"}}),
+                "auth.secret_id is required with method approle",
+            ),
+            (
+                json!({"auth": {"method": "kubernetes", "role": "r", "key": "k"}}),
+                "auth.key has no meaning with method kubernetes; leave it out",
+            ),
+            (
+                json!({"auth": {"method": "cert", "cert": "c"}}),
+                "auth.key is required with method cert",
+            ),
+            (
+                json!({"token": "t", "kv_version": "kv", "issue": {"role": "r", "cn": "a"}}),
+                "kv_version has no meaning with issue; leave one of them out",
+            ),
+        ] {
+            let told = refused("vault/1", &vault(more));
+            assert!(told.ends_with(text), "{told}");
         }
     }
 

@@ -12,6 +12,7 @@ use super::file::Root;
 use super::reference::{Reference, SourceKey};
 use super::settings::{Bounds, Reach, Settings};
 use super::source::{Ask, ReadFault, Source};
+use super::vault::Vault;
 use crate::net::dial::{Dialer, Forbidden};
 use crate::net::http::{Client, Limits, Origin, Tls};
 use crate::net::sweep::Sweep;
@@ -201,16 +202,13 @@ impl Credential {
 ///
 /// # Errors
 /// [`ReadFault::Unusable`] with the member at fault, and those of [`Ground::client`].
-pub fn open(
-    id: &Id,
-    _document: &Opened,
-    _ground: &Rc<Ground>,
-) -> Result<Rc<dyn Source>, ReadFault> {
+pub fn open(id: &Id, document: &Opened, ground: &Rc<Ground>) -> Result<Rc<dyn Source>, ReadFault> {
     let word = id.as_str().split('/').next().unwrap_or_default();
     match Manager::from_word(word) {
-        Some(Manager::Vault | Manager::Aws | Manager::Gcp | Manager::Kubernetes) => Err(
-            ReadFault::Unusable(format!("this version asks no manager of the kind {word}")),
-        ),
+        Some(Manager::Vault) => Ok(Rc::new(Vault::open(document, ground)?)),
+        Some(Manager::Aws | Manager::Gcp | Manager::Kubernetes) => Err(ReadFault::Unusable(
+            format!("this version asks no manager of the kind {word}"),
+        )),
         None => Err(ReadFault::NoManager(id.to_string())),
     }
 }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`reference`](mod@reference) | takes `$secret://…` and `$env://…` apart |
 //! | [`source`] | is the trait of what keeps secrets, with its answers and faults |
-//! | [`env`](mod@env), [`file`](mod@file) | are sources |
+//! | [`env`](mod@env), [`file`](mod@file), [`vault`] | are sources |
 //! | [`generation`] | is what a resource's references stand for, accepted together, kept sealed |
 //! | [`ground`] | is what managers are opened with: clients, credentials, the fence around these |
 //! | [`desk`](mod@desk) | resolves references, each path once, in bounded time |
@@ -25,3 +25,4 @@ pub mod ground;
 pub mod reference;
 pub mod settings;
 pub mod source;
+pub mod vault;

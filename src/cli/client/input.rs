@@ -16,7 +16,7 @@ use super::yaml;
 use crate::resource::json;
 
 /// The members where `@path` is followed; `*` stands for each element of a list.
-const FROM_FILES: [&str; 18] = [
+const FROM_FILES: [&str; 21] = [
     "/cert",
     "/key",
     "/certs/*",
@@ -35,6 +35,9 @@ const FROM_FILES: [&str; 18] = [
     "/secret_access_key",
     "/session_token",
     "/auth_config/private_key",
+    "/auth/secret_id",
+    "/auth/cert",
+    "/auth/key",
 ];
 
 /// A text with where it came from.

@@ -19,8 +19,10 @@ use crate::resource::{Document, Id, Kind};
 mod keys;
 
 /// The members of a secret that say where a credential is sent, or whether that is checked.
-const ENDPOINTS: [&str; 7] = [
+const ENDPOINTS: [&str; 9] = [
     "/uri",
+    "/auth/method",
+    "/auth/mount",
     "/endpoint_url",
     "/region",
     "/apiserver_addr",
@@ -223,6 +225,7 @@ mod tests {
     fn every_change_of_where_a_credential_goes_is_noticed() {
         let stored = json!({
             "uri": "u", "endpoint_url": "e", "region": "r", "apiserver_addr": "a",
+            "auth": {"method": "approle", "mount": "m"},
             "ssl_verify": true, "auth_config": {"token_uri": "t", "entries_uri": "n"}, "token": "x",
         });
         let mut shown = document(stored.clone());

@@ -27,6 +27,8 @@ const fn members(kind: Kind) -> &'static [(&'static str, Nature)] {
         Kind::Service | Kind::Route => &[("/upstream/tls/client_key", Nature::PrivateKey)],
         Kind::Secret => &[
             ("/token", Nature::Credential),
+            ("/auth/secret_id", Nature::Credential),
+            ("/auth/key", Nature::PrivateKey),
             ("/secret_access_key", Nature::Credential),
             ("/session_token", Nature::Credential),
             ("/auth_config/private_key", Nature::PrivateKey),
@@ -198,6 +200,11 @@ mod tests {
                 Kind::Secret,
                 json!({"uri": "u", "prefix": "p", "token": "t"}),
                 vec!["/token"],
+            ),
+            (
+                Kind::Secret,
+                json!({"uri": "u", "auth": {"role_id": "r", "secret_id": "s", "cert": "c", "key": "k"}}),
+                vec!["/auth/secret_id", "/auth/key"],
             ),
             (
                 Kind::Secret,

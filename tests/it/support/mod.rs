@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) mod a6;
+pub(crate) mod bao;
 pub(crate) mod client;
 pub(crate) mod fips;
 pub(crate) mod gateway;

@@ -283,7 +283,7 @@ pub(crate) fn seen<'body>(body: &'body str, what: &str) -> &'body str {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener
         .local_addr()
