@@ -241,7 +241,8 @@ impl Inner {
         if !values.references.is_empty() {
             self.keep_generation(kind, id, &values.generation);
         }
-        self.tracker.touch(kind, id, &values.references);
+        self.tracker
+            .touch(kind, id, &values.references, &values.generation);
         if kind == Kind::Secret {
             self.tracker.touch_users(id);
         }

@@ -101,9 +101,16 @@ impl Tracker {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what an object that was written refers to; it is looked at soon. Called under the
+    /// Notes what an object that was written refers to, and what is served of that; it is looked at
+    /// soon. Called under the
     /// writer's lock, after the commit.
-    pub(super) fn touch(&self, kind: Kind, id: &Id, references: &BTreeMap<String, String>) {
+    pub(super) fn touch(
+        &self,
+        kind: Kind,
+        id: &Id,
+        references: &BTreeMap<String, String>,
+        served: &Generation,
+    ) {
         let mut all = self.all();
         let key = (kind, id.clone());
         if references.is_empty() && !all.contains_key(&key) {
@@ -121,16 +128,19 @@ impl Tracker {
         tracked.failures = 0;
         tracked.due = Some(now);
         tracked.lead = lead;
-        tracked.served = None;
+        tracked.served = Some(digests(served));
         tracked.statuses = references
             .iter()
-            .map(|(pointer, reference)| Status {
-                pointer: pointer.clone(),
-                reference: reference.clone(),
-                digest: None,
-                version: None,
-                read_at: None,
-                error: None,
+            .map(|(pointer, reference)| {
+                let value = served.values.get(reference);
+                Status {
+                    pointer: pointer.clone(),
+                    reference: reference.clone(),
+                    digest: value.map(|value| value.digest.clone()),
+                    version: value.and_then(|value| value.version.clone()),
+                    read_at: value.map(|_| served.confirmed_at),
+                    error: None,
+                }
             })
             .collect();
     }

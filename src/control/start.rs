@@ -29,6 +29,7 @@ use crate::secrets::custody::Opened;
 use crate::secrets::custody::stray::stray_keys;
 use crate::secrets::custody::{Custody, CustodyError, Reason as CustodyReason};
 use crate::secrets::desk::Desk;
+use crate::secrets::generation::Generation;
 use crate::snapshot::closed::close;
 use crate::snapshot::compile::{Build, compile};
 use crate::snapshot::link::Command;
@@ -264,7 +265,8 @@ impl Inner {
     ) -> Result<(Change, Option<Arc<CaStore>>), StartError> {
         let Stored { kind, id, .. } = stored;
         let references = references_of(*kind, &Opened::new(*kind, stored.document.clone()));
-        self.tracker.touch(*kind, id, &references);
+        self.tracker
+            .touch(*kind, id, &references, &Generation::default());
         let (piece, store) = match self.read(stored) {
             Ok(parsed) => {
                 let compiled = compile(*kind, id, &parsed.resource, &self.ground());

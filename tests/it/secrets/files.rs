@@ -64,6 +64,8 @@ fn pair_of_a_volume_is_served_at_once_and_followed_when_it_is_swapped() {
     let written = written.expect_status(201);
     assert_eq!(written.header("x-portcullis-warning"), None, "{written:?}");
     assert_eq!(written.json()["value"]["key"], referring()["key"]);
+    let told = status(&site.gateway, "ssls", "web", "/key").unwrap();
+    assert_eq!(told["state"], "ok", "the reply is not ahead of it");
     for version in TlsVersion::ALL {
         let shown = shown_serial(site.gateway.https_port(), NAME, version);
         assert_eq!(shown, Some(old.serial()));
