@@ -173,10 +173,10 @@ impl Vault {
                     .to_owned(),
             ));
         }
-        let mut body = json!({ "common_name": issue.common_name });
-        if let Some(ttl) = &issue.ttl {
-            body["ttl"] = json!(ttl);
-        }
+        let body = match &issue.ttl {
+            Some(ttl) => json!({ "common_name": issue.common_name, "ttl": ttl }),
+            None => json!({ "common_name": issue.common_name }),
+        };
         let asked = self.ask(Method::POST, &issue.path, Some(body)).await;
         let issued = match (asked, self.current(1.0)) {
             (Ok(answer), _) => Issued::read(&answer)?,
