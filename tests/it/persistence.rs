@@ -154,8 +154,8 @@ fn put_route(stream: &mut TcpStream, id: &str, document: &str) -> Option<u16> {
         let text = String::from_utf8_lossy(&read).into_owned();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
             let lines = head.lines();
-            let length = lines.filter_map(|line| line.strip_prefix("content-length: "));
-            let length: usize = length.last().expect("a length").parse().expect("a number");
+            let mut length = lines.filter_map(|line| line.strip_prefix("content-length: "));
+            let length: usize = length.next().expect("a length").parse().expect("a number");
             if body.len() >= length {
                 break head.to_owned();
             }
