@@ -80,8 +80,11 @@ impl Call<'_> {
 
     /// Reads the body as it is; empty when there is none, or it was read before.
     pub(super) async fn read_bytes(&mut self) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+        let head = self.head;
         match self.body.take() {
-            Some(stream) => Ok(request::read_body(self.head.content_length(), stream).await?),
+            Some(stream) => {
+                Ok(request::read_body(head.content_length(), head.body_limit(), stream).await?)
+            }
             None => Ok(Zeroizing::default()),
         }
     }

@@ -314,7 +314,7 @@ impl Refusal {
             }
             Self::Path(_)
             | Self::Body(
-                BodyError::TooLarge(_)
+                BodyError::TooLarge { .. }
                 | BodyError::Broken(_)
                 | BodyError::Empty
                 | BodyError::NotYaml(_),
@@ -464,7 +464,10 @@ mod tests {
                 r#"{"error_msg":"invalid request body: EOF while parsing an object at line 1 column 1","req_body":"[withheld, 1 bytes]"}"#,
             ),
             (
-                Refusal::Body(BodyError::TooLarge(1_572_865)),
+                Refusal::Body(BodyError::TooLarge {
+                    length: 1_572_865,
+                    limit: 1_572_864,
+                }),
                 400,
                 r#"{"error_msg":"invalid request body: request size 1572865 is greater than the maximum size 1572864 allowed"}"#,
             ),

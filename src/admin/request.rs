@@ -17,6 +17,12 @@ use crate::resource::json;
 /// The largest body that is read, in bytes: 1.5 MiB. (APISIX, `admin/init.lua`.)
 pub(super) const BODY_BYTES: usize = 1_572_864;
 
+/// The same for the kinds that hold revocation lists: one of 100,000 entries has 5 MB as PEM.
+const BODY_BYTES_WITH_LISTS: usize = 16 * 1024 * 1024;
+
+/// The words of paths to objects of these kinds.
+const WITH_LISTS: [&str; 2] = ["ssls", "upstreams"];
+
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(60);
 
@@ -57,6 +63,15 @@ impl Head {
             None
         } else {
             first.to_str().ok()
+        }
+    }
+
+    /// How long its body may be, in bytes.
+    pub(super) fn body_limit(&self) -> usize {
+        let words = self.segments.as_deref().unwrap_or_default();
+        match words.get(2) {
+            Some(kind) if WITH_LISTS.contains(&kind.as_str()) => BODY_BYTES_WITH_LISTS,
+            _ => BODY_BYTES,
         }
     }
 
@@ -158,9 +173,14 @@ impl fmt::Debug for Query {
 /// Why a body is of no use. Texts are APISIX's where it has one; none quotes the body.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BodyError {
-    /// Longer than [`BODY_BYTES`].
-    #[error("request size {0} is greater than the maximum size {BODY_BYTES} allowed")]
-    TooLarge(usize),
+    /// Longer than it may be.
+    #[error("request size {length} is greater than the maximum size {limit} allowed")]
+    TooLarge {
+        /// As announced, or as far as it was read.
+        length: usize,
+        /// [`Head::body_limit`].
+        limit: usize,
+    },
     /// It did not arrive in time.
     #[error("the body did not arrive within {} seconds", BODY_TIME.as_secs())]
     Slow,
@@ -187,22 +207,27 @@ pub(super) enum BodyError {
 /// Reads a body, chunked or not; it is wiped when it is dropped.
 pub(super) async fn read_body<S, B>(
     announced: Option<usize>,
+    limit: usize,
     stream: S,
 ) -> Result<Zeroizing<Vec<u8>>, BodyError>
 where
     S: Stream<Item = Result<B, warp::Error>>,
     B: Buf,
 {
-    if let Some(length) = announced.filter(|length| *length > BODY_BYTES) {
-        return Err(BodyError::TooLarge(length));
+    if let Some(length) = announced.filter(|length| *length > limit) {
+        return Err(BodyError::TooLarge { length, limit });
     }
-    match tokio::time::timeout(BODY_TIME, collect(announced, stream)).await {
+    match tokio::time::timeout(BODY_TIME, collect(announced, limit, stream)).await {
         Ok(body) => body,
         Err(_elapsed) => Err(BodyError::Slow),
     }
 }
 
-async fn collect<S, B>(announced: Option<usize>, stream: S) -> Result<Zeroizing<Vec<u8>>, BodyError>
+async fn collect<S, B>(
+    announced: Option<usize>,
+    limit: usize,
+    stream: S,
+) -> Result<Zeroizing<Vec<u8>>, BodyError>
 where
     S: Stream<Item = Result<B, warp::Error>>,
     B: Buf,
@@ -212,8 +237,8 @@ where
     while let Some(part) = stream.next().await {
         let mut part = part.map_err(BodyError::Broken)?;
         let length = body.len().saturating_add(part.remaining());
-        if length > BODY_BYTES {
-            return Err(BodyError::TooLarge(length));
+        if length > limit {
+            return Err(BodyError::TooLarge { length, limit });
         }
         if length > body.capacity() {
             // Not grown in place, which would leave a copy of what may be a key behind.
@@ -317,9 +342,25 @@ mod tests {
 
     async fn read(announced: Option<usize>, parts: Vec<Vec<u8>>) -> Result<usize, BodyError> {
         let parts = parts.into_iter().map(|part| Ok(Bytes::from(part)));
-        read_body(announced, futures_util::stream::iter(parts))
+        read_body(announced, BODY_BYTES, futures_util::stream::iter(parts))
             .await
             .map(|body| body.len())
+    }
+
+    #[test]
+    fn objects_that_hold_revocation_lists_may_be_larger() {
+        let limit =
+            |path: &str| Head::new(Method::PUT, path, "", HeaderMap::default()).body_limit();
+        for (path, is_larger) in [
+            ("/apisix/admin/ssls/1", true),
+            ("/apisix/admin/upstreams", true),
+            ("/apisix/admin/routes/ssls", false),
+            ("/apisix/admin/routes/1", false),
+            ("/apisix/admin/configs/validate", false),
+            ("/%zz", false),
+        ] {
+            assert_eq!(limit(path) > BODY_BYTES, is_larger, "{path}");
+        }
     }
 
     #[tokio::test]

@@ -42,6 +42,8 @@ pub enum Role {
         depth: u32,
         /// Whom clients must come from.
         ca: Option<CaBundle>,
+        /// Whether their certificates are held against revocation lists (`client.crl`).
+        has_crl: bool,
     },
     /// It lends its certificate to upstreams.
     Identity,
@@ -118,11 +120,13 @@ impl Inner {
                 mode: server.policy.mode,
                 depth: server.policy.depth,
                 ca: trusted_of_clients(ssl),
+                has_crl: server.policy.crl.is_some(),
             });
         }
         let trust = compiled.piece.upstream()?.upstream.trust.as_ref()?;
         let tls = upstream_of(resource).and_then(|upstream| upstream.tls.as_ref());
-        let bundle = tls.and_then(|tls| specs::trust(tls, self.rules.trust_file.as_ref()).ok()?);
+        let trusted = tls.and_then(|tls| specs::trust(tls, self.rules.trust_file.as_ref()).ok()?);
+        let bundle = trusted.map(|trusted| trusted.bundle);
         Some(Role::Upstream {
             is_verified: trust.verify,
             is_trust_file: bundle.is_some() && tls.is_some_and(|tls| tls.ca_certs.is_empty()),
@@ -146,7 +150,8 @@ fn upstream_of(resource: &Resource) -> Option<&Upstream> {
 }
 
 fn trusted_of_clients(ssl: &Ssl) -> Option<CaBundle> {
-    specs::policy(ssl.client.as_ref()).ok()?.1
+    let (_, trusted) = specs::policy(ssl.client.as_ref()).ok()?;
+    trusted.map(|trusted| trusted.bundle)
 }
 
 /// The pairs that an object was compiled with.

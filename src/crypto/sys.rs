@@ -1,4 +1,5 @@
-//! Every C function of OpenSSL that the `openssl` crate does not offer, one safe function each.
+//! Every C function of OpenSSL that the `openssl` crate does not offer, one safe function each, and
+//! the one of the C library that no crate offers.
 //!
 //! The only file of the package that may hold `unsafe`. Each function names its man page, who owns
 //! what, how failure is returned, and why the call is sound. No policy lives here.
@@ -23,8 +24,8 @@ use openssl::nid::Nid;
 use openssl::pkey::PKeyRef;
 use openssl::provider::ProviderRef;
 use openssl::ssl::{SslContextBuilder, SslMethod, SslRef, SslSessionRef};
-use openssl::x509::store::{X509Store, X509StoreRef};
-use openssl::x509::{X509NameRef, X509Ref, X509StoreContextRef, X509VerifyResult};
+use openssl::x509::store::{X509Store, X509StoreBuilderRef, X509StoreRef};
+use openssl::x509::{X509CrlRef, X509NameRef, X509Ref, X509StoreContextRef, X509VerifyResult};
 use openssl_sys as ffi;
 use tokio_openssl::SslStream;
 
@@ -52,6 +53,10 @@ mod c {
             key: *mut c_int,
         ) -> c_int;
         pub(super) fn X509_STORE_up_ref(store: *mut ffi::X509_STORE) -> c_int;
+        pub(super) fn X509_STORE_add_crl(
+            store: *mut ffi::X509_STORE,
+            crl: *mut ffi::X509_CRL,
+        ) -> c_int;
         pub(super) fn X509_STORE_CTX_get0_param(
             ctx: *mut ffi::X509_STORE_CTX,
         ) -> *mut ffi::X509_VERIFY_PARAM;
@@ -312,6 +317,18 @@ pub fn share_store(store: &X509StoreRef) -> X509Store {
         assert_eq!(rc, 1, "X509_STORE_up_ref takes a reference of a live store");
         X509Store::from_ptr(store.as_ptr())
     }
+}
+
+/// Adds a revocation list to a trust store that is being made.
+///
+/// `X509_STORE_add_crl(3)`: takes its own reference, so that one list may be in many stores.
+///
+/// # Errors
+/// OpenSSL's own.
+pub fn add_crl(store: &mut X509StoreBuilderRef, crl: &X509CrlRef) -> Result<(), ErrorStack> {
+    // SAFETY: both are live; the call takes its own reference of the list.
+    let rc = unsafe { c::X509_STORE_add_crl(store.as_ptr(), crl.as_ptr()) };
+    succeeded(rc)
 }
 
 /// What a chain is judged for.
@@ -903,6 +920,20 @@ pub fn cipher_iv(ctx: &CipherCtxRef, iv: &mut [u8]) -> Result<(), ErrorStack> {
     let rc =
         unsafe { c::EVP_CIPHER_CTX_get_updated_iv(ctx.as_ptr(), iv.as_mut_ptr().cast(), iv.len()) };
     succeeded(rc)
+}
+
+/// Has blocks of a mebibyte or more given back to the system when they are freed, for good.
+///
+/// `mallopt(3)`, `M_MMAP_THRESHOLD`. By default glibc raises that bound to the size of what was
+/// freed last, up to 32 MiB, and keeps such blocks: what reading a large revocation list took would
+/// stay with the process. Another C library does as it does.
+pub fn give_back_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    {
+        const MEBIBYTE: c_int = 1 << 20;
+        // SAFETY: the call takes two numbers; it may run at any time, on any thread.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MEBIBYTE) };
+    }
 }
 
 /// Drains OpenSSL's error queue into the error, unless `rc` is the 1 of success.

@@ -65,7 +65,13 @@ catalogue! {
         "Raise `client.depth` of the ssl to the number of intermediates between the client's certificate and the root (default 1); those that are in `client.ca` count too. The root has to be in `client.ca`: as in nginx an intermediate alone there lets nobody in."
     ClientCertRevoked "client_cert_revoked" Client
         "The client's certificate is on its CA's revocation list, or the CA's OCSP responder calls it revoked."
-        "Issue the client a new certificate. If the revocation was a mistake, have the CA take it back."
+        "Issue the client a new certificate. If the revocation was a mistake, have the CA take it back and put its next list into the ssl's `client.crl`."
+    ClientCrlStale "client_crl_stale" Us
+        "The revocation list of a CA in the client's chain should have been replaced by now. Whether the certificate was revoked since is not known, so it was refused; so is every other one of that CA."
+        "Put the CA's present list into the ssl's `client.crl`, and write each new one before the former ends: `openssl crl -in ca.crl -noout -nextupdate` says when. If the date is still to come, correct this machine's clock."
+    ClientCrlMissing "client_crl_missing" Us
+        "The ssl has `client.crl`, and in it no list that can be used of a CA in the client's chain, so that whether a certificate was revoked is not known. The record's detail says what there is."
+        "Put the lists of all CAs of the chain into `client.crl`, the root's included, one PEM block after the other: as in nginx every certificate of the chain is checked. A CA that signs lists needs the key usage `cRLSign`, and the list must be a full one."
 
     // The name.
     SniMissing "sni_missing" Client
@@ -167,6 +173,15 @@ catalogue! {
     UpstreamCertInvalid "upstream_cert_invalid" Upstream
         "The upstream's certificate was refused for another reason: its purpose, its signature, a key too short, or a CA in the chain that is none. The record's detail names it."
         "Issue the upstream a certificate with the extended key usage `serverAuth`, an RSA key of at least 2048 bits or an EC key of at least 256, signed with SHA-256 or better."
+    UpstreamCertRevoked "upstream_cert_revoked" Upstream
+        "The upstream's certificate, or one above it, is on its CA's revocation list. The request was answered with 502."
+        "Issue the upstream a new certificate. If the revocation was a mistake, have the CA take it back and put its next list into `tls.crl` of the upstream."
+    UpstreamCrlStale "upstream_crl_stale" Us
+        "The revocation list of a CA in the upstream's chain should have been replaced by now. Whether the certificate was revoked since is not known, so the request was answered with 502."
+        "Put the CA's present list into `tls.crl` of the upstream, and write each new one before the former ends: `openssl crl -in ca.crl -noout -nextupdate` says when. If the date is still to come, correct this machine's clock."
+    UpstreamCrlMissing "upstream_crl_missing" Us
+        "The upstream has `tls.crl`, and in it no list that can be used of a CA in its certificate's chain, so that whether a certificate was revoked is not known. The record's detail says what there is. The request was answered with 502."
+        "Put the lists of all CAs of the chain into `tls.crl`, the root's included, one PEM block after the other. A CA that signs lists needs the key usage `cRLSign`, and the list must be a full one."
     UpstreamRejectedOurCert "upstream_rejected_our_cert" Upstream
         "The upstream refused the client certificate we presented. The request was answered with 502."
         "Check that the CA of `tls.client_cert` is one that the upstream trusts (nginx: `ssl_client_certificate`), that it is not expired, and that it permits `clientAuth`; put intermediates into `tls.client_cert` after the leaf."

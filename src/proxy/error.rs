@@ -141,6 +141,8 @@ fn is_bad_certificate(reason: Reason) -> bool {
             | Reason::ClientCertInvalid
             | Reason::ClientChainTooDeep
             | Reason::ClientCertRevoked
+            | Reason::ClientCrlStale
+            | Reason::ClientCrlMissing
     )
 }
 
@@ -155,6 +157,8 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::ClientCertInvalid
         | Reason::ClientChainTooDeep
         | Reason::ClientCertRevoked
+        | Reason::ClientCrlStale
+        | Reason::ClientCrlMissing
         | Reason::AuthorityInvalid
         | Reason::PathInvalid
         | Reason::RequestInvalid
@@ -190,6 +194,9 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::UpstreamCertExpired
         | Reason::UpstreamCertNotYetValid
         | Reason::UpstreamCertInvalid
+        | Reason::UpstreamCertRevoked
+        | Reason::UpstreamCrlStale
+        | Reason::UpstreamCrlMissing
         | Reason::UpstreamRejectedOurCert
         | Reason::UpstreamWantsClientCert
         | Reason::UpstreamSpeaksPlaintext

@@ -778,6 +778,9 @@ fn may_go_elsewhere(reason: Reason) -> bool {
             | Reason::UpstreamCertExpired
             | Reason::UpstreamCertNotYetValid
             | Reason::UpstreamCertInvalid
+            | Reason::UpstreamCertRevoked
+            | Reason::UpstreamCrlStale
+            | Reason::UpstreamCrlMissing
             | Reason::UpstreamHandshakeFailed
             | Reason::UpstreamSpeaksPlaintext
     )

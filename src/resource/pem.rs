@@ -6,7 +6,7 @@ use super::fault::Verdict;
 use super::ssl::Text;
 use super::{Occasion, Terms, texts};
 use crate::tls::material::{
-    self, CaBundle, CertChain, KeyPair, MaterialError, PrivateKey, Unapproved,
+    self, CaBundle, CertChain, CrlDates, Crls, KeyPair, MaterialError, PrivateKey, Unapproved,
 };
 
 /// A text of a document with its pointer.
@@ -115,6 +115,74 @@ pub(super) fn read_issuers(
     text
 }
 
+/// Reads revocation lists; `issuers` are the CAs that `from` names, where they are known here.
+pub(super) fn read_crls(
+    (at, text): &Located<'_>,
+    from: &str,
+    issuers: Option<&CaBundle>,
+    terms: &Terms,
+    verdict: &mut Verdict,
+) -> Text {
+    let text = Text::read(text);
+    let Text::Literal(pem) = &text else {
+        return text;
+    };
+    let member = dotted(at);
+    let crls = match Crls::parse(pem) {
+        Ok(crls) => crls,
+        Err(error) => {
+            verdict.refuse(at, format!("{member}: {error}"));
+            return text;
+        }
+    };
+    if let Some(issuers) = issuers {
+        if let Err(error) = crls.judge_issuers(issuers) {
+            verdict.refuse(at, format!("{member}: {error} ({from})"));
+        }
+        let lacking = crls.without_list(issuers);
+        if !lacking.is_empty() {
+            let text = format!(
+                "{member} has no list of {}: whoever comes from there is refused; add the CA's list",
+                texts::listed(&lacking)
+            );
+            verdict.warn("crl_missing", at, text);
+        }
+    }
+    for dates in crls.dates().unwrap_or_default() {
+        date_crl(at, &dates, terms, verdict);
+    }
+    text
+}
+
+/// Says what a list's dates come to: one that is out of date lets nobody in.
+fn date_crl(at: &str, dates: &CrlDates, terms: &Terms, verdict: &mut Verdict) {
+    let member = dotted(at);
+    let issuer = texts::shown(&dates.issuer);
+    let fault = match dates.until {
+        _ if dates.made > terms.now => format!(
+            "the revocation list of {issuer} is not valid before {}; check the clocks, or write it \
+             then",
+            date(dates.made)
+        ),
+        Some(until) if until < terms.now => format!(
+            "the revocation list of {issuer} ended on {}, and lets nobody in; put the CA's present \
+             list there",
+            date(until)
+        ),
+        // One that does not say when it ends is good for ever (`X509_verify_cert(3)`, nginx).
+        Some(_) | None => return,
+    };
+    match terms.occasion {
+        Occasion::Write => verdict.refuse(at, format!("{member}: {fault}")),
+        Occasion::Load => verdict.warn("crl_stale", at, format!("{member}: {fault}")),
+    }
+}
+
+/// A pointer as the texts name a member.
+fn dotted(at: &str) -> String {
+    at.trim_start_matches('/').replace('/', ".")
+}
+
 /// The labels of certificates (OpenSSL, `PEM_read_bio_X509(3)`).
 const LABELS: [&str; 3] = ["CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"];
 
@@ -170,7 +238,7 @@ fn reason(at: &str, error: &MaterialError) -> String {
         | MaterialError::Encrypted
         | MaterialError::WeakEncryption(_)
         | MaterialError::Passphrase(_) => {
-            format!("{}: {error}", at.trim_start_matches('/').replace('/', "."))
+            format!("{}: {error}", dotted(at))
         }
         MaterialError::Certificate(_)
         | MaterialError::Key(_)

@@ -74,6 +74,8 @@ pub struct Ssl {
 pub struct Client {
     /// `client.ca`: PEM of one or more CAs.
     pub ca: Text,
+    /// `client.crl`: PEM of the revocation lists that the whole chain is held against.
+    pub crl: Option<Text>,
     /// `client.depth`, default 1: intermediates allowed.
     pub depth: u32,
     /// `client.mode`, or what its absence means: `Deferred` with skip patterns, else `Required`.
@@ -173,7 +175,7 @@ fn read_pairs(
 }
 
 fn read_client(client: &Document, terms: &Terms, verdict: &mut Verdict) -> Option<Client> {
-    for member in ["crl", "ocsp", "allowed"] {
+    for member in ["ocsp", "allowed"] {
         if client.contains_key(member) {
             verdict.refuse_unsupported(format!("/client/{member}"), &format!("client.{member}"));
         }
@@ -187,6 +189,14 @@ fn read_client(client: &Document, terms: &Terms, verdict: &mut Verdict) -> Optio
                     lets nobody in; add the root";
         verdict.warn("client_ca_without_root", "/client/ca", text);
     }
+    let crl = members::text(client, "crl").map(|text| {
+        let issuers = match &ca {
+            Text::Literal(pem) => CaBundle::parse(pem).ok(),
+            Text::Reference(_) => None,
+        };
+        let crl = ("/client/crl".to_owned(), text);
+        pem::read_crls(&crl, "client.ca", issuers.as_ref(), terms, verdict)
+    });
     let skip: Vec<String> = members::texts(client, "skip_mtls_uri_regex")
         .map(|(_, text)| text.to_owned())
         .collect();
@@ -226,6 +236,7 @@ fn read_client(client: &Document, terms: &Terms, verdict: &mut Verdict) -> Optio
     let depth = client.get("depth").and_then(members::count).unwrap_or(1);
     Some(Client {
         ca,
+        crl,
         depth,
         mode,
         skip,
@@ -324,7 +335,7 @@ mod tests {
     use super::*;
     use crate::resource::fault::Faults;
     use crate::resource::sample::{TERMS, accepted, judge, refusal, warnings};
-    use crate::resource::{Kind, Resource, Terms};
+    use crate::resource::{Kind, Occasion, Resource, Terms};
     use crate::tls::sample::{self, NOW, Wish};
 
     /// A good ssl for `a.com`, with the given members put over it; null takes one out.
@@ -647,9 +658,58 @@ mod tests {
     }
 
     #[test]
+    fn revocation_lists_are_of_the_listed_cas_and_in_their_dates() {
+        const DAY: i64 = 86_400;
+        let (ca, below) = (sample::ca("ca"), sample::ca("below"));
+        let good = (NOW - DAY, NOW + DAY);
+        let list = sample::crl(&ca, &[1], good);
+        let body = |crl: &str| with(&json!({"client": {"ca": ca.cert, "crl": crl}}));
+        let crl = read(&body(&list)).client.unwrap().crl;
+        assert!(matches!(crl, Some(Text::Literal(text)) if *text == list));
+        assert!(!warnings(Kind::Ssl, &body(&list)).contains(&"crl_missing"));
+        let both = json!({"ca": format!("{}{}", ca.cert, below.cert), "crl": list});
+        let both = with(&json!({"client": both}));
+        assert!(warnings(Kind::Ssl, &both).contains(&"crl_missing"));
+        let kept = read(&body("$secret://vault/1/a/crl")).client.unwrap().crl;
+        assert!(matches!(kept, Some(Text::Reference(_))));
+        let stale = sample::crl(&ca, &[], (NOW - 2 * DAY, NOW - DAY));
+        for (crl, text) in [
+            (
+                "x".repeat(128),
+                "client.crl: no revocation list that can be read",
+            ),
+            (
+                ca.cert.clone(),
+                "client.crl: only revocation lists belong here, not a block of CERT",
+            ),
+            (
+                sample::crl(&below, &[], good),
+                "client.crl: the revocation list of CN=below is signed by none of the CAs",
+            ),
+            (
+                stale.clone(),
+                "client.crl: the revocation list of CN=ca ended on ",
+            ),
+            (
+                sample::crl(&ca, &[], (NOW + DAY, NOW + 2 * DAY)),
+                "client.crl: the revocation list of CN=ca is not valid before ",
+            ),
+        ] {
+            let told = refusal(Kind::Ssl, &body(&crl));
+            assert!(told.starts_with(text), "{told}");
+        }
+        // What was written in time is kept, and refuses whoever comes: see `tls::trust`.
+        let loading = Terms {
+            occasion: Occasion::Load,
+            ..TERMS
+        };
+        assert!(read_as(&body(&stale), &loading).unwrap().client.is_some());
+    }
+
+    #[test]
     fn what_is_not_served_yet_is_refused() {
         let ca = sample::ca("ca").cert;
-        for member in ["crl", "ocsp", "allowed"] {
+        for member in ["ocsp", "allowed"] {
             let client = json!({"ca": ca, member: ["x"]});
             let text = format!("client.{member} is not supported by this version");
             assert_eq!(refusal(Kind::Ssl, &with(&json!({"client": client}))), text);

@@ -8,6 +8,7 @@ use super::upstream::{Identity, PassHost, Scheme, UpstreamTls};
 use super::{Document, Terms, members, pem};
 use crate::matching::host::HostPattern;
 use crate::matching::sni::SniName;
+use crate::tls::material::CaBundle;
 use crate::tls::policy::Versions;
 
 /// `tls`, at `base` in its document.
@@ -17,16 +18,18 @@ pub(super) fn read(
     terms: &Terms,
     verdict: &mut Verdict,
 ) -> UpstreamTls {
-    for member in ["crl", "ciphers", "groups"] {
+    for member in ["ciphers", "groups"] {
         if tls.contains_key(member) {
             verdict.refuse_unsupported(format!("{base}/{member}"), &format!("tls.{member}"));
         }
     }
     let verify = members::flag(tls, "verify").unwrap_or(false);
+    let ca_certs = read_ca_certs(tls, base, verify, terms, verdict);
     UpstreamTls {
         identity: read_identity(tls, base, terms, verdict),
         verify,
-        ca_certs: read_ca_certs(tls, base, verify, terms, verdict),
+        crl: read_crl(tls, base, verify, &ca_certs, terms, verdict),
+        ca_certs,
         server_name: read_server_name(tls, base, verdict),
         versions: read_versions(tls, base, verdict),
     }
@@ -77,6 +80,40 @@ fn read_ca_certs(
         }
     }
     issuers
+}
+
+fn read_crl(
+    tls: &Document,
+    base: &str,
+    verify: bool,
+    ca_certs: &[Text],
+    terms: &Terms,
+    verdict: &mut Verdict,
+) -> Option<Text> {
+    let text = members::text(tls, "crl")?;
+    let at = format!("{base}/crl");
+    if !verify {
+        let reason = "tls.crl is checked only with tls.verify; set tls.verify to true with \
+                      tls.ca_certs, or take tls.crl out";
+        verdict.refuse(&at, reason);
+    }
+    let literal = |text: &'_ Text| match text {
+        Text::Literal(pem) => Some(pem.to_string()),
+        Text::Reference(_) => None,
+    };
+    // Of `upstream.trust_file` it is seen when the connector is made.
+    let issuers: Option<Vec<String>> = ca_certs.iter().map(literal).collect();
+    let issuers = issuers.filter(|pems| !pems.is_empty());
+    let issuers =
+        issuers.and_then(|pems| CaBundle::parse_all(pems.iter().map(String::as_str)).ok());
+    let crl = (at, text);
+    Some(pem::read_crls(
+        &crl,
+        "tls.ca_certs",
+        issuers.as_ref(),
+        terms,
+        verdict,
+    ))
 }
 
 fn read_server_name(tls: &Document, base: &str, verdict: &mut Verdict) -> Option<String> {
@@ -269,6 +306,23 @@ mod tests {
         assert!(
             text.starts_with("failed to validate ca_certs[1]: the CA CN=old expired"),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn revocation_lists_are_read_where_the_certificate_is_checked() {
+        let (ca, other) = (sample::ca("ca"), sample::ca("other"));
+        let list = sample::crl(&ca, &[], (NOW - 1, NOW + 1));
+        let good = with_tls(&json!({"verify": true, "ca_certs": [ca.cert], "crl": list}));
+        assert!(read(&good).tls.unwrap().crl.is_some());
+        let unchecked = with_tls(&json!({"ca_certs": [ca.cert], "crl": list}));
+        let text = "tls.crl is checked only with tls.verify";
+        assert!(refusal(Kind::Upstream, &unchecked).starts_with(text));
+        let foreign = with_tls(&json!({"verify": true, "ca_certs": [other.cert], "crl": list}));
+        let told = refusal(Kind::Upstream, &foreign);
+        assert!(
+            told.starts_with("tls.crl: the revocation list of CN=ca is signed by"),
+            "{told}"
         );
     }
 

@@ -161,6 +161,8 @@ pub struct UpstreamTls {
     pub verify: bool,
     /// `ca_certs`: trusted issuers, each text one or more certificates.
     pub ca_certs: Vec<Text>,
+    /// `crl`: PEM of the revocation lists that the server's whole chain is held against.
+    pub crl: Option<Text>,
     /// `server_name`: the name to send and check instead of the one `pass_host` gives.
     pub server_name: Option<String>,
     /// `min_version`, `max_version`, or the default.
@@ -391,7 +393,6 @@ pub(super) mod tests {
             ("discovery_args", json!({}), "discovery_args"),
             ("tls", json!({"ciphers": "ALL"}), "tls.ciphers"),
             ("tls", json!({"groups": "x"}), "tls.groups"),
-            ("tls", json!({"crl": "x"}), "tls.crl"),
         ] {
             let mut body = json!({"nodes": {}});
             body[member] = value;

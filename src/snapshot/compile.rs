@@ -183,6 +183,7 @@ pub(super) fn unmeetable_policy() -> ClientPolicy {
         mode: ClientAuth::Required,
         depth: 0,
         ca: Some(NO_DIGEST),
+        crl: None,
         skip: Vec::new(),
         digest: NO_DIGEST,
     }

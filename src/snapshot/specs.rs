@@ -9,7 +9,7 @@ use crate::failure::Reason;
 use crate::resource::Id;
 use crate::resource::ssl::{Client, Ssl, Text};
 use crate::resource::upstream::{Scheme, UpstreamTls};
-use crate::tls::material::{CaBundle, Digest, KeyPair, MaterialError};
+use crate::tls::material::{CaBundle, CrlError, Crls, Digest, KeyPair, MaterialError};
 use crate::tls::policy::{ClientAuth, ClientPolicy};
 use crate::tls::server::{Alpn, ServerSpec};
 use crate::tls::trust::{CaStore, CaStores};
@@ -34,6 +34,14 @@ pub enum SpecError {
         /// What is wrong with it.
         source: MaterialError,
     },
+    /// Text that is not the revocation lists it should be.
+    #[error("{source}")]
+    Crl {
+        /// JSON pointer to it within its object.
+        pointer: String,
+        /// What is wrong with it.
+        source: CrlError,
+    },
     /// `verify: true`, no `ca_certs`, and no `upstream.trust_file` in the configuration.
     #[error("`verify` needs `ca_certs`, or `upstream.trust_file` in the configuration file")]
     NoTrust,
@@ -47,7 +55,9 @@ impl SpecError {
     #[must_use]
     pub fn pointer(&self) -> &str {
         match self {
-            Self::Unresolved { pointer, .. } | Self::Material { pointer, .. } => pointer,
+            Self::Unresolved { pointer, .. }
+            | Self::Material { pointer, .. }
+            | Self::Crl { pointer, .. } => pointer,
             Self::NoTrust => "/verify",
             Self::NoIdentity => "/client_cert_id",
         }
@@ -58,7 +68,9 @@ impl SpecError {
     pub fn reason(&self, otherwise: Reason) -> Reason {
         match self {
             Self::Unresolved { .. } => Reason::SecretUnresolved,
-            Self::Material { .. } | Self::NoTrust | Self::NoIdentity => otherwise,
+            Self::Material { .. } | Self::Crl { .. } | Self::NoTrust | Self::NoIdentity => {
+                otherwise
+            }
         }
     }
 }
@@ -68,9 +80,9 @@ impl SpecError {
 /// # Errors
 /// Any [`SpecError`] but `NoTrust` and `NoIdentity`.
 pub fn server(id: &Id, ssl: &Ssl, stores: &CaStores) -> Result<ServerSpec, SpecError> {
-    let (policy, bundle) = policy(ssl.client.as_ref())?;
-    let ca = bundle
-        .map(|bundle| intern(stores, &bundle, "/client/ca"))
+    let (policy, trusted) = policy(ssl.client.as_ref())?;
+    let ca = trusted
+        .map(|trusted| intern(stores, trusted, "/client/ca"))
         .transpose()?;
     let pairs = ssl.pairs.iter().enumerate();
     let pairs = pairs
@@ -89,11 +101,20 @@ pub fn server(id: &Id, ssl: &Ssl, stores: &CaStores) -> Result<ServerSpec, SpecE
     })
 }
 
-/// What an ssl asks of clients, with the bundle that it trusts.
+/// Whom chains must come from, and the revocation lists that they are held against.
+#[derive(Clone, Debug)]
+pub struct Trusted {
+    /// The CAs.
+    pub bundle: CaBundle,
+    /// The lists, where there are any; each is of one of the CAs.
+    pub crls: Option<Arc<Crls>>,
+}
+
+/// What an ssl asks of clients, with whom it trusts.
 ///
 /// # Errors
-/// `Unresolved` and `Material`, of `client.ca`.
-pub fn policy(client: Option<&Client>) -> Result<(ClientPolicy, Option<CaBundle>), SpecError> {
+/// `Unresolved`, `Material` and `Crl`, of `client.ca` and `client.crl`.
+pub fn policy(client: Option<&Client>) -> Result<(ClientPolicy, Option<Trusted>), SpecError> {
     let Some(client) = client.filter(|client| client.mode != ClientAuth::Off) else {
         return Ok((ClientPolicy::off(), None));
     };
@@ -106,7 +127,31 @@ pub fn policy(client: Option<&Client>) -> Result<(ClientPolicy, Option<CaBundle>
         client.skip.clone(),
     )
     .map_err(|error| material(at)(error.into()))?;
-    Ok((policy, Some(bundle)))
+    let trusted = trusted(bundle, client.crl.as_ref(), "/client/crl")?;
+    let policy = match &trusted.crls {
+        Some(crls) => policy
+            .with_crl(crls.digest)
+            .map_err(|error| material("/client/crl")(error.into()))?,
+        None => policy,
+    };
+    Ok((policy, Some(trusted)))
+}
+
+/// A bundle with its revocation lists. Lists of other CAs would be checked by nobody.
+fn trusted(bundle: CaBundle, crl: Option<&Text>, at: &str) -> Result<Trusted, SpecError> {
+    let refused = |source| SpecError::Crl {
+        pointer: at.to_owned(),
+        source,
+    };
+    let crls = match crl {
+        Some(text) => {
+            let crls = Crls::parse(literal(text, at)?).map_err(refused)?;
+            crls.judge_issuers(&bundle).map_err(refused)?;
+            Some(crls)
+        }
+        None => None,
+    };
+    Ok(Trusted { bundle, crls })
 }
 
 /// The pair that an ssl of type client shows to upstreams: its first.
@@ -124,7 +169,7 @@ pub fn identity(ssl: &Ssl) -> Result<KeyPair, SpecError> {
 /// [`identity`]; `trust_file` is whom `verify` without `ca_certs` trusts.
 ///
 /// # Errors
-/// `Unresolved`, `Material` and `NoTrust`, with pointers within the `tls` member.
+/// `Unresolved`, `Material`, `Crl` and `NoTrust`, with pointers within the `tls` member.
 pub fn upstream(
     tls: &UpstreamTls,
     protocol: Protocol,
@@ -133,7 +178,7 @@ pub fn upstream(
     stores: &CaStores,
 ) -> Result<UpstreamSpec, SpecError> {
     let trust = match trust(tls, trust_file)? {
-        Some(bundle) => Some(intern(stores, &bundle, "/ca_certs")?),
+        Some(trusted) => Some(intern(stores, trusted, "/ca_certs")?),
         None => None,
     };
     Ok(UpstreamSpec {
@@ -162,27 +207,27 @@ pub fn inline_identity(pair: &(Text, Text)) -> Result<KeyPair, SpecError> {
     key_pair(pair, "/client_cert", "/client_key")
 }
 
-/// The bundle that an upstream's certificate is checked against; `None` when nothing is checked.
+/// What an upstream's certificate is checked against; `None` when nothing is checked.
 ///
 /// # Errors
-/// `Unresolved`, `Material` and `NoTrust`.
+/// `Unresolved`, `Material`, `Crl` and `NoTrust`.
 pub fn trust(
     tls: &UpstreamTls,
     trust_file: Option<&CaBundle>,
-) -> Result<Option<CaBundle>, SpecError> {
+) -> Result<Option<Trusted>, SpecError> {
     if !tls.verify {
         return Ok(None);
     }
-    if tls.ca_certs.is_empty() {
-        return trust_file.cloned().map(Some).ok_or(SpecError::NoTrust);
-    }
-    let mut texts = Vec::with_capacity(tls.ca_certs.len());
-    for (index, text) in tls.ca_certs.iter().enumerate() {
-        texts.push(literal(text, &format!("/ca_certs/{index}"))?);
-    }
-    CaBundle::parse_all(texts)
-        .map(Some)
-        .map_err(material("/ca_certs"))
+    let bundle = if tls.ca_certs.is_empty() {
+        trust_file.cloned().ok_or(SpecError::NoTrust)?
+    } else {
+        let mut texts = Vec::with_capacity(tls.ca_certs.len());
+        for (index, text) in tls.ca_certs.iter().enumerate() {
+            texts.push(literal(text, &format!("/ca_certs/{index}"))?);
+        }
+        CaBundle::parse_all(texts).map_err(material("/ca_certs"))?
+    };
+    trusted(bundle, tls.crl.as_ref(), "/crl").map(Some)
 }
 
 /// The digest of a pair, as [`KeyPair::digest`] has it.
@@ -193,9 +238,9 @@ pub fn digest(pair: &KeyPair) -> Result<Digest, SpecError> {
     pair.digest().map_err(|error| material("")(error.into()))
 }
 
-fn intern(stores: &CaStores, bundle: &CaBundle, at: &str) -> Result<Arc<CaStore>, SpecError> {
+fn intern(stores: &CaStores, trusted: Trusted, at: &str) -> Result<Arc<CaStore>, SpecError> {
     stores
-        .intern(bundle)
+        .intern(&trusted.bundle, trusted.crls)
         .map_err(|error| material(at)(error.into()))
 }
 

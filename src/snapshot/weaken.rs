@@ -211,6 +211,11 @@ fn compare_policies(
     if old.ca != new.ca && trusts_more() {
         found.push("`client.ca` trusts further CAs".to_owned());
     }
+    if old.crl.is_some() && new.crl.is_none() {
+        found.push(
+            "revoked certificates are not refused any more (`client.crl` is gone)".to_owned(),
+        );
+    }
     if new.skip.iter().any(|pattern| !old.skip.contains(pattern)) {
         found.push("`client.skip_mtls_uri_regex` lets further paths pass".to_owned());
     }
@@ -295,6 +300,9 @@ fn compare_upstreams(old: &Upstream, new: &Upstream, found: &mut Vec<String>) {
     }
     if old.verify && new.verify && has_more_cas(&old.ca_certs, &new.ca_certs) {
         found.push("`tls.ca_certs` trusts further CAs".to_owned());
+    }
+    if old.verify && new.verify && old.crl.is_some() && new.crl.is_none() {
+        found.push("revoked certificates are not refused any more (`tls.crl` is gone)".to_owned());
     }
     compare_versions(old.versions.min, new.versions.min, found);
 }

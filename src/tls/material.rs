@@ -6,6 +6,7 @@
 mod approval;
 mod encrypted;
 mod facts;
+mod revocation;
 
 use std::fmt;
 
@@ -24,6 +25,7 @@ pub use openssl::x509::X509Ref as Certificate;
 pub use self::approval::{Flaw, Part, Unapproved, is_required as is_approval_required};
 pub use self::encrypted::WeakEncryption;
 pub use self::facts::{CertificateFacts, KeyFacts};
+pub use self::revocation::{CrlDates, CrlError, Crls};
 
 /// SHA-256 of something that identifies material: 32 bytes.
 pub type Digest = [u8; 32];
@@ -412,15 +414,15 @@ pub fn serial(certificate: &X509Ref) -> String {
 /// # Errors
 /// OpenSSL's own.
 pub fn validity(certificate: &X509Ref) -> Result<(i64, i64), ErrorStack> {
-    let epoch = Asn1Time::from_unix(0)?;
-    let since = |time: &Asn1TimeRef| {
-        let diff = epoch.diff(time)?;
-        Ok::<_, ErrorStack>(i64::from(diff.days) * 86_400 + i64::from(diff.secs))
-    };
     Ok((
-        since(certificate.not_before())?,
-        since(certificate.not_after())?,
+        epoch_seconds(certificate.not_before())?,
+        epoch_seconds(certificate.not_after())?,
     ))
+}
+
+fn epoch_seconds(time: &Asn1TimeRef) -> Result<i64, ErrorStack> {
+    let diff = Asn1Time::from_unix(0)?.diff(time)?;
+    Ok(i64::from(diff.days) * 86_400 + i64::from(diff.secs))
 }
 
 /// The DNS names a certificate was issued for, wildcards as written.

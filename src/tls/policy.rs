@@ -36,6 +36,8 @@ pub struct ClientPolicy {
     pub depth: u32,
     /// Digest of the CA bundle (`CaBundle::digest`); `None` exactly when `mode` is `Off`.
     pub ca: Option<Digest>,
+    /// Digest of the revocation lists that the whole chain is held against (`Crls::digest`).
+    pub crl: Option<Digest>,
     /// Path patterns whose requests need no certificate (`skip_mtls_uri_regex`), as written.
     pub skip: Vec<String>,
     /// SHA-256 over all of the above. Equal digests mean equal demands, whatever the object.
@@ -50,6 +52,7 @@ impl ClientPolicy {
             mode: ClientAuth::Off,
             depth: 0,
             ca: None,
+            crl: None,
             skip: Vec::new(),
             digest: [0; 32],
         }
@@ -86,8 +89,26 @@ impl ClientPolicy {
             mode,
             depth,
             ca: Some(ca),
+            crl: None,
             skip,
             digest,
+        })
+    }
+
+    /// The same policy with revocation lists: another one with each other text of theirs, so that
+    /// what was established under the former is judged again.
+    ///
+    /// # Errors
+    /// OpenSSL's own, from hashing.
+    pub fn with_crl(self, crl: Digest) -> Result<Self, ErrorStack> {
+        if !self.asks() {
+            return Ok(self);
+        }
+        let digest = super::material::sha256(&[self.digest, crl].concat())?;
+        Ok(Self {
+            crl: Some(crl),
+            digest,
+            ..self
         })
     }
 

@@ -1,12 +1,12 @@
 //! Certificates for unit tests, made in memory: P-256, nothing on disk, nothing that expires.
 
-use openssl::asn1::{Asn1Integer, Asn1Time};
+use openssl::asn1::{Asn1Integer, Asn1Object, Asn1OctetString, Asn1Time};
 use openssl::bn::BigNum;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
-use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
-use openssl::x509::{X509, X509Name};
+use openssl::x509::extension::{AuthorityKeyIdentifier, BasicConstraints, SubjectAlternativeName};
+use openssl::x509::{X509, X509CrlBuilder, X509Extension, X509Name, X509RevokedBuilder};
 
 /// The moment at which the tests judge: 2026-01-01.
 pub(crate) const NOW: i64 = 1_767_225_600;
@@ -116,6 +116,36 @@ fn certify(wish: &Wish<'_>, key: PKey<Private>, issuer: Option<&Sample>) -> Samp
         cert,
         key_pem,
     }
+}
+
+/// The revocation list of `ca`, PEM: the serials on it, when it was made and by when it is to be
+/// replaced.
+pub(crate) fn crl(ca: &Sample, serials: &[u32], (made, until): (i64, i64)) -> String {
+    let time = |seconds| Asn1Time::from_unix(seconds).unwrap();
+    let mut list = X509CrlBuilder::new().unwrap();
+    list.set_issuer_name(ca.certificate.subject_name()).unwrap();
+    list.set_last_update(&time(made)).unwrap();
+    list.set_next_update(&time(until)).unwrap();
+    for serial in serials {
+        let mut revoked = X509RevokedBuilder::new().unwrap();
+        let serial = BigNum::from_u32(*serial).unwrap();
+        let serial = Asn1Integer::from_bn(&serial).unwrap();
+        revoked.set_serial_number(&serial).unwrap();
+        revoked.set_revocation_date(&time(made)).unwrap();
+        list.add_revoked(revoked.build()).unwrap();
+    }
+    // RFC 5280 §5.2: both extensions are in every list.
+    let any = X509::builder().unwrap();
+    let context = any.x509v3_context(Some(&ca.certificate), None);
+    let mut issuer = AuthorityKeyIdentifier::new();
+    let issuer = issuer.issuer(true).build(&context).unwrap();
+    list.append_extension(issuer).unwrap();
+    let number = Asn1Object::from_str("2.5.29.20").unwrap();
+    let one = Asn1OctetString::new_from_bytes(&[2, 1, 1]).unwrap();
+    let number = X509Extension::new_from_der(&number, false, &one).unwrap();
+    list.append_extension(number).unwrap();
+    list.sign(&ca.key, MessageDigest::sha256()).unwrap();
+    String::from_utf8(list.build().unwrap().to_pem().unwrap()).unwrap()
 }
 
 fn year() -> (i64, i64) {

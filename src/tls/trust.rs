@@ -13,27 +13,41 @@ use openssl::x509::{X509, X509Name, X509NameRef, X509StoreContext, X509VerifyRes
 
 use crate::crypto::sys::{self, Purpose};
 use crate::tls::context::SECURITY_LEVEL;
-use crate::tls::material::{CaBundle, CertChain, Digest};
+use crate::tls::material::{self, CaBundle, CertChain, Crls, Digest};
 
 /// More intermediates than any chain has.
 const ANY_DEPTH: u32 = 100;
 
-/// A CA bundle as OpenSSL uses it. Only what it holds is trusted, never the system's bundle.
+/// A CA bundle as OpenSSL uses it, with the revocation lists that chains to it are held against.
+/// Only what it holds is trusted, never the system's bundle.
 pub struct CaStore {
-    /// Digest of the bundle.
+    /// Digest of the bundle and the lists.
     pub digest: Digest,
     store: X509Store,
     names: Vec<X509Name>,
     /// The one of its certificates that expires first.
     shortest: Option<X509>,
+    crls: Option<Arc<Crls>>,
 }
 
 impl CaStore {
-    /// Makes the store of a bundle.
+    /// Makes the store of a bundle; nothing is held against revocation lists.
     ///
     /// # Errors
     /// OpenSSL's own.
     pub fn new(bundle: &CaBundle) -> Result<Self, ErrorStack> {
+        Self::with_crls(bundle, None)
+    }
+
+    /// Makes the store of a bundle with its revocation lists.
+    ///
+    /// With them every certificate of a chain is checked, the root included: one whose issuer has
+    /// no list here, or a stale one, does not pass (`X509_VERIFY_PARAM_set_flags(3)`; nginx's
+    /// `ssl_crl` is the same).
+    ///
+    /// # Errors
+    /// OpenSSL's own.
+    pub fn with_crls(bundle: &CaBundle, crls: Option<Arc<Crls>>) -> Result<Self, ErrorStack> {
         let mut store = X509StoreBuilder::new()?;
         // The newest of two certificates of one CA counts, as in nginx.
         store.set_flags(X509VerifyFlags::TRUSTED_FIRST)?;
@@ -47,20 +61,33 @@ impl CaStore {
             names.push(certificate.subject_name().to_owned()?);
         }
         let shortest = shortest.cloned();
+        if let Some(crls) = &crls {
+            for list in crls.lists() {
+                sys::add_crl(&mut store, list)?;
+            }
+            store.set_flags(X509VerifyFlags::CRL_CHECK | X509VerifyFlags::CRL_CHECK_ALL)?;
+        }
         Ok(Self {
-            digest: bundle.digest,
+            digest: digest(bundle, crls.as_deref())?,
             store: store.build(),
             names,
             shortest,
+            crls,
         })
     }
 
-    /// Whether one of its certificates is past its end, so that what it vouched for must be judged
-    /// again.
+    /// Whether one of its certificates or lists is past its end, so that what it vouched for must
+    /// be judged again.
     pub(super) fn is_outlived(&self, now: &Asn1TimeRef) -> bool {
         self.shortest
             .as_ref()
             .is_none_or(|certificate| certificate.not_after() < now)
+            || self.is_stale(now)
+    }
+
+    /// Whether one of its revocation lists should have been replaced by now.
+    pub(super) fn is_stale(&self, now: &Asn1TimeRef) -> bool {
+        self.crls.as_ref().is_some_and(|crls| crls.is_stale(now))
     }
 
     /// Another handle to the store, for a context.
@@ -133,25 +160,38 @@ impl fmt::Debug for CaStore {
     }
 }
 
+/// What tells one store from another.
+fn digest(bundle: &CaBundle, crls: Option<&Crls>) -> Result<Digest, ErrorStack> {
+    match crls {
+        None => Ok(bundle.digest),
+        Some(crls) => material::sha256(&[bundle.digest, crls.digest].concat()),
+    }
+}
+
 /// The stores in use, one per digest. A store goes when its last user goes.
 #[derive(Debug, Default)]
 pub struct CaStores(Mutex<HashMap<Digest, Weak<CaStore>>>);
 
 impl CaStores {
-    /// The store of `bundle`, made when no one uses it yet.
+    /// The store of `bundle` with these revocation lists, made when no one uses it yet.
     ///
     /// # Errors
     /// OpenSSL's own.
-    pub fn intern(&self, bundle: &CaBundle) -> Result<Arc<CaStore>, ErrorStack> {
+    pub fn intern(
+        &self,
+        bundle: &CaBundle,
+        crls: Option<Arc<Crls>>,
+    ) -> Result<Arc<CaStore>, ErrorStack> {
+        let digest = digest(bundle, crls.as_deref())?;
         let mut stores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(store) = stores.get(&bundle.digest).and_then(Weak::upgrade) {
+        if let Some(store) = stores.get(&digest).and_then(Weak::upgrade) {
             return Ok(store);
         }
-        let store = Arc::new(CaStore::new(bundle)?);
+        let store = Arc::new(CaStore::with_crls(bundle, crls)?);
         if stores.len() >= 64 && stores.len().is_power_of_two() {
             stores.retain(|_, store| store.strong_count() > 0);
         }
-        stores.insert(bundle.digest, Arc::downgrade(&store));
+        stores.insert(digest, Arc::downgrade(&store));
         Ok(store)
     }
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use openssl::asn1::Asn1Time;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{
@@ -197,6 +198,8 @@ pub struct UpstreamConnector {
     pub has_identity: bool,
     /// What is spoken over its connections.
     pub protocol: Protocol,
+    /// Whom its servers must come from; `None`: nothing is checked.
+    trust: Option<Arc<CaStore>>,
     ctx: SslContext,
     sessions: Arc<Mutex<Sessions>>,
 }
@@ -244,6 +247,7 @@ impl UpstreamConnector {
             verify: spec.trust.is_some(),
             has_identity: spec.identity.is_some(),
             protocol: spec.protocol,
+            trust: spec.trust.clone(),
             ctx: ctx.build(),
             sessions,
         })
@@ -290,11 +294,12 @@ impl UpstreamConnector {
             peer: peer.clone(),
             name: name.clone(),
         };
-        let kept = self
-            .sessions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(&key);
+        let kept = if self.may_resume()? {
+            let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            sessions.take(&key)
+        } else {
+            None
+        };
         let mut asked_before = false;
         if let Some(kept) = kept
             && sys::offer_session(&mut ssl, &kept.session).is_ok()
@@ -312,6 +317,16 @@ impl UpstreamConnector {
             );
         }
         Ok(ssl)
+    }
+
+    /// Whether sessions stand for what was checked when they were made: once a revocation list is
+    /// past its end a full handshake has the say, because a resumed one verifies nothing.
+    fn may_resume(&self) -> Result<bool, ErrorStack> {
+        let Some(trust) = &self.trust else {
+            return Ok(true);
+        };
+        let now = Asn1Time::days_from_now(0)?;
+        Ok(!trust.is_stale(&now))
     }
 
     /// Forgets the sessions of one peer: the next connection makes a full handshake.

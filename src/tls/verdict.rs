@@ -176,6 +176,8 @@ enum Chain {
     NotYetValid,
     TooDeep,
     Revoked,
+    CrlStale,
+    CrlMissing,
     Name,
     Invalid,
 }
@@ -191,6 +193,12 @@ fn chain(result: X509VerifyResult) -> Chain {
         9 => Chain::NotYetValid,
         22 => Chain::TooDeep,
         23 => Chain::Revoked,
+        12 => Chain::CrlStale,
+        // UNABLE_TO_GET_CRL, UNABLE_TO_DECRYPT_CRL_SIGNATURE, CRL_SIGNATURE_FAILURE,
+        // CRL_NOT_YET_VALID, ERROR_IN_CRL_LAST_ and _NEXT_UPDATE_FIELD, UNABLE_TO_GET_CRL_ISSUER,
+        // KEYUSAGE_NO_CRL_SIGN, UNHANDLED_CRITICAL_CRL_EXTENSION, DIFFERENT_CRL_SCOPE,
+        // CRL_PATH_VALIDATION_ERROR: whatever there is says nothing of the certificate
+        3 | 5 | 8 | 11 | 15 | 16 | 33 | 35 | 36 | 44 | 54 => Chain::CrlMissing,
         // HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
         62 | 64 => Chain::Name,
         _ => Chain::Invalid,
@@ -206,6 +214,8 @@ pub fn client_chain_reason(result: X509VerifyResult) -> Reason {
         Chain::NotYetValid => Reason::ClientCertNotYetValid,
         Chain::TooDeep => Reason::ClientChainTooDeep,
         Chain::Revoked => Reason::ClientCertRevoked,
+        Chain::CrlStale => Reason::ClientCrlStale,
+        Chain::CrlMissing => Reason::ClientCrlMissing,
         Chain::Name | Chain::Invalid => Reason::ClientCertInvalid,
     }
 }
@@ -218,6 +228,9 @@ pub fn upstream_chain_reason(result: X509VerifyResult) -> Reason {
         Chain::Expired => Reason::UpstreamCertExpired,
         Chain::NotYetValid => Reason::UpstreamCertNotYetValid,
         Chain::Name => Reason::UpstreamNameMismatch,
-        Chain::TooDeep | Chain::Revoked | Chain::Invalid => Reason::UpstreamCertInvalid,
+        Chain::Revoked => Reason::UpstreamCertRevoked,
+        Chain::CrlStale => Reason::UpstreamCrlStale,
+        Chain::CrlMissing => Reason::UpstreamCrlMissing,
+        Chain::TooDeep | Chain::Invalid => Reason::UpstreamCertInvalid,
     }
 }

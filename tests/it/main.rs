@@ -34,6 +34,7 @@ mod nginx_differential;
 mod persistence;
 mod policy;
 mod resumption;
+mod revocation;
 mod rotation;
 mod routing;
 mod scan;

@@ -250,6 +250,7 @@ fn bundles_are_trusted_as_by_nginx() {
             for (mode, name) in modes.into_iter().zip(names) {
                 let client = Client {
                     ca: ca.clone(),
+                    crl: None,
                     depth: None,
                     mode,
                 };
@@ -281,6 +282,69 @@ fn bundles_are_trusted_as_by_nginx() {
         }
     }
     compare("bundles", &cells);
+}
+
+#[test]
+fn revocation_lists_are_checked_as_by_nginx() {
+    let root = Ca::root("Client CA");
+    let below = root.intermediate("Below");
+    let [bad, good] = ["mallory", "alice"].map(|name| root.client(name));
+    let [bad_below, good_below] = ["mallory", "alice"].map(|name| below.client(name));
+    let ca = format!("{}{}", below.pem(), root.pem());
+    let of_root = root.crl(&[&bad], Validity::Now);
+    let of_below = below.crl(&[&bad_below], Validity::Now);
+    let lists = [
+        ("both", format!("{of_root}{of_below}")),
+        ("root-only", of_root),
+        ("below-only", of_below.clone()),
+        (
+            "authority-revoked",
+            format!("{}{of_below}", root.crl_with_authority(&below)),
+        ),
+    ];
+    const NAMES: [[&str; 2]; 4] = [
+        ["d0.example.com", "r0.example.com"],
+        ["d1.example.com", "r1.example.com"],
+        ["d2.example.com", "r2.example.com"],
+        ["d3.example.com", "r3.example.com"],
+    ];
+    let modes = [Mode::Deferred, Mode::Required];
+    let peers = Peers::start(|site| {
+        let mut servers = Vec::new();
+        for ((_, crl), names) in lists.iter().zip(NAMES) {
+            for (mode, name) in modes.into_iter().zip(names) {
+                let client = Client {
+                    ca: ca.clone(),
+                    crl: Some(crl.clone()),
+                    depth: None,
+                    mode,
+                };
+                servers.push(Server::new(site, name, Some(client)));
+            }
+        }
+        servers
+    });
+    let clients = [
+        ("good", good),
+        ("revoked", bad),
+        ("good-below", good_below),
+        ("revoked-below", bad_below),
+        ("stranger", Ca::root("Other CA").client("alice")),
+    ];
+    let mut cells = Vec::new();
+    for ((list, _), names) in lists.iter().zip(NAMES) {
+        for (mode, name) in modes.into_iter().zip(names) {
+            for (case, pair) in &clients {
+                for version in TlsVersion::ALL {
+                    let version_name = version_name(version);
+                    let id = format!("revocation/{}/{list}/{case}/{version_name}", mode.name());
+                    let client = TlsClient::new(0).tls(version).cert(pair);
+                    cells.push(cell(id, |peer| entry(&peers, peer, mode, &client, name)));
+                }
+            }
+        }
+    }
+    compare("revocation", &cells);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::Finished;
 use crate::support::fips::Module;
 use crate::support::gateway::Setup;
-use crate::support::pki::{KeyKind, Leaf};
+use crate::support::pki::{KeyKind, Leaf, Validity};
 use crate::support::site::Site;
 
 /// What does not depend on the machine that the tests run on.
@@ -180,11 +180,14 @@ fn point_of_a_stored_object_names_the_object() {
 
     let client = |depth: u32, ca: &str| json!({"client": {"ca": ca, "depth": depth}});
     site.put_ssl("a", "a.example.com", &client(1, &site.ca.pem()));
-    fails(
-        "revocation",
-        &[],
-        "ssls/a: this version checks neither CRL nor OCSP",
-    );
+    fails("revocation", &[], "ssls/a: there is no client.crl");
+    let listed = json!({"client": {
+        "ca": site.ca.pem(), "crl": site.ca.crl(&[], Validity::Now),
+    }});
+    site.put_ssl("a", "a.example.com", &listed);
+    let points = audited.points(|setup| setup);
+    assert_eq!(points["revocation"]["outcome"], "pass");
+    assert_eq!(points["revocation"]["found"], json!(["ssls/a: client.crl"]));
     let points = audited.points(|setup| setup);
     assert_eq!(
         points["verify-depth"]["found"],

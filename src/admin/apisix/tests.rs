@@ -237,6 +237,9 @@ async fn body_is_json_whatever_the_content_type_says() {
 async fn unusable_bodies_are_refused_and_not_repeated() {
     let room = Room::new();
     let large = format!("{{\"desc\":\"{}\"}}", "x".repeat(1_572_864));
+    let told = room.ask("PUT", "/apisix/admin/routes/1", &large, 400).await;
+    let text = "request size 1572875 is greater than the maximum size 1572864 allowed";
+    assert!(told.text.contains(text), "{}", told.text);
     for (body, text) in [
         ("", "missing configurations"),
         (
@@ -258,10 +261,6 @@ async fn unusable_bodies_are_refused_and_not_repeated() {
         (
             "null",
             "invalid configuration: wrong type: expected object, got userdata",
-        ),
-        (
-            large.as_str(),
-            "request size 1572875 is greater than the maximum size 1572864 allowed",
         ),
     ] {
         let told = room.ask("PUT", "/apisix/admin/ssls/1", body, 400).await;

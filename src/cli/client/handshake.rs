@@ -104,6 +104,9 @@ const fn is_distrust(reason: Reason) -> bool {
             | Reason::UpstreamCertExpired
             | Reason::UpstreamCertNotYetValid
             | Reason::UpstreamCertInvalid
+            | Reason::UpstreamCertRevoked
+            | Reason::UpstreamCrlStale
+            | Reason::UpstreamCrlMissing
     )
 }
 

@@ -58,6 +58,7 @@ pub fn main() -> ExitCode {
 }
 
 fn serve(common: &Common) -> ExitCode {
+    crypto::sys::give_back_large_blocks();
     let config = match start(common, print::err) {
         Ok(config) => config,
         Err(code) => return code,

@@ -64,12 +64,25 @@ pub(super) fn find(kind: Kind, document: &Document) -> Vec<(String, Nature)> {
 /// In a secret resource a reference is a credential, which its manager reads for itself.
 const fn referring(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Ssl => &["/cert", "/key", "/certs/*", "/keys/*", "/client/ca"],
-        Kind::Upstream => &["/tls/client_cert", "/tls/client_key", "/tls/ca_certs/*"],
+        Kind::Ssl => &[
+            "/cert",
+            "/key",
+            "/certs/*",
+            "/keys/*",
+            "/client/ca",
+            "/client/crl",
+        ],
+        Kind::Upstream => &[
+            "/tls/client_cert",
+            "/tls/client_key",
+            "/tls/ca_certs/*",
+            "/tls/crl",
+        ],
         Kind::Service | Kind::Route => &[
             "/upstream/tls/client_cert",
             "/upstream/tls/client_key",
             "/upstream/tls/ca_certs/*",
+            "/upstream/tls/crl",
         ],
         Kind::Secret => &[],
     }
@@ -225,23 +238,28 @@ mod tests {
     #[test]
     fn references_are_found_where_they_are_permitted_and_nowhere_else() {
         let tls = json!({"client_cert": "$env://A", "client_key": "k",
-                         "ca_certs": ["c", "$secret://vault/1/a/b"], "server_name": "$env://N"});
+                         "ca_certs": ["c", "$secret://vault/1/a/b"], "crl": "$env://R",
+                         "server_name": "$env://N"});
         let cases = [
             (
                 Kind::Ssl,
                 json!({"cert": "$env://C", "key": "k", "keys": ["k", "$env://K"],
-                       "client": {"ca": "$env://CA"}, "desc": "$env://D", "snis": ["$env://S"]}),
-                vec!["/cert", "/keys/1", "/client/ca"],
+                       "client": {"ca": "$env://CA", "crl": "$env://R"}, "desc": "$env://D", "snis": ["$env://S"]}),
+                vec!["/cert", "/keys/1", "/client/ca", "/client/crl"],
             ),
             (
                 Kind::Upstream,
                 json!({"tls": tls.clone()}),
-                vec!["/tls/client_cert", "/tls/ca_certs/1"],
+                vec!["/tls/client_cert", "/tls/ca_certs/1", "/tls/crl"],
             ),
             (
                 Kind::Service,
                 json!({"upstream": {"tls": tls}}),
-                vec!["/upstream/tls/client_cert", "/upstream/tls/ca_certs/1"],
+                vec![
+                    "/upstream/tls/client_cert",
+                    "/upstream/tls/ca_certs/1",
+                    "/upstream/tls/crl",
+                ],
             ),
             (Kind::Secret, json!({"token": "$env://T"}), vec![]),
         ];

@@ -34,6 +34,8 @@ pub(super) struct Server {
 pub(super) struct Client {
     /// PEM.
     pub(super) ca: String,
+    /// Revocation lists, PEM; `None`: nothing is held against any.
+    pub(super) crl: Option<String>,
     /// `None`: the default of both, 1.
     pub(super) depth: Option<u32>,
     pub(super) mode: Mode,
@@ -79,6 +81,7 @@ impl Client {
     pub(super) fn of(ca: &Ca, mode: Mode) -> Self {
         Self {
             ca: ca.pem(),
+            crl: None,
             depth: None,
             mode,
         }
@@ -112,6 +115,9 @@ impl Peers {
             }
             if let Some(client) = &server.client {
                 document["client"] = json!({"ca": client.ca, "mode": client.mode.name()});
+                if let Some(crl) = &client.crl {
+                    document["client"]["crl"] = json!(crl);
+                }
                 if let Some(depth) = client.depth {
                     document["client"]["depth"] = json!(depth);
                 }
@@ -185,6 +191,11 @@ fn write(servers: &[Server], folder: &Path, port: u16) {
                 path.display()
             )
             .unwrap();
+            if let Some(crl) = &client.crl {
+                let path = folder.join(format!("client-crl-{index}.pem"));
+                fs::write(&path, crl).unwrap();
+                writeln!(blocks, "ssl_crl {};", path.display()).unwrap();
+            }
             if let Some(depth) = client.depth {
                 writeln!(blocks, "ssl_verify_depth {depth};").unwrap();
             }

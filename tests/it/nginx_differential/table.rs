@@ -25,10 +25,11 @@ struct Row {
 const SERVED: &str = "200";
 
 /// The axes; a row of none of them would never be held against anything.
-const AXES: [&str; 8] = [
+const AXES: [&str; 9] = [
     "certificates",
     "chains",
     "bundles",
+    "revocation",
     "keys",
     "names",
     "hosts",

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use openssl::asn1::Asn1Time;
+use openssl::asn1::{Asn1Object, Asn1OctetString, Asn1Time};
 use openssl::bn::{BigNum, MsbOption};
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
@@ -19,7 +19,9 @@ use openssl::x509::extension::{
     AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName,
     SubjectKeyIdentifier,
 };
-use openssl::x509::{X509, X509Builder, X509Name, X509NameBuilder};
+use openssl::x509::{
+    X509, X509Builder, X509CrlBuilder, X509Extension, X509Name, X509NameBuilder, X509RevokedBuilder,
+};
 
 /// A certificate authority, root or intermediate.
 pub(crate) struct Ca {
@@ -160,6 +162,57 @@ impl Ca {
         self.sign(leaf, MessageDigest::sha1())
     }
 
+    /// This authority's revocation list, PEM, that has these on it and ends as said.
+    pub(crate) fn crl(&self, revoked: &[&Pair], validity: Validity) -> String {
+        let serials = revoked.iter().map(|pair| {
+            let leaf = X509::from_pem(pair.cert.as_bytes()).unwrap();
+            leaf.serial_number().to_bn().unwrap()
+        });
+        self.crl_of(serials, validity)
+    }
+
+    /// The same of an authority below this one.
+    pub(crate) fn crl_with_authority(&self, revoked: &Self) -> String {
+        let serial = revoked.cert.serial_number().to_bn().unwrap();
+        self.crl_of([serial], Validity::Now)
+    }
+
+    /// A list of serial numbers.
+    pub(crate) fn crl_of(
+        &self,
+        serials: impl IntoIterator<Item = BigNum>,
+        validity: Validity,
+    ) -> String {
+        let (made, until) = validity.span();
+        let (made, until) = (
+            Asn1Time::from_unix(made).unwrap(),
+            Asn1Time::from_unix(until).unwrap(),
+        );
+        let mut list = X509CrlBuilder::new().unwrap();
+        list.set_issuer_name(self.cert.subject_name()).unwrap();
+        list.set_last_update(&made).unwrap();
+        list.set_next_update(&until).unwrap();
+        for serial in serials {
+            let mut revoked = X509RevokedBuilder::new().unwrap();
+            let serial = serial.to_asn1_integer().unwrap();
+            revoked.set_serial_number(&serial).unwrap();
+            revoked.set_revocation_date(&made).unwrap();
+            list.add_revoked(revoked.build()).unwrap();
+        }
+        // RFC 5280 §5.2: both extensions are in every list.
+        let any = X509::builder().unwrap();
+        let context = any.x509v3_context(Some(&self.cert), None);
+        let mut issuer = AuthorityKeyIdentifier::new();
+        let issuer = issuer.keyid(true).build(&context).unwrap();
+        list.append_extension(issuer).unwrap();
+        let number = Asn1Object::from_str("2.5.29.20").unwrap();
+        let one = Asn1OctetString::new_from_bytes(&[2, 1, 1]).unwrap();
+        let number = X509Extension::new_from_der(&number, false, &one).unwrap();
+        list.append_extension(number).unwrap();
+        list.sign(&self.key, MessageDigest::sha256()).unwrap();
+        String::from_utf8(list.build().unwrap().to_pem().unwrap()).unwrap()
+    }
+
     fn sign(&self, leaf: &Leaf, digest: MessageDigest) -> Pair {
         let key = leaf.key.generate();
         let mut builder = start_certificate(
@@ -277,6 +330,26 @@ impl Leaf {
     }
 }
 
+impl Validity {
+    /// From when until when, epoch seconds.
+    fn span(self) -> (i64, i64) {
+        const DAY: i64 = 24 * 60 * 60;
+        let now = i64::try_from(
+            std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap()
+                .as_secs(),
+        )
+        .unwrap();
+        match self {
+            Self::Now => (now - DAY, now + 30 * DAY),
+            Self::Expired => (now - 30 * DAY, now - DAY),
+            Self::NotYet => (now + DAY, now + 30 * DAY),
+            Self::For(time) => (now - DAY, now + i64::try_from(time.as_secs()).unwrap()),
+        }
+    }
+}
+
 impl KeyKind {
     /// `RSA`, `EC` or `Ed25519`.
     pub(crate) fn algorithm(self) -> &'static str {
@@ -322,20 +395,7 @@ fn start_certificate(
     key: &PKey<Private>,
     validity: Validity,
 ) -> X509Builder {
-    const DAY: i64 = 24 * 60 * 60;
-    let now = i64::try_from(
-        std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap()
-            .as_secs(),
-    )
-    .unwrap();
-    let (from, until) = match validity {
-        Validity::Now => (now - DAY, now + 30 * DAY),
-        Validity::Expired => (now - 30 * DAY, now - DAY),
-        Validity::NotYet => (now + DAY, now + 30 * DAY),
-        Validity::For(time) => (now - DAY, now + i64::try_from(time.as_secs()).unwrap()),
-    };
+    let (from, until) = validity.span();
     let mut serial = BigNum::new().unwrap();
     serial.rand(127, MsbOption::MAYBE_ZERO, false).unwrap();
     let mut builder = X509::builder().unwrap();

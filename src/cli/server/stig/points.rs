@@ -251,19 +251,30 @@ impl Facts<'_> {
     }
 
     fn revocation(&self) -> Point {
-        let mut inquiry = Inquiry::at(&["client of every ssl", "admin.https.client_ca"]);
-        let asking = self.asking().map(|(object, ..)| object);
-        let admin = self.admin_ca.iter().map(|_| "admin.https.client_ca");
-        for place in asking.chain(admin) {
-            inquiry.wrong(format!(
-                "{place}: this version checks neither CRL nor OCSP of client certificates"
-            ));
+        let mut inquiry = Inquiry::at(&["client.crl of every ssl", "admin.https.client_ca"]);
+        for object in &self.objects {
+            if let Role::Names { mode, has_crl, .. } = &object.role
+                && *mode != ClientAuth::Off
+            {
+                let name = &object.object;
+                if *has_crl {
+                    inquiry.judge(true, format!("{name}: client.crl"));
+                } else {
+                    inquiry.wrong(format!("{name}: there is no client.crl"));
+                }
+            }
+        }
+        if self.admin_ca.is_some() {
+            inquiry.wrong(
+                "admin.https.client_ca: administrators' certificates are held against no list",
+            );
         }
         inquiry.close(
             "revocation",
             "revoked client certificates are refused, by OCSP or CRL",
-            "issue client certificates that live shorter than a revocation would take; take the \
-             CA of a compromised one out of `client.ca`, which ends its connections",
+            "put the lists of the CAs of `client.ca` into `client.crl`, and each new one before the \
+             former ends; for administrators, issue certificates that live shorter than a \
+             revocation would take",
         )
     }
 
