@@ -211,6 +211,9 @@ catalogue! {
     UpstreamTimeout "upstream_timeout" Upstream
         "The upstream did not connect, take the request or answer in time. The request was answered with 504."
         "Look at the service's own duration. If it is right, raise `timeout.connect`, `timeout.send` or `timeout.read` of the upstream; the record's detail says which one ran out."
+    TunnelIdle "tunnel_idle" Upstream
+        "Nothing passed in either direction of a connection that went over to another protocol (WebSocket) for as long as the upstream's `timeout.read`, and it was closed."
+        "Have one of the two send something now and then, as WebSocket does with pings, or raise `timeout.read` of the upstream or the route."
     UpstreamTlsVersion "upstream_tls_version" Upstream
         "The upstream and this gateway have no TLS version in common; the gateway never speaks less than TLS 1.2."
         "Update the service's TLS library or configuration, or see `tls.min_version` and `tls.max_version` of the upstream."

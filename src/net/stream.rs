@@ -94,13 +94,20 @@ impl Stream {
     /// # Errors
     /// The socket's.
     pub async fn park(&mut self) -> io::Result<()> {
+        if let Self::Tls(tls) = self
+            && tls.has_pending()
+        {
+            return Ok(());
+        }
+        self.free_buffers();
+        self.socket().tcp().readable().await
+    }
+
+    /// Gives up what an idle connection does not need; what is in use stays.
+    pub fn free_buffers(&mut self) {
         if let Self::Tls(tls) = self {
-            if tls.has_pending() {
-                return Ok(());
-            }
             tls.free_buffers();
         }
-        self.socket().tcp().readable().await
     }
 }
 

@@ -3,7 +3,11 @@
 //! A connection pins the ssl, policy and chain of its handshake. The name of the request's
 //! authority is compared with that; what it may demand beyond is never taken on trust.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+
+use http::Uri;
+use http::uri::PathAndQuery;
 
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
@@ -12,9 +16,46 @@ use crate::proxy::conn::{Conn, Pinned};
 use crate::proxy::error::Refusal;
 use crate::proxy::settings::ClientAuthNames;
 use crate::proxy::worker::Worker;
+use crate::snapshot::live::Local;
 use crate::snapshot::{Name, Snapshot};
 use crate::tls::policy::{ClientAuth, ClientPolicy};
 use crate::tls::server::ServerContext;
+
+/// Whether the client of `conn` is let in for this target, by the present snapshot; gives that
+/// snapshot and the path, normalised.
+///
+/// # Errors
+/// The refusal: [`authorize`]'s, or 400 for a path that cannot be read.
+pub async fn admit<'u>(
+    worker: &Worker,
+    conn: &Conn,
+    uri: &'u Uri,
+    authority: &Authority,
+) -> Result<(Local, Cow<'u, [u8]>), Refusal> {
+    let raw_path = uri.path();
+    let path = if raw_path == "*" {
+        raw_path.as_bytes().into()
+    } else {
+        path::normalise(raw_path)
+            .map_err(|error| Refusal::new(Reason::PathInvalid, error.to_string()))?
+    };
+    let asked = Asked {
+        authority,
+        raw_path,
+        path: &path,
+        target: uri.path_and_query().map_or("/", PathAndQuery::as_str),
+    };
+    let mut snapshot = worker.snapshot();
+    while let Err(refusal) = authorize(worker, conn, &snapshot, &asked).await {
+        let latest = worker.snapshot();
+        // A policy that was replaced while the chain was judged refuses nobody.
+        if refusal.reason != Reason::ClientPolicyChanged || latest.version == snapshot.version {
+            return Err(refusal);
+        }
+        snapshot = latest;
+    }
+    Ok((snapshot, path))
+}
 
 /// What a request asks for.
 #[derive(Debug)]

@@ -230,6 +230,8 @@ pub enum ReplyBody {
     Whole(Option<Bytes>, Box<Outcome>),
     /// The upstream's.
     Streamed(Box<Streamed>),
+    /// None: what follows the head is no HTTP.
+    Nothing(Rc<Conn>),
 }
 
 impl ReplyBody {
@@ -244,6 +246,7 @@ impl ReplyBody {
         match self {
             Self::Whole(_, outcome) => outcome.conn(),
             Self::Streamed(body) => &body.conn,
+            Self::Nothing(conn) => conn,
         }
     }
 }
@@ -369,6 +372,7 @@ impl Body for ReplyBody {
         let polled = match this {
             Self::Whole(bytes, _) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Streamed(body) => body.poll(cx),
+            Self::Nothing(_) => Poll::Ready(None),
         };
         if let Poll::Ready(Some(Ok(_))) = &polled {
             this.conn().hand();
@@ -380,6 +384,7 @@ impl Body for ReplyBody {
         match self {
             Self::Whole(bytes, _) => bytes.is_none(),
             Self::Streamed(body) => body.incoming.is_end_stream(),
+            Self::Nothing(_) => true,
         }
     }
 
@@ -390,6 +395,7 @@ impl Body for ReplyBody {
                 SizeHint::with_exact(u64::try_from(count).unwrap_or(u64::MAX))
             }
             Self::Streamed(body) => body.incoming.size_hint(),
+            Self::Nothing(_) => SizeHint::with_exact(0),
         }
     }
 }

@@ -7,9 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
+use http::Uri;
+
 use crate::failure::Reason;
+use crate::matching::authority::Authority;
 use crate::matching::sni::SniName;
 use crate::proxy::authority::LastHost;
+use crate::proxy::error::Refusal;
 use crate::proxy::headers::Via;
 use crate::proxy::http2::Flow;
 use crate::proxy::worker::Inbound;
@@ -30,6 +34,8 @@ pub enum Phase {
     Head,
     /// A request is being served.
     Busy,
+    /// HTTP is over; bytes are carried both ways.
+    Tunnel,
 }
 
 /// What a connection is told.
@@ -82,6 +88,15 @@ pub struct Handshake {
     pub resumed: bool,
 }
 
+/// What a connection carries that went over to another protocol.
+#[derive(Debug)]
+pub struct Tunnelled {
+    /// The name that it was asked for.
+    pub authority: Rc<Authority>,
+    /// The target as the client sent it.
+    pub uri: Uri,
+}
+
 /// What records say of a connection's TLS.
 #[derive(Debug)]
 pub struct TlsFacts {
@@ -124,6 +139,9 @@ pub struct Conn {
     flow: RefCell<Option<Rc<Flow>>>,
     /// When an answer last moved, in the clock's milliseconds.
     progressed_at: Cell<u64>,
+    tunnelled: RefCell<Option<Rc<Tunnelled>>>,
+    /// Why its tunnel may not go on.
+    revoked: RefCell<Option<Refusal>>,
     /// A request's body was given up before its end: hyper alone knows where the next one begins.
     leftover: Cell<bool>,
     /// What its handshake agreed on; `None` in the clear.
@@ -174,6 +192,8 @@ impl Conn {
             last_host: LastHost::default(),
             waits: Cell::new(0),
             progressed_at: Cell::new(activity.now()),
+            tunnelled: RefCell::default(),
+            revoked: RefCell::default(),
             leftover: Cell::new(false),
             is_http2,
             in_flight: Cell::new(0),
@@ -226,7 +246,32 @@ impl Conn {
     /// Whether no request is in flight.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.phase.get() != Phase::Busy
+        !matches!(self.phase.get(), Phase::Busy | Phase::Tunnel)
+    }
+
+    /// What it carries as a tunnel, from the upstream's consent on.
+    #[must_use]
+    pub fn tunnelled(&self) -> Option<Rc<Tunnelled>> {
+        self.tunnelled.borrow().clone()
+    }
+
+    /// It becomes a tunnel, or does not after all.
+    pub fn tunnel(&self, of: Option<Tunnelled>) {
+        self.tunnelled.replace(of.map(Rc::new));
+    }
+
+    /// Its client is not let in any more: the tunnel ends.
+    pub fn revoke(&self, refusal: Refusal) {
+        self.revoked.replace(Some(refusal));
+        self.tell(Signal::Close);
+    }
+
+    /// Why its tunnel may not go on, with the detail for the record.
+    #[must_use]
+    pub fn revoked(&self) -> Option<(Reason, String)> {
+        let revoked = self.revoked.borrow();
+        let refusal = revoked.as_ref()?;
+        Some((refusal.reason, refusal.detail.clone()))
     }
 
     /// Since when, in the clock's milliseconds.

@@ -21,6 +21,7 @@ use crate::proxy::body::{UNWANTED, UNWANTED_PAUSE};
 use crate::proxy::conn::{Conn, Phase, Signal, client_facts};
 use crate::proxy::error::Refusal;
 use crate::proxy::slot::Slot;
+use crate::proxy::tunnel::Handover;
 use crate::proxy::worker::{Inbound, Worker};
 use crate::proxy::{http2, request};
 use crate::snapshot::Id;
@@ -164,10 +165,17 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, stream: Stream) {
         prefix: Bytes::new(),
         stream,
     };
+    let handover = Handover::default();
     loop {
         let slot = Slot::new();
-        let service =
-            service_fn(|req| slot.fill(request::handle(worker.clone(), conn.clone(), req)));
+        let service = service_fn(|req| {
+            slot.fill(request::handle(
+                worker.clone(),
+                conn.clone(),
+                req,
+                handover.clone(),
+            ))
+        });
         let mut http = worker.http.serve_connection(TokioIo::new(io), service);
         let pause = poll_fn(|cx| {
             // hyper first: what a dropped body means for the connection, it finds when polled.
@@ -176,6 +184,9 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, stream: Stream) {
             }
             match conn.heed(cx) {
                 Some(Signal::Park) if conn.phase() != Phase::Idle || !conn.may_park() => {}
+                Some(Signal::Close) if conn.revoked().is_some() => {
+                    return Poll::Ready(Pause::Told(Signal::Close));
+                }
                 Some(Signal::Drain | Signal::Close) if !conn.is_quiet() => {
                     Pin::new(&mut http).graceful_shutdown();
                     cx.waker().wake_by_ref();
@@ -193,7 +204,15 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, stream: Stream) {
         } = http.into_parts();
         io = ended.into_inner();
         drop(slot);
+        let tunnel = handover.take();
         match pause {
+            Pause::Ended(Ok(())) if let Some(tunnel) = tunnel => {
+                io.prefix = read_buf;
+                Box::pin(tunnel.carry(&worker, &conn, &mut io)).await;
+                // Who may know that it ended in order was told.
+                let tcp = io.stream.socket().tcp();
+                return linger(tcp, &worker.sweep, Linger::SHORT).await;
+            }
             Pause::Told(Signal::Park) => {
                 io.prefix = read_buf;
                 conn.enter(Phase::Parked);

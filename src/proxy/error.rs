@@ -187,7 +187,7 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::SecretUnresolved
         | Reason::SecretInvalid
         | Reason::SecretOriginNotTrusted => StatusCode::SERVICE_UNAVAILABLE,
-        Reason::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+        Reason::UpstreamTimeout | Reason::TunnelIdle => StatusCode::GATEWAY_TIMEOUT,
         Reason::UpstreamMissing
         | Reason::UpstreamCaUnknown
         | Reason::UpstreamNameMismatch

@@ -3,23 +3,27 @@
 //! hyper's clients behind it, of HTTP/1.1 and of HTTP/2. The rest of the room knows
 //! [`UpstreamConn::exchange`] only.
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
 use http::header::CONNECTION;
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinHandle;
 
 use crate::failure::{Reason, chain};
-use crate::net::stream::Stream;
+use crate::net::stream::{Rewound, Stream};
 use crate::net::sweep::{Sweep, Until, millis};
 use crate::proxy::body::{RequestBody, Upload};
 use crate::proxy::multiplex::{self, Lease, NotOpened, Shared};
-use crate::proxy::pool::{Bucket, Kept};
+use crate::proxy::pool::{Bucket, Kept, Open};
+use crate::proxy::upgrade::{self, Switched};
 use crate::tls::socket::Activity;
 use crate::tls::stream::FaultCell;
 
@@ -51,10 +55,21 @@ enum Wire {
     /// Over a connection of its own.
     One {
         sender: SendRequest<RequestBody>,
-        driver: JoinHandle<Option<hyper::Error>>,
+        driver: JoinHandle<Driven>,
+        /// What is left of the connection is asked for: its request may make it one of another
+        /// protocol.
+        may_switch: Rc<Cell<bool>>,
     },
     /// As a stream of a connection.
     Many(Rc<Lease>),
+}
+
+/// How a connection of HTTP/1.1 ended.
+enum Driven {
+    /// With its HTTP.
+    Over(Option<hyper::Error>),
+    /// Its bytes go on.
+    Switched(Switched),
 }
 
 /// How an exchange ended without a response head.
@@ -91,13 +106,15 @@ impl UpstreamConn {
             .handshake(TokioIo::new(stream))
             .await?;
         let open = bucket.count_open();
-        let driver = tokio::task::spawn_local(async move {
-            let ended = conn.await;
-            drop(open);
-            ended.err()
-        });
+        let may_switch = Rc::<Cell<bool>>::default();
+        let driver = tokio::task::spawn_local(drive(conn, open, may_switch.clone()));
+        let wire = Wire::One {
+            sender,
+            driver,
+            may_switch,
+        };
         Ok(Self {
-            wire: Wire::One { sender, driver },
+            wire,
             fault,
             activity,
             bucket,
@@ -209,8 +226,10 @@ impl UpstreamConn {
         patience: u64,
     ) -> Result<Response<Incoming>, Broken> {
         self.served = self.served.saturating_add(1);
-        let sender = match &mut self.wire {
-            Wire::One { sender, .. } => sender,
+        let (sender, may_switch) = match &mut self.wire {
+            Wire::One {
+                sender, may_switch, ..
+            } => (sender, may_switch),
             Wire::Many(lease) => {
                 let lease = lease.clone();
                 return self.exchange_many(&lease, request, sweep, patience).await;
@@ -225,6 +244,7 @@ impl UpstreamConn {
             return Err(Broken::NoRequest);
         };
         multiplex::frame(&mut req);
+        may_switch.set(upgrade::is_asked(req.headers()));
         self.upload = req.body().upload();
         let sent = sender.try_send_request(req);
         tokio::pin!(sent);
@@ -237,6 +257,9 @@ impl UpstreamConn {
             match sweep.within(until, sent.as_mut()).await {
                 Ok(Ok(resp)) => {
                     self.ends = is_last(&resp);
+                    if resp.status() != StatusCode::SWITCHING_PROTOCOLS {
+                        may_switch.set(false);
+                    }
                     return Ok(resp);
                 }
                 Ok(Err(failure)) => return Err(self.failed(failure, request)),
@@ -310,6 +333,17 @@ impl UpstreamConn {
         Broken::Connection(error)
     }
 
+    /// What is left of the connection after a 101 that its request asked for.
+    pub async fn into_switched(self) -> Option<Switched> {
+        let Wire::One { driver, .. } = self.wire else {
+            return None;
+        };
+        match driver.await {
+            Ok(Driven::Switched(switched)) => Some(switched),
+            Ok(Driven::Over(_)) | Err(_) => None,
+        }
+    }
+
     /// Returns the connection to its pool, or closes it when it served its share.
     ///
     /// A request may be answered before its body was sent. The rest is still carried, for a while:
@@ -362,10 +396,12 @@ impl UpstreamConn {
             ..
         } = self;
         let own = match wire {
-            Wire::One { sender, driver } => {
+            Wire::One { sender, driver, .. } => {
                 drop(sender);
-                let own = sweep.within(sweep.after(LAST_WORD), driver).await;
-                own.ok().and_then(Result::ok).flatten()
+                match sweep.within(sweep.after(LAST_WORD), driver).await {
+                    Ok(Ok(Driven::Over(own))) => own,
+                    Ok(Ok(Driven::Switched(_)) | Err(_)) | Err(_) => None,
+                }
             }
             // A stream's error has its connection's.
             Wire::Many(_) => None,
@@ -387,6 +423,27 @@ impl UpstreamConn {
         };
         (reason, chain(error))
     }
+}
+
+/// Runs a connection to its end, which it says to the upstream; unless its bytes are asked for.
+async fn drive(
+    mut conn: http1::Connection<TokioIo<Stream>, RequestBody>,
+    open: Open,
+    may_switch: Rc<Cell<bool>>,
+) -> Driven {
+    if let Err(error) = poll_fn(|cx| conn.poll_without_shutdown(cx)).await {
+        return Driven::Over(Some(error));
+    }
+    let left = conn.into_parts();
+    let mut stream = left.io.into_inner();
+    if may_switch.get() {
+        let prefix = left.read_buf;
+        let io = Rewound { prefix, stream };
+        return Driven::Switched(Switched { io, open });
+    }
+    // Where the upstream was first, there is nobody left to say it to.
+    let _ = stream.shutdown().await;
+    Driven::Over(None)
 }
 
 impl Broken {

@@ -20,6 +20,7 @@ use crate::net::stream::Stream;
 use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::conn::{Conn, Signal};
 use crate::proxy::request;
+use crate::proxy::tunnel::Handover;
 use crate::proxy::worker::Worker;
 
 /// Requests in flight per connection; nginx's `http2_max_concurrent_streams`.
@@ -148,7 +149,9 @@ fn builder(header_bytes: usize, streams: Streams) -> http2::Builder<Streams> {
 pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, stream: Stream) {
     let service = {
         let (worker, conn) = (worker.clone(), conn.clone());
-        service_fn(move |req| request::handle(worker.clone(), conn.clone(), req))
+        // A stream never becomes a tunnel.
+        let nobody = Handover::default();
+        service_fn(move |req| request::handle(worker.clone(), conn.clone(), req, nobody.clone()))
     };
     let streams = Streams {
         conn: conn.clone(),

@@ -19,6 +19,8 @@ pub mod registry;
 pub mod request;
 pub mod settings;
 pub mod slot;
+pub mod tunnel;
+pub mod upgrade;
 pub mod upstream;
 pub mod variables;
 pub mod worker;

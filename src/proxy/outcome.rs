@@ -93,6 +93,17 @@ impl Outcome {
         self.request_id.get_or_init(|| self.worker.ids.next())
     }
 
+    /// Bytes came from the client that are no body's.
+    pub fn received(&mut self, count: u64) {
+        let received = self.upload.received.get().saturating_add(count);
+        self.upload.received.set(received);
+    }
+
+    /// Bytes went to the client.
+    pub fn sent(&mut self, count: u64) {
+        self.bytes_out = self.bytes_out.saturating_add(count);
+    }
+
     /// The upstream's head arrived.
     pub fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);

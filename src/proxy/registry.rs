@@ -98,7 +98,8 @@ impl Registry {
                 Phase::Busy if conn.stalls(now, millis(settings.body_timeout)) => {
                     conn.tell(Signal::TimeOut);
                 }
-                Phase::Idle | Phase::Parked | Phase::Head | Phase::Busy => {}
+                // A tunnel keeps limits of its own.
+                Phase::Idle | Phase::Parked | Phase::Head | Phase::Busy | Phase::Tunnel => {}
             }
         }
     }

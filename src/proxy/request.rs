@@ -18,21 +18,22 @@ use hyper::body::{Body, Incoming};
 
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
-use crate::matching::path;
 use crate::matching::route::{self, Parameters};
 use crate::net::dial::Target;
 use crate::net::stream::Stream;
 use crate::net::sweep::{Until, millis};
 use crate::proxy::authority;
-use crate::proxy::authorize::{self, Asked};
+use crate::proxy::authorize;
 use crate::proxy::body::{ReplyBody, RequestBody, Streamed, Upload};
-use crate::proxy::conn::{Conn, Signal};
+use crate::proxy::conn::{Conn, Signal, Tunnelled};
 use crate::proxy::error::Refusal;
 use crate::proxy::exchange::{UpstreamConn, patience};
 use crate::proxy::headers;
 use crate::proxy::multiplex::Turn;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::settings::Nginx400;
+use crate::proxy::tunnel::{Handover, Tunnel};
+use crate::proxy::upgrade::{self, Switched};
 use crate::proxy::upstream::{Endpoint, Turns, default_port};
 use crate::proxy::variables::{RequestVariables, RouteVariables};
 use crate::proxy::worker::Worker;
@@ -48,7 +49,8 @@ const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-s
 /// The longest answer that can be nginx's own page.
 const NGINX_PAGE_BYTES: u64 = 1024;
 
-/// Serves one request. What goes wrong is an answer and a record.
+/// Serves one request. What goes wrong is an answer and a record. A tunnel, if it becomes one, is
+/// left in `handover`.
 ///
 /// # Errors
 /// None.
@@ -56,6 +58,7 @@ pub fn handle(
     worker: Rc<Worker>,
     conn: Rc<Conn>,
     req: Request<Incoming>,
+    handover: Handover,
 ) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> {
     let in_flight = conn.begin();
     let waiting = conn.waiting();
@@ -75,7 +78,7 @@ pub fn handle(
         let answer = forward(&worker, &conn, &mut req, &mut outcome).await;
         drop(waiting);
         Ok(match answer {
-            Ok(answer) => deliver(answer, client, &upload, &worker, conn, outcome),
+            Ok(answer) => deliver(answer, client, &upload, &worker, conn, outcome, &handover),
             Err(refusal) => {
                 let rest = Rest {
                     body: req.map(Request::into_body),
@@ -114,6 +117,7 @@ fn deliver(
     worker: &Worker,
     conn: Rc<Conn>,
     mut outcome: Box<Outcome>,
+    handover: &Handover,
 ) -> Response<ReplyBody> {
     match answer {
         Answer::Streamed(resp, upstream, patience) => {
@@ -136,6 +140,11 @@ fn deliver(
             }
             outcome.answered(resp.status());
             resp.map(|bytes| ReplyBody::whole(bytes, outcome))
+        }
+        Answer::Switched(resp, upstream, timeouts) => {
+            outcome.answered(resp.status());
+            handover.replace(Some(Tunnel::new(upstream, outcome, timeouts)));
+            resp.map(|()| ReplyBody::Nothing(conn))
         }
     }
 }
@@ -196,6 +205,8 @@ enum Answer {
     Streamed(Response<Incoming>, UpstreamConn, u64),
     /// Read whole to be looked at.
     Whole(Response<Bytes>),
+    /// The upstream goes over to another protocol; with its time-outs.
+    Switched(Response<()>, Switched, Timeouts),
 }
 
 async fn forward(
@@ -224,6 +235,8 @@ async fn forward(
     outcome.authority = Some(authority.clone());
     let mut place = find_place(worker, conn, req.headers(), &[], outcome).await?;
 
+    // A stream of HTTP/2 has no connection that could go over.
+    let protocols = upgrade::asked(req).filter(|_| !conn.is_http2);
     let taken = headers::to_upstream(req.headers_mut(), &conn.via, &authority)?;
     outcome.is_prepared = true;
     if let Some(target) = origin_form(req.uri()) {
@@ -232,13 +245,22 @@ async fn forward(
     *req.version_mut() = Version::HTTP_11;
     req.extensions_mut().clear();
     loop {
+        let protocols = protocols.as_ref().filter(|_| place.upgrades);
+        if let Some(req) = request.as_mut() {
+            upgrade::ask(req.headers_mut(), protocols);
+        }
         let tries = Tries {
             worker,
             authority: &authority,
             upstream: &place.upstream,
             timeouts: place.timeouts,
+            protocols,
         };
         let refusal = match tries.run(request, outcome).await {
+            Ok(answer @ Answer::Switched(..)) => {
+                admit_tunnel(worker, conn, &place, outcome).await?;
+                return Ok(answer);
+            }
             Ok(answer) => return Ok(answer),
             Err(refusal) => refusal,
         };
@@ -256,11 +278,36 @@ async fn forward(
     }
 }
 
+/// Whether a tunnel may begin: the policy may have changed since its request was let in. From here
+/// on it is judged with every change.
+async fn admit_tunnel(
+    worker: &Worker,
+    conn: &Conn,
+    place: &Place,
+    outcome: &Outcome,
+) -> Result<(), Refusal> {
+    let authority = outcome.authority.clone().ok_or(Reason::Internal)?;
+    conn.tunnel(Some(Tunnelled {
+        authority: authority.clone(),
+        uri: outcome.uri.clone(),
+    }));
+    if !place.is_outdated(worker) {
+        return Ok(());
+    }
+    let admitted = Box::pin(authorize::admit(worker, conn, &outcome.uri, &authority)).await;
+    if admitted.is_err() {
+        conn.tunnel(None);
+    }
+    admitted.map(drop)
+}
+
 /// Where a request goes, as of one snapshot.
 struct Place {
     version: u64,
     upstream: Arc<Upstream>,
     timeouts: Timeouts,
+    /// Another protocol may be asked for.
+    upgrades: bool,
 }
 
 impl Place {
@@ -279,29 +326,7 @@ async fn find_place(
 ) -> Result<Place, Refusal> {
     let authority = outcome.authority.clone().ok_or(Reason::Internal)?;
     let uri = outcome.uri.clone();
-    let raw_path = uri.path();
-    let path = if raw_path == "*" {
-        raw_path.as_bytes().into()
-    } else {
-        path::normalise(raw_path)
-            .map_err(|error| Refusal::new(Reason::PathInvalid, error.to_string()))?
-    };
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let asked = Asked {
-        authority: &authority,
-        raw_path,
-        path: &path,
-        target,
-    };
-    let mut snapshot = worker.snapshot();
-    while let Err(refusal) = authorize::authorize(worker, conn, &snapshot, &asked).await {
-        let latest = worker.snapshot();
-        // A policy that was replaced while the chain was judged refuses nobody.
-        if refusal.reason != Reason::ClientPolicyChanged || latest.version == snapshot.version {
-            return Err(refusal);
-        }
-        snapshot = latest;
-    }
+    let (snapshot, path) = authorize::admit(worker, conn, &uri, &authority).await?;
     let variables = RequestVariables {
         worker,
         snapshot: &snapshot,
@@ -317,6 +342,8 @@ async fn find_place(
     Ok(Place {
         version: snapshot.version,
         timeouts: route.timeouts.unwrap_or(upstream.timeouts),
+        // HTTP/2 has no upgrade (RFC 9113 §8.6).
+        upgrades: !upstream.scheme.is_http2() && passes_upgrades(&snapshot, &route),
         upstream,
     })
 }
@@ -399,6 +426,15 @@ fn find_upstream(snapshot: &Snapshot, route: &Route) -> Result<Arc<Upstream>, Re
     }
 }
 
+/// Whether upgrades pass: as the route says, else as its service does (APISIX §4.2).
+fn passes_upgrades(snapshot: &Snapshot, route: &Route) -> bool {
+    let service = route.service.as_ref();
+    let service = service.and_then(|id| snapshot.services.get(id));
+    route
+        .upgrades
+        .unwrap_or_else(|| service.is_some_and(|service| service.upgrades))
+}
+
 /// The request target for an upstream, where it is not the client's: path and query as sent.
 fn origin_form(uri: &Uri) -> Option<Uri> {
     uri.authority()?;
@@ -415,6 +451,8 @@ struct Tries<'a> {
     authority: &'a Authority,
     upstream: &'a Arc<Upstream>,
     timeouts: Timeouts,
+    /// What the upstream may go over to.
+    protocols: Option<&'a HeaderValue>,
 }
 
 impl Tries<'_> {
@@ -675,6 +713,9 @@ impl Tries<'_> {
         mut resp: Response<Incoming>,
         patience: u64,
     ) -> Result<Answer, Refusal> {
+        if resp.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Box::pin(self.switch(upstream, resp)).await;
+        }
         if !headers::is_plainly_framed(resp.headers())
             || resp.headers().contains_key(TRANSFER_ENCODING)
                 && resp.headers().contains_key(CONTENT_LENGTH)
@@ -711,6 +752,32 @@ impl Tries<'_> {
                 ))
             }
         }
+    }
+
+    /// The upstream's consent to another protocol, if that is one it was asked for.
+    async fn switch(
+        &self,
+        upstream: UpstreamConn,
+        mut resp: Response<Incoming>,
+    ) -> Result<Answer, Refusal> {
+        let agreed = self.protocols;
+        let agreed = agreed.and_then(|asked| upgrade::agreed(resp.headers(), asked));
+        let Some(agreed) = agreed else {
+            return Err(Refusal::new(
+                Reason::UpstreamProtocolError,
+                "its 101 is for a protocol that it was not asked for",
+            ));
+        };
+        let Some(switched) = upstream.into_switched().await else {
+            return Err(Refusal::new(
+                Reason::UpstreamReset,
+                "it ended the connection with its 101",
+            ));
+        };
+        headers::to_downstream(resp.headers_mut());
+        upgrade::ask(resp.headers_mut(), Some(&agreed));
+        let resp = resp.map(drop);
+        Ok(Answer::Switched(resp, switched, self.timeouts))
     }
 
     /// Reads an answer of at most [`NGINX_PAGE_BYTES`], which its head announced.

@@ -27,6 +27,7 @@ use crate::proxy::connection;
 use crate::proxy::pool::Pool;
 use crate::proxy::registry::Registry;
 use crate::proxy::settings::Settings;
+use crate::proxy::tunnel::CHUNK;
 use crate::proxy::upstream::Upstreams;
 use crate::snapshot::Id;
 use crate::snapshot::link::{Ask, Command, WorkerLink};
@@ -116,6 +117,10 @@ pub struct Worker {
     pub agreed_upstream: Arc<Counts>,
     /// The ids of its requests.
     pub ids: RequestIds,
+    /// What tunnels read into, for as long as it takes to write it.
+    pub chunk: RefCell<Box<[u8]>>,
+    /// The snapshot that its tunnels were judged by last.
+    tunnels_judged: Cell<u64>,
     snapshot: RefCell<Cached>,
     asks: mpsc::Sender<Ask>,
     access: RefCell<AccessLog>,
@@ -197,6 +202,8 @@ async fn run(parts: Parts) -> std::io::Result<()> {
             prefix: parts.id_prefix,
             count: Cell::new(0),
         },
+        chunk: RefCell::new(vec![0; CHUNK].into()),
+        tunnels_judged: Cell::default(),
         snapshot: RefCell::new(Cached::new(parts.live)),
         asks: parts.link.asks,
         access: RefCell::new(parts.access),
@@ -244,8 +251,9 @@ async fn run(parts: Parts) -> std::io::Result<()> {
 }
 
 /// What every tick does.
-fn keep_house(worker: &Worker, ticks: u64) {
+fn keep_house(worker: &Rc<Worker>, ticks: u64) {
     worker.registry.sweep(worker.sweep.now(), &worker.settings);
+    judge_tunnels(worker);
     worker.access.borrow_mut().flush();
     worker.show_upstream_connections();
     if ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
@@ -316,6 +324,28 @@ async fn judge_one(worker: &Worker, conn: &Conn, unclaimed: Unclaimed) {
         }
         return;
     }
+}
+
+/// Has tunnels judged anew whenever another snapshot is served: no request of theirs will be. Their
+/// client must still be let in for the name and path that they were opened for.
+fn judge_tunnels(worker: &Rc<Worker>) {
+    let version = worker.snapshot().version;
+    if worker.tunnels_judged.replace(version) == version {
+        return;
+    }
+    let tunnels = worker.registry.matching(|conn| conn.tunnelled().is_some());
+    if tunnels.is_empty() {
+        return;
+    }
+    let worker = worker.clone();
+    tokio::task::spawn_local(async move {
+        for conn in tunnels {
+            let Some(of) = conn.tunnelled() else { continue };
+            if let Err(refusal) = authorize::admit(&worker, &conn, &of.uri, &of.authority).await {
+                conn.revoke(refusal);
+            }
+        }
+    });
 }
 
 /// What becomes of a connection by the name it came for, as this snapshot has it.

@@ -33,6 +33,8 @@ pub struct Route {
     pub upstream: Option<UpstreamRef>,
     /// `timeout`; replaces the upstream's.
     pub timeouts: Option<Timeouts>,
+    /// `enable_websocket`: whether upgrades pass; absent: as the service says.
+    pub upgrades: Option<bool>,
     /// `status` is not 0.
     pub enabled: bool,
 }
@@ -83,6 +85,7 @@ pub(super) fn read(document: &Document, terms: &Terms, verdict: &mut Verdict) ->
         priority,
         service: document.get("service_id").and_then(members::id),
         timeouts: members::object(document, "timeout").map(upstream::read_timeouts),
+        upgrades: members::flag(document, "enable_websocket"),
         enabled: members::is_enabled(document),
     })
 }
@@ -149,8 +152,10 @@ mod tests {
         assert!(matches!(route.upstream, Some(UpstreamRef::Inline(_))));
         assert_eq!(route.timeouts.unwrap().send.as_secs(), 2);
         assert!(route.vars.is_none(), "it asks nothing");
+        assert_eq!(route.upgrades, Some(false));
         let plain = read(&json!({"uri": "/a", "plugins": {}}));
         assert!(plain.enabled && plain.upstream.is_none() && plain.timeouts.is_none());
+        assert_eq!(plain.upgrades, None);
     }
 
     #[test]
@@ -253,7 +258,6 @@ mod tests {
             ("filter_func", json!("function(vars) return true end")),
             ("script_id", json!("1")),
             ("plugin_config_id", json!("1")),
-            ("enable_websocket", json!(true)),
         ] {
             let mut body = json!({"uri": "/a", "service_id": "1"});
             accepted(Kind::Route, &body);

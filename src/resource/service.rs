@@ -12,6 +12,8 @@ pub struct Service {
     pub hosts: Vec<HostPattern>,
     /// `upstream_id` or `upstream`; the id wins.
     pub upstream: Option<UpstreamRef>,
+    /// `enable_websocket`: its routes pass upgrades on, unless they say otherwise. Default false.
+    pub upgrades: bool,
 }
 
 /// Where a route or service sends its requests.
@@ -28,7 +30,11 @@ pub(super) fn read(document: &Document, terms: &Terms, verdict: &mut Verdict) ->
     let hosts = read_hosts(members::one_or_many(document, "", "hosts"), verdict);
     refuse_unsupported(document, verdict);
     let upstream = read_choice(document, &hosts, terms, verdict);
-    Some(Service { hosts, upstream })
+    Some(Service {
+        hosts,
+        upstream,
+        upgrades: members::flag(document, "enable_websocket").unwrap_or(false),
+    })
 }
 
 /// `upstream_id`, else `upstream`; both are judged, the id wins. `hosts` are those it serves.
@@ -85,9 +91,6 @@ pub(super) fn refuse_unsupported(document: &Document, verdict: &mut Verdict) {
             verdict.refuse_unsupported(format!("/{member}"), member);
         }
     }
-    if members::flag(document, "enable_websocket") == Some(true) {
-        verdict.refuse_unsupported("/enable_websocket", "enable_websocket");
-    }
 }
 
 #[cfg(test)]
@@ -109,8 +112,9 @@ mod tests {
     #[test]
     fn an_empty_document_is_a_service() {
         let service = read(&json!({}));
-        assert!(service.hosts.is_empty() && service.upstream.is_none());
-        read(&json!({"plugins": {}, "enable_websocket": false}));
+        assert!(service.hosts.is_empty() && service.upstream.is_none() && !service.upgrades);
+        assert!(!read(&json!({"plugins": {}, "enable_websocket": false})).upgrades);
+        assert!(read(&json!({"enable_websocket": true})).upgrades);
     }
 
     #[test]
@@ -151,8 +155,9 @@ mod tests {
         for (body, text) in [
             (json!({"plugins": {"foo": {}}}), "unknown plugin [foo]"),
             (
-                json!({"enable_websocket": true}),
-                "enable_websocket is not supported by this version",
+                json!({"enable_websocket": 1}),
+                "invalid configuration: property \"enable_websocket\" validation failed: wrong type: \
+                 expected boolean, got number",
             ),
             (
                 json!({"script": "0123456789"}),

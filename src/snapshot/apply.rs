@@ -485,6 +485,7 @@ mod tests {
                 .map(|host| HostPattern::parse(host).unwrap())
                 .collect(),
             upstream,
+            upgrades: false,
             closed: None,
         })
     }
@@ -507,6 +508,7 @@ mod tests {
                 service: service.map(id),
                 upstream: None,
                 timeouts: None,
+                upgrades: None,
                 closed: None,
             }),
             upstream: None,

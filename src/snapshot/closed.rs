@@ -32,6 +32,7 @@ pub fn close(kind: Kind, id: &Id, document: &Document) -> Piece {
             Piece::Service(ServicePiece {
                 hosts: hosts(document),
                 upstream: None,
+                upgrades: false,
                 closed,
             })
         }
@@ -103,6 +104,7 @@ fn close_route(id: &Id, document: &Document, enabled: bool) -> RoutePiece {
         service,
         upstream: None,
         timeouts: None,
+        upgrades: None,
         closed: Some(Reason::RouteClosed),
     };
     RoutePiece {

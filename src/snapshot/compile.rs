@@ -120,6 +120,8 @@ pub struct ServicePiece {
     pub hosts: Vec<HostPattern>,
     /// Where its routes go.
     pub upstream: Option<SourcePiece>,
+    /// Whether upgrades pass where a route says nothing.
+    pub upgrades: bool,
     /// Why its routes are closed.
     pub closed: Option<Reason>,
 }
@@ -359,6 +361,7 @@ fn compile_service(id: &Id, service: &resource::service::Service, ground: &Groun
     let piece = ServicePiece {
         hosts: service.hosts.clone(),
         upstream,
+        upgrades: service.upgrades,
         closed: None,
     };
     Compiled {
@@ -397,6 +400,7 @@ fn compile_route(id: &Id, route: &resource::route::Route, ground: &Ground<'_>) -
         service: route.service.clone(),
         upstream: source,
         timeouts: route.timeouts,
+        upgrades: route.upgrades,
         closed,
     };
     let piece = RoutePiece {
@@ -570,6 +574,7 @@ impl ServicePiece {
             id: id.clone(),
             hosts: self.hosts.clone(),
             upstream,
+            upgrades: self.upgrades,
         })
     }
 }

@@ -112,6 +112,8 @@ pub struct Route {
     pub upstream: Option<UpstreamSource>,
     /// Its own time-outs, which replace the upstream's.
     pub timeouts: Option<Timeouts>,
+    /// Whether upgrades (WebSocket) pass; `None`: as its service says, else not.
+    pub upgrades: Option<bool>,
     /// Why it is closed: it keeps its match and answers 503, or 404 when its service is missing.
     pub closed: Option<Reason>,
 }
@@ -125,6 +127,8 @@ pub struct Service {
     pub hosts: Vec<HostPattern>,
     /// Where its routes go.
     pub upstream: Option<UpstreamSource>,
+    /// Whether upgrades pass where a route says nothing.
+    pub upgrades: bool,
 }
 
 /// Where requests go.

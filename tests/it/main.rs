@@ -51,6 +51,7 @@ mod streaming;
 mod support;
 mod troubleshooting;
 mod truncation;
+mod upgrades;
 mod upstream_identities;
 mod upstream_mtls;
 mod upstream_names;

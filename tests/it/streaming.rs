@@ -14,18 +14,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::gateway::{Gateway, Setup, field};
+use crate::support::memory::{BIG, MIB, expect_room, peak, pour};
 use crate::support::origin::{Nginx, Origin, TcpOrigin, ok, read_head, seen};
 use crate::support::pki::{Ca, Pair, PairFiles};
 use crate::support::raw::{RawClient, request};
 use crate::support::{SOON, TlsVersion, program, run_to_end};
-
-const MIB: usize = 1 << 20;
-/// A body that no buffer on its way holds: the kernel's hold up to 20 MiB on two connections.
-const BIG: usize = 64 * MIB;
-/// The largest growth of the gateway for bodies of [`BIG`] bytes.
-const ROOM: usize = 24 * MIB;
-/// When nothing moves for so long, nothing will.
-const STALL: Duration = Duration::from_millis(700);
 
 /// A gateway that asks clients for a certificate, before an nginx that asks the gateway for one.
 struct Mutual {
@@ -142,21 +135,6 @@ fn sha256(path: &Path) -> Vec<u8> {
     hasher.finish().unwrap().to_vec()
 }
 
-/// The most memory a gateway has held so far, in bytes.
-#[track_caller]
-fn peak(gateway: &Gateway) -> usize {
-    let status = fs::read_to_string(format!("/proc/{}/status", gateway.process_id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.unwrap().trim().strip_suffix(" kB").unwrap();
-    kib.parse::<usize>().unwrap() * 1024
-}
-
-#[track_caller]
-fn expect_room(gateway: &Gateway, before: usize) {
-    let grown = peak(gateway).saturating_sub(before);
-    assert!(grown < ROOM, "the gateway grew by {} KiB", grown / 1024);
-}
-
 #[test]
 fn large_body_passes_down_through_tls_on_both_sides_in_bounded_memory() {
     let mutual = Mutual::start();
@@ -232,23 +210,6 @@ fn serve_tls(gateway: &Gateway) {
     let pair = Ca::root("CA").server("h");
     let ssl = json!({"sni": "h", "cert": pair.cert, "key": pair.key});
     gateway.configure("/ssls/s", &ssl);
-}
-
-/// Writes [`BIG`] bytes, as fast as they are taken; tells once how many were when nobody took more.
-fn pour(mut into: &TcpStream, stalled: &mpsc::Sender<usize>) {
-    into.set_write_timeout(Some(STALL)).unwrap();
-    let block = vec![b'x'; 64 * 1024];
-    let mut poured = 0;
-    while poured < BIG {
-        match into.write(&block[..block.len().min(BIG - poured)]) {
-            Ok(count) => poured += count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                stalled.send(poured).ok();
-                into.set_write_timeout(Some(SOON)).unwrap();
-            }
-            Err(_) => return,
-        }
-    }
 }
 
 #[test]

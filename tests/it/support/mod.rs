@@ -16,12 +16,14 @@ pub(crate) mod fips;
 pub(crate) mod gateway;
 pub(crate) mod h2;
 pub(crate) mod h2_origin;
+pub(crate) mod memory;
 pub(crate) mod origin;
 pub(crate) mod pki;
 pub(crate) mod raw;
 pub(crate) mod site;
 pub(crate) mod tls;
 pub(crate) mod upstream;
+pub(crate) mod websocket;
 
 /// How long anything that should happen at once may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(10);

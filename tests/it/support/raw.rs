@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use super::SOON;
@@ -142,6 +142,26 @@ impl RawClient {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Says that it writes no more, and reads on.
+    pub(crate) fn end_writing(&mut self) {
+        if let Wire::Tls(tls) = self.io.get_mut() {
+            tls.say_goodbye();
+        }
+        let ended = self.tcp().shutdown(Shutdown::Write);
+        ended.expect("a socket can be shut down");
+    }
+
+    /// Breaks the connection off by a reset.
+    pub(crate) fn vanish(self) {
+        let linger = socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
+        linger.expect("a socket takes its options");
+    }
+
+    /// A second handle on its socket.
+    pub(crate) fn socket(&self) -> TcpStream {
+        self.tcp().try_clone().expect("a socket has two handles")
+    }
+
     /// Waits for bytes for at most `within`; whether some came, or the end.
     pub(crate) fn read_some_within(&mut self, within: Duration) -> bool {
         self.limit_reads(within);
@@ -217,6 +237,22 @@ impl fmt::Debug for RawReply {
             if cut { "…" } else { "" },
             text.len()
         )
+    }
+}
+
+impl Read for RawClient {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.io.read(buf)
+    }
+}
+
+impl Write for RawClient {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.io.get_mut().write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.io.get_mut().flush()
     }
 }
 

@@ -286,6 +286,11 @@ impl TlsConn {
         }
     }
 
+    /// Sends close_notify.
+    pub(crate) fn say_goodbye(&mut self) {
+        self.stream.shutdown().expect("close_notify can be sent");
+    }
+
     /// Whether an earlier session was resumed.
     pub(crate) fn is_resumed(&self) -> bool {
         self.stream.ssl().session_reused()
