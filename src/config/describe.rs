@@ -24,6 +24,7 @@ impl Config {
                 ClientAuthNames::Allow => "allow",
             },
         );
+        lines.add("http.http2", if self.http.http2 { "on" } else { "off" });
         lines.add("https.listen", list(&self.https.listen));
         lines.add(
             "https.fallback_sni",

@@ -162,6 +162,7 @@ fn read_http(section: &Section<'_>) -> Http {
                 ("allow", ClientAuthNames::Allow),
             ],
         ),
+        http2: section.choice("http2", true, &[("on", true), ("off", false)]),
     };
     section.close();
     http
@@ -416,6 +417,7 @@ mod tests {
             listen.iter().map(ToString::to_string).collect()
         };
         assert_eq!(shown(&config.http.listen), ["0.0.0.0:9080", "[::]:9080"]);
+        assert!(config.http.http2);
         assert_eq!(shown(&config.https.listen), ["0.0.0.0:9443", "[::]:9443"]);
         assert_eq!(
             shown(&config.admin.listen),
@@ -443,7 +445,7 @@ mod tests {
         let config = read(
             "data_dir: /d\nworkers: 3\nstore: memory\nfips: required\nfips_module_dir: /m\n\
              fips_version: 3.1.3\nfips_self_test_interval: 5m\nkek: /k\naccess_log: /a.log\nshutdown_timeout: 2m\n\
-             http: {listen: [], client_auth_names: allow}\n\
+             http: {listen: [], client_auth_names: allow, http2: off}\n\
              https: {listen: 1, fallback_sni: A.Test., session_tickets: off, handshake_timeout: 500ms,\n\
              \x20       session_cache: {size: 5, timeout: 7}}\n\
              admin: {listen: [], key_sources: [query, cookie], cors: ['https://a.test'], https: {listen: [],\n\
@@ -476,6 +478,7 @@ mod tests {
             "{described}"
         );
         assert!(described.contains("http.listen = off\n"));
+        assert!(!config.http.http2 && described.contains("http.http2 = off\n"));
     }
 
     #[test]
@@ -519,6 +522,7 @@ mod tests {
                 "shutdown_timeout: 30s",
             ),
             ("http", "http: 9080", "http: {listen: 9080}"),
+            ("http.http2", "http: {http2: maybe}", "http: {http2: on}"),
             (
                 "http.listen",
                 "http: {listen: [a.test:80]}",

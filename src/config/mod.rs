@@ -88,6 +88,9 @@ pub struct Http {
     /// `http.client_auth_names`: a request in the clear for a name that asks for client
     /// certificates. Default: [`ClientAuthNames::Refuse`].
     pub client_auth_names: ClientAuthNames,
+    /// `http.http2`: `on` (default) or `off`; whether clients may speak HTTP/2 here by prior
+    /// knowledge, as those of gRPC do (nginx: `http2`, APISIX: `enable_http2`).
+    pub http2: bool,
 }
 
 /// What happens to a plain request for a name that asks for client certificates.

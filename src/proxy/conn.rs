@@ -132,8 +132,7 @@ pub struct Conn {
     pub last_host: LastHost,
     /// Requests that wait for their upstream, not for the client.
     waits: Cell<u32>,
-    /// Whether HTTP/2 is spoken: several requests at once.
-    pub is_http2: bool,
+    is_http2: Cell<bool>,
     in_flight: Cell<u32>,
     /// Of the HTTP/2 stream whose task runs right now.
     flow: RefCell<Option<Rc<Flow>>>,
@@ -195,7 +194,7 @@ impl Conn {
             tunnelled: RefCell::default(),
             revoked: RefCell::default(),
             leftover: Cell::new(false),
-            is_http2,
+            is_http2: Cell::new(is_http2),
             in_flight: Cell::new(0),
             flow: RefCell::default(),
             handshake,
@@ -214,6 +213,17 @@ impl Conn {
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.pinned.is_some()
+    }
+
+    /// Whether HTTP/2 is spoken: several requests at once.
+    #[must_use]
+    pub fn is_http2(&self) -> bool {
+        self.is_http2.get()
+    }
+
+    /// It turns out to speak HTTP/2.
+    pub fn speaks_http2(&self) {
+        self.is_http2.set(true);
     }
 
     /// The server name of its handshake as sent, else `fallback`; `None` in the clear.
@@ -340,7 +350,7 @@ impl Conn {
     /// Whether it may be parked: what hyper knows of it beyond its buffer is nothing.
     #[must_use]
     pub fn may_park(&self) -> bool {
-        !self.is_http2 && !self.leftover.get() && !self.is_blocked()
+        !self.is_http2.get() && !self.leftover.get() && !self.is_blocked()
     }
 
     /// Whether nothing is under way: no request, no answer that the client has yet to take.
@@ -376,7 +386,7 @@ impl Conn {
     /// Whether a client takes nothing of its answers for `limit`, and gives nothing of its bodies.
     #[must_use]
     pub fn stalls(&self, now: u64, limit: u64) -> bool {
-        if self.is_http2 {
+        if self.is_http2.get() {
             // Its streams have limits of their own; what is left is a client that takes nothing.
             return self.is_blocked() && now.saturating_sub(self.activity.written_at()) > limit;
         }

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::server::conn::http1::Parts;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::failure::Reason;
@@ -48,10 +48,18 @@ pub async fn run(worker: Rc<Worker>, inbound: Rc<Inbound>, tcp: TcpStream, peer:
         // It was told of the end before it could hear.
         conn.tell(Signal::Drain);
     }
-    if conn.is_http2 {
-        Box::pin(http2::serve(worker, conn, stream)).await;
+    let mut io = Rewound {
+        prefix: Bytes::new(),
+        stream,
+    };
+    if worker.settings.http2 && !conn.is_tls() && begins_with_preface(&worker, &conn, &mut io).await
+    {
+        conn.speaks_http2();
+    }
+    if conn.is_http2() {
+        Box::pin(http2::serve(worker, conn, io)).await;
     } else {
-        Box::pin(serve(worker, conn, stream)).await;
+        Box::pin(serve(worker, conn, io)).await;
     }
     drop((place, counted));
 }
@@ -63,6 +71,39 @@ fn local_address(inbound: &Inbound, tcp: &TcpStream) -> SocketAddr {
     } else {
         inbound.local
     }
+}
+
+/// What a client of HTTP/2 says first (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Whether a client in the clear begins with HTTP/2, by prior knowledge (RFC 9113 §3.3). What was
+/// read to tell is read again; what the connection is told meanwhile, whoever serves it hears.
+async fn begins_with_preface(worker: &Worker, conn: &Conn, io: &mut Rewound) -> bool {
+    let mut begun = BytesMut::new();
+    let begins = poll_fn(|cx| {
+        if let Some(signal) = conn.heed(cx) {
+            conn.tell(signal);
+            return Poll::Ready(false);
+        }
+        loop {
+            let mut chunk = worker.chunk.borrow_mut();
+            let mut buf = ReadBuf::new(&mut chunk);
+            let read = ready!(Pin::new(&mut io.stream).poll_read(cx, &mut buf));
+            if read.is_err() || buf.filled().is_empty() {
+                return Poll::Ready(false);
+            }
+            begun.extend_from_slice(buf.filled());
+            if begun.starts_with(PREFACE) {
+                return Poll::Ready(true);
+            }
+            if !PREFACE.starts_with(&begun) {
+                return Poll::Ready(false);
+            }
+        }
+    })
+    .await;
+    io.prefix = begun.freeze();
+    begins
 }
 
 /// The greeting on a TLS listener; what fails is recorded and over.
@@ -160,11 +201,7 @@ enum Pause {
 }
 
 /// Serves an HTTP/1.1 connection's requests; between them it may be parked.
-async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, stream: Stream) {
-    let mut io = Rewound {
-        prefix: Bytes::new(),
-        stream,
-    };
+async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
     let handover = Handover::default();
     loop {
         let slot = Slot::new();

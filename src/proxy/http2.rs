@@ -16,7 +16,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use crate::net::stream::Stream;
+use crate::net::stream::Rewound;
 use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::conn::{Conn, Signal};
 use crate::proxy::request;
@@ -146,7 +146,7 @@ fn builder(header_bytes: usize, streams: Streams) -> http2::Builder<Streams> {
 }
 
 /// Serves a connection's requests to its end.
-pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, stream: Stream) {
+pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, io: Rewound) {
     let service = {
         let (worker, conn) = (worker.clone(), conn.clone());
         // A stream never becomes a tunnel.
@@ -158,8 +158,8 @@ pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, stream: Stream) {
         sweep: worker.sweep.clone(),
         patience: millis(worker.settings.body_timeout),
     };
-    let http = builder(worker.settings.header_bytes, streams)
-        .serve_connection(TokioIo::new(stream), service);
+    let http =
+        builder(worker.settings.header_bytes, streams).serve_connection(TokioIo::new(io), service);
     tokio::pin!(http);
     let ended = poll_fn(|cx| {
         match conn.heed(cx) {

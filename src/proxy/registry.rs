@@ -87,7 +87,7 @@ impl Registry {
                     conn.tell(Signal::Close);
                 }
                 // Other bytes than requests come on an idle HTTP/2 connection.
-                Phase::Idle if conn.is_http2 => {}
+                Phase::Idle if conn.is_http2() => {}
                 Phase::Idle if conn.began_to_read() => conn.enter(Phase::Head),
                 Phase::Idle if waited >= millis(TICK) && conn.may_park() => {
                     conn.tell(Signal::Park);

@@ -68,7 +68,7 @@ pub fn handle(
     let is_grpc = headers::is_grpc(req.headers());
     let client = Client {
         is_grpc,
-        wants_announcement: is_grpc && !conn.is_http2 && takes_trailers(req.headers()),
+        wants_announcement: is_grpc && !conn.is_http2() && takes_trailers(req.headers()),
     };
     let waits_for_100 = req.headers().contains_key(EXPECT);
     let mut outcome = Box::new(Outcome::begin(worker.clone(), in_flight, &req));
@@ -122,7 +122,7 @@ fn deliver(
     match answer {
         Answer::Streamed(resp, upstream, patience) => {
             let (mut head, incoming) = resp.into_parts();
-            if !conn.is_http2 && upstream.ends && !upload.done.get() {
+            if !conn.is_http2() && upstream.ends && !upload.done.get() {
                 // Nobody is left to carry the rest of the request's body to.
                 head.headers.insert(CONNECTION, CLOSE);
             }
@@ -135,7 +135,7 @@ fn deliver(
             Response::from_parts(head, ReplyBody::Streamed(Box::new(body)))
         }
         Answer::Whole(mut resp) => {
-            if !conn.is_http2 && !upload.done.get() {
+            if !conn.is_http2() && !upload.done.get() {
                 resp.headers_mut().insert(CONNECTION, CLOSE);
             }
             outcome.answered(resp.status());
@@ -160,7 +160,7 @@ fn refuse(
     } else {
         refusal.reply(outcome.request_id())
     };
-    if !conn.is_http2 {
+    if !conn.is_http2() {
         rest.settle(reply.headers_mut());
     } else if reply.headers_mut().remove(CONNECTION).is_some()
         && refusal.reason != Reason::ClientTimeout
@@ -236,7 +236,7 @@ async fn forward(
     let mut place = find_place(worker, conn, req.headers(), &[], outcome).await?;
 
     // A stream of HTTP/2 has no connection that could go over.
-    let protocols = upgrade::asked(req).filter(|_| !conn.is_http2);
+    let protocols = upgrade::asked(req).filter(|_| !conn.is_http2());
     let taken = headers::to_upstream(req.headers_mut(), &conn.via, &authority)?;
     outcome.is_prepared = true;
     if let Some(target) = origin_form(req.uri()) {

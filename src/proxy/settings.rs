@@ -31,6 +31,8 @@ pub enum Nginx400 {
 pub struct Settings {
     /// Names that ask for client certificates, over plain HTTP.
     pub client_auth_names: ClientAuthNames,
+    /// Whether clients in the clear may speak HTTP/2.
+    pub http2: bool,
     /// Where plain HTTP is redirected to; `None` stands for 443.
     pub https_port: Option<u16>,
     /// nginx's own 400.

@@ -117,7 +117,7 @@ pub struct Worker {
     pub agreed_upstream: Arc<Counts>,
     /// The ids of its requests.
     pub ids: RequestIds,
-    /// What tunnels read into, for as long as it takes to write it.
+    /// What is read into for as long as it takes to look at it, or to write it elsewhere.
     pub chunk: RefCell<Box<[u8]>>,
     /// The snapshot that its tunnels were judged by last.
     tunnels_judged: Cell<u64>,

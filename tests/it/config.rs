@@ -61,6 +61,7 @@ fn empty_file_has_every_default() {
     assert_eq!(check.stdout.lines().last(), Some("ok"));
     for (key, value) in [
         ("http.listen", "0.0.0.0:9080, [::]:9080"),
+        ("http.http2", "on"),
         ("https.listen", "0.0.0.0:9443, [::]:9443"),
         ("admin.listen", "127.0.0.1:9180, [::1]:9180"),
         ("admin.https.listen", "127.0.0.1:7443, [::1]:7443"),

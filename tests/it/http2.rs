@@ -1,15 +1,19 @@
 //! HTTP/2 towards clients: agreed on by ALPN, under the same rules per request.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use serde_json::json;
 
 use crate::support::TlsVersion;
+use crate::support::client::Curl;
 use crate::support::gateway::{Setup, field};
 use crate::support::h2::H2Conn;
-use crate::support::origin::{TcpOrigin, ok, read_head};
+use crate::support::h2_origin::H2Origin;
+use crate::support::origin::{TcpOrigin, ok, read_head, seen};
 use crate::support::pki::Ca;
+use crate::support::raw::RawClient;
 use crate::support::site::Site;
+use crate::support::upstream::record_of;
 
 const NAME: &str = "api.example.com";
 
@@ -146,4 +150,107 @@ fn stream_whose_body_stalls_ends_by_itself() {
     site.gateway.expect_record("the cause", |record| {
         field(record, "path") == Some("/up") && field(record, "reason") == Some("client_timeout")
     });
+}
+
+#[test]
+fn http2_in_the_clear_is_spoken_by_prior_knowledge_alone() {
+    let site = Site::start();
+    let ask = |args: &[&str]| Curl::new(&site.gateway.http_url("/x")).args(args).send();
+    let known = ask(&["--http2-prior-knowledge"]).expect_status(200);
+    assert!(known.head.starts_with("HTTP/2 200"), "{known:?}");
+    // An upgrade is not heeded, as in nginx.
+    let asked = ask(&["--http2"]).expect_status(200);
+    assert!(asked.head.starts_with("HTTP/1.1 200"), "{asked:?}");
+    assert!(ask(&[]).expect_status(200).head.starts_with("HTTP/1.1 200"));
+
+    let without = Site::with(Setup::default().set("http.http2", "off"));
+    let url = without.gateway.http_url("/x");
+    let refused = Curl::new(&url).args(&["--http2-prior-knowledge"]).send();
+    assert_ne!(refused.status, Some(200), "{refused:?}");
+    Curl::new(&url).send().expect_status(200);
+}
+
+#[test]
+fn http2_in_the_clear_has_the_rules_of_the_plain_port() {
+    let site = Site::start();
+    let ca = Ca::root("Clients");
+    site.put_ssl("mtls", NAME, &json!({"client": {"ca": ca.pem()}}));
+    let mut conn = H2Conn::plain(site.gateway.port("http")).unwrap();
+    assert_eq!(conn.get("open.example.com", "/open").unwrap().status, 200);
+    let refused = conn.get(NAME, "/mtls").unwrap();
+    assert_eq!(refused.status, 421, "{refused:?}");
+    let record = record_of(&site.gateway, "/mtls");
+    assert_eq!(field(&record, "reason"), Some("authority_policy_mismatch"));
+    assert_eq!(field(&record, "listener"), Some("http"), "{record}");
+    let record = record_of(&site.gateway, "/open");
+    assert_eq!(field(&record, "forwarded_proto"), None, "{record}");
+}
+
+#[test]
+fn preface_may_come_in_pieces_but_not_for_ever() {
+    let setup = Setup::default().set("limits.header_timeout", "500ms");
+    let site = Site::with(setup);
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    // Settings, and GET http://h/ (RFC 7541 §6.1, §6.2.2).
+    let frames = [
+        &[0, 0, 0, 4, 0, 0, 0, 0, 0][..],
+        &[0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x84, 0x86, 0x01, 1, b'h'],
+    ];
+    let mut client = site.gateway.connect();
+    for byte in preface.as_bytes().iter().chain(frames.concat().iter()) {
+        client.send([*byte]);
+    }
+    // Its settings, an acknowledgement, and the answer's head: a frame of type 1 on stream 1.
+    let mut kinds = Vec::new();
+    while !kinds.contains(&1) {
+        kinds.push(read_frame(&mut client));
+    }
+    // What only begins like it is HTTP/1.1, all of it.
+    let mut client = site.gateway.connect();
+    client.send("P");
+    client.send("RI");
+    let rest = "VATE /x HTTP/1.1\r\nHost: h\r\n\r\n";
+    client.send(rest);
+    let reply = client.read_reply().expect_status(200);
+    assert_eq!(seen(&reply.text(), "method"), "PRIVATE");
+    let mut silent = site.gateway.connect();
+    silent.send(&preface[..10]);
+    assert!(silent.is_ended());
+    site.gateway.expect_record("who kept us waiting", |record| {
+        field(record, "reason") == Some("client_timeout")
+    });
+}
+
+/// Reads a frame of HTTP/2 and gives its type.
+fn read_frame(client: &mut RawClient) -> u8 {
+    let mut head = [0; 9];
+    client.read_exact(&mut head).unwrap();
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut body = vec![0; length as usize];
+    client.read_exact(&mut body).unwrap();
+    head[3]
+}
+
+#[test]
+fn grpc_passes_in_the_clear_from_end_to_end() {
+    let origin = H2Origin::plain(100);
+    let site = Site::start();
+    let upstream = json!({"scheme": "grpc", "nodes": {origin.node(): 1}});
+    site.gateway
+        .configure("/routes/all", &json!({"uri": "/*", "upstream": upstream}));
+    let mut conn = H2Conn::plain(site.gateway.port("http")).unwrap();
+    let call = http::Request::post("http://api.example.com/unary")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap();
+    let mut stream = conn.send(call, false).unwrap();
+    stream.upload.send_data("hello".into(), true).unwrap();
+    let (_, mut body) = conn.read_head(stream.into_answer()).unwrap();
+    let (data, trailers) = conn.drive(async {
+        let data = body.data().await.unwrap().unwrap();
+        (data, body.trailers().await.unwrap().unwrap())
+    });
+    assert_eq!(&data[..], b"hello");
+    assert_eq!(trailers["grpc-status"], "0");
 }

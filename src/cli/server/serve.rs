@@ -356,6 +356,7 @@ fn https_port(data: &[(&'static str, SocketAddr, Vec<StdListener>)]) -> Option<u
 
 fn settings(config: &Config, fallback_sni: Option<SniName>, https_port: Option<u16>) -> Settings {
     Settings {
+        http2: config.http.http2,
         https_port,
         client_auth_names: match config.http.client_auth_names {
             config::ClientAuthNames::Refuse => ClientAuthNames::Refuse,

@@ -12,6 +12,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::Request;
 use openssl::ssl::Ssl;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -52,18 +53,32 @@ impl H2Conn {
         ssl.set_alpn_protos(ALPN).unwrap();
         let opened = runtime.block_on(async { in_time(open(ssl, client.port())).await });
         let (stream, is_resumed, serial) = opened?;
-        // One stream that is not read leaves the others their share.
-        let mut hello = h2::client::Builder::new();
-        hello.initial_connection_window_size(1 << 20);
-        let begun = runtime.block_on(async { in_time(hello.handshake(stream)).await });
-        let (sender, conn) = begun.map_err(|error| ended(&error))?;
-        runtime.spawn(conn);
+        let begun = begin(&runtime, stream);
+        let sender = begun.map_err(|error| ended(&error))?;
         Ok(Self {
             runtime,
             sender,
             session,
             is_resumed,
             serial,
+        })
+    }
+
+    /// Says hello in the clear, by prior knowledge.
+    #[track_caller]
+    pub(crate) fn plain(port: u16) -> Result<Self, Ended> {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let stream = runtime
+            .block_on(async { in_time(TcpStream::connect((Ipv4Addr::LOCALHOST, port))).await });
+        let stream = stream.expect("the port listens");
+        stream.set_nodelay(true).unwrap();
+        let sender = begin(&runtime, stream).map_err(|error| ended(&error))?;
+        Ok(Self {
+            runtime,
+            sender,
+            session: Arc::default(),
+            is_resumed: false,
+            serial: String::new(),
         })
     }
 
@@ -168,6 +183,19 @@ impl H2Stream {
     pub(crate) fn into_answer(self) -> ResponseFuture {
         self.answer
     }
+}
+
+fn begin<S>(runtime: &Runtime, stream: S) -> Result<SendRequest<Bytes>, h2::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    // One stream that is not read leaves the others their share.
+    let mut hello = h2::client::Builder::new();
+    hello.initial_connection_window_size(1 << 20);
+    let begun = runtime.block_on(async { in_time(hello.handshake(stream)).await });
+    let (sender, conn) = begun?;
+    runtime.spawn(conn);
+    Ok(sender)
 }
 
 async fn open(ssl: Ssl, port: u16) -> Result<(SslStream<TcpStream>, bool, String), Ended> {
