@@ -1,6 +1,7 @@
 //! Bodies on their way through: streamed frame by frame, counted, limited, never collected.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -13,6 +14,7 @@ use hyper::body::Incoming;
 
 use crate::failure::{Reason, chain};
 use crate::net::sweep::{Limit, Sweep, Until, millis};
+use crate::proxy::again::{Kept, Part, Return};
 use crate::proxy::conn::{Conn, InFlight, Waiting};
 use crate::proxy::exchange::UpstreamConn;
 use crate::proxy::headers;
@@ -25,18 +27,25 @@ pub const UNWANTED: Duration = Duration::from_secs(30);
 /// See [`UNWANTED`].
 pub const UNWANTED_PAUSE: Duration = Duration::from_secs(5);
 
-/// Why a body ended early. The text goes to hyper, which closes the connection.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
+/// Why a body ended early. The text goes to hyper, which closes the connection, or resets the stream
+/// for the reason of HTTP/2 that is the cause.
+#[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The client sent nothing more for too long.
     #[error("the client stopped sending its request")]
-    ClientSilent,
+    ClientSilent(#[source] h2::Error),
     /// The client went away, or sent what is no body.
     #[error("the client's request body ended early")]
-    ClientGone,
+    ClientGone(#[source] h2::Error),
     /// The upstream's answer ended early.
     #[error("the upstream's answer ended early")]
     Upstream,
+}
+
+/// What an upstream of HTTP/2 is told of a body that will not end: its request is not wanted any
+/// more (RFC 9113 §7).
+fn cancelled() -> h2::Error {
+    h2::Reason::CANCEL.into()
 }
 
 /// What is known of a request body while it is sent.
@@ -52,6 +61,8 @@ pub struct Upload {
     pub received: Cell<u64>,
     /// When a part of it last came, in the clock's milliseconds.
     pub moved_at: Cell<u64>,
+    /// Its request was answered: it is not sent again.
+    pub answered: Cell<bool>,
     /// It was asked for: a client that waits for `100 Continue` was told to go on.
     pub asked_for: Cell<bool>,
 }
@@ -67,6 +78,10 @@ pub struct RequestBody {
     limit: Option<Limit>,
     // Its place among the streams of a connection, until the last of it was sent.
     lease: Option<Rc<Lease>>,
+    // What is sent first: it was sent before.
+    again: VecDeque<Part>,
+    // What was sent, while it may have to be sent again.
+    kept: Option<(Kept, Rc<Return>)>,
 }
 
 impl RequestBody {
@@ -98,13 +113,51 @@ impl RequestBody {
             patience: 0,
             limit: None,
             lease: None,
+            again: VecDeque::new(),
+            kept: None,
         }
     }
 
     /// Whether there is nothing to send, so that the request can be repeated.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.incoming.is_none()
+        self.incoming.is_none() && self.again.is_empty()
+    }
+
+    /// Keeps what is sent of it, as long as that is little and no answer came. Given up before, it is
+    /// put into what this returns, to be sent again.
+    pub fn keep(&mut self) -> Rc<Return> {
+        let way = Rc::<Return>::default();
+        self.kept = Some((Kept::default(), way.clone()));
+        way
+    }
+
+    /// A part is sent: it is kept, if it may have to be sent again.
+    fn passes(&mut self, frame: &Frame<Bytes>) {
+        let Some((kept, way)) = &mut self.kept else {
+            return;
+        };
+        if self.upload.answered.get() || !kept.keep(Part::of(frame)) {
+            way.give_up();
+            self.kept = None;
+        }
+    }
+
+    /// The same body, from its beginning.
+    fn anew(&mut self, kept: Kept) -> Self {
+        let mut again = kept.parts;
+        again.append(&mut self.again);
+        Self {
+            incoming: self.incoming.take(),
+            in_flight: self.in_flight.take(),
+            upload: self.upload.clone(),
+            sweep: self.sweep.clone(),
+            patience: self.patience,
+            limit: None,
+            lease: None,
+            again,
+            kept: None,
+        }
     }
 
     /// Whether there is a body and nobody knows how long it is.
@@ -169,6 +222,11 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.upload.asked_for.set(true);
+        if let Some(part) = self.again.pop_front() {
+            let frame = part.into_frame();
+            self.passes(&frame);
+            return Poll::Ready(Some(Ok(frame)));
+        }
         let Some(incoming) = &mut self.incoming else {
             return Poll::Ready(None);
         };
@@ -185,6 +243,7 @@ impl Body for RequestBody {
                     let received = self.upload.received.get().saturating_add(count);
                     self.upload.received.set(received);
                 }
+                self.passes(&frame);
                 if self.incoming.as_ref().is_some_and(Body::is_end_stream) {
                     self.finish();
                 }
@@ -192,7 +251,7 @@ impl Body for RequestBody {
             }
             Poll::Ready(Some(Err(_))) => {
                 self.upload.broken.set(Some(Reason::ClientGone));
-                Poll::Ready(Some(Err(BodyError::ClientGone)))
+                Poll::Ready(Some(Err(BodyError::ClientGone(cancelled()))))
             }
             Poll::Ready(None) => {
                 self.finish();
@@ -200,24 +259,38 @@ impl Body for RequestBody {
             }
             Poll::Pending => self.wait(cx).map(|()| {
                 self.upload.broken.set(Some(Reason::ClientTimeout));
-                Some(Err(BodyError::ClientSilent))
+                Some(Err(BodyError::ClientSilent(cancelled())))
             }),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        self.again.is_empty() && self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming
+        let rest = self
+            .incoming
             .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let again: usize = self.again.iter().map(Part::len).sum();
+        let again = u64::try_from(again).unwrap_or(u64::MAX);
+        match rest.exact() {
+            Some(rest) => SizeHint::with_exact(rest.saturating_add(again)),
+            None => SizeHint::default(),
+        }
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
+        if let Some((kept, way)) = self.kept.take() {
+            if self.upload.answered.get() || self.upload.broken.get().is_some() {
+                way.give_up();
+            } else {
+                way.put(self.anew(kept));
+            }
+        }
         if let Some(in_flight) = &self.in_flight {
             in_flight.conn().leave_body();
         }

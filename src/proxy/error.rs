@@ -214,7 +214,8 @@ pub fn status(reason: Reason) -> StatusCode {
     }
 }
 
-/// What a client of gRPC makes of a status ("HTTP to gRPC Status Code Mapping").
+/// What a client of gRPC makes of a status ("HTTP to gRPC Status Code Mapping"). 504 is UNAVAILABLE
+/// there: DEADLINE_EXCEEDED is for the deadline of the call itself, which is its client's to know.
 fn grpc_status(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 => 13,                   // INTERNAL

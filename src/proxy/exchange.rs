@@ -294,7 +294,10 @@ impl UpstreamConn {
         let mut until = sweep.now().saturating_add(patience);
         loop {
             match sweep.within(Until::At(until), sent.as_mut()).await {
-                Ok(Ok(resp)) => return Ok(resp),
+                Ok(Ok(resp)) => {
+                    self.upload.answered.set(true);
+                    return Ok(resp);
+                }
                 Ok(Err(failure)) => {
                     let broken = self.failed(failure, request);
                     if let Some(req) = request {

@@ -3,6 +3,7 @@
 //! One worker per core, each on its own thread with its own listeners, connections and pools; the
 //! request path takes no lock and wakes no other thread. It reads the snapshot and never the store.
 
+pub mod again;
 pub mod authority;
 pub mod authorize;
 pub mod body;

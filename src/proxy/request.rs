@@ -659,13 +659,15 @@ impl Tries<'_> {
         kept: bool,
     ) -> Result<Answer, TryError> {
         let more = kept || self.upstream.nodes.len() > 1;
-        // Over HTTP/2 an upstream may refuse what it did not look at, whatever the method.
-        let repeats = |method| is_idempotent(method) || self.upstream.scheme.is_http2();
+        let has_body = req.as_ref().is_some_and(|req| !req.body().is_empty());
+        // Over HTTP/2 an upstream may refuse what it did not look at, whatever method and body.
+        let refuses = more && self.upstream.scheme.is_http2();
         let copy = req
             .as_ref()
-            .filter(|req| more && req.body().is_empty() && repeats(req.method()))
+            .filter(|req| refuses || more && !has_body && is_idempotent(req.method()))
             .map(|req| req.headers().clone());
-        let has_body = req.as_ref().is_some_and(|req| !req.body().is_empty());
+        let kept = req.as_mut().filter(|_| refuses && has_body);
+        let kept = kept.map(|req| req.body_mut().keep());
         let patience = patience(if has_body {
             self.timeouts.send.max(self.timeouts.read)
         } else {
@@ -684,9 +686,18 @@ impl Tries<'_> {
                 let sent = if req.is_some() {
                     Sent::Nothing
                 } else {
+                    let body = match &kept {
+                        None if is_idempotent(&outcome.method) || broken.is_refused() => {
+                            Some(RequestBody::empty(self.worker.sweep.clone()))
+                        }
+                        Some(kept) if broken.is_refused() => {
+                            Box::pin(kept.wait(&self.worker.sweep)).await
+                        }
+                        None | Some(_) => None,
+                    };
                     *req = copy
-                        .filter(|_| is_idempotent(&outcome.method) || broken.is_refused())
-                        .map(|headers| self.repeat(outcome, headers));
+                        .zip(body)
+                        .map(|(headers, body)| repeat(outcome, headers, body));
                     Sent::Something
                 };
                 let (reason, detail) = Box::pin(upstream.explain(broken, &self.worker.sweep)).await;
@@ -694,15 +705,6 @@ impl Tries<'_> {
                 Err(TryError { refusal, sent })
             }
         }
-    }
-
-    /// The request once more; it had no body.
-    fn repeat(&self, outcome: &Outcome, headers: HeaderMap) -> Request<RequestBody> {
-        let mut req = Request::new(RequestBody::empty(self.worker.sweep.clone()));
-        *req.method_mut() = outcome.method.clone();
-        *req.uri_mut() = origin_form(&outcome.uri).unwrap_or_else(|| outcome.uri.clone());
-        *req.headers_mut() = headers;
-        req
     }
 
     /// Looks at an answer's head: what nginx says instead of a TLS alert is named here.
@@ -800,6 +802,15 @@ impl Tries<'_> {
             Err(_) => Err(Reason::UpstreamTimeout.into()),
         }
     }
+}
+
+/// The request once more.
+fn repeat(outcome: &Outcome, headers: HeaderMap, body: RequestBody) -> Request<RequestBody> {
+    let mut req = Request::new(body);
+    *req.method_mut() = outcome.method.clone();
+    *req.uri_mut() = origin_form(&outcome.uri).unwrap_or_else(|| outcome.uri.clone());
+    *req.headers_mut() = headers;
+    req
 }
 
 /// A try that gave no answer.

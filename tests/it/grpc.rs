@@ -293,6 +293,50 @@ fn stream_that_was_refused_is_sent_again() {
 }
 
 #[test]
+fn message_that_was_refused_unseen_is_sent_again() {
+    for part in ["", "one"] {
+        let origin = H2Origin::plain(100);
+        let site = site(&grpc(&origin.node()));
+        let mut conn = connect(&site, TlsVersion::V13);
+        assert_eq!(ask(&mut conn, "/x", "x").0.status, 200);
+        let mut stream = conn.send(call("/busy"), false).unwrap();
+        if !part.is_empty() {
+            stream.upload.send_data(part.into(), false).unwrap();
+        }
+        let mut upload = stream.upload;
+        // Its second try is answered; then the rest of the message comes.
+        let (answer, mut body) = conn.read_head(stream.answer).unwrap();
+        assert_eq!(answer.status, 200);
+        upload.send_data("two".into(), false).unwrap();
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-checksum", "1".parse().unwrap());
+        upload.send_trailers(trailers).unwrap();
+        let mut heard = String::new();
+        while let Some(more) = next(&conn, &mut body) {
+            heard.push_str(&more);
+        }
+        assert_eq!(heard, format!("{part}two"));
+        let trailers = conn.drive(async { body.trailers().await.unwrap().unwrap() });
+        assert_eq!(trailers["x-sent-trailers"], "x-checksum");
+    }
+}
+
+#[test]
+fn long_message_that_was_refused_is_told_as_unavailable() {
+    let origin = H2Origin::plain(100);
+    let site = site(&grpc(&origin.node()));
+    let mut conn = connect(&site, TlsVersion::V13);
+    assert_eq!(ask(&mut conn, "/x", "x").0.status, 200);
+    let mut stream = conn.send(call("/busy/late"), false).unwrap();
+    stream
+        .upload
+        .send_data(vec![0; 200_000].into(), true)
+        .unwrap();
+    let (answer, _) = conn.read_head(stream.into_answer()).unwrap();
+    assert_eq!(answer.header("grpc-status"), Some("14"), "{answer:?}");
+}
+
+#[test]
 fn clients_of_http1_get_trailers_if_they_ask_for_them() {
     let origin = H2Origin::plain(100);
     let site = site(&grpc(&origin.node()));

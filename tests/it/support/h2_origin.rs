@@ -152,6 +152,17 @@ async fn answer(
             respond.send_reset(Reason::REFUSED_STREAM);
             return Ok(());
         }
+        // Refused when more was sent than is kept for a second time.
+        "/busy/late" => {
+            let mut count = 0;
+            while count < 100_000 {
+                let data = body.data().await.unwrap()?;
+                body.flow_control().release_capacity(data.len())?;
+                count += data.len();
+            }
+            respond.send_reset(Reason::REFUSED_STREAM);
+            return Ok(());
+        }
         "/hang" => {
             state.notes.lock().unwrap().push("hangs".to_owned());
             let ended = std::future::poll_fn(|cx| respond.poll_reset(cx)).await?;

@@ -1,0 +1,110 @@
+//! What was sent of a request's body and may have to be sent again: an upstream of HTTP/2 can refuse
+//! a stream that it did nothing with (RFC 9113 §8.7), when a part of the body is on its way to it.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Frame;
+use tokio::sync::Notify;
+
+use crate::net::sweep::Sweep;
+use crate::proxy::body::RequestBody;
+
+/// The most that is kept of a body, in bytes; of a longer one nothing is.
+const KEPT: usize = 64 << 10;
+/// How long a body that was given up is waited for: it is held by a task of the same thread.
+const RETURN: Duration = Duration::from_secs(1);
+
+/// A part of a body.
+#[derive(Clone)]
+pub enum Part {
+    /// Of its content.
+    Data(Bytes),
+    /// Its end.
+    Trailers(HeaderMap),
+}
+
+impl Part {
+    /// The same frame, to be kept.
+    #[must_use]
+    pub fn of(frame: &Frame<Bytes>) -> Option<Self> {
+        if let Some(data) = frame.data_ref() {
+            return Some(Self::Data(data.clone()));
+        }
+        frame.trailers_ref().cloned().map(Self::Trailers)
+    }
+
+    /// Its frame.
+    #[must_use]
+    pub fn into_frame(self) -> Frame<Bytes> {
+        match self {
+            Self::Data(data) => Frame::data(data),
+            Self::Trailers(trailers) => Frame::trailers(trailers),
+        }
+    }
+
+    /// Bytes of content.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Data(data) => data.len(),
+            Self::Trailers(_) => 0,
+        }
+    }
+
+    /// Whether it has no content.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What was sent so far, as long as it is short.
+#[derive(Default)]
+pub struct Kept {
+    /// In the order sent.
+    pub parts: VecDeque<Part>,
+    bytes: usize,
+}
+
+impl Kept {
+    /// Keeps one more part; false when it is too much.
+    pub fn keep(&mut self, part: Option<Part>) -> bool {
+        let Some(part) = part else { return false };
+        self.bytes = self.bytes.saturating_add(part.len());
+        self.parts.push_back(part);
+        self.bytes <= KEPT
+    }
+}
+
+/// Where a body that is given up is put, with what was sent of it.
+#[derive(Default)]
+pub struct Return {
+    body: RefCell<Option<RequestBody>>,
+    came: Notify,
+}
+
+impl Return {
+    /// Puts it here.
+    pub fn put(&self, body: RequestBody) {
+        self.body.replace(Some(body));
+        self.came.notify_one();
+    }
+
+    /// Waits for it; `None` when none comes, because it was too long to be kept.
+    pub async fn wait(&self, sweep: &Rc<Sweep>) -> Option<RequestBody> {
+        let _late = sweep
+            .within(sweep.after(RETURN), self.came.notified())
+            .await;
+        self.body.borrow_mut().take()
+    }
+
+    /// It will not come.
+    pub fn give_up(&self) {
+        self.came.notify_one();
+    }
+}
