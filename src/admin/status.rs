@@ -1,18 +1,20 @@
 //! The status pages: metrics, liveness, readiness, and what `a6` asks of APISIX's control API.
 //!
-//! No key is asked for, so nothing here names a resource, a peer or an address.
+//! No key is asked for, so nothing here names a peer or an address of ours, nor, but for those
+//! whose nodes are checked, a resource.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use warp::Filter;
 use warp::reply::Response;
 
 use super::reply::{Answer, Refusal};
 use super::request::Head;
-use crate::control::Control;
+use crate::control::{Checked, Control};
+use crate::resource::{Kind, shown};
 use crate::telemetry::metrics::Metrics;
 
 /// Content type of Prometheus' text format.
@@ -44,13 +46,44 @@ impl Status {
             ["status"] => Answer::ok(json!({ "status": "ok" })),
             ["status", "ready"] => self.ready(),
             ["apisix", "prometheus", "metrics"] => self.metrics(),
-            // There are no active health checks to show.
-            ["v1", "healthcheck"] => Answer::ok(json!([])),
+            ["v1", "healthcheck"] => self.health(),
+            ["v1", "healthcheck", kind] => Answer::json(
+                StatusCode::NOT_FOUND,
+                told(&format!("missing src id for src type {}", shown(kind))),
+            ),
+            ["v1", "healthcheck", kind, id] => self.health_of(kind, id),
             ["v1", "schema"] => {
                 Answer::ok(json!({ "main": {}, "plugins": {}, "stream_plugins": {} }))
             }
             _ => Refusal::NoPath.into_answer(),
         }
+    }
+
+    /// Every upstream with checks. (APISIX, "Control API")
+    fn health(&self) -> Answer {
+        let checked = self.control.checked();
+        Answer::ok(checked.iter().map(health).collect())
+    }
+
+    /// The same of one object: an upstream, or a route or service that holds one.
+    fn health_of(&self, word: &str, id: &str) -> Answer {
+        let kind = Kind::from_plural(word);
+        let kind = kind.filter(|kind| matches!(kind, Kind::Route | Kind::Service | Kind::Upstream));
+        let Some(kind) = kind else {
+            let text = format!("invalid src type {}", shown(word));
+            return Answer::json(StatusCode::BAD_REQUEST, told(&text));
+        };
+        let checked = self.control.checked();
+        let is_meant = |it: &&Checked| it.owner.kind == kind && it.owner.id.as_str() == id;
+        if let Some(checked) = checked.iter().find(is_meant) {
+            return Answer::ok(health(checked));
+        }
+        let is_there = id.parse().is_ok_and(|id| self.control.holds(kind, &id));
+        let text = match is_there {
+            true => format!("no checker for {word}[{}]", shown(id)),
+            false => format!("{word}[{}] not found", shown(id)),
+        };
+        Answer::json(StatusCode::NOT_FOUND, told(&text))
     }
 
     /// 503 until everything stored was compiled and published, and once the FIPS module failed.
@@ -77,6 +110,34 @@ impl Status {
             }
         }
     }
+}
+
+/// An upstream with checks as APISIX shows it.
+fn health(checked: &Checked) -> Value {
+    let nodes = checked.nodes.iter().map(|node| {
+        json!({
+            "ip": node.host,
+            "port": node.port,
+            "hostname": node.name,
+            "status": node.vitals.status(),
+            "counter": {
+                "success": node.vitals.successes,
+                "http_failure": node.vitals.http_failures,
+                "tcp_failure": node.vitals.tcp_failures,
+                "timeout_failure": node.vitals.timeouts,
+            },
+        })
+    });
+    let owner = &checked.owner;
+    json!({
+        "name": format!("/apisix/{}/{}", owner.kind.plural(), owner.id),
+        "type": checked.kind.name(),
+        "nodes": nodes.collect::<Vec<_>>(),
+    })
+}
+
+fn told(text: &str) -> Value {
+    json!({ "error_msg": text })
 }
 
 #[cfg(test)]
@@ -126,6 +187,23 @@ mod tests {
         let (status, text) = ask(&state, "GET", "/apisix/prometheus/metrics").await;
         assert_eq!(status, 200);
         assert!(text.contains("reason=\"sni_unknown\"} 1\n"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn health_of_what_is_not_checked_is_told_as_apisix_tells_it() {
+        let state = state();
+        for (path, status, text) in [
+            (
+                "/v1/healthcheck/upstreams",
+                404,
+                "missing src id for src type upstreams",
+            ),
+            ("/v1/healthcheck/upstreams/1", 404, "upstreams[1] not found"),
+            ("/v1/healthcheck/ssls/1", 400, "invalid src type ssls"),
+        ] {
+            let body = format!("{{\"error_msg\":\"{text}\"}}\n");
+            assert_eq!(ask(&state, "GET", path).await, (status, body), "{path}");
+        }
     }
 
     #[tokio::test]

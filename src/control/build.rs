@@ -83,6 +83,24 @@ pub(super) enum BuildError {
     Changed,
 }
 
+/// The connector with this fingerprint, built where it is not in the cache.
+pub(super) async fn kept_connector(
+    inner: &Arc<Inner>,
+    key: &Digest,
+    owner: &Owner,
+) -> Result<Arc<UpstreamConnector>, Reason> {
+    if let Some(connector) = inner.contexts.upstream(key) {
+        return Ok(connector);
+    }
+    let job = Job::Upstream(*key, owner.clone());
+    let inner = inner.clone();
+    let built = task::spawn_blocking(move || inner.build(&job)).await;
+    match built.unwrap_or(Err(Reason::Internal))? {
+        Built::Upstream(connector) => Ok(connector),
+        Built::Server(_) => Err(Reason::Internal),
+    }
+}
+
 /// Serves asks until every worker has dropped its end.
 pub(super) async fn serve(inner: &Arc<Inner>, mut asks: mpsc::Receiver<Ask>) {
     let limit = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

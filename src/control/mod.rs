@@ -6,6 +6,7 @@
 
 pub mod audit;
 mod build;
+mod checks;
 mod documents;
 pub mod evidence;
 mod generations;
@@ -26,6 +27,7 @@ mod write;
 
 pub use crate::resource::Flavour;
 pub use crate::secrets::custody::Show;
+pub use checks::{Checked, CheckedNode};
 pub use generations::SecretRules;
 pub use start::{Finding, Parts, Rules, StartError, check, read_trust_file};
 
@@ -357,6 +359,24 @@ impl Control {
     #[must_use]
     pub fn references(&self) -> Vec<serde_json::Value> {
         self.inner.list_references()
+    }
+
+    /// Checks the nodes of every upstream that has `checks`, as long as it is polled. Runs on
+    /// control's runtime, in its `LocalSet`.
+    pub async fn check_nodes(&self) {
+        checks::run(&self.inner).await;
+    }
+
+    /// Every upstream that has `checks`, and what is known of its nodes; by kind, then id.
+    #[must_use]
+    pub fn checked(&self) -> Vec<Checked> {
+        self.inner.checked()
+    }
+
+    /// Whether there is an object of this kind and id.
+    #[must_use]
+    pub fn holds(&self, kind: Kind, id: &Id) -> bool {
+        self.inner.live.load().modified(kind, id).is_some()
     }
 
     /// Watches the FIPS module until it fails: its state every 10 s, its self-tests every

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 
@@ -131,6 +132,12 @@ impl Dialer {
             sweep,
             forbidden,
         }
+    }
+
+    /// The instant `after` from now, for [`Dialer::dial`].
+    #[must_use]
+    pub fn after(&self, after: Duration) -> Until {
+        self.sweep.after(after)
     }
 
     /// Opens a connection before `until`.

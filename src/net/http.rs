@@ -192,6 +192,46 @@ impl HttpError {
     }
 }
 
+/// The status of the answer to one request, over a connection that is then closed. The answer's
+/// body is not read. The request has its `Host`.
+///
+/// # Errors
+/// [`HttpError::Refused`] and [`HttpError::Http`].
+pub async fn ask_status(
+    stream: Stream,
+    mut request: Request<Bytes>,
+) -> Result<StatusCode, HttpError> {
+    let fault = stream.fault();
+    let asked = match &stream {
+        Stream::Plain(_) => false,
+        Stream::Tls(tls) => tls.certificate_was_asked(),
+    };
+    let close = HeaderValue::from_static("close");
+    request.headers_mut().insert(header::CONNECTION, close);
+    let (mut sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
+    let answer = sender.send_request(request.map(Full::new));
+    tokio::pin!(answer, driver);
+    let answer = tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        // What came before the end is there still.
+        ended = &mut driver => match ended {
+            Ok(()) => answer.await,
+            Err(error) => Err(error),
+        },
+    };
+    answer.map(|answer| answer.status()).map_err(|error| {
+        let fault = fault.as_ref().and_then(|fault| fault.borrow().clone());
+        match fault {
+            Some(fault) => HttpError::Refused {
+                reason: fault.upstream_reason(asked, true),
+                detail: fault.to_string(),
+            },
+            None => HttpError::Http(error),
+        }
+    })
+}
+
 /// Asks one origin.
 pub struct Client {
     origin: Origin,

@@ -34,10 +34,11 @@ use crate::proxy::outcome::Outcome;
 use crate::proxy::settings::Nginx400;
 use crate::proxy::tunnel::{Handover, Tunnel};
 use crate::proxy::upgrade::{self, Switched};
-use crate::proxy::upstream::{Endpoint, Turns, default_port};
+use crate::proxy::upstream::{Endpoint, Seen, Turns, default_port};
 use crate::proxy::variables::{RequestVariables, RouteVariables};
 use crate::proxy::worker::Worker;
 use crate::snapshot::{Route, Snapshot, Timeouts, Upstream, UpstreamSource};
+use crate::telemetry::health::Turned;
 use crate::telemetry::metrics::{HandshakeEnd, Side};
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -207,6 +208,16 @@ enum Answer {
     Whole(Response<Bytes>),
     /// The upstream goes over to another protocol; with its time-outs.
     Switched(Response<()>, Switched, Timeouts),
+}
+
+impl Answer {
+    fn status(&self) -> u16 {
+        match self {
+            Self::Streamed(resp, ..) => resp.status().as_u16(),
+            Self::Whole(resp) => resp.status().as_u16(),
+            Self::Switched(resp, ..) => resp.status().as_u16(),
+        }
+    }
 }
 
 async fn forward(
@@ -482,6 +493,7 @@ impl Tries<'_> {
             }
             match self.once(&endpoint, req, outcome).await {
                 Ok(answer) => {
+                    self.observe(&turns, &endpoint, Seen::Status(answer.status()));
                     if let Some(began) = began {
                         let now = self.worker.epoch_millis();
                         turns.answered(endpoint.node, began.elapsed(), now);
@@ -489,6 +501,9 @@ impl Tries<'_> {
                     return Ok(answer);
                 }
                 Err(TryError { refusal, .. }) => {
+                    if let Some(seen) = seen(refusal.reason) {
+                        self.observe(&turns, &endpoint, seen);
+                    }
                     let is_over = req.is_none() || !may_go_elsewhere(refusal.reason);
                     last = Some(refusal);
                     if is_over {
@@ -498,6 +513,21 @@ impl Tries<'_> {
             }
         }
         Err(last.unwrap_or_else(|| Reason::NoNode.into()))
+    }
+
+    /// What a try tells of its node's health.
+    fn observe(&self, turns: &Turns, endpoint: &Endpoint, seen: Seen) {
+        if let Some(is_up) = turns.observe(endpoint.node, seen) {
+            let owner = &self.upstream.owner;
+            let turned = Turned {
+                kind: owner.kind.singular(),
+                id: owner.id.as_str(),
+                node: &endpoint.peer,
+                by: "passive",
+                is_up,
+            };
+            turned.tell(&self.worker.metrics);
+        }
     }
 
     fn retry_time_is_over(&self, started: u64) -> bool {
@@ -839,6 +869,18 @@ fn is_idempotent(method: &Method) -> bool {
         Method::TRACE,
     ]
     .contains(method)
+}
+
+/// What a failed try says of its node's health; `None` where the cause is not the node's: our
+/// certificate, the client, what this gateway has not ready.
+fn seen(reason: Reason) -> Option<Seen> {
+    if reason == Reason::UpstreamTimeout {
+        return Some(Seen::Late);
+    }
+    // A name that leads nowhere is the resolver's.
+    let is_the_node_s = reason == Reason::UpstreamProtocolError
+        || reason != Reason::UpstreamUnresolvable && may_go_elsewhere(reason);
+    is_the_node_s.then_some(Seen::Broken)
 }
 
 /// Whether another node may do better. Where our certificate or the request is the cause, all

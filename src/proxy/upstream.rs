@@ -14,6 +14,7 @@ use crate::matching::authority::Authority;
 use crate::matching::balance::{WeightedRoundRobin, load};
 use crate::proxy::headers::text_value;
 use crate::proxy::pool::{Bucket, Pool, PoolKey};
+use crate::snapshot::health::Sign;
 use crate::snapshot::nodes::{Busy, NodeState};
 use crate::snapshot::specs;
 use crate::snapshot::{Balance, Node, PassHost, Scheme, Upstream, bracketed};
@@ -38,6 +39,24 @@ pub struct Turns {
     levels: Vec<Level>,
     random: Cell<u64>,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
+}
+
+/// Whether nodes that are down are passed over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Matters,
+    Ignored,
+}
+
+/// What a request saw of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// An answer of this status.
+    Status(u16),
+    /// No connection, or one that broke before an answer.
+    Broken,
+    /// No answer in time.
+    Late,
 }
 
 /// The nodes of one priority that take traffic: those with a weight, or the only node there is.
@@ -112,10 +131,18 @@ fn levels(nodes: &[Node]) -> Vec<Level> {
 }
 
 impl Level {
-    fn pick(&self, turns: &Turns, tried: &[usize], now: &impl Fn() -> u64) -> Option<usize> {
+    fn pick(
+        &self,
+        turns: &Turns,
+        tried: &[usize],
+        heeds: Health,
+        now: &impl Fn() -> u64,
+    ) -> Option<usize> {
         let node = |place: usize| self.nodes.get(place).copied();
         let state = |place: usize| node(place).and_then(|node| turns.states.get(node));
-        let usable = |place: usize| node(place).is_some_and(|node| !tried.contains(&node));
+        let usable = |place: usize| {
+            node(place).is_some_and(|node| !tried.contains(&node) && turns.is_up(node, heeds))
+        };
         let place = match turns.upstream.balance {
             Balance::RoundRobin => self.wheel.borrow_mut().pick(usable),
             Balance::LeastBusy => {
@@ -142,8 +169,46 @@ impl Turns {
     /// The node whose turn it is, leaving out those that were tried; one of a lower priority when
     /// all above it were. `now`: the wall clock's milliseconds.
     pub fn pick(&self, tried: &[usize], now: impl Fn() -> u64) -> Option<usize> {
+        let heeds = self.health();
         let mut levels = self.levels.iter();
-        levels.find_map(|level| level.pick(self, tried, &now))
+        levels.find_map(|level| level.pick(self, tried, heeds, &now))
+    }
+
+    /// Where no node is healthy, all are used. (APISIX, "Health Check")
+    fn health(&self) -> Health {
+        let mut nodes = self.levels.iter().flat_map(|level| &level.nodes);
+        let has_healthy = |node: &usize| self.is_up(*node, Health::Matters);
+        if self.upstream.checks.is_some() && nodes.any(has_healthy) {
+            Health::Matters
+        } else {
+            Health::Ignored
+        }
+    }
+
+    fn is_up(&self, node: usize, health: Health) -> bool {
+        health == Health::Ignored
+            || self
+                .states
+                .get(node)
+                .is_some_and(|state| state.health.is_up())
+    }
+
+    /// Counts what a request saw of a node, where that is asked for (`checks.passive`). `Some(is_up)`
+    /// if it turned the node.
+    pub fn observe(&self, node: usize, seen: Seen) -> Option<bool> {
+        let passive = self.upstream.checks.as_ref()?.passive.as_ref()?;
+        let (sign, limit) = match seen {
+            Seen::Status(status) if passive.healthy.statuses.contains(&status) => {
+                (Sign::Success, passive.healthy.successes)
+            }
+            Seen::Status(status) if passive.unhealthy.statuses.contains(&status) => {
+                (Sign::HttpFailure, passive.unhealthy.http_failures)
+            }
+            Seen::Status(_) => return None,
+            Seen::Broken => (Sign::TcpFailure, passive.unhealthy.tcp_failures),
+            Seen::Late => (Sign::Timeout, passive.unhealthy.timeouts),
+        };
+        self.states.get(node)?.health.report(sign, limit)
     }
 
     /// Counts a request to a node for as long as what is returned is held, where it matters.

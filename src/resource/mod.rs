@@ -25,6 +25,7 @@ mod texts;
 mod trust;
 mod vars;
 
+pub mod checks;
 pub mod fault;
 pub mod json;
 pub mod patch;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::checks::{self, Checks};
 use super::fault::Verdict;
 use super::ssl::Text;
 use super::{Document, Id, Terms, members, nodes, texts, trust};
@@ -30,6 +31,8 @@ pub struct Upstream {
     pub retry_timeout: Option<Duration>,
     /// `tls`.
     pub tls: Option<UpstreamTls>,
+    /// `checks`.
+    pub checks: Option<Checks>,
 }
 
 /// Whose turn it is among an upstream's nodes (`type`).
@@ -200,6 +203,10 @@ pub(super) fn read(
     let tls = members::object(document, "tls")
         .map(|tls| trust::read(tls, &format!("{base}/tls"), terms, verdict));
     trust::warn(scheme, &pass_host, tls.as_ref(), hosts, base, verdict);
+    let checks = members::object(document, "checks").and_then(|checks| {
+        let at = format!("{base}/checks");
+        checks::read(checks, &at, scheme, tls.as_ref(), verdict)
+    });
     Some(Upstream {
         scheme,
         nodes,
@@ -217,6 +224,7 @@ pub(super) fn read(
             .and_then(members::seconds)
             .filter(|limit| !limit.is_zero()),
         tls,
+        checks,
     })
 }
 
@@ -248,7 +256,7 @@ fn read_keepalive(pool: &Document) -> Keepalive {
 
 /// What an upstream can ask for and this version does not do.
 fn refuse_unsupported(document: &Document, base: &str, verdict: &mut Verdict) {
-    for member in ["service_name", "discovery_type", "discovery_args", "checks"] {
+    for member in ["service_name", "discovery_type", "discovery_args"] {
         if document.contains_key(member) {
             verdict.refuse_unsupported(format!("{base}/{member}"), member);
         }
@@ -389,7 +397,6 @@ pub(super) mod tests {
             ("type", json!("chash"), "type chash"),
             ("scheme", json!("tls"), "scheme tls"),
             ("scheme", json!("kafka"), "scheme kafka"),
-            ("checks", json!({"active": {}}), "checks"),
             ("discovery_args", json!({}), "discovery_args"),
             ("tls", json!({"ciphers": "ALL"}), "tls.ciphers"),
             ("tls", json!({"groups": "x"}), "tls.groups"),

@@ -53,6 +53,8 @@ pub(super) struct Index {
     pub(super) contested: imbl::HashMap<SniPattern, Arc<[Claim]>>,
     /// Names by what they end in.
     pub(super) ends: NamesByEnd,
+    /// Objects that are or hold an upstream with checks.
+    pub(super) checked: imbl::OrdSet<(Kind, Id)>,
     /// Who points to whom.
     edges: imbl::OrdSet<Edge>,
     pub(super) tally: Tally,
@@ -245,6 +247,7 @@ impl Snapshot {
         match new {
             None => {
                 self.index.objects.remove(&key);
+                self.index.checked.remove(&key);
             }
             Some(new) => {
                 self.index
@@ -255,6 +258,11 @@ impl Snapshot {
                         target,
                         user: Some(key.clone()),
                     });
+                }
+                if new.piece.is_checked() {
+                    self.index.checked.insert(key.clone());
+                } else {
+                    self.index.checked.remove(&key);
                 }
                 self.index.objects.insert(key, new.clone());
                 self.place(kind, id, &new);
@@ -457,6 +465,7 @@ mod tests {
             keepalive: Keepalive::default(),
             retries: 0,
             retry_timeout: None,
+            checks: None,
             trust: Some(Trust {
                 fingerprint: [1; 32],
                 verify: false,

@@ -79,6 +79,7 @@ fn close_upstream(id: &Id) -> UpstreamPiece {
         keepalive: Keepalive::default(),
         retries: 0,
         retry_timeout: None,
+        checks: None,
         trust: None,
         closed: Some(Reason::UpstreamNotReady),
     };

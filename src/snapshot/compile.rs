@@ -285,6 +285,7 @@ fn compile_upstream(
         keepalive: upstream.keepalive,
         retries: upstream.retries.unwrap_or(further_nodes),
         retry_timeout: upstream.retry_timeout,
+        checks: upstream.checks.clone().map(Arc::new),
         trust: None,
         closed: None,
     };
@@ -510,6 +511,12 @@ impl Piece {
             | Self::Service(_)
             | Self::Secret => {}
         }
+    }
+
+    /// Whether it is or holds an upstream whose nodes are checked.
+    pub(super) fn is_checked(&self) -> bool {
+        self.upstream()
+            .is_some_and(|piece| piece.upstream.checks.is_some())
     }
 
     /// The upstream that it is or holds.

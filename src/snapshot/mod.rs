@@ -9,6 +9,7 @@ pub mod choose;
 mod claims;
 pub mod closed;
 pub mod compile;
+pub mod health;
 pub mod link;
 pub mod live;
 pub mod nodes;
@@ -20,6 +21,7 @@ pub mod weaken;
 pub use apply::{Change, Tally};
 pub use reach::Uneven;
 // What a snapshot shows of resources: the data plane sees them through here only.
+pub use crate::resource::checks::{Checks, Unhealthy};
 pub use crate::resource::upstream::{Balance, Keepalive, Node, PassHost, Scheme, Timeouts};
 pub use crate::resource::{Id, Kind, Revision};
 
@@ -174,6 +176,8 @@ pub struct Upstream {
     pub retries: u32,
     /// Limit for all tries together.
     pub retry_timeout: Option<Duration>,
+    /// How the health of its nodes is known; `None`: all count as healthy.
+    pub checks: Option<Arc<Checks>>,
     /// How it is trusted; `None` exactly when the scheme is not TLS.
     pub trust: Option<Trust>,
     /// Why it is closed: requests answer 503.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::matching::balance::load::Latency;
+use crate::snapshot::health::Health;
 
 /// The states of one upstream's nodes, by address as configured.
 ///
@@ -37,6 +38,8 @@ impl NodeStates {
 /// What is known of one node.
 #[derive(Debug, Default)]
 pub struct NodeState {
+    /// Whether it is up.
+    pub health: Health,
     in_flight: AtomicU32,
     /// Seconds as the bits of an `f32`, above the time of the last answer in milliseconds of the
     /// wall clock, modulo 2^32.

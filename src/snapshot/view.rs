@@ -88,6 +88,15 @@ impl Snapshot {
         keys
     }
 
+    /// Every upstream with checks, stand-alone or inline, as workers see it.
+    pub fn checked(&self) -> impl Iterator<Item = Arc<Upstream>> {
+        let checked = self.index.checked.iter();
+        checked.filter_map(|(kind, id)| {
+            let piece = self.piece(*kind, id)?.upstream()?;
+            Some(piece.resolve(|ssl| self.lent(ssl)))
+        })
+    }
+
     fn key_of(&self, piece: &Piece) -> Option<Digest> {
         if let Piece::Server(server) = piece {
             return server.serving.ok().map(|serving| serving.context);

@@ -54,6 +54,10 @@ pub struct Metrics {
     pub upstream_active: IntGauge,
     /// `portcullis_upstream_connections{state="idle"}`.
     pub upstream_idle: IntGauge,
+    /// `portcullis_node_transitions_total{to="healthy"}`.
+    pub nodes_up: IntCounter,
+    /// `portcullis_node_transitions_total{to="unhealthy"}`.
+    pub nodes_down: IntCounter,
     /// `portcullis_upstream_retries_total`.
     pub upstream_retries: IntCounter,
     /// `portcullis_request_body_bytes_total`.
@@ -115,6 +119,11 @@ impl Metrics {
             "Connections to upstreams.",
             &["state"],
         )?;
+        let nodes = make.counters(
+            "node_transitions_total",
+            "Nodes that health checks, active or passive, took out or brought back.",
+            &["to"],
+        )?;
         Ok(Self {
             failures,
             requests: make.counters(
@@ -151,6 +160,8 @@ impl Metrics {
             build_info: make.gauges("build_info", "Always 1.", &["version", "openssl"])?,
             upstream_active: upstream.get_metric_with_label_values(&["active"])?,
             upstream_idle: upstream.get_metric_with_label_values(&["idle"])?,
+            nodes_up: nodes.get_metric_with_label_values(&["healthy"])?,
+            nodes_down: nodes.get_metric_with_label_values(&["unhealthy"])?,
             upstream_retries: make
                 .counter("upstream_retries_total", "Requests sent to a further node.")?,
             body_bytes_in: make

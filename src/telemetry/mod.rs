@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod failures;
+pub mod health;
 pub mod log;
 pub mod metrics;
 pub mod negotiated;

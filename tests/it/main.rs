@@ -27,6 +27,7 @@ mod fips_environment;
 mod fips_report;
 mod grpc;
 mod headers;
+mod health;
 mod hot_reload;
 mod http2;
 mod layering;

@@ -200,6 +200,8 @@ pub(super) fn run(config: &Config) -> Result<(), ServeError> {
         tokio::task::spawn_local(serve_desk(orders, ground, metrics));
         let refreshing = control.clone();
         tokio::task::spawn_local(async move { refreshing.refresh_secrets().await });
+        let checking = control.clone();
+        tokio::task::spawn_local(async move { checking.check_nodes().await });
         tokio::task::spawn_local(async move { control.serve_asks(asks).await });
         planes.run(workers, commands, sink.as_ref()).await
     });
