@@ -63,6 +63,12 @@ pub struct Parameters<'a> {
 }
 
 impl<'a> Parameters<'a> {
+    /// Those of a path that has none.
+    pub const NONE: Self = Self {
+        tail: &[],
+        rest: &[],
+    };
+
     /// What the parameter of this name stands for.
     pub fn find(&self, name: &str) -> Option<&'a [u8]> {
         parameter(self.tail, self.rest, name)

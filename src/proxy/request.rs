@@ -34,10 +34,10 @@ use crate::proxy::outcome::Outcome;
 use crate::proxy::settings::Nginx400;
 use crate::proxy::tunnel::{Handover, Tunnel};
 use crate::proxy::upgrade::{self, Switched};
-use crate::proxy::upstream::{Endpoint, Seen, Turns, default_port};
+use crate::proxy::upstream::{self, Endpoint, Seen, Turns, default_port};
 use crate::proxy::variables::{RequestVariables, RouteVariables};
 use crate::proxy::worker::Worker;
-use crate::snapshot::{Route, Snapshot, Timeouts, Upstream, UpstreamSource};
+use crate::snapshot::{Balance, Route, Snapshot, Timeouts, Upstream, UpstreamSource};
 use crate::telemetry::health::Turned;
 use crate::telemetry::metrics::{HandshakeEnd, Side};
 
@@ -266,6 +266,7 @@ async fn forward(
             upstream: &place.upstream,
             timeouts: place.timeouts,
             protocols,
+            hash: place.hash,
         };
         let refusal = match tries.run(request, outcome).await {
             Ok(answer @ Answer::Switched(..)) => {
@@ -319,6 +320,8 @@ struct Place {
     timeouts: Timeouts,
     /// Another protocol may be asked for.
     upgrades: bool,
+    /// What the request is hashed by, where its upstream asks for it.
+    hash: u32,
 }
 
 impl Place {
@@ -347,8 +350,16 @@ async fn find_place(
         path: &path,
     };
     let route = find_route(&variables)?;
+    let upstream = find_upstream(&snapshot, &route);
+    let hash = match upstream.as_ref().map(|upstream| &upstream.balance) {
+        Ok(Balance::Hash(key)) => key.hash(&RouteVariables {
+            request: &variables,
+            parameters: &Parameters::NONE,
+        }),
+        Ok(Balance::RoundRobin | Balance::LeastBusy | Balance::Quicker) | Err(_) => 0,
+    };
     outcome.route = Some(route.clone());
-    let upstream = find_upstream(&snapshot, &route)?;
+    let upstream = upstream?;
     outcome.upstream = Some(upstream.clone());
     Ok(Place {
         version: snapshot.version,
@@ -356,6 +367,7 @@ async fn find_place(
         // HTTP/2 has no upgrade (RFC 9113 §8.6).
         upgrades: !upstream.scheme.is_http2() && passes_upgrades(&snapshot, &route),
         upstream,
+        hash,
     })
 }
 
@@ -464,6 +476,7 @@ struct Tries<'a> {
     timeouts: Timeouts,
     /// What the upstream may go over to.
     protocols: Option<&'a HeaderValue>,
+    hash: u32,
 }
 
 impl Tries<'_> {
@@ -541,7 +554,13 @@ impl Tries<'_> {
         if self.upstream.nodes.len() == 1 {
             tried.clear();
         }
-        let index = turns.pick(tried, || self.worker.epoch_millis())?;
+        let index = turns.pick(
+            tried,
+            &upstream::Asked {
+                hash: self.hash,
+                now: || self.worker.epoch_millis(),
+            },
+        )?;
         tried.push(index);
         turns.endpoint(index, self.authority, &self.worker.pool)
     }

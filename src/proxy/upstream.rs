@@ -1,6 +1,6 @@
 //! A worker's view of upstreams: whose turn it is, and where its connections are kept.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use crate::matching::authority::Authority;
-use crate::matching::balance::{WeightedRoundRobin, load};
+use crate::matching::balance::{Member, Ring, WeightedRoundRobin, load};
 use crate::proxy::headers::text_value;
 use crate::proxy::pool::{Bucket, Pool, PoolKey};
 use crate::snapshot::health::Sign;
@@ -41,6 +41,14 @@ pub struct Turns {
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
 }
 
+/// What a pick may depend on beside the nodes.
+pub struct Asked<F> {
+    /// What the request is hashed by, where it is.
+    pub hash: u32,
+    /// The wall clock's milliseconds.
+    pub now: F,
+}
+
 /// Whether nodes that are down are passed over.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Health {
@@ -65,6 +73,8 @@ struct Level {
     nodes: Vec<usize>,
     weights: Vec<u32>,
     wheel: RefCell<WeightedRoundRobin>,
+    /// Made when it is first asked.
+    ring: OnceCell<Ring>,
 }
 
 /// A node as one request sees it: which name it is asked for, which pool it uses.
@@ -126,24 +136,38 @@ fn levels(nodes: &[Node]) -> Vec<Level> {
             nodes,
             wheel: RefCell::new(WeightedRoundRobin::new(&weights)),
             weights,
+            ring: OnceCell::new(),
         })
         .collect()
 }
 
 impl Level {
+    fn ring(&self, nodes: &[Node]) -> Ring {
+        let hosts: Vec<String> = nodes.iter().map(|node| bracketed(&node.host)).collect();
+        let own = self.nodes.iter().zip(&self.weights);
+        let members = own.filter_map(|(node, weight)| {
+            Some(Member {
+                host: hosts.get(*node)?,
+                port: nodes.get(*node)?.port,
+                weight: *weight,
+            })
+        });
+        Ring::new(&members.collect::<Vec<_>>())
+    }
+
     fn pick(
         &self,
         turns: &Turns,
         tried: &[usize],
         heeds: Health,
-        now: &impl Fn() -> u64,
+        asked: &Asked<impl Fn() -> u64>,
     ) -> Option<usize> {
         let node = |place: usize| self.nodes.get(place).copied();
         let state = |place: usize| node(place).and_then(|node| turns.states.get(node));
         let usable = |place: usize| {
             node(place).is_some_and(|node| !tried.contains(&node) && turns.is_up(node, heeds))
         };
-        let place = match turns.upstream.balance {
+        let place = match &turns.upstream.balance {
             Balance::RoundRobin => self.wheel.borrow_mut().pick(usable),
             Balance::LeastBusy => {
                 let in_flight = |place| state(place).map_or(0, |state| state.in_flight());
@@ -153,12 +177,16 @@ impl Level {
                 self.wheel.borrow_mut().pick(is_least)
             }
             Balance::Quicker => {
-                let now = now();
+                let now = (asked.now)();
                 let latency = |place| {
                     let known = state(place).map(|state| state.latency(now));
                     known.unwrap_or_default()
                 };
                 load::quicker(&self.weights, latency, usable, turns.draw())
+            }
+            Balance::Hash(_) => {
+                let ring = self.ring.get_or_init(|| self.ring(&turns.upstream.nodes));
+                ring.find(asked.hash, usable)
             }
         };
         place.and_then(node)
@@ -167,11 +195,11 @@ impl Level {
 
 impl Turns {
     /// The node whose turn it is, leaving out those that were tried; one of a lower priority when
-    /// all above it were. `now`: the wall clock's milliseconds.
-    pub fn pick(&self, tried: &[usize], now: impl Fn() -> u64) -> Option<usize> {
+    /// all above it were.
+    pub fn pick(&self, tried: &[usize], asked: &Asked<impl Fn() -> u64>) -> Option<usize> {
         let heeds = self.health();
         let mut levels = self.levels.iter();
-        levels.find_map(|level| level.pick(self, tried, heeds, &now))
+        levels.find_map(|level| level.pick(self, tried, heeds, asked))
     }
 
     /// Where no node is healthy, all are used. (APISIX, "Health Check")

@@ -15,6 +15,7 @@ use zeroize::Zeroize;
 use fault::{Faults, Verdict, Warning};
 use secret::Secret;
 
+mod balance;
 mod envelope;
 mod flavour;
 mod members;

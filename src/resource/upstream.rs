@@ -1,12 +1,14 @@
 //! The upstream resource: nodes, how to reach them, how to trust them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::checks::{self, Checks};
 use super::fault::Verdict;
 use super::ssl::Text;
-use super::{Document, Id, Terms, members, nodes, texts, trust};
+use super::{Document, Id, Terms, balance, members, nodes, texts, trust};
 use crate::matching::authority::Authority;
+use crate::matching::balance::HashKey;
 use crate::matching::host::HostPattern;
 use crate::tls::policy::Versions;
 
@@ -36,7 +38,7 @@ pub struct Upstream {
 }
 
 /// Whose turn it is among an upstream's nodes (`type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum Balance {
     /// `roundrobin`: in turns, interleaved by weight.
     #[default]
@@ -45,6 +47,8 @@ pub enum Balance {
     LeastBusy,
     /// `ewma`: the one that answers sooner, of two drawn at random.
     Quicker,
+    /// `chash`: the same for the same key, which `hash_on` and `key` name.
+    Hash(Arc<HashKey>),
 }
 
 /// How an upstream is spoken to.
@@ -198,7 +202,7 @@ pub(super) fn read(
     warn_of_unused(document, base, verdict);
     let scheme = read_scheme(document, base, verdict);
     let nodes = nodes::read(document, base, scheme, verdict);
-    let balance = read_balance(document, base, verdict);
+    let balance = balance::read(document, base, verdict);
     let pass_host = read_pass_host(document, base, verdict);
     let tls = members::object(document, "tls")
         .map(|tls| trust::read(tls, &format!("{base}/tls"), terms, verdict));
@@ -265,13 +269,6 @@ fn refuse_unsupported(document: &Document, base: &str, verdict: &mut Verdict) {
 
 /// What APISIX accepts here too, and nothing reads.
 fn warn_of_unused(document: &Document, base: &str, verdict: &mut Verdict) {
-    let kind = members::text(document, "type").unwrap_or("roundrobin");
-    for member in ["hash_on", "key"] {
-        if document.contains_key(member) {
-            let text = format!("{member} has no effect with type {}", texts::shown(kind));
-            verdict.warn_unused(format!("{base}/{member}"), text);
-        }
-    }
     let is_rewritten = members::text(document, "pass_host") == Some("rewrite");
     if document.contains_key("upstream_host") && !is_rewritten {
         let text = "upstream_host has no effect unless pass_host is rewrite";
@@ -309,26 +306,6 @@ fn warn_of_unknown(
             texts::listed(&unknown)
         );
         verdict.warn_unused(texts::join(&format!("{base}/{member}"), first), text);
-    }
-}
-
-fn read_balance(document: &Document, base: &str, verdict: &mut Verdict) -> Balance {
-    match members::text(document, "type") {
-        None | Some("roundrobin") => Balance::RoundRobin,
-        Some("least_conn") => Balance::LeastBusy,
-        Some("ewma") => Balance::Quicker,
-        Some("chash") => {
-            verdict.refuse_unsupported(format!("{base}/type"), "type chash");
-            Balance::default()
-        }
-        Some(other) => {
-            let reason = format!(
-                "type {} is no way of balancing; write roundrobin, least_conn or ewma",
-                texts::shown(other)
-            );
-            verdict.refuse(format!("{base}/type"), reason);
-            Balance::default()
-        }
     }
 }
 
@@ -394,7 +371,6 @@ pub(super) mod tests {
     #[test]
     fn what_is_not_served_yet_is_refused() {
         for (member, value, what) in [
-            ("type", json!("chash"), "type chash"),
             ("scheme", json!("tls"), "scheme tls"),
             ("scheme", json!("kafka"), "scheme kafka"),
             ("discovery_args", json!({}), "discovery_args"),
@@ -412,22 +388,6 @@ pub(super) mod tests {
         accepted(
             Kind::Upstream,
             &json!({"nodes": {}, "type": "roundrobin", "scheme": "http", "hash_on": "vars"}),
-        );
-    }
-
-    #[test]
-    fn types_are_read_and_what_is_none_is_refused() {
-        for (kind, balance) in [
-            ("roundrobin", Balance::RoundRobin),
-            ("least_conn", Balance::LeastBusy),
-            ("ewma", Balance::Quicker),
-        ] {
-            assert_eq!(read(&json!({"nodes": {}, "type": kind})).balance, balance);
-        }
-        assert_eq!(read(&json!({"nodes": {}})).balance, Balance::RoundRobin);
-        assert_eq!(
-            refusal(Kind::Upstream, &json!({"nodes": {}, "type": "foo"})),
-            "type foo is no way of balancing; write roundrobin, least_conn or ewma"
         );
     }
 

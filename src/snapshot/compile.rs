@@ -279,7 +279,7 @@ fn compile_upstream(
         scheme: upstream.scheme,
         nodes: upstream.nodes.clone(),
         states: NodeStates::default(),
-        balance: upstream.balance,
+        balance: upstream.balance.clone(),
         pass_host: upstream.pass_host.clone(),
         timeouts: upstream.timeouts,
         keepalive: upstream.keepalive,

@@ -40,6 +40,8 @@ pub(crate) struct Nginx {
     pub(crate) is_http2: bool,
     /// More directives of the server block, such as `ssl_verify_depth 2;`.
     pub(crate) directives: String,
+    /// Directives of the http block, such as an `upstream` that those of the server block name.
+    pub(crate) before: String,
     /// Further files of its folder, which directives may name.
     pub(crate) files: Vec<(String, String)>,
 }
@@ -222,11 +224,11 @@ impl Nginx {
         server.push_str(&self.directives);
         let ssl = if self.tls.is_some() { " ssl" } else { "" };
         let http2 = if self.is_http2 { " http2" } else { "" };
-        let mut others = String::new();
+        let mut others = self.before.clone();
         if let Some(name) = &self.only_name {
             server.push_str(&format!("server_name {name};\n"));
             others = format!(
-                "server {{ listen 127.0.0.1:{port} ssl default_server; ssl_reject_handshake on;
+                "{others} server {{ listen 127.0.0.1:{port} ssl default_server; ssl_reject_handshake on;
                   ssl_protocols TLSv1.2 TLSv1.3; }}"
             );
         }
