@@ -35,6 +35,7 @@ mod nginx_differential;
 mod persistence;
 mod policy;
 mod resumption;
+mod retries;
 mod revocation;
 mod rotation;
 mod routing;
