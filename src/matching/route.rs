@@ -648,7 +648,7 @@ mod tests {
     fn a_request_costs_no_more_among_a_hundred_thousand_routes_than_among_ten() {
         let rule = |order: u64| {
             let hosts = [format!("h{}.example.com", order % 1000)];
-            let end = if order % 2 == 0 { "/*" } else { "" };
+            let end = if order.is_multiple_of(2) { "/*" } else { "" };
             let paths = [format!("/api/{order}{end}")];
             Rule {
                 hosts: hosts.into(),
