@@ -5,6 +5,7 @@
 //! alert, or with an end.
 
 use std::io;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -12,6 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::failure::Reason;
 use crate::net::dial::{DialError, Dialer, Refused, Target, failed};
 use crate::net::stream::Stream;
+use crate::net::sweep::Sweep;
 use crate::tls::peer::Served;
 use crate::tls::stream::TlsStream;
 
@@ -78,18 +80,25 @@ impl Dialer {
         if let Some(error) = error {
             return Err(error);
         }
-        let leaving = Box::pin(leave(&mut tls));
-        match self
-            .sweep
-            .within(self.sweep.after(LAST_WORD), leaving)
-            .await
-        {
-            Ok(Ok(())) | Err(_) => Ok(()),
-            Ok(Err(error)) => {
-                let has_identity = target.tls.is_some_and(|(it, _)| it.has_identity);
-                Err(last_word(&tls, &error, has_identity))
-            }
-        }
+        let has_identity = target.tls.is_some_and(|(it, _)| it.has_identity);
+        take_leave(&self.sweep, &mut tls, has_identity).await
+    }
+}
+
+/// Ends a connection over which nothing was sent, and hears the server's last word: in TLS 1.3 that
+/// is how it refuses a client certificate, or that there was none.
+///
+/// # Errors
+/// The server's refusal; silence is none. `has_identity`: a certificate was there to be shown.
+pub async fn take_leave(
+    sweep: &Rc<Sweep>,
+    tls: &mut TlsStream,
+    has_identity: bool,
+) -> Result<(), DialError> {
+    let leaving = Box::pin(leave(tls));
+    match sweep.within(sweep.after(LAST_WORD), leaving).await {
+        Ok(Ok(())) | Err(_) => Ok(()),
+        Ok(Err(error)) => Err(last_word(tls, &error, has_identity)),
     }
 }
 

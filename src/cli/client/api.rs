@@ -21,12 +21,14 @@ use super::settings::Settings;
 use crate::cli::print;
 use crate::config::TrustFile;
 use crate::failure::{Reason, chain};
-use crate::net::dial::{Dialer, Forbidden};
+use crate::net::dial::{DialError, Dialer, Forbidden};
 use crate::net::http::{Client, HttpError, Limits, Origin, Tls};
+use crate::net::look;
 use crate::net::sweep::Sweep;
 use crate::resource::{Kind, escaped, shown};
 use crate::tls::material::{CaBundle, KeyPair};
 use crate::tls::policy::Versions;
+use crate::tls::stream::TlsStream;
 use crate::tls::trust::CaStore;
 use crate::tls::upstream::{Protocol, ServerName, UpstreamConnector, UpstreamSpec};
 
@@ -106,6 +108,18 @@ impl Network {
             Rc::clone(&self.sweep),
             dialer,
         ))
+    }
+
+    /// Ends a connection over which nothing was sent, and hears the server's last word.
+    ///
+    /// # Errors
+    /// The server's refusal.
+    pub(super) async fn take_leave(
+        &self,
+        tls: &mut TlsStream,
+        has_identity: bool,
+    ) -> Result<(), DialError> {
+        look::take_leave(&self.sweep, tls, has_identity).await
     }
 
     /// The Admin API that the settings name.

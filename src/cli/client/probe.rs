@@ -1,19 +1,21 @@
 //! `a6 probe`: handshakes that carry no request, and the verdict in a sentence.
 
-use bytes::Bytes;
-use http::{Method, Request, header};
+use http::Method;
 use serde_json::{Value, json};
 
+use super::api::{self, Network};
 use super::args::{Globals, Listener, ProbeVerb, Probed};
 use super::failed::Failed;
 use super::format::{Format, Shape};
 use super::handshake::{self, Meeting, Verified};
+use super::own;
 use super::settings::{Settings, environment};
 use super::usage::exactly_one;
-use super::{api, own};
 use crate::cli::print;
 use crate::failure::Reason;
-use crate::net::http::{HttpError, Origin};
+use crate::net::dial::DialError;
+use crate::net::http::Origin;
+use crate::net::stream::Stream;
 use crate::resource::{Kind, escaped};
 
 /// Runs a verb; the text is for standard output.
@@ -80,7 +82,7 @@ fn listener(probe: &Listener, globals: &Globals) -> Result<String, Failed> {
     let verdict =
         api::run(
             async |network| match handshake::meet(network, &origin, name, &trust).await? {
-                Ok(met) => Ok(finish(met, name, has_identity).await),
+                Ok(met) => Ok(finish(network, met, name, has_identity).await),
                 Err(error) => match refusal(error.reason, name) {
                     Some(sentence) => Ok(Verdict::refused(error.reason, &sentence)),
                     None => Err(handshake::failed(&origin, error)),
@@ -150,29 +152,25 @@ impl Verdict {
 }
 
 /// Waits for the server's last word, which in TLS 1.3 comes after the handshake (RFC 8446 §4.4.2.4).
-///
-/// What is sent has an empty Host, which no gateway forwards (RFC 9112 §3.2).
-async fn finish(met: Meeting, name: &str, has_identity: bool) -> Verdict {
+async fn finish(network: &Network, met: Meeting, name: &str, has_identity: bool) -> Verdict {
     let Meeting {
-        client,
         stream,
         served,
         verified,
+        ..
     } = met;
     let facts = served.as_ref().and_then(|served| served.chain.first());
     let facts = facts.map_or(Value::Null, |leaf| handshake::facts(leaf, api::now()));
-    let asked = match &stream {
-        crate::net::stream::Stream::Plain(_) => false,
-        crate::net::stream::Stream::Tls(tls) => tls.certificate_was_asked(),
+    let (asked, left) = match stream {
+        Stream::Plain(_) => (false, Ok(())),
+        Stream::Tls(mut tls) => {
+            let left = network.take_leave(&mut tls, has_identity).await;
+            (tls.certificate_was_asked(), left)
+        }
     };
-    let request = Request::get("/")
-        .header(header::HOST, "")
-        .body(Bytes::new());
-    if let Ok(request) = request
-        && let Err(HttpError::Refused { reason, detail }) = client.send_over(stream, request).await
-    {
+    if let Err(DialError { reason, detail }) = left {
         let sentence = refusal(reason, name);
-        let sentence = sentence.unwrap_or_else(|| format!("{name} is refused: {detail}"));
+        let sentence = sentence.unwrap_or_else(|| format!("{name} is refused: {detail}."));
         return Verdict {
             facts,
             ..Verdict::refused(reason, &sentence)
