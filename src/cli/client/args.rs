@@ -339,9 +339,12 @@ pub(super) struct Logs {
     /// error, access or all
     #[arg(short = 't', long = "type", default_value = "all")]
     pub(super) kind: String,
-    /// The log file
+    /// The log file; by default the access log that the gateway's configuration names
     #[arg(long, value_name = "FILE")]
     pub(super) file: Option<PathBuf>,
+    /// The gateway's configuration [default: /etc/portcullis/portcullis.yaml, if it exists]
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub(super) config: Option<PathBuf>,
     #[arg(long, hide = true)]
     pub(super) since: Option<String>,
     #[arg(short, long, hide = true)]

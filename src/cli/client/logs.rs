@@ -4,11 +4,13 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::args::Logs;
 use super::failed::Failed;
+use crate::config::{AccessLog, Config};
+use crate::failure::chain;
 
 /// How often a followed file is looked at.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -56,10 +58,11 @@ pub(super) fn run(logs: &Logs) -> Result<String, Failed> {
                 .into(),
         );
     }
-    let path = logs.file.as_deref().ok_or(
-        "no log file named: use --file, or `journalctl -u portcullis` where systemd runs the \
-         gateway, which logs to standard error",
-    )?;
+    let path = match &logs.file {
+        Some(path) => path.clone(),
+        None => configured(logs.config.as_deref(), kind)?,
+    };
+    let path = path.as_path();
     let failed =
         |error: io::Error| Failed::new(format!("failed to read {}: {error}", path.display()));
     let mut tail = Tail::open(path).map_err(failed)?;
@@ -78,6 +81,25 @@ pub(super) fn run(logs: &Logs) -> Result<String, Failed> {
             }
         }
         std::thread::sleep(PAUSE);
+    }
+}
+
+/// The one log that the gateway writes to a file by itself: its access records.
+fn configured(config: Option<&Path>, kind: Kind) -> Result<PathBuf, Failed> {
+    let read = Config::load(config, &[], &|name| std::env::var(name).ok());
+    let config = read.map_err(|error| {
+        Failed::new(format!(
+            "no log file named with --file, and the gateway's configuration cannot be read: {}",
+            chain(&error).replace('\n', "; ")
+        ))
+    })?;
+    match config.access_log {
+        AccessLog::File(path) if kind != Kind::Error => Ok(path),
+        AccessLog::File(_) | AccessLog::Stdout | AccessLog::Off => Err(
+            "no log file named: use --file, or `journalctl -u portcullis` where systemd runs the \
+             gateway, which logs to standard error"
+                .into(),
+        ),
     }
 }
 

@@ -387,6 +387,21 @@ fn log_is_shown_and_followed() {
         "one\ntwo\n"
     );
     assert!(logs(&[]).stderr.starts_with("no log file named"));
+    let log = a6.folder().join("log");
+    a6.write("gateway.yaml", &format!("access_log: {}\n", log.display()));
+    let configured = ["--config", "gateway.yaml"];
+    assert_eq!(logs(&configured).expect_success().stdout.lines().count(), 3);
+    let of_kind = |kind: &'static str| logs(&[&configured[..], &["-t", kind]].concat());
+    let records = of_kind("access").expect_success().stdout;
+    assert_eq!(records, "{\"kind\":\"request\"}\n");
+    let refused = of_kind("error").stderr;
+    assert!(refused.starts_with("no log file named"), "{refused}");
+    a6.write("gateway.yaml", "acces_log: log\n");
+    let refused = logs(&configured).stderr;
+    assert!(
+        refused.contains("configuration cannot be read"),
+        "{refused}"
+    );
     assert!(
         logs(&["--file", "no"])
             .stderr
