@@ -10,7 +10,7 @@ CARGO ?= cargo
 # (tests/tour/run).
 export ONCE FIPS HTTP_PORT HTTPS_PORT ADMIN_PORT ADMIN_HTTPS_PORT STATUS_PORT UPSTREAM_PORT
 
-.PHONY: help install rust build release run test test-unit test-it test-fips test-vendored test-vendored-fips smoke-vendored vendored-tools fips-module-ready openbao rotation bench bench-quick bench-build fmt fmt-check lint deny doc certs ci clean
+.PHONY: help install rust build release run test test-unit test-it test-fips test-vendored test-vendored-fips smoke-vendored vendored-tools fips-module-ready openbao rotation bench bench-quick bench-build fmt fmt-check lint deny doc man certs ci clean
 
 help: ## Lists every target.
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -103,6 +103,11 @@ deny: install rust ## Checks bans, licences and sources of all dependencies; adv
 
 doc: install rust ## Builds the documentation of the code; a warning fails.
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+man: install rust ## Writes the man pages of both programs, a page for each verb, to target/man.
+	@rm -rf target/man && mkdir -p target/man
+	@PORTCULLIS_MAN_DIR="$(CURDIR)/target/man" $(CARGO) test --locked --lib --quiet -- cli::man::
+	@echo "target/man has $$(ls target/man | wc -l) pages; read one with: man -l target/man/a6.1"
 
 certs: install ## Makes the demo certificates anew in certs/out.
 	@certs/make-demo

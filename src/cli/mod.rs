@@ -4,5 +4,7 @@
 
 pub mod client;
 mod fips_page;
+#[cfg(test)]
+mod man;
 mod print;
 pub mod server;

@@ -69,6 +69,12 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What its arguments are, for the man pages.
+#[cfg(test)]
+pub(super) fn command() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
+}
+
 /// Asked for, or the public tool's answer to a bare group.
 const fn is_help(kind: ErrorKind) -> bool {
     matches!(

@@ -57,6 +57,12 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What its arguments are, for the man pages.
+#[cfg(test)]
+pub(super) fn command() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
+}
+
 fn serve(common: &Common) -> ExitCode {
     crypto::sys::give_back_large_blocks();
     let config = match start(common, print::err) {
