@@ -7,6 +7,7 @@ mod connection;
 mod context;
 mod declared;
 mod ours;
+mod page;
 mod probe;
 mod prompt;
 mod recipe;
