@@ -475,6 +475,7 @@ fn what_this_server_has_no_endpoint_for_is_named() {
     for (args, endpoint) in [
         (&["audit", "list"][..], "GET /portcullis/v1/audit"),
         (&["audit", "verify"], "GET /portcullis/v1/audit/verify"),
+        (&["secret", "status"], "GET /portcullis/v1/secrets"),
         (&["fips"], "GET /portcullis/v1/fips"),
         (&["secret", "status"], "GET /portcullis/v1/secrets"),
         (
