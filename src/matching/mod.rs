@@ -10,6 +10,7 @@ pub mod host;
 pub mod name;
 pub mod path;
 pub mod path_pattern;
+pub mod path_prefix;
 pub mod patterns;
 pub mod route;
 pub mod sni;

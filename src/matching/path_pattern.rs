@@ -69,6 +69,12 @@ impl PathPattern {
         &self.0
     }
 
+    /// The same behind a prefix without slash at its end.
+    pub(super) fn behind(&self, prefix: &str) -> Self {
+        let slash = if self.0.starts_with('/') { "" } else { "/" };
+        Self(format!("{prefix}{slash}{}", self.0).into())
+    }
+
     /// What certainly begins every path that is covered.
     pub fn start(&self, syntax: Syntax) -> &str {
         self.cut(syntax).literal

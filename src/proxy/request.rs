@@ -250,8 +250,8 @@ async fn forward(
     let protocols = upgrade::asked(req).filter(|_| !conn.is_http2());
     let taken = headers::to_upstream(req.headers_mut(), &conn.via, &authority)?;
     outcome.is_prepared = true;
-    if let Some(target) = origin_form(req.uri()) {
-        *req.uri_mut() = target;
+    if let Some(target) = &place.target {
+        *req.uri_mut() = target.clone();
     }
     *req.version_mut() = Version::HTTP_11;
     req.extensions_mut().clear();
@@ -267,6 +267,7 @@ async fn forward(
             timeouts: place.timeouts,
             protocols,
             hash: place.hash,
+            target: place.target.as_ref(),
         };
         let refusal = match tries.run(request, outcome).await {
             Ok(answer @ Answer::Switched(..)) => {
@@ -287,6 +288,7 @@ async fn forward(
         req.headers_mut().insert(HOST, host);
         let found = find_place(worker, conn, req.headers(), &taken, outcome);
         place = Box::pin(found).await?;
+        *req.uri_mut() = place.target.as_ref().unwrap_or(&outcome.uri).clone();
     }
 }
 
@@ -322,6 +324,8 @@ struct Place {
     upgrades: bool,
     /// What the request is hashed by, where its upstream asks for it.
     hash: u32,
+    /// The target that the upstream gets, where it is not the client's.
+    target: Option<Uri>,
 }
 
 impl Place {
@@ -339,8 +343,9 @@ async fn find_place(
     outcome: &mut Outcome,
 ) -> Result<Place, Refusal> {
     let authority = outcome.authority.clone().ok_or(Reason::Internal)?;
-    let uri = outcome.uri.clone();
-    let (snapshot, path) = authorize::admit(worker, conn, &uri, &authority).await?;
+    let uri = &outcome.uri;
+    let raw_path = uri.path();
+    let (snapshot, path) = authorize::admit(worker, conn, uri, &authority).await?;
     let variables = RequestVariables {
         worker,
         snapshot: &snapshot,
@@ -358,6 +363,14 @@ async fn find_place(
         }),
         Ok(Balance::RoundRobin | Balance::LeastBusy | Balance::Quicker) | Err(_) => 0,
     };
+    let stripped = route
+        .path_prefix
+        .as_ref()
+        .and_then(|prefix| prefix.strip(raw_path, &path));
+    let target = match stripped {
+        Some(path) => Some(with_path(uri, &path)?),
+        None => origin_form(uri),
+    };
     outcome.route = Some(route.clone());
     let upstream = upstream?;
     outcome.upstream = Some(upstream.clone());
@@ -368,6 +381,7 @@ async fn find_place(
         upgrades: !upstream.scheme.is_http2() && passes_upgrades(&snapshot, &route),
         upstream,
         hash,
+        target,
     })
 }
 
@@ -468,6 +482,17 @@ fn origin_form(uri: &Uri) -> Option<Uri> {
     Some(Uri::from(target))
 }
 
+/// Another path with the query as sent.
+fn with_path(uri: &Uri, path: &str) -> Result<Uri, Refusal> {
+    let target = match uri.query() {
+        Some(query) => format!("{path}?{query}").parse::<PathAndQuery>(),
+        None => path.parse(),
+    };
+    target
+        .map(Uri::from)
+        .map_err(|error| Refusal::new(Reason::PathInvalid, error.to_string()))
+}
+
 /// The tries of one request.
 struct Tries<'a> {
     worker: &'a Rc<Worker>,
@@ -477,6 +502,8 @@ struct Tries<'a> {
     /// What the upstream may go over to.
     protocols: Option<&'a HeaderValue>,
     hash: u32,
+    /// The target, where it is not the client's.
+    target: Option<&'a Uri>,
 }
 
 impl Tries<'_> {
@@ -746,7 +773,7 @@ impl Tries<'_> {
                     };
                     *req = copy
                         .zip(body)
-                        .map(|(headers, body)| repeat(outcome, headers, body));
+                        .map(|(headers, body)| self.repeat(outcome, headers, body));
                     Sent::Something
                 };
                 let (reason, detail) = Box::pin(upstream.explain(broken, &self.worker.sweep)).await;
@@ -754,6 +781,20 @@ impl Tries<'_> {
                 Err(TryError { refusal, sent })
             }
         }
+    }
+
+    /// The request once more.
+    fn repeat(
+        &self,
+        outcome: &Outcome,
+        headers: HeaderMap,
+        body: RequestBody,
+    ) -> Request<RequestBody> {
+        let mut req = Request::new(body);
+        *req.method_mut() = outcome.method.clone();
+        *req.uri_mut() = self.target.unwrap_or(&outcome.uri).clone();
+        *req.headers_mut() = headers;
+        req
     }
 
     /// Looks at an answer's head: what nginx says instead of a TLS alert is named here.
@@ -851,15 +892,6 @@ impl Tries<'_> {
             Err(_) => Err(Reason::UpstreamTimeout.into()),
         }
     }
-}
-
-/// The request once more.
-fn repeat(outcome: &Outcome, headers: HeaderMap, body: RequestBody) -> Request<RequestBody> {
-    let mut req = Request::new(body);
-    *req.method_mut() = outcome.method.clone();
-    *req.uri_mut() = origin_form(&outcome.uri).unwrap_or_else(|| outcome.uri.clone());
-    *req.headers_mut() = headers;
-    req
 }
 
 /// A try that gave no answer.

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::fault::Verdict;
 use super::{Document, Id, Kind, Scratch, members};
+use crate::matching::path_prefix::PathPrefix;
 
 /// How a document is spelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,9 @@ const SERVICE_MEMBERS: [&str; 5] = [
     "strip_path_prefix",
     "status",
 ];
+
+/// The longest prefix of paths, as API7 has it.
+const PREFIX_BYTES: usize = 4096;
 
 impl Flavour {
     /// This flavour, or API7's where an accepted document has members that only API7 knows.
@@ -51,6 +55,8 @@ pub(super) struct Shape {
     copy: Scratch,
     /// `uris` of the copy is `paths` of the document.
     has_paths: bool,
+    /// `path_prefix` and `strip_path_prefix` of a service.
+    pub(super) path_prefix: Option<PathPrefix>,
 }
 
 impl Shape {
@@ -95,6 +101,7 @@ pub(super) fn unify(
 ) -> Shape {
     let mut copy = document.clone();
     let mut has_paths = false;
+    let mut path_prefix = None;
     if kind == Kind::Route
         && let Some(paths) = copy.shift_remove("paths")
     {
@@ -107,7 +114,7 @@ pub(super) fn unify(
     }
     if flavour == Flavour::Api7 {
         match kind {
-            Kind::Service => take_service_members(id, &mut copy, verdict),
+            Kind::Service => path_prefix = take_service_members(id, &mut copy, verdict),
             Kind::Route => take_own_id("route_id", id, &mut copy, verdict),
             Kind::Ssl | Kind::Upstream | Kind::Secret => {}
         }
@@ -115,11 +122,12 @@ pub(super) fn unify(
     Shape {
         copy: Scratch(Value::Object(copy)),
         has_paths,
+        path_prefix,
     }
 }
 
-/// The members that API7's services have and APISIX's do not.
-fn take_service_members(id: &Id, copy: &mut Document, verdict: &mut Verdict) {
+/// The members that API7's services have and APISIX's do not. Returns what they put before paths.
+fn take_service_members(id: &Id, copy: &mut Document, verdict: &mut Verdict) -> Option<PathPrefix> {
     take_own_id("service_id", id, copy, verdict);
     match copy
         .shift_remove("type")
@@ -133,17 +141,7 @@ fn take_service_members(id: &Id, copy: &mut Document, verdict: &mut Verdict) {
             "property \"type\" validation failed: matches none of the enum values",
         ),
     }
-    if copy.shift_remove("path_prefix").is_some() {
-        verdict.refuse_unsupported("/path_prefix", "path_prefix");
-    }
-    // Without a prefix there is nothing to strip, whatever it says.
-    match copy.shift_remove("strip_path_prefix") {
-        None | Some(Value::Bool(_)) => {}
-        Some(_) => verdict.refuse_shape(
-            "/strip_path_prefix",
-            "property \"strip_path_prefix\" validation failed: wrong type: expected boolean",
-        ),
-    }
+    let prefix = take_path_prefix(copy, verdict);
     match copy.shift_remove("status").as_ref().map(members::integer) {
         None | Some(Some(1)) => {}
         Some(Some(0)) => verdict.refuse_unsupported("/status", "a service with status 0"),
@@ -152,6 +150,43 @@ fn take_service_members(id: &Id, copy: &mut Document, verdict: &mut Verdict) {
             "property \"status\" validation failed: matches none of the enum values",
         ),
     }
+    prefix
+}
+
+fn take_path_prefix(copy: &mut Document, verdict: &mut Verdict) -> Option<PathPrefix> {
+    // Without a prefix there is nothing to strip, whatever it says.
+    let is_stripped = match copy.shift_remove("strip_path_prefix") {
+        None => true,
+        Some(Value::Bool(is_stripped)) => is_stripped,
+        Some(_) => {
+            verdict.refuse_shape(
+                "/strip_path_prefix",
+                "property \"strip_path_prefix\" validation failed: wrong type: expected boolean",
+            );
+            return None;
+        }
+    };
+    let prefix = copy.shift_remove("path_prefix")?;
+    let Some(text) = prefix.as_str() else {
+        verdict.refuse_shape(
+            "/path_prefix",
+            "property \"path_prefix\" validation failed: wrong type: expected string",
+        );
+        return None;
+    };
+    if text.len() > PREFIX_BYTES {
+        let reason = format!(
+            "property \"path_prefix\" validation failed: string too long, expected at most \
+             {PREFIX_BYTES}, got {}",
+            text.len()
+        );
+        verdict.refuse_shape("/path_prefix", reason);
+        return None;
+    }
+    PathPrefix::parse(text, is_stripped).unwrap_or_else(|error| {
+        verdict.refuse("/path_prefix", format!("invalid path_prefix: {error}"));
+        None
+    })
 }
 
 /// ADC repeats a resource's id under the name of its kind.

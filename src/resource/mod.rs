@@ -264,7 +264,10 @@ pub fn parse(kind: Kind, id: &Id, document: &Document, terms: &Terms) -> Result<
             Kind::Upstream => upstream::read(members, "", &[], terms, &mut verdict)
                 .map(Box::new)
                 .map(Resource::Upstream),
-            Kind::Service => service::read(members, terms, &mut verdict).map(Resource::Service),
+            Kind::Service => {
+                let prefix = shape.path_prefix.clone();
+                service::read(members, prefix, terms, &mut verdict).map(Resource::Service)
+            }
             Kind::Route => route::read(members, terms, &mut verdict)
                 .map(Box::new)
                 .map(Resource::Route),
@@ -516,6 +519,7 @@ mod tests {
             "paths".to_owned(),
             "service_id".to_owned(),
             "path_prefix".to_owned(),
+            "strip_path_prefix".to_owned(),
         ]);
         let good = json!({
             "uri": "/a", "nodes": {"a:1": 1}, "upstream": {"nodes": []}, "service_id": "1",

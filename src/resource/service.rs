@@ -4,6 +4,7 @@ use super::fault::Verdict;
 use super::upstream::{self, Upstream};
 use super::{Document, Id, Terms, members, texts};
 use crate::matching::host::HostPattern;
+use crate::matching::path_prefix::PathPrefix;
 
 /// A typed service. An empty document is one.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +15,9 @@ pub struct Service {
     pub upstream: Option<UpstreamRef>,
     /// `enable_websocket`: its routes pass upgrades on, unless they say otherwise. Default false.
     pub upgrades: bool,
+    /// `path_prefix`, and `strip_path_prefix`, default true: what stands before the paths of its
+    /// routes.
+    pub path_prefix: Option<PathPrefix>,
 }
 
 /// Where a route or service sends its requests.
@@ -26,7 +30,12 @@ pub enum UpstreamRef {
 }
 
 /// Reads what the schema has accepted. `None` only with a fault.
-pub(super) fn read(document: &Document, terms: &Terms, verdict: &mut Verdict) -> Option<Service> {
+pub(super) fn read(
+    document: &Document,
+    path_prefix: Option<PathPrefix>,
+    terms: &Terms,
+    verdict: &mut Verdict,
+) -> Option<Service> {
     let hosts = read_hosts(members::one_or_many(document, "", "hosts"), verdict);
     refuse_unsupported(document, verdict);
     let upstream = read_choice(document, &hosts, terms, verdict);
@@ -34,6 +43,7 @@ pub(super) fn read(document: &Document, terms: &Terms, verdict: &mut Verdict) ->
         hosts,
         upstream,
         upgrades: members::flag(document, "enable_websocket").unwrap_or(false),
+        path_prefix,
     })
 }
 
@@ -198,6 +208,7 @@ mod tests {
         for body in [
             json!({"name": "s", "type": "http", "strip_path_prefix": true, "status": 1}),
             json!({"name": "s", "service_id": "1"}),
+            json!({"path_prefix": "/a", "strip_path_prefix": false}),
             json!({}),
         ] {
             judge(Kind::Service, &body, &api7).unwrap();
@@ -208,8 +219,21 @@ mod tests {
                 "service type stream is not supported by this version",
             ),
             (
-                json!({"path_prefix": "/a"}),
-                "path_prefix is not supported by this version",
+                json!({"path_prefix": "a"}),
+                "invalid path_prefix: it must begin with /",
+            ),
+            (
+                json!({"path_prefix": 1}),
+                "property \"path_prefix\" validation failed: wrong type: expected string",
+            ),
+            (
+                json!({"path_prefix": "/".repeat(4097)}),
+                "property \"path_prefix\" validation failed: string too long, expected at most \
+                 4096, got 4097",
+            ),
+            (
+                json!({"path_prefix": "/a", "strip_path_prefix": 1}),
+                "property \"strip_path_prefix\" validation failed: wrong type: expected boolean",
             ),
             (
                 json!({"status": 0}),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::failure::Reason;
 use crate::matching::host::HostPattern;
+use crate::matching::path_prefix::PathPrefix;
 use crate::matching::patterns::PathRegexes;
 use crate::matching::route::{Entry, Rank};
 use crate::matching::sni::SniPattern;
@@ -340,7 +341,8 @@ impl Snapshot {
             Piece::Route(piece) => {
                 if piece.enabled {
                     let hosts = self.hosts_of(piece);
-                    self.routes.remove(&hosts, &piece.paths, object.created.0);
+                    let paths = self.paths_of(piece);
+                    self.routes.remove(&hosts, &paths, object.created.0);
                 }
             }
             Piece::Identity(_) | Piece::Idle(_) | Piece::Secret => {}
@@ -377,9 +379,11 @@ impl Snapshot {
             .upstream
             .as_ref()
             .is_some_and(|upstream| upstream.borrowed.is_some());
-        let route = if is_borrowing || closed != piece.route.closed {
+        let path_prefix = self.prefix_of(piece).cloned();
+        let route = if is_borrowing || closed != piece.route.closed || path_prefix.is_some() {
             let mut route = Route::clone(&piece.route);
             route.closed = closed;
+            route.path_prefix = path_prefix;
             if let Some(inline) = &piece.upstream {
                 let upstream = inline.resolve(|ssl| self.lent(ssl));
                 route.upstream = Some(UpstreamSource::Inline(upstream));
@@ -392,8 +396,9 @@ impl Snapshot {
             priority: piece.priority,
             order: created.0,
         };
+        let paths = self.paths_of(piece);
         self.routes
-            .insert(&hosts, &piece.paths, Entry { rank, value: route });
+            .insert(&hosts, &paths, Entry { rank, value: route });
     }
 
     /// What an ssl lends to upstreams; `None` when there is none or it lends nothing.
@@ -410,9 +415,12 @@ fn lent(object: Option<&Object>) -> Option<Result<Digest, Reason>> {
 }
 
 /// What of a service its routes take over.
-fn shared(object: Option<&Object>) -> Option<(&[HostPattern], Option<Reason>)> {
+fn shared(
+    object: Option<&Object>,
+) -> Option<(&[HostPattern], Option<&PathPrefix>, Option<Reason>)> {
     if let Piece::Service(service) = &object?.piece {
-        return Some((&service.hosts, service.closed));
+        let prefix = service.path_prefix.as_deref();
+        return Some((&service.hosts, prefix, service.closed));
     }
     None
 }
@@ -493,6 +501,7 @@ mod tests {
                 .iter()
                 .map(|host| HostPattern::parse(host).unwrap())
                 .collect(),
+            path_prefix: None,
             upstream,
             upgrades: false,
             closed: None,
@@ -514,6 +523,7 @@ mod tests {
                 methods: Vec::new(),
                 remote_addrs: Vec::new(),
                 vars: None,
+                path_prefix: None,
                 service: service.map(id),
                 upstream: None,
                 timeouts: None,

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::failure::Reason;
 use crate::matching::host::HostPattern;
 use crate::matching::path_pattern::PathPattern;
+use crate::matching::path_prefix::PathPrefix;
 use crate::matching::sni::SniPattern;
 use crate::resource::ssl::Role;
 use crate::resource::upstream::{Keepalive, PassHost, Scheme, Timeouts};
@@ -31,6 +32,7 @@ pub fn close(kind: Kind, id: &Id, document: &Document) -> Piece {
             let closed = Some(Reason::RouteClosed);
             Piece::Service(ServicePiece {
                 hosts: hosts(document),
+                path_prefix: path_prefix(document),
                 upstream: None,
                 upgrades: false,
                 closed,
@@ -102,6 +104,7 @@ fn close_route(id: &Id, document: &Document, enabled: bool) -> RoutePiece {
         methods: Vec::new(),
         remote_addrs: Vec::new(),
         vars: None,
+        path_prefix: None,
         service,
         upstream: None,
         timeouts: None,
@@ -119,6 +122,12 @@ fn close_route(id: &Id, document: &Document, enabled: bool) -> RoutePiece {
         route: Arc::new(route),
         upstream: None,
     }
+}
+
+/// The prefix of a service, if it can be read.
+fn path_prefix(document: &Document) -> Option<Arc<PathPrefix>> {
+    let text = document.get("path_prefix").and_then(Value::as_str)?;
+    PathPrefix::parse(text, true).ok().flatten().map(Arc::new)
 }
 
 /// The hosts that can be read; every host too, when there are others: each could be meant.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::failure::Reason;
 use crate::matching::host::HostPattern;
 use crate::matching::path_pattern::PathPattern;
+use crate::matching::path_prefix::PathPrefix;
 use crate::matching::sni::SniPattern;
 use crate::resource::service::UpstreamRef;
 use crate::resource::ssl::Role;
@@ -118,6 +119,8 @@ pub struct Borrowed {
 pub struct ServicePiece {
     /// Its hosts.
     pub hosts: Vec<HostPattern>,
+    /// What it puts before the paths of its routes.
+    pub path_prefix: Option<Arc<PathPrefix>>,
     /// Where its routes go.
     pub upstream: Option<SourcePiece>,
     /// Whether upgrades pass where a route says nothing.
@@ -361,6 +364,7 @@ fn compile_service(id: &Id, service: &resource::service::Service, ground: &Groun
     let (upstream, build, trouble) = compile_source(&owner, service.upstream.as_ref(), ground);
     let piece = ServicePiece {
         hosts: service.hosts.clone(),
+        path_prefix: service.path_prefix.clone().map(Arc::new),
         upstream,
         upgrades: service.upgrades,
         closed: None,
@@ -398,6 +402,7 @@ fn compile_route(id: &Id, route: &resource::route::Route, ground: &Ground<'_>) -
         methods: methods.unwrap_or_default(),
         remote_addrs: route.remote_addrs.clone(),
         vars: route.vars.clone(),
+        path_prefix: None,
         service: route.service.clone(),
         upstream: source,
         timeouts: route.timeouts,

@@ -32,6 +32,7 @@ use ipnet::IpNet;
 
 use crate::failure::Reason;
 use crate::matching::host::HostPattern;
+use crate::matching::path_prefix::PathPrefix;
 use crate::matching::patterns::PathRegexes;
 use crate::matching::route::{RouteTable, Router};
 use crate::matching::sni::NameTable;
@@ -108,6 +109,8 @@ pub struct Route {
     pub remote_addrs: Vec<IpNet>,
     /// What its requests' variables must be like; `None`: anything.
     pub vars: Option<Arc<Expression>>,
+    /// What its service puts before its paths.
+    pub path_prefix: Option<Arc<PathPrefix>>,
     /// Its service.
     pub service: Option<Id>,
     /// Its own upstream, which replaces the service's.

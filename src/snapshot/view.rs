@@ -1,10 +1,13 @@
 //! What a snapshot says of one object, once it has met the others. For control, not for workers.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::failure::Reason;
 use crate::matching::host::HostPattern;
+use crate::matching::path_pattern::PathPattern;
+use crate::matching::path_prefix::PathPrefix;
 use crate::matching::sni::SniPattern;
 use crate::resource::{Id, Kind};
 use crate::snapshot::compile::{Piece, RoutePiece, ServicePiece};
@@ -139,6 +142,23 @@ impl Snapshot {
         }
     }
 
+    /// What the service of a route puts before its paths.
+    pub(super) fn prefix_of(&self, piece: &RoutePiece) -> Option<&Arc<PathPrefix>> {
+        let service = self.service_piece(piece.route.service.as_ref()?)?;
+        service.path_prefix.as_ref()
+    }
+
+    /// The paths a route is found by: its own, behind its service's prefix.
+    pub(super) fn paths_of<'p>(&self, piece: &'p RoutePiece) -> Cow<'p, [PathPattern]> {
+        match self.prefix_of(piece) {
+            None => Cow::Borrowed(&piece.paths),
+            Some(prefix) => {
+                let paths = piece.paths.iter();
+                Cow::Owned(paths.map(|path| prefix.put_before(path)).collect())
+            }
+        }
+    }
+
     /// Why a route is closed: by itself, or because its service is, or is not there.
     pub(super) fn closed(&self, piece: &RoutePiece) -> Option<Reason> {
         let by_service = match &piece.route.service {
@@ -155,14 +175,15 @@ impl Snapshot {
     pub(super) fn answers_for(&self, hosts: &[HostPattern], piece: &RoutePiece) -> Option<&Route> {
         let every = [HostPattern::Any];
         let hosts = if hosts.is_empty() { &every } else { hosts };
+        let (paths, syntax) = (self.paths_of(piece), self.routes.router().syntax());
         let found = hosts.iter().find_map(|host| {
             let host = match host {
                 HostPattern::Exact(host) => host.to_string(),
                 HostPattern::Suffix(suffix) => format!("any{suffix}"),
                 HostPattern::Any => String::new(),
             };
-            piece.paths.iter().find_map(|path| {
-                let start = path.as_str().split('*').next().unwrap_or_default();
+            paths.iter().find_map(|path| {
+                let start = path.start(syntax);
                 let is_open = |route: &Arc<Route>| route.closed.is_none();
                 self.routes.find(&host, start.as_bytes(), is_open)
             })

@@ -292,6 +292,69 @@ fn service_gives_hosts_and_upstream_unless_the_route_has_its_own() {
 }
 
 #[test]
+fn prefix_of_a_service_stands_before_its_routes_paths_and_is_taken_off_again() {
+    let mut routed = Routed::start();
+    let put = |routed: &Routed, id: &str, more: Value| {
+        let mut service = json!({"name": id, "upstream": routed.tagged(id)});
+        for (member, value) in more.as_object().unwrap() {
+            service[member] = value.clone();
+        }
+        let path = format!("/services/{id}?gateway_group_id=default");
+        let put = routed.gateway.admin_https("PUT", &path);
+        put.body(service.to_string()).send()
+    };
+    let configure = |routed: &Routed, id: &str, more: Value| {
+        let reply = put(routed, id, more);
+        assert!(matches!(reply.status, Some(200 | 201)), "{reply:?}");
+    };
+    configure(&routed, "stripped", json!({"path_prefix": "/shop/v1"}));
+    configure(
+        &routed,
+        "kept",
+        json!({"path_prefix": "/raw/", "strip_path_prefix": false}),
+    );
+    for (id, service, uris) in [
+        ("a", "stripped", json!(["/items/*", "/"])),
+        ("b", "kept", json!(["/*"])),
+    ] {
+        let route = json!({"uris": uris, "service_id": service});
+        routed.gateway.configure(&format!("/routes/{id}"), &route);
+    }
+    for (target, tag, sent) in [
+        (
+            "/shop/v1/items/7?q=/shop/v1",
+            "stripped",
+            "/items/7?q=/shop/v1",
+        ),
+        ("/shop/v1/items/a%2Fb", "stripped", "/items/a%2Fb"),
+        ("/shop/x/../v1/items/a%20b?q", "stripped", "/items/a%20b?q"),
+        ("/shop/v1//items/", "stripped", "/items/"),
+        ("/shop/v1/", "stripped", "/"),
+        ("/raw/items/7", "kept", "/raw/items/7"),
+    ] {
+        let reply = routed.ask("GET", "h", target).expect_status(200);
+        assert_eq!(seen(&reply.text(), "host"), tag, "{target}");
+        assert_eq!(seen(&reply.text(), "uri"), sent, "{target}");
+    }
+    routed.expect(&[
+        ("h", "/items/7", "404"),
+        ("h", "/shop/v1", "404"),
+        ("h", "/shop/v10/items/7", "404"),
+    ]);
+    // A changed service changes what its routes are found by.
+    configure(&routed, "stripped", json!({"path_prefix": "/shop/v2"}));
+    routed.expect(&[
+        ("h", "/shop/v2/items/7", "stripped"),
+        ("h", "/shop/v1/items/7", "404"),
+    ]);
+    let refused = put(&routed, "stripped", json!({"path_prefix": "/shop/*"})).expect_status(400);
+    assert!(refused.body.contains("invalid path_prefix"), "{refused:?}");
+    routed.expect(&[("h", "/shop/v2/items/7", "stripped")]);
+    configure(&routed, "stripped", json!({}));
+    routed.expect(&[("h", "/items/7", "stripped")]);
+}
+
+#[test]
 fn route_with_status_0_does_not_exist() {
     let mut routed = Routed::start();
     routed.route("all", json!({"uri": "/*"}));
