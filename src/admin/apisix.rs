@@ -19,7 +19,11 @@ use crate::secrets::custody::Opened;
 /// Answers a request whose path under `/apisix/admin` is these words.
 pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer, Refusal> {
     let method = &call.head.method;
-    match (Target::parse(words)?, method) {
+    let target = Target::parse(words)?;
+    if call.state.is_standalone && target.is_resource() && method != Method::GET {
+        return Err(Refusal::Standalone);
+    }
+    match (target, method) {
         (Target::Collection(kind), &Method::GET) => show_all(call, kind).await,
         (Target::Manager, &Method::GET) => show_all(call, Kind::Secret).await,
         (Target::Object(kind, id), &Method::GET) => show_one(call, kind, &id).await,

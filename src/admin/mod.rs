@@ -78,6 +78,8 @@ pub struct Admin {
     pub cors: Vec<String>,
     /// What the report on FIPS mode says of the process.
     pub evidence: Arc<Surroundings>,
+    /// Whether a file says what is served: then nothing can be written here.
+    pub is_standalone: bool,
 }
 
 /// The Admin API as a filter that answers every request.

@@ -230,6 +230,12 @@ pub(super) enum Refusal {
     /// `stream_routes`.
     #[error("stream mode is disabled, can not add stream routes")]
     NoStreams,
+    /// A write of a resource where a file says what is served. APISIX has no such path then.
+    #[error(
+        "standalone mode: what is served stands in a file, which is read again when it changes; \
+         nothing was stored"
+    )]
+    Standalone,
     /// `ttl` that is no number.
     #[error("invalid argument ttl: should be a number")]
     TtlNotANumber,
@@ -300,7 +306,7 @@ impl Refusal {
             Self::Write(WriteError::Internal) | Self::Internal => {
                 Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &text)
             }
-            Self::NoPath | Self::UnknownResource(_) | Self::UnknownGroup(_) => {
+            Self::NoPath | Self::Standalone | Self::UnknownResource(_) | Self::UnknownGroup(_) => {
                 Answer::error(StatusCode::NOT_FOUND, &text)
             }
             Self::PostSecret => Answer::error(StatusCode::METHOD_NOT_ALLOWED, &text),

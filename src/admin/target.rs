@@ -93,6 +93,26 @@ impl<'w, 'p> Target<'w, 'p> {
     }
 }
 
+impl Target<'_, '_> {
+    /// Whether it is a resource, or a part of one, and not a question about documents.
+    pub(super) const fn is_resource(&self) -> bool {
+        match self {
+            Self::Collection(_)
+            | Self::Manager
+            | Self::Object(..)
+            | Self::Node(..)
+            | Self::ServiceUpstreams(_)
+            | Self::ServiceUpstream
+            | Self::NotOffered(..) => true,
+            Self::Plugins
+            | Self::Schema(_)
+            | Self::SchemaCheck(_)
+            | Self::ConfigurationCheck
+            | Self::Nowhere => false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

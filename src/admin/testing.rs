@@ -51,6 +51,7 @@ pub(super) fn state() -> Admin {
         https_flavour: Flavour::Api7,
         cors: Vec::new(),
         evidence: Arc::new(Surroundings::of_nothing()),
+        is_standalone: false,
     }
 }
 

@@ -4,6 +4,7 @@
 //! references, store with its audit record, publish, tell the workers. Workers ask it for contexts
 //! that are not in the cache. It knows nothing of HTTP; the Admin API calls it.
 
+mod adopt;
 pub mod audit;
 mod build;
 mod checks;
@@ -27,6 +28,7 @@ mod write;
 
 pub use crate::resource::Flavour;
 pub use crate::secrets::custody::Show;
+pub use adopt::Adopted;
 pub use checks::{Checked, CheckedNode};
 pub use generations::SecretRules;
 pub use start::{Finding, Parts, Rules, StartError, check, read_trust_file};
@@ -47,6 +49,7 @@ use crate::secrets::desk::Desk;
 use crate::snapshot::compile::Ground;
 use crate::snapshot::link::{Ask, Command};
 use crate::snapshot::live::Live;
+use crate::store::file::Item;
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::cache::Contexts;
@@ -236,6 +239,8 @@ struct Inner {
     desk: Option<Desk>,
     /// Objects with references, and how these fare.
     tracker: refresh::Tracker,
+    /// What a file declared last.
+    declared: adopt::Declared,
     /// Changes that wait to be settled.
     queue: group::Queue,
     /// Held from the last check of a group of changes to its publication: groups are serial.
@@ -340,6 +345,16 @@ impl Control {
     /// As [`Control::validate`], but for `Weaker`.
     pub async fn judge(&self, put: Put) -> Result<Vec<Warning>, WriteError> {
         write::judge(&self.inner, put).await
+    }
+
+    /// Makes what a file declares all that there is, in one publish. An object that is refused
+    /// where a write of it would be is closed, and told. Blocks, so not on a reactor.
+    ///
+    /// # Errors
+    /// [`WriteError::Weaker`] with `security.refuse_weakening`, where something is served already;
+    /// [`WriteError::Store`] and [`WriteError::Internal`]. What was served is served still.
+    pub fn adopt(&self, items: Vec<Item>, actor: &Actor) -> Result<Adopted, WriteError> {
+        self.inner.adopt(items, actor)
     }
 
     /// Builds what workers ask for, until all of them are gone. Runs on control's runtime.

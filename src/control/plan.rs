@@ -294,19 +294,23 @@ impl<'i> Group<'i> {
 
 impl Inner {
     /// A stored object as a resource; `None` too when it cannot be read any more.
-    fn find_resource(&self, kind: Kind, id: &Id) -> Option<Resource> {
+    pub(super) fn find_resource(&self, kind: Kind, id: &Id) -> Option<Resource> {
         let stored = self.store.find(kind, id).ok()??;
         Some(self.read(&stored).ok()?.resource)
     }
 
-    fn check_weakenings(&self, weakens: &[String], is_allowed: bool) -> Result<(), WriteError> {
+    pub(super) fn check_weakenings(
+        &self,
+        weakens: &[String],
+        is_allowed: bool,
+    ) -> Result<(), WriteError> {
         if weakens.is_empty() || is_allowed || !self.rules.refuse_weakening {
             return Ok(());
         }
         Err(WriteError::Weaker(weakens.to_vec()))
     }
 
-    fn origin(&self, actor: &Actor) -> Origin {
+    pub(super) fn origin(&self, actor: &Actor) -> Origin {
         Origin {
             time_ms: u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX),
             actor: actor.name.clone(),

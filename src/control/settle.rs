@@ -122,7 +122,8 @@ impl Inner {
         Ok(())
     }
 
-    fn keep_built(&self, Proved { context, connector }: Proved) {
+    /// Puts what was built and proved into the cache.
+    pub(super) fn keep_built(&self, Proved { context, connector }: Proved) {
         if let Some(context) = context {
             self.contexts.keep_server(context);
         }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use tokio::sync::mpsc;
 
 use crate::config::TrustFile;
+use crate::control::adopt::Declared;
 use crate::control::documents::Unreadable;
 use crate::control::generations::{SecretRules, references_of};
 use crate::control::group::Queue;
@@ -248,6 +249,7 @@ pub(super) fn assemble(parts: Parts) -> Inner {
         retired: Retired::default(),
         desk,
         tracker: Tracker::default(),
+        declared: Declared::default(),
         queue: Queue::default(),
         writer: Arc::default(),
         module_is_lost: AtomicBool::new(false),
@@ -391,7 +393,7 @@ impl Inner {
 }
 
 /// Does `work` for each of `all` on as many threads as there are cores, in order.
-fn in_parallel<T: Sync, R: Send>(
+pub(super) fn in_parallel<T: Sync, R: Send>(
     all: &[T],
     work: impl Fn(&T) -> R + Sync,
 ) -> Vec<Result<Vec<R>, StartError>> {

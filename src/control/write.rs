@@ -53,13 +53,13 @@ pub(super) struct Request {
 }
 
 /// A document that is fit to be stored.
-struct Judged {
-    document: Opened,
-    resource: Resource,
-    piece: Piece,
-    proved: Proved,
-    warnings: Vec<Warning>,
-    values: Values,
+pub(super) struct Judged {
+    pub(super) document: Opened,
+    pub(super) resource: Resource,
+    pub(super) piece: Piece,
+    pub(super) proved: Proved,
+    pub(super) warnings: Vec<Warning>,
+    pub(super) values: Values,
 }
 
 /// What is found out about a document that is whole.
@@ -353,7 +353,7 @@ impl Inner {
     }
 
     /// Everything about a document that can be judged without the other objects.
-    fn judge(
+    pub(super) fn judge(
         &self,
         request: &Request,
         edit: &Edit,

@@ -12,6 +12,7 @@ use crate::resource::{Document, Id, Kind, Revision};
 pub mod audit;
 #[cfg(test)]
 mod contract;
+pub mod file;
 pub mod memory;
 pub mod sqlite;
 

@@ -129,21 +129,19 @@ fn wrong_usage_has_a_code_of_its_own() {
 }
 
 #[test]
-fn file_that_is_not_there_and_standalone_are_refused() {
+fn file_that_is_not_there_is_refused() {
     let missing = portcullis(&["serve", "--config", "/no/such/portcullis.yaml"]);
     assert_eq!(missing.status.code(), Some(1), "{missing:?}");
     assert!(
         missing.stderr.contains("/no/such/portcullis.yaml"),
         "{missing:?}"
     );
-    let standalone = portcullis(&["--standalone", "apisix.yaml"]);
-    assert_eq!(standalone.status.code(), Some(1), "{standalone:?}");
-    assert!(
-        standalone
-            .stderr
-            .contains("--standalone is not supported by this version"),
-        "{standalone:?}"
-    );
+    for verb in [&["fips"][..], &["check", "--profile", "stig"]] {
+        let standalone = portcullis(&[verb, &["--standalone", "apisix.yaml"]].concat());
+        assert_eq!(standalone.status.code(), Some(1), "{standalone:?}");
+        let text = "--standalone goes with `serve` and `check`";
+        assert!(standalone.stderr.contains(text), "{standalone:?}");
+    }
 }
 
 #[test]

@@ -43,6 +43,7 @@ mod scan;
 mod secrets;
 mod shutdown;
 mod sni;
+mod standalone;
 mod status;
 mod stig;
 mod streaming;

@@ -23,7 +23,7 @@ pub(super) struct Common {
     /// Sets a configuration key, the value as in YAML; may be repeated
     #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
     pub(super) sets: Vec<String>,
-    /// Serves the resources of a file instead of a store (not in this version)
+    /// Serves what this file declares (YAML ending in `#END`, or .json), reloaded when it changes
     #[arg(long, value_name = "FILE")]
     pub(super) standalone: Option<PathBuf>,
 }
@@ -155,6 +155,17 @@ pub(super) enum Verb {
     },
     /// `version`.
     Version,
+}
+
+impl Verb {
+    /// Whether `--standalone` means something to it.
+    pub(super) const fn takes_file(&self) -> bool {
+        match self {
+            Self::Serve | Self::Version => true,
+            Self::Check(args) => args.profile.is_none(),
+            Self::Fips(_) | Self::FipsVerify { .. } => false,
+        }
+    }
 }
 
 impl Args {

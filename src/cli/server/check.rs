@@ -1,17 +1,18 @@
 //! `portcullis check`: the configuration, the files that it names, then the stored resources.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::cli::print;
 use crate::cli::server::access;
 use crate::cli::server::args::Common;
-use crate::cli::server::keeping::{self, KeepingError};
+use crate::cli::server::keeping::{self, Keeping, KeepingError};
 use crate::cli::server::serve::forbid_core_dumps;
+use crate::cli::server::standalone::{self, StandaloneError};
 use crate::cli::server::{FAILURE, start};
 use crate::config::Config;
-use crate::control::{self, Finding};
+use crate::control::{self, Control, Finding};
 use crate::failure::chain;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::cache::Contexts;
@@ -41,7 +42,11 @@ pub(super) fn run(common: &Common, print_config: bool) -> ExitCode {
     };
     let troubles = access::troubles(&config);
     troubles.iter().for_each(|trouble| tell(trouble));
-    let findings = match findings(&config) {
+    let found = match &common.standalone {
+        Some(path) => declared(&config, path),
+        None => findings(&config),
+    };
+    let findings = match found {
         Ok(findings) => findings,
         Err(e) => {
             tell(&e);
@@ -69,16 +74,37 @@ pub(super) fn run(common: &Common, print_config: bool) -> ExitCode {
 }
 
 /// What there is to say about the stored resources; nothing where nothing is stored yet.
-fn findings(config: &Config) -> Result<Vec<Finding>, KeepingError> {
+fn findings(config: &Config) -> Result<Vec<Finding>, CheckError> {
     let Some(keeping) = keeping::open_to_read(config)? else {
         // Read for the writes to come: whether it can be is known now.
         keeping::rules(config)?;
         return Ok(Vec::new());
     };
+    Ok(control::check(parts(config, keeping)?)?)
+}
+
+fn parts(config: &Config, keeping: Keeping) -> Result<control::Parts, KeepingError> {
     let metrics = Metrics::new().map_err(KeepingError::Metrics)?;
     let (live, contexts) = (Arc::default(), Arc::new(Contexts::new(1)));
-    let parts = keeping::parts(config, keeping, live, contexts, Arc::new(metrics))?;
-    Ok(control::check(parts)?)
+    keeping::parts(config, keeping, live, contexts, Arc::new(metrics))
+}
+
+/// What there is to say about what a file declares.
+fn declared(config: &Config, path: &Path) -> Result<Vec<Finding>, CheckError> {
+    let keeping = keeping::in_memory()?;
+    let control = Control::open(parts(config, keeping)?)?;
+    Ok(standalone::read_and_adopt(path, &control)?.findings)
+}
+
+/// Why there is nothing to be said about resources.
+#[derive(Debug, thiserror::Error)]
+enum CheckError {
+    #[error(transparent)]
+    Keeping(#[from] KeepingError),
+    #[error(transparent)]
+    Control(#[from] control::StartError),
+    #[error(transparent)]
+    Standalone(#[from] StandaloneError),
 }
 
 /// The file of the admin key that the first start made, while it is there.

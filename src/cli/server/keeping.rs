@@ -68,6 +68,16 @@ pub(super) fn open(config: &Config) -> Result<Keeping, KeepingError> {
     keep(database, found)
 }
 
+/// A store for what a file declares: it is read again at the next start.
+pub(super) fn open_declared(config: &Config) -> Result<Keeping, KeepingError> {
+    // What the gateway makes for itself lies there all the same.
+    sqlite::make_directory(&config.data_dir)?;
+    Ok(Keeping {
+        warning: None,
+        ..in_memory()?
+    })
+}
+
 /// Opens the store for looking, beside a gateway that may be running; makes nothing. `None` when
 /// there is nothing to look at, which is refused all the same where [`open`] would refuse its key.
 pub(super) fn open_to_read(config: &Config) -> Result<Option<Keeping>, KeepingError> {
@@ -156,7 +166,8 @@ fn keep(database: Database, found: Found) -> Result<Keeping, KeepingError> {
     })
 }
 
-fn in_memory() -> Result<Keeping, KeepingError> {
+/// A store that is gone with the process.
+pub(super) fn in_memory() -> Result<Keeping, KeepingError> {
     let kek = Kek::random()?;
     let chain = ChainKey::new(kek.derive_mac_key(CHAIN_LABEL)?);
     Ok(Keeping {

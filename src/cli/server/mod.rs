@@ -12,6 +12,7 @@ mod planes;
 mod secrets;
 mod serve;
 mod sockets;
+mod standalone;
 mod stig;
 
 use std::io::{self, IsTerminal as _};
@@ -42,6 +43,13 @@ const OPENSSL_FAILURE: u8 = 78;
 #[must_use]
 pub fn main() -> ExitCode {
     let (verb, common) = Args::parse().resolve();
+    if common.standalone.is_some() && !verb.takes_file() {
+        print::err(
+            "portcullis: --standalone goes with `serve` and `check` (without --profile) only: leave \
+             it out here",
+        );
+        return ExitCode::from(FAILURE);
+    }
     match verb {
         Verb::Serve => serve(&common),
         Verb::Check(args) => match args.profile {
@@ -79,7 +87,7 @@ fn serve(common: &Common) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    match serve::run(&config) {
+    match serve::run(&config, common.standalone.as_deref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("{}", chain(&e));
@@ -108,13 +116,6 @@ fn start(common: &Common, say: fn(&str)) -> Result<Config, ExitCode> {
 }
 
 fn load(common: &Common, say: fn(&str)) -> Result<Config, ExitCode> {
-    if common.standalone.is_some() {
-        say(
-            "portcullis: --standalone is not supported by this version; resources are kept in the \
-             store and written through the Admin API",
-        );
-        return Err(ExitCode::from(FAILURE));
-    }
     let env = |name: &str| std::env::var(name).ok();
     Config::load(common.config.as_deref(), &common.sets, &env).map_err(|e| {
         say(&e.to_string());

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,6 +17,7 @@ use crate::cli::server::keeping::{self, KeepingError};
 use crate::cli::server::planes::{Planes, Workers};
 use crate::cli::server::secrets;
 use crate::cli::server::sockets::Sockets;
+use crate::cli::server::standalone::{Standalone, StandaloneError};
 use crate::config::{self, Config};
 use crate::control::evidence::Surroundings;
 use crate::control::{self, Control};
@@ -57,6 +59,8 @@ pub(super) enum ServeError {
     Control(#[from] control::StartError),
     #[error(transparent)]
     Keeping(#[from] KeepingError),
+    #[error(transparent)]
+    Standalone(#[from] StandaloneError),
     #[error("the metrics cannot be set up")]
     Metrics(#[from] MetricsError),
     #[error("the access log cannot be opened")]
@@ -100,8 +104,8 @@ pub(super) enum ServeError {
 }
 
 /// Runs until SIGTERM or SIGINT; then no connection is accepted, what is in flight is finished
-/// within `shutdown_timeout`, and the call returns.
-pub(super) fn run(config: &Config) -> Result<(), ServeError> {
+/// within `shutdown_timeout`, and the call returns. With a file, it is what is served.
+pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError> {
     let started_at = SystemTime::now();
     raise_file_limit();
     forbid_core_dumps();
@@ -133,7 +137,10 @@ pub(super) fn run(config: &Config) -> Result<(), ServeError> {
         });
     }
     drop(asks_in);
-    let keeping = keeping::open(config)?;
+    let keeping = match file {
+        Some(_) => keeping::open_declared(config)?,
+        None => keeping::open(config)?,
+    };
     if let Some(warning) = &keeping.warning {
         tracing::warn!("{warning}");
     }
@@ -152,6 +159,10 @@ pub(super) fn run(config: &Config) -> Result<(), ServeError> {
     let forbidden = Arc::new(Forbidden::new(sockets.own.iter().copied()));
     parts.rules.own = forbidden.clone();
     let control = Control::open(parts)?;
+    let standalone = match file {
+        Some(path) => Some(Standalone::adopt(path, &control)?),
+        None => None,
+    };
     let keys = access::keys(config)?;
     let admin_pair = access::obtain_admin_pair(config)?;
     let evidence = Arc::new(surroundings(config, &sockets, &admin_pair, started_at)?);
@@ -176,6 +187,7 @@ pub(super) fn run(config: &Config) -> Result<(), ServeError> {
         },
         cors: config.admin.cors.clone(),
         evidence,
+        is_standalone: standalone.is_some(),
     });
     let status = Arc::new(Status {
         control: control.clone(),
@@ -191,6 +203,9 @@ pub(super) fn run(config: &Config) -> Result<(), ServeError> {
         .enable_all()
         .build()?;
     let ended = LocalSet::new().block_on(&runtime, async {
+        if let Some(standalone) = standalone {
+            tokio::task::spawn_local(standalone.watch());
+        }
         let watching = control.clone();
         let interval = config.fips.self_test_interval;
         tokio::task::spawn_local(async move { watching.watch_module(interval).await });

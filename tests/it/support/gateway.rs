@@ -49,6 +49,7 @@ pub(crate) struct Gateway {
 pub(crate) struct Setup {
     file: String,
     settings: BTreeMap<String, String>,
+    arguments: Vec<String>,
     environment: Vec<(String, String)>,
     data: Arc<TempDir>,
 }
@@ -88,6 +89,7 @@ impl Default for Setup {
         Self {
             file: String::new(),
             settings,
+            arguments: Vec::new(),
             environment: vec![("PORTCULLIS_ADMIN_KEY".to_owned(), ADMIN_KEY.to_owned())],
             data: Arc::new(TempDir::new().expect("a data folder")),
         }
@@ -104,6 +106,12 @@ impl Setup {
     /// Sets one config key, a YAML value; replaces the default for tests.
     pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
         self.settings.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Adds an argument, such as `--standalone`.
+    pub(crate) fn arg(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
         self
     }
 
@@ -197,7 +205,8 @@ impl Setup {
         // Nothing of this machine's own configuration is to show.
         let config = self.data.path().join("portcullis.yaml");
         fs::write(&config, &self.file).expect("the folder takes a file");
-        command.args(verb).arg("--config").arg(config);
+        command.args(verb).args(&self.arguments);
+        command.arg("--config").arg(config);
         let data = data_path(&self.data);
         command
             .arg("--set")

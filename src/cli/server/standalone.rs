@@ -1,0 +1,138 @@
+//! Standalone mode: a file says what is served, and is read again when it changes.
+//!
+//! Looked at every second, as APISIX does. A file that cannot be read leaves what was read last.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::control::{Actor, Adopted, Control, Finding, WriteError};
+use crate::failure::chain;
+use crate::store::file::{self, FileError};
+
+/// How often the file is looked at. (APISIX, standalone mode.)
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why what a file declares is not served.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StandaloneError {
+    #[error("{}", .path.display())]
+    File { path: PathBuf, source: FileError },
+    #[error("{} is refused", .path.display())]
+    Refused { path: PathBuf, source: WriteError },
+    #[error(
+        "{} makes something less strict ({}), and `security.refuse_weakening` is set; restart the \
+         gateway if it is meant", .path.display(), .weakens.join("; ")
+    )]
+    Weaker { path: PathBuf, weakens: Vec<String> },
+    #[error("{} was not read to its end", .path.display())]
+    Unfinished { path: PathBuf },
+}
+
+/// A file that is served.
+pub(super) struct Standalone {
+    path: PathBuf,
+    control: Control,
+    /// How the file was when it was read last, whatever came of it.
+    seen: Option<Trace>,
+}
+
+/// What changes with a file's content: times in nanoseconds, size and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Trace([i64; 4], u64, u64);
+
+impl Trace {
+    /// `None` where there is no file.
+    fn of(path: &Path) -> Option<Self> {
+        let found = std::fs::metadata(path).ok()?;
+        let changed = [found.ctime(), found.ctime_nsec()];
+        let [seconds, nanos] = changed;
+        let times = [found.mtime(), found.mtime_nsec(), seconds, nanos];
+        Some(Self(times, found.size(), found.ino()))
+    }
+}
+
+impl Standalone {
+    /// Reads the file, and has what it declares served. Blocks.
+    pub(super) fn adopt(path: &Path, control: &Control) -> Result<Self, StandaloneError> {
+        // Before it is read: what changes meanwhile is read again.
+        let seen = Trace::of(path);
+        adopt(path, control)?;
+        Ok(Self {
+            path: path.to_owned(),
+            control: control.clone(),
+            seen,
+        })
+    }
+
+    /// Reads the file again whenever it changed. Never returns.
+    pub(super) async fn watch(mut self) {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        loop {
+            ticks.tick().await;
+            let trace = Trace::of(&self.path);
+            if trace == self.seen {
+                continue;
+            }
+            self.seen = trace;
+            let (path, control) = (self.path.clone(), self.control.clone());
+            let read = tokio::task::spawn_blocking(move || adopt(&path, &control)).await;
+            let path = self.path.clone();
+            if let Err(error) = read.unwrap_or(Err(StandaloneError::Unfinished { path })) {
+                let error = chain(&error);
+                tracing::error!(error, "the file is not served; what was read before it is");
+            }
+        }
+    }
+}
+
+/// Reads the file, and has what it declares served, with a line for each object that is closed.
+fn adopt(path: &Path, control: &Control) -> Result<(), StandaloneError> {
+    let adopted = read_and_adopt(path, control)?;
+    for finding in &adopted.findings {
+        let Finding {
+            kind,
+            id,
+            pointer,
+            text,
+            ..
+        } = finding;
+        if finding.is_error {
+            tracing::error!(%kind, %id, %pointer, error = text, "closed: it cannot be served");
+        } else {
+            tracing::warn!(%kind, %id, %pointer, "{text}");
+        }
+    }
+    for weakens in &adopted.weakens {
+        tracing::warn!(weakens, "less strict than before");
+    }
+    tracing::info!(
+        path = %path.display(),
+        changed = adopted.changed,
+        revision = control.revision().0,
+        "the file is served"
+    );
+    Ok(())
+}
+
+/// Reads the file, and has what it declares compiled and published.
+pub(super) fn read_and_adopt(path: &Path, control: &Control) -> Result<Adopted, StandaloneError> {
+    let env = |name: &str| std::env::var(name).ok();
+    let items = file::read(path, &env).map_err(|source| StandaloneError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    let actor = Actor {
+        name: "standalone".to_owned(),
+        request_id: String::new(),
+        peer: None,
+    };
+    let path = path.to_owned();
+    control.adopt(items, &actor).map_err(|source| {
+        if let WriteError::Weaker(weakens) = source {
+            StandaloneError::Weaker { path, weakens }
+        } else {
+            StandaloneError::Refused { path, source }
+        }
+    })
+}

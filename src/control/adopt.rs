@@ -1,0 +1,398 @@
+//! A declared configuration in place of writes: what a file says is all that there is.
+//!
+//! Objects that did not change are left alone. One that is refused where a write of it would be is
+//! closed: its names and matches are kept, and nothing is served there.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use zeroize::Zeroizing;
+
+use crate::control::generations::Values;
+use crate::control::plan::disputed_name;
+use crate::control::prove::Proved;
+use crate::control::settle::weaker_names;
+use crate::control::start::in_parallel;
+use crate::control::write::{Edit, Request};
+use crate::control::{Actor, Finding, Flavour, Inner, WriteError, store_failed};
+use crate::crypto::digest::{Sha256, sha256};
+use crate::resource::ssl::Role;
+use crate::resource::{Document, Id, Kind, Resource, Revision};
+use crate::resource::{missing_reference, references, stamp, time, wrong_ssl_type};
+use crate::secrets::custody::Opened;
+use crate::secrets::desk::Outcome;
+use crate::snapshot::closed::close;
+use crate::snapshot::compile::Piece;
+use crate::snapshot::weaken::{Step, weakened};
+use crate::snapshot::{self, Snapshot};
+use crate::store::audit::changed_paths;
+use crate::store::file::Item;
+use crate::store::{Change, Commit, Expect, Mutation, Stored};
+
+/// What was declared last: the digest of each object's text.
+#[derive(Default)]
+pub(super) struct Declared(Mutex<HashMap<(Kind, Id), Sha256>>);
+
+/// What came of a declared configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// How many objects are new, other than before or gone.
+    pub changed: usize,
+    /// What there is to say about those that are declared now; an error keeps something from being
+    /// served.
+    pub findings: Vec<Finding>,
+    /// What is less strict than before.
+    pub weakens: Vec<String>,
+}
+
+/// A declared object that is new or changed, judged.
+struct Judgement {
+    kind: Kind,
+    id: Id,
+    digest: Sha256,
+    /// In clear.
+    document: Opened,
+    resource: Option<Resource>,
+    piece: Piece,
+    proved: Proved,
+    values: Values,
+    findings: Vec<Finding>,
+}
+
+impl Inner {
+    /// Makes what is declared all that there is: one commit, one publish. Blocks, for the writer's
+    /// lock too.
+    ///
+    /// # Errors
+    /// [`WriteError::Weaker`] with `security.refuse_weakening`, where something is served already;
+    /// [`WriteError::Store`] and [`WriteError::Internal`]. What was served is served still.
+    pub(super) fn adopt(&self, items: Vec<Item>, actor: &Actor) -> Result<Adopted, WriteError> {
+        let _writer = self.writer.blocking_lock();
+        let mut known = self
+            .declared
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let loaded = self.store.load().map_err(store_failed)?;
+        let mut stored: HashMap<_, _> = loaded
+            .objects
+            .into_iter()
+            .map(|stored| ((stored.kind, stored.id.clone()), stored))
+            .collect();
+        let is_first = known.is_empty();
+        let mut fresh = Vec::new();
+        let mut before = HashMap::new();
+        for item in items {
+            let (item, digest) = opened(item)?;
+            let place = (item.kind, item.id.clone());
+            let old = stored.remove(&place);
+            if old.is_some() && known.get(&place) == Some(&digest) {
+                continue;
+            }
+            before.insert(place, old);
+            fresh.push((item, digest));
+        }
+        let gone: Vec<Stored> = stored.into_values().collect();
+        let mut judged = Vec::with_capacity(fresh.len());
+        for part in in_parallel(&fresh, |(item, digest)| self.judge_declared(item, *digest)) {
+            judged.extend(part.map_err(|_unfinished| WriteError::Internal)?);
+        }
+        drop(fresh);
+        let plan = self.plan_declared(&judged, &before, &gone, loaded.revision);
+        if !is_first {
+            self.check_weakenings(&plan.weakens.concat(), false)?;
+        }
+        let changes = self.changes(&judged, &before, &gone, &plan.weakens)?;
+        let commit = Commit {
+            origin: self.origin(actor),
+            changes,
+        };
+        self.store.commit_all(vec![commit]).map_err(store_failed)?;
+        let mut adopted = Adopted {
+            changed: plan.places.len(),
+            findings: Vec::new(),
+            weakens: plan.weakens.concat(),
+        };
+        for judgement in judged {
+            let Judgement {
+                kind,
+                id,
+                digest,
+                resource,
+                proved,
+                values,
+                findings,
+                ..
+            } = judgement;
+            self.keep_references(kind, &id, &values);
+            self.keep_built(proved);
+            adopted.findings.extend(findings);
+            let met = meet(&plan.after, kind, &id, resource.as_ref());
+            adopted.findings.extend(met);
+            known.insert((kind, id), digest);
+        }
+        for stored in &gone {
+            self.forget_references(stored.kind, &stored.id);
+            known.remove(&(stored.kind, stored.id.clone()));
+        }
+        let before = plan.before;
+        let after = self.publish(plan.after);
+        for (kind, id) in &plan.places {
+            self.tell_workers(&before, &after, *kind, id);
+        }
+        let places = plan.places.iter().map(|(kind, id)| (*kind, id));
+        self.retire(&before, &after, places, Instant::now());
+        Ok(adopted)
+    }
+
+    /// A declared object as a write of it would be judged, or closed.
+    fn judge_declared(&self, item: &Declaration, digest: Sha256) -> Judgement {
+        let Declaration { kind, id, document } = item;
+        let request = Request {
+            kind: *kind,
+            id: id.clone(),
+            flavour: Flavour::Apisix.wide_enough_for(*kind, document),
+            // Who declares it is in the audit record; judging asks nobody.
+            actor: Actor {
+                name: String::new(),
+                request_id: String::new(),
+                peer: None,
+            },
+            if_match: None,
+            allow_weaker: false,
+        };
+        let edit = Edit::Replace(document.clone());
+        let finding = |is_error, pointer: &str, text: &str| Finding {
+            kind: *kind,
+            id: id.clone(),
+            is_error,
+            pointer: pointer.to_owned(),
+            text: text.to_owned(),
+        };
+        let closed = |findings| Judgement {
+            kind: *kind,
+            id: id.clone(),
+            digest,
+            document: document.clone(),
+            resource: None,
+            piece: close(*kind, id, document),
+            proved: Proved::default(),
+            values: Values::default(),
+            findings,
+        };
+        // Nothing is asked for here: what the last generation does not have is resolved at once after
+        // the publish, and closed until then.
+        match self.judge(&request, &edit, document.clone(), None, &Outcome::new()) {
+            Ok(judged) => {
+                let warnings = judged.warnings.iter();
+                let told = warnings.map(|warning| finding(false, &warning.pointer, &warning.text));
+                Judgement {
+                    findings: told.collect(),
+                    document: judged.document,
+                    resource: Some(judged.resource),
+                    piece: judged.piece,
+                    proved: judged.proved,
+                    values: judged.values,
+                    ..closed(Vec::new())
+                }
+            }
+            Err(WriteError::Invalid(faults)) => {
+                let faults = faults.0.iter();
+                let told = faults.map(|fault| finding(true, &fault.pointer, &fault.reason));
+                closed(told.collect())
+            }
+            Err(error) => closed(vec![finding(true, "", &error.to_string())]),
+        }
+    }
+
+    /// What the changes lead to, and what each makes less strict.
+    fn plan_declared(
+        &self,
+        judged: &[Judgement],
+        old: &HashMap<(Kind, Id), Option<Stored>>,
+        gone: &[Stored],
+        revision: Revision,
+    ) -> Plan {
+        let mut last = revision.0;
+        let mut next = || {
+            last = last.saturating_add(1);
+            Revision(last)
+        };
+        let puts: Vec<_> = judged
+            .iter()
+            .map(|judgement| {
+                let modified = next();
+                let (kind, id) = (judgement.kind, judgement.id.clone());
+                let stored = old.get(&(kind, id.clone())).and_then(Option::as_ref);
+                snapshot::Change::Put {
+                    kind,
+                    id,
+                    created: stored.map_or(modified, |stored| stored.created),
+                    modified,
+                    piece: judgement.piece.clone(),
+                }
+            })
+            .collect();
+        let removals = gone.iter().map(|stored| {
+            let _counted = next();
+            snapshot::Change::Delete {
+                kind: stored.kind,
+                id: stored.id.clone(),
+            }
+        });
+        let changes: Vec<_> = puts.into_iter().chain(removals).collect();
+        let before = self.live.load();
+        let after = before.apply(changes, Revision(last));
+        let becomes: HashMap<_, _> = judged
+            .iter()
+            .map(|judgement| ((judgement.kind, &judgement.id), &judgement.resource))
+            .collect();
+        let places: Vec<_> = judged
+            .iter()
+            .map(|judgement| (judgement.kind, judgement.id.clone()))
+            .chain(gone.iter().map(|stored| (stored.kind, stored.id.clone())))
+            .collect();
+        let find = |kind, id: &Id| match becomes.get(&(kind, id)) {
+            Some(resource) => Option::clone(resource),
+            None => self.find_resource(kind, id),
+        };
+        let weakens = places
+            .iter()
+            .map(|(kind, id)| {
+                let was = self.find_resource(*kind, id);
+                let new = becomes.get(&(*kind, id)).and_then(|new| new.as_ref());
+                let step = Step {
+                    before: &before,
+                    after: &after,
+                    kind: *kind,
+                    id,
+                    old: was.as_ref(),
+                    new,
+                };
+                weakened(&step, &find)
+            })
+            .collect();
+        Plan {
+            before,
+            after,
+            places,
+            weakens,
+        }
+    }
+
+    /// The same changes for the store, keys sealed.
+    fn changes(
+        &self,
+        judged: &[Judgement],
+        old: &HashMap<(Kind, Id), Option<Stored>>,
+        gone: &[Stored],
+        weakens: &[Vec<String>],
+    ) -> Result<Vec<Change>, WriteError> {
+        let now = self.now_seconds();
+        let puts = judged.iter().map(|judgement| {
+            let (kind, id) = (judgement.kind, judgement.id.clone());
+            let stored = old.get(&(kind, id.clone())).and_then(Option::as_ref);
+            let was = stored.and_then(|stored| self.unseal(stored).ok());
+            let mut document = judgement.document.clone();
+            let created = was.as_deref().and_then(|was| time(was, "create_time"));
+            stamp(&mut document, &id, created.unwrap_or(now), now);
+            let changed = changed_paths(was.as_deref(), Some(&document));
+            let mut sealed = document.clone();
+            match self.custody.seal_document(kind, &id, &mut sealed) {
+                Ok(()) => document = sealed,
+                // It is no key, and what holds it is closed.
+                Err(_) if judgement.resource.is_none() => {}
+                Err(error) => {
+                    tracing::error!(%kind, %id, %error, "could not be sealed");
+                    return Err(WriteError::Internal);
+                }
+            }
+            let mutation = Mutation::Put {
+                kind,
+                id,
+                document: document.into_document(),
+                expect: Expect::Any,
+            };
+            Ok((mutation, changed))
+        });
+        let removals = gone.iter().map(|stored| {
+            let mutation = Mutation::Delete {
+                kind: stored.kind,
+                id: stored.id.clone(),
+                expect: Expect::Any,
+            };
+            Ok((mutation, vec![String::new()]))
+        });
+        puts.chain(removals)
+            .zip(weakens)
+            .map(|(made, weakens)| {
+                let (mutation, changed) = made?;
+                Ok(Change {
+                    mutation,
+                    changed,
+                    weakens: weakens.clone(),
+                })
+            })
+            .collect()
+    }
+}
+
+struct Plan {
+    before: Arc<Snapshot>,
+    after: Snapshot,
+    places: Vec<(Kind, Id)>,
+    weakens: Vec<Vec<String>>,
+}
+
+/// A declared object whose keys are wiped with it.
+struct Declaration {
+    kind: Kind,
+    id: Id,
+    document: Opened,
+}
+
+fn opened(item: Item) -> Result<(Declaration, Sha256), WriteError> {
+    let Item { kind, id, document } = item;
+    let document = Opened::new(kind, document);
+    let digest = digest(&document).ok_or(WriteError::Internal)?;
+    Ok((Declaration { kind, id, document }, digest))
+}
+
+fn digest(document: &Document) -> Option<Sha256> {
+    let text = Zeroizing::new(serde_json::to_vec(document).ok()?);
+    sha256(&[&text]).ok()
+}
+
+/// How an object meets the others: what it points to in vain, who disputes its names, and by which
+/// names it is reached on easier terms.
+fn meet(snapshot: &Snapshot, kind: Kind, id: &Id, resource: Option<&Resource>) -> Vec<Finding> {
+    let finding = |is_error, pointer: &str, text: String| Finding {
+        kind,
+        id: id.clone(),
+        is_error,
+        pointer: pointer.to_owned(),
+        text,
+    };
+    let references = resource.map(references).unwrap_or_default().into_iter();
+    let missing = references.filter_map(|(to, to_id, at)| {
+        let fault = if snapshot.modified(to, &to_id).is_none() {
+            missing_reference(to, &to_id, at)
+        } else if to == Kind::Ssl && snapshot.ssl_role(&to_id) != Some(Role::Client) {
+            wrong_ssl_type(&to_id, at)
+        } else {
+            return None;
+        };
+        Some(finding(true, &fault.pointer, fault.reason))
+    });
+    let disputed = match kind {
+        Kind::Ssl => snapshot.disputed_names(id),
+        Kind::Upstream | Kind::Service | Kind::Route | Kind::Secret => Vec::new(),
+    };
+    let disputed = disputed
+        .into_iter()
+        .map(|(pattern, other)| finding(true, "/snis", disputed_name(&pattern, &other)));
+    let warnings = weaker_names(snapshot, kind, id).into_iter();
+    let warnings = warnings.map(|warning| finding(false, &warning.pointer, warning.text));
+    missing.chain(disputed).chain(warnings).collect()
+}
