@@ -26,3 +26,4 @@ pub mod reference;
 pub mod settings;
 pub mod source;
 pub mod vault;
+mod wire;

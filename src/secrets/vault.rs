@@ -22,8 +22,8 @@ use self::login::Login;
 use super::custody::Opened;
 use super::ground::Ground;
 use super::source::{Answer, Ask, Content, Place, ReadFault, Source};
-use crate::failure::chain;
-use crate::net::http::{Client, HttpError, Origin};
+use super::wire;
+use crate::net::http::{Client, Origin};
 use crate::resource::secret::Manager;
 use crate::resource::shown;
 
@@ -327,34 +327,25 @@ impl Api {
     ) -> Result<Value, ReadFault> {
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("/v1/{}", escape(path)))
+            .uri(format!("/v1/{}", wire::escape(path)))
             .header("x-vault-request", "true");
         if let Some(namespace) = &self.namespace {
             request = request.header("x-vault-namespace", namespace);
         }
         if let Some(token) = token {
-            let mut value = http::HeaderValue::try_from(token).map_err(|_invalid| {
-                ReadFault::Unusable("the token has characters that no header can carry".to_owned())
-            })?;
-            value.set_sensitive(true);
-            request = request.header("x-vault-token", value);
+            request = request.header("x-vault-token", wire::sensitive("the token", token)?);
         }
         let mut bytes = Bytes::new();
         if let Some(body) = body {
             request = request.header("content-type", "application/json");
             bytes = body.to_string().into();
         }
-        let request = request.body(bytes).map_err(|error| {
-            ReadFault::Unusable(format!("the request cannot be written: {error}"))
-        })?;
-        let answer = self.client.send(request).await.map_err(unreachable)?;
+        let answer = wire::send(&self.client, request, bytes).await?;
         if answer.status.is_success() {
             if answer.body.is_empty() {
                 return Ok(Value::Null);
             }
-            // The parser's own words may quote a value.
-            return serde_json::from_slice(&answer.body)
-                .map_err(|_error| ReadFault::Answer("it is no JSON".to_owned()));
+            return wire::json(&answer.body);
         }
         Err(refused(answer.status, &answer.body))
     }
@@ -372,32 +363,6 @@ fn refused(status: StatusCode, body: &[u8]) -> ReadFault {
         429 | 472 | 473 | 500..=599 => ReadFault::Unavailable(said),
         _ => ReadFault::Answer(said),
     }
-}
-
-fn unreachable(error: HttpError) -> ReadFault {
-    match error {
-        HttpError::Slow(limit) => ReadFault::Slow(limit),
-        HttpError::TooLong(_) => ReadFault::TooLong,
-        error @ (HttpError::Dial(_)
-        | HttpError::Refused { .. }
-        | HttpError::Http(_)
-        | HttpError::Body(_)
-        | HttpError::Request(_)) => ReadFault::Unavailable(chain(&error)),
-    }
-}
-
-/// A path with everything escaped that is not plain. (RFC 3986 §2.3)
-fn escape(path: &str) -> String {
-    let mut escaped = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                escaped.push(char::from(byte));
-            }
-            byte => escaped.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
