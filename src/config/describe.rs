@@ -133,6 +133,7 @@ impl Config {
         }
         let token_file = secrets.vault_token_file.as_deref();
         lines.add("secrets.vault.token_file", path(token_file));
+        lines.add("secrets.aws.instance_role", secrets.aws_instance_role);
         lines.add(
             "secrets.kubernetes.service_account",
             secrets.service_account.display(),

@@ -32,6 +32,9 @@ pub struct Secrets {
     pub vault_token_file: Option<PathBuf>,
     /// `secrets.aws`.
     pub aws: SecretManager,
+    /// `secrets.aws.instance_role`: managers that hold no key use that of the instance's role,
+    /// where the environment has none. Default: false.
+    pub aws_instance_role: bool,
     /// `secrets.gcp`.
     pub gcp: SecretManager,
     /// `secrets.kubernetes`.
@@ -79,6 +82,7 @@ pub(super) fn read_secrets(section: &Section<'_>, env: &dyn Fn(&str) -> Option<S
         vault_token_file: absolute(&vault, "token_file"),
         vault: read_manager(&vault, env("VAULT_ADDR")),
         aws: read_manager(&aws, None),
+        aws_instance_role: aws.is_set("instance_role"),
         gcp: read_manager(&gcp, None),
         service_account: absolute(&kubernetes, "service_account")
             .unwrap_or_else(|| PathBuf::from(SERVICE_ACCOUNT)),
@@ -183,7 +187,7 @@ mod tests {
         let config = read(
             "secrets: {cache_time: 1m, max_age: 2h, read_timeout: 1s, write_timeout: 500ms,\n\
              \x20 vault: {origins: ['https://a.test'], trust_file: /ca, token_file: /t},\n\
-             \x20 aws: {origins: ['http://[::1]:1']}, gcp: {origins: []},\n\
+             \x20 aws: {origins: ['http://[::1]:1'], instance_role: true}, gcp: {origins: []},\n\
              \x20 kubernetes: {service_account: /sa},\n\
              \x20 file: {roots: [{name: certs, path: /etc/certs}]}}",
         );
@@ -195,6 +199,7 @@ mod tests {
         assert_eq!(secrets.vault.trust_file, TrustFile::Path("/ca".into()));
         assert_eq!(secrets.vault_token_file, Some("/t".into()));
         assert_eq!(secrets.aws.origins, ["http://[::1]:1"]);
+        assert!(secrets.aws_instance_role);
         assert_eq!(secrets.service_account, PathBuf::from("/sa"));
         let root = FileRoot {
             name: "certs".to_owned(),
@@ -208,6 +213,7 @@ mod tests {
         let secrets = read("").unwrap().secrets;
         assert_eq!(secrets.vault.origins, ["https://v.test:8200"]);
         assert_eq!(secrets.kubernetes.origins, ["https://[fd00::1]:443"]);
+        assert!(!secrets.aws_instance_role);
         assert!(secrets.aws.origins.is_empty() && secrets.gcp.origins.is_empty());
         assert!(secrets.file_roots.is_empty());
         let none = Config::from_text("", &[], &|_| None).unwrap().secrets;

@@ -70,12 +70,14 @@ impl Manager {
 /// Reads what the schema has accepted. `None` only with a fault.
 pub(super) fn read(manager: &str, document: &Document, verdict: &mut Verdict) -> Option<Secret> {
     let manager = Manager::from_word(manager)?;
-    if manager == Manager::Vault {
-        judge_vault(document, verdict);
-    } else {
-        let text = "kept, and not used: this version asks no manager of this kind, so that what \
-                    refers to it is closed";
-        verdict.warn("secret_unused", "", text);
+    match manager {
+        Manager::Vault => judge_vault(document, verdict),
+        Manager::Aws => judge_aws(document, verdict),
+        Manager::Gcp | Manager::Kubernetes => {
+            let text = "kept, and not used: this version asks no manager of this kind, so that \
+                        what refers to it is closed";
+            verdict.warn("secret_unused", "", text);
+        }
     }
     for member in ["uri", "endpoint_url", "apiserver_addr"] {
         judge_url(document, "", member, verdict);
@@ -145,6 +147,30 @@ fn judge_login(auth: &Document, verdict: &mut Verdict) {
     for member in auth.keys().filter(|member| !known(member)) {
         let reason = format!("auth.{member} has no meaning with method {method}; leave it out");
         verdict.refuse(format!("/auth/{member}"), reason);
+    }
+}
+
+/// A key is there as a whole, or it is the gateway's own; the region is part of a host name.
+fn judge_aws(document: &Document, verdict: &mut Verdict) {
+    let has = |member: &str| document.contains_key(member);
+    for (member, other) in [
+        ("access_key_id", "secret_access_key"),
+        ("secret_access_key", "access_key_id"),
+        ("session_token", "access_key_id"),
+    ] {
+        if has(member) && !has(other) {
+            verdict.refuse_shape(
+                format!("/{other}"),
+                format!("property \"{other}\" is required"),
+            );
+            break;
+        }
+    }
+    let region = members::text(document, "region").unwrap_or("us-east-1");
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if region.is_empty() || !region.chars().all(is_plain) {
+        let reason = "region is no region: write it as AWS does, such as eu-central-1";
+        verdict.refuse("/region", reason);
     }
 }
 
@@ -230,6 +256,7 @@ mod tests {
                 json!({"access_key_id": "a", "secret_access_key": "b"}),
                 Manager::Aws,
             ),
+            ("aws/1", json!({"region": "eu-central-1"}), Manager::Aws),
             (
                 "gcp/1",
                 json!({"auth_config": {"client_email": "a", "private_key": "b", "project_id": "c"}}),
@@ -270,6 +297,21 @@ mod tests {
                 "aws/1",
                 json!({"access_key_id": "a"}),
                 required("secret_access_key"),
+            ),
+            (
+                "aws/1",
+                json!({"secret_access_key": "b"}),
+                required("access_key_id"),
+            ),
+            (
+                "aws/1",
+                json!({"session_token": "b"}),
+                required("access_key_id"),
+            ),
+            (
+                "aws/1",
+                json!({"region": "evil.test/"}),
+                "region is no region: write it as AWS does, such as eu-central-1".to_owned(),
             ),
             (
                 "gcp/1",

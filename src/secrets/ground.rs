@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::aws::Aws;
 use super::custody::Opened;
 use super::env::Environment;
 use super::file::Root;
@@ -206,9 +207,10 @@ pub fn open(id: &Id, document: &Opened, ground: &Rc<Ground>) -> Result<Rc<dyn So
     let word = id.as_str().split('/').next().unwrap_or_default();
     match Manager::from_word(word) {
         Some(Manager::Vault) => Ok(Rc::new(Vault::open(document, ground)?)),
-        Some(Manager::Aws | Manager::Gcp | Manager::Kubernetes) => Err(ReadFault::Unusable(
-            format!("this version asks no manager of the kind {word}"),
-        )),
+        Some(Manager::Aws) => Ok(Rc::new(Aws::open(document, ground)?)),
+        Some(Manager::Gcp | Manager::Kubernetes) => Err(ReadFault::Unusable(format!(
+            "this version asks no manager of the kind {word}"
+        ))),
         None => Err(ReadFault::NoManager(id.to_string())),
     }
 }

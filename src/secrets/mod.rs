@@ -8,12 +8,13 @@
 //! |---|---|
 //! | [`reference`](mod@reference) | takes `$secret://…` and `$env://…` apart |
 //! | [`source`] | is the trait of what keeps secrets, with its answers and faults |
-//! | [`env`](mod@env), [`file`](mod@file), [`vault`] | are sources |
+//! | [`env`](mod@env), [`file`](mod@file), [`vault`], [`aws`] | are sources |
 //! | [`generation`] | is what a resource's references stand for, accepted together, kept sealed |
 //! | [`ground`] | is what managers are opened with: clients, credentials, the fence around these |
 //! | [`desk`](mod@desk) | resolves references, each path once, in bounded time |
 //! | [`settings`] | is what the configuration says of it |
 
+pub mod aws;
 #[cfg(test)]
 mod contract;
 pub mod custody;
@@ -25,5 +26,7 @@ pub mod ground;
 pub mod reference;
 pub mod settings;
 pub mod source;
+#[cfg(test)]
+mod standin;
 pub mod vault;
 mod wire;

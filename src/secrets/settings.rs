@@ -23,6 +23,10 @@ pub struct Settings {
     pub kubernetes: Reach,
     /// `VAULT_TOKEN`, or the file of `secrets.vault.token_file`.
     pub vault_token: Option<TokenFrom>,
+    /// `AWS_ACCESS_KEY_ID` with what belongs to it.
+    pub aws_key: Option<AwsKey>,
+    /// The metadata service of the instance, where `secrets.aws.instance_role` is set.
+    pub aws_metadata: Option<Origin>,
     /// `secrets.kubernetes.service_account`: the folder with `token`, `ca.crt` and `namespace`.
     pub service_account: PathBuf,
     /// `secrets.file.roots`, by name.
@@ -70,6 +74,25 @@ impl std::fmt::Debug for TokenFrom {
             Self::File(path) => write!(f, "File({})", path.display()),
             Self::Value(_) => f.write_str("Value([withheld])"),
         }
+    }
+}
+
+/// The key of the environment that requests to AWS are signed with.
+#[derive(Clone)]
+pub struct AwsKey {
+    /// `AWS_ACCESS_KEY_ID`.
+    pub id: String,
+    /// `AWS_SECRET_ACCESS_KEY`.
+    pub secret: Zeroizing<String>,
+    /// `AWS_SESSION_TOKEN`.
+    pub session_token: Option<Zeroizing<String>>,
+}
+
+impl std::fmt::Debug for AwsKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AwsKey")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -124,7 +147,13 @@ mod tests {
 
     #[test]
     fn debug_shows_no_token() {
-        let token = TokenFrom::Value(Zeroizing::new("hush".to_owned()));
-        assert!(!format!("{token:?}").contains("hush"));
+        let hush = Zeroizing::new("hush".to_owned());
+        let key = AwsKey {
+            id: "id".to_owned(),
+            secret: hush.clone(),
+            session_token: Some(hush.clone()),
+        };
+        let token = TokenFrom::Value(hush);
+        assert!(!format!("{token:?}{key:?}").contains("hush"));
     }
 }

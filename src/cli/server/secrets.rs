@@ -13,8 +13,12 @@ use crate::net::http::Origin;
 use crate::net::sweep::Sweep;
 use crate::secrets::env::Environment;
 use crate::secrets::ground::Ground;
-use crate::secrets::settings::{Bounds, Reach, Settings, TokenFrom};
+use crate::secrets::settings::{AwsKey, Bounds, Reach, Settings, TokenFrom};
 use crate::tls::material::CaBundle;
+
+/// The metadata service of an instance of EC2: link-local, and nowhere else. (EC2 User Guide,
+/// "Access instance metadata for an EC2 instance")
+const METADATA: &str = "http://169.254.169.254";
 
 /// How values are kept up to date.
 pub(super) const fn rules(config: &Config) -> SecretRules {
@@ -58,10 +62,24 @@ pub(super) fn settings(config: &Config) -> Result<Settings, control::StartError>
         gcp: reach(&secrets.gcp)?,
         kubernetes: reach(&secrets.kubernetes)?,
         vault_token: from_file.or_else(|| from_env().map(TokenFrom::Value)),
+        aws_key: aws_key(),
+        aws_metadata: (secrets.aws_instance_role)
+            .then(|| Origin::parse(METADATA).ok())
+            .flatten(),
         service_account: secrets.service_account.clone(),
         file_roots: roots(secrets),
         data_dir: config.data_dir.clone(),
         own_variables: config.variables.clone(),
+    })
+}
+
+/// The key for AWS in the environment, whole or not at all.
+fn aws_key() -> Option<AwsKey> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    Some(AwsKey {
+        id: variable("AWS_ACCESS_KEY_ID")?,
+        secret: Zeroizing::new(variable("AWS_SECRET_ACCESS_KEY")?),
+        session_token: variable("AWS_SESSION_TOKEN").map(Zeroizing::new),
     })
 }
 
