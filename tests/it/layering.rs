@@ -36,6 +36,10 @@ const ROOMS: [(&str, &[&str]); 16] = [
             "resource::Id",
             "resource::Document",
             "resource::Revision",
+            // What `file` reads documents with.
+            "resource::check_id",
+            "resource::json",
+            "resource::shown",
             "crypto",
         ],
     ),
