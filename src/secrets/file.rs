@@ -6,7 +6,7 @@
 //! is a volume of Kubernetes (`..data` is a symbolic link that is swapped as a whole), all of them
 //! from the same generation.
 //!
-//! Changes are noticed by reading again every [`POLL`]: that also works on network file systems
+//! Changes are noticed by reading again every two seconds: that also works on network file systems
 //! and survives every way of swapping, where `inotify(7)` needs a watch on each link of a path.
 
 use std::collections::BTreeMap;
