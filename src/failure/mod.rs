@@ -63,6 +63,22 @@ impl Reason {
     pub fn from_code(code: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.code() == code)
     }
+
+    /// Whether it says that we do not trust what a server showed us.
+    #[must_use]
+    pub const fn is_distrust(self) -> bool {
+        matches!(
+            self,
+            Self::UpstreamCaUnknown
+                | Self::UpstreamNameMismatch
+                | Self::UpstreamCertExpired
+                | Self::UpstreamCertNotYetValid
+                | Self::UpstreamCertInvalid
+                | Self::UpstreamCertRevoked
+                | Self::UpstreamCrlStale
+                | Self::UpstreamCrlMissing
+        )
+    }
 }
 
 impl Reason {

@@ -7,7 +7,6 @@ use super::args::Identity;
 use super::failed::Failed;
 use super::table::day;
 use crate::crypto::digest::Sha256;
-use crate::failure::Reason;
 use crate::net::dial::DialError;
 use crate::net::http::{Client, HttpError, Origin};
 use crate::net::stream::Stream;
@@ -67,7 +66,7 @@ pub(super) async fn meet(
     };
     match client.connect().await {
         Ok(stream) => Ok(Ok(Meeting::new(client, stream, verified))),
-        Err(error) if is_distrust(error.reason) => {
+        Err(error) if error.reason.is_distrust() => {
             let blind = Trust {
                 insecure: true,
                 ..*trust
@@ -93,21 +92,6 @@ impl Meeting {
             verified,
         }
     }
-}
-
-/// Whether a handshake failed because we did not trust the server.
-const fn is_distrust(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::UpstreamCaUnknown
-            | Reason::UpstreamNameMismatch
-            | Reason::UpstreamCertExpired
-            | Reason::UpstreamCertNotYetValid
-            | Reason::UpstreamCertInvalid
-            | Reason::UpstreamCertRevoked
-            | Reason::UpstreamCrlStale
-            | Reason::UpstreamCrlMissing
-    )
 }
 
 /// What a handshake shows and trusts by the flags of a command.

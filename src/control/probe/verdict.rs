@@ -166,7 +166,7 @@ pub(super) fn judge(probed: &Probed<'_>, node: &Node, look: Look, now: i64) -> J
     let verification = match (is_checked, reason) {
         (None, _) => "in the clear",
         (Some(false), _) => "not checked",
-        (Some(true), Some(reason)) if is_distrust(reason) => "failed",
+        (Some(true), Some(reason)) if reason.is_distrust() => "failed",
         (Some(true), _) if served.is_none() => "not come to",
         (Some(true), _) => "verified",
     };
@@ -278,16 +278,4 @@ fn facts(certificate: &Certificate, now: i64) -> Value {
 /// Whole days until an end; negative where it has passed.
 const fn days_left(until: i64, now: i64) -> i64 {
     until.saturating_sub(now).div_euclid(86_400)
-}
-
-/// Whether it is we who refuse.
-const fn is_distrust(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::UpstreamCaUnknown
-            | Reason::UpstreamNameMismatch
-            | Reason::UpstreamCertExpired
-            | Reason::UpstreamCertNotYetValid
-            | Reason::UpstreamCertInvalid
-    )
 }

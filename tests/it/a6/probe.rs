@@ -104,7 +104,8 @@ fn good_node_is_told_with_chain_version_and_end() {
 #[test]
 fn certificate_that_is_not_trusted_is_told_and_shown() {
     let (ca, other) = (Ca::root("Upstream CA"), Ca::root("Other CA"));
-    let origin = Origin::nginx(&Nginx::tls(ca.server(NAME)));
+    let pair = ca.server(NAME);
+    let origin = Origin::nginx(&Nginx::tls(pair.clone()));
     let expired = ca.issue(&Leaf {
         validity: Validity::Expired,
         ..Leaf::server(NAME)
@@ -116,6 +117,12 @@ fn certificate_that_is_not_trusted_is_told_and_shown() {
         let node = stage.expect_bad(&unknown, "upstream_ca_unknown", "local issuer certificate");
         assert_eq!(node["chain"][0]["issuer"], "CN=Upstream CA");
         assert_eq!(node["verification"], "failed");
+        let mut listed = upstream(&origin.node(), &checking(&ca.pem(), version));
+        listed["tls"]["crl"] = ca.crl(&[&pair], Validity::Now).into();
+        let node = stage.expect_bad(&listed, "upstream_cert_revoked", "revoked");
+        assert_eq!(node["verification"], "failed");
+        listed["tls"]["crl"] = ca.crl(&[], Validity::Now).into();
+        stage.expect_good(&listed, &["is good", "verified for up.example.com"]);
         let mut mismatch = upstream(&origin.node(), &checking(&ca.pem(), version));
         mismatch["upstream_host"] = "other.example.com".into();
         let node = stage.expect_bad(&mismatch, "upstream_name_mismatch", "hostname mismatch");
