@@ -15,17 +15,14 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::control::generations::references_of;
 use crate::control::prove::Proved;
-use crate::control::write::one;
 use crate::control::{Inner, WriteError};
 use crate::failure::Reason;
-use crate::resource::fault::Fault;
 use crate::resource::{Id, Kind, Occasion, Resource, Revision, Terms, parse};
 use crate::secrets::custody::{CustodyError, Opened};
 use crate::secrets::desk::{Desk, Order, Outcome, varied};
 use crate::secrets::generation::Generation;
 use crate::secrets::reference::{Reference, SourceKey};
-use crate::snapshot::compile::{Piece, compile};
-use crate::snapshot::specs::SpecError;
+use crate::snapshot::compile::Piece;
 use crate::snapshot::{Change, Snapshot};
 use crate::store::StoreError;
 
@@ -438,19 +435,7 @@ impl Inner {
             ..Terms::load(self.now_seconds(), self.rules.trust_file.is_some())
         };
         let resource: Resource = parse(*kind, id, &filled, &terms)?.resource;
-        let compiled = compile(*kind, id, &resource, &self.ground());
-        match compiled.trouble {
-            None | Some((_, SpecError::Unresolved { .. })) => {}
-            Some((pointer, error)) => {
-                return Err(one(Fault {
-                    pointer,
-                    reason: error.to_string(),
-                    schema: false,
-                }));
-            }
-        }
-        let proved = self.prove(*kind, &resource, compiled.build)?;
-        Ok((compiled.piece, proved))
+        self.compile_proved(*kind, id, &resource)
     }
 
     /// Stores and publishes new generations together, so that names which share a policy change it

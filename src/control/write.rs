@@ -451,9 +451,25 @@ impl Inner {
                 schema: false,
             }));
         }
-        let compiled = compile(kind, id, &parsed.resource, &self.ground());
+        let (piece, proved) = self.compile_proved(kind, id, &parsed.resource)?;
+        Ok(Examined {
+            resource: parsed.resource,
+            piece,
+            proved,
+            warnings: parsed.warnings,
+        })
+    }
+
+    /// What serves a resource, once OpenSSL took its material. A reference without a value is no
+    /// fault here: its writer is told by reference.
+    pub(super) fn compile_proved(
+        &self,
+        kind: Kind,
+        id: &Id,
+        resource: &Resource,
+    ) -> Result<(Piece, Proved), WriteError> {
+        let compiled = compile(kind, id, resource, &self.ground());
         match compiled.trouble {
-            // Its writer is told by reference.
             None | Some((_, SpecError::Unresolved { .. })) => {}
             Some((pointer, error)) => {
                 return Err(one(Fault {
@@ -463,13 +479,8 @@ impl Inner {
                 }));
             }
         }
-        let proved = self.prove(kind, &parsed.resource, compiled.build)?;
-        Ok(Examined {
-            resource: parsed.resource,
-            piece: compiled.piece,
-            proved,
-            warnings: parsed.warnings,
-        })
+        let proved = self.prove(kind, resource, compiled.build)?;
+        Ok((compiled.piece, proved))
     }
 
     /// A stored document after a change of a part of it, with placeholders for its keys.
@@ -532,7 +543,7 @@ fn unverified(resource: &Resource) -> Option<&'static str> {
     }
 }
 
-pub(super) fn one(fault: Fault) -> WriteError {
+fn one(fault: Fault) -> WriteError {
     WriteError::Invalid(Faults(vec![fault]))
 }
 
