@@ -1,5 +1,6 @@
 //! Resumption: a session brings a client back to where it was made, and nowhere else.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -33,6 +34,12 @@ fn served(client: &TlsClient, host: &str) -> (TlsConn, bool) {
     assert_eq!(conn.get(host, "/x").unwrap().status, 200);
     let is_resumed = conn.is_resumed();
     (conn, is_resumed)
+}
+
+/// A gateway whose listener keeps so many sessions.
+#[track_caller]
+fn site_keeping(sessions: &str) -> Site {
+    Site::with(Setup::default().set("https.session_cache.size", sessions))
 }
 
 /// How the client was told that it has no certificate.
@@ -85,6 +92,102 @@ fn a_session_is_resumed_at_its_name_by_any_worker() {
         ))
     };
     assert_eq!((count(false), count(true)), (6, 26));
+}
+
+#[test]
+fn client_that_keeps_coming_back_is_resumed_each_time_by_every_worker() {
+    const RETURNS: usize = 200;
+    let site = Site::start();
+    let ca = Ca::root("Client CA");
+    site.put_ssl("mtls", NAME, &client_of(&ca));
+    for version in TlsVersion::ALL {
+        let client = site.client(NAME).tls(version).cert(&ca.client("alice"));
+        let mut session = session_of(&client, NAME);
+        let mut resumed = 0;
+        for _ in 0..RETURNS {
+            let (conn, is_resumed) = served(&client.clone().session(&session), NAME);
+            resumed += usize::from(is_resumed);
+            session = conn.newest_session().unwrap_or(session);
+        }
+        assert!(
+            resumed * 100 >= RETURNS * 99,
+            "{version:?}: {resumed} of {RETURNS}"
+        );
+        // A request's id begins with that of the process, which a worker's number follows.
+        let workers = || -> HashSet<String> {
+            let records = site.gateway.records();
+            let resumed = records.iter().filter(|record| record["resumed"] == true);
+            let ids = resumed.filter_map(|record| record["request_id"].as_str());
+            ids.filter_map(|id| id.get(12..14).map(str::to_owned))
+                .collect()
+        };
+        eventually(SOON, "both workers resume", || {
+            (workers().len() == 2).then_some(())
+        });
+    }
+}
+
+#[test]
+fn session_that_is_pushed_out_of_the_cache_leads_to_a_full_handshake() {
+    let site = site_keeping("8");
+    let ca = Ca::root("Client CA");
+    site.put_ssl("open", "open.example.com", &json!({}));
+    site.put_ssl("mtls", NAME, &client_of(&ca));
+    for version in TlsVersion::ALL {
+        let alice = site.client(NAME).tls(version).cert(&ca.client("alice"));
+        let nobody = site.client(NAME).tls(version);
+        let session = session_of(&alice, NAME);
+        assert!(served(&nobody.clone().session(&session), NAME).1);
+        let others = site.client("open.example.com").tls(version);
+        let newest = (0..10).map(|_| session_of(&others, "open.example.com"));
+        let newest = newest.last().expect("sessions");
+        let refused = nobody.session(&session).get(NAME, "/x").unwrap_err();
+        assert_eq!(refused, missing(version));
+        assert!(!served(&alice.session(&session), NAME).1, "{version:?}");
+        // What is not the oldest is kept.
+        assert!(served(&others.session(&newest), "open.example.com").1);
+    }
+}
+
+#[test]
+fn gateway_that_keeps_no_sessions_resumes_none_and_serves() {
+    let site = site_keeping("0");
+    site.put_ssl("open", NAME, &json!({}));
+    for version in TlsVersion::ALL {
+        let client = site.client(NAME).tls(version);
+        let mut conn = client.connect().unwrap();
+        assert_eq!(conn.get(NAME, "/x").unwrap().status, 200);
+        let Some(session) = conn.newest_session() else {
+            continue;
+        };
+        assert!(!served(&client.session(&session), NAME).1, "{version:?}");
+    }
+}
+
+#[test]
+fn sessions_do_not_outlive_the_process() {
+    let site = Site::start();
+    let ca = Ca::root("Client CA");
+    site.put_ssl("open", "open.example.com", &json!({}));
+    site.put_ssl("mtls", NAME, &client_of(&ca));
+    let alice = ca.client("alice");
+    let kept = TlsVersion::ALL.map(|version| {
+        let open = site.client("open.example.com").tls(version);
+        let mtls = site.client(NAME).tls(version).cert(&alice);
+        let open = session_of(&open, "open.example.com");
+        (version, open, session_of(&mtls, NAME))
+    });
+    let site = site.restart(|_| ());
+    for (version, open, mtls) in kept {
+        let client = site.client("open.example.com").tls(version).session(&open);
+        assert!(!served(&client, "open.example.com").1, "{version:?}");
+        let nobody = site.client(NAME).tls(version).session(&mtls);
+        assert_eq!(nobody.get(NAME, "/x").unwrap_err(), missing(version));
+        let client = nobody.cert(&alice);
+        let session = session_of(&client, NAME);
+        // The ones made since are good.
+        assert!(served(&client.session(&session), NAME).1, "{version:?}");
+    }
 }
 
 #[test]

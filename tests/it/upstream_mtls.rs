@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
@@ -438,6 +439,45 @@ fn session_of_an_upstream_is_resumed_by_the_next_connection() {
             seen_reused.push(seen(&reply.text(), "reused") == "r");
         }
         assert_eq!(seen_reused, [false, true, true, true], "{version:?}");
+    }
+}
+
+#[test]
+fn new_connections_to_a_warm_upstream_resume_its_sessions() {
+    const CLIENTS: usize = 4;
+    const EACH: usize = 100;
+    let ca = Ca::root("CA");
+    let origin = Origin::nginx(&Nginx::mutual(ca.server(NAME), ca.pem()));
+    for version in TlsVersion::ALL {
+        let gateway = Gateway::start();
+        let mut tls = checking(&ca.pem(), version);
+        for (member, value) in showing(&ca.client("gateway"), version).as_object().unwrap() {
+            tls[member] = value.clone();
+        }
+        let mut upstream = upstream(&origin.node(), &tls);
+        // Each request opens a connection.
+        upstream["keepalive_pool"] = json!({"requests": 1});
+        gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
+        let ask_all = |each: usize| -> usize {
+            thread::scope(|scope| {
+                let ask = || {
+                    let mut client = gateway.connect();
+                    let ask = |_: &usize| {
+                        let reply = client.get("api.example.com", "/", &[]).expect_status(200);
+                        seen(&reply.text(), "reused") == "r"
+                    };
+                    (0..each).filter(ask).count()
+                };
+                let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(ask)).collect();
+                clients
+                    .into_iter()
+                    .map(|client| client.join().unwrap())
+                    .sum()
+            })
+        };
+        ask_all(5);
+        let (resumed, all) = (ask_all(EACH), CLIENTS * EACH);
+        assert!(resumed * 100 >= all * 99, "{version:?}: {resumed} of {all}");
     }
 }
 
