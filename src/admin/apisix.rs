@@ -3,6 +3,8 @@
 //! Paths, methods and statuses of APISIX's Admin API v3; what API7 adds to these paths is here,
 //! where it shares them (its own paths are in `api7`). What a document means is control's affair.
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
@@ -15,6 +17,11 @@ use crate::control::{Amend, Delete, Flavour, Post, Put, Shown, WriteError, Writt
 use crate::resource::patch::Patch;
 use crate::resource::{self, Document, Id, Kind, Revision};
 use crate::secrets::custody::Opened;
+
+/// The shortest `ttl`, in seconds: what the store counts in.
+const TTL_LEAST: f64 = 0.001;
+/// The longest `ttl`, in seconds. (etcd's `MaxLeaseTTL`.)
+const TTL_MOST: f64 = 9_000_000_000.0;
 
 /// Answers a request whose path under `/apisix/admin` is these words.
 pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer, Refusal> {
@@ -91,13 +98,14 @@ async fn show_one(call: &Call<'_>, kind: Kind, id: &str) -> Result<Answer, Refus
     let id = existing(id)?;
     let shown = call.state.control.find(kind, &id, call.show()).await?;
     let shown = shown.ok_or(Refusal::NoObject)?;
-    let revision = shown.modified;
-    Ok(Answer::ok(Value::Object(with_indexes(shown, call.flavour))).with_revision(revision))
+    let (revision, expires) = (shown.modified, shown.expires);
+    let answer = Answer::ok(Value::Object(with_indexes(shown, call.flavour)));
+    Ok(answer.with_revision(revision).with_expiry(expires))
 }
 
 async fn put(call: &mut Call<'_>, kind: Kind, id: Option<&str>) -> Result<Answer, Refusal> {
     let body = call.read_body().await?;
-    refuse_ttl(call, kind)?;
+    let ttl = ttl(call, kind)?;
     let mut document = Opened::new(kind, object(body.ok_or(Refusal::NoConfiguration)?)?);
     let is_addressed = id.is_some();
     let id = resource::check_envelope(kind, id, &document)?;
@@ -115,6 +123,7 @@ async fn put(call: &mut Call<'_>, kind: Kind, id: Option<&str>) -> Result<Answer
             actor: call.actor.clone(),
             if_match: if_match(call)?,
             allow_weaker: call.allows_weaker(),
+            ttl,
         })
         .await;
     count(call, kind, &put);
@@ -123,7 +132,7 @@ async fn put(call: &mut Call<'_>, kind: Kind, id: Option<&str>) -> Result<Answer
 
 async fn post(call: &mut Call<'_>, kind: Kind, id: Option<&str>) -> Result<Answer, Refusal> {
     let body = call.read_body().await?;
-    refuse_ttl(call, kind)?;
+    let ttl = ttl(call, kind)?;
     let document = Opened::new(kind, object(body.ok_or(Refusal::NoConfiguration)?)?);
     resource::refuse_id(kind, id, &document)?;
     resource::refuse_times(&document)?;
@@ -137,6 +146,7 @@ async fn post(call: &mut Call<'_>, kind: Kind, id: Option<&str>) -> Result<Answe
             actor: call.actor.clone(),
             if_match: if_match(call)?,
             allow_weaker: call.allows_weaker(),
+            ttl,
         })
         .await;
     count(call, kind, &post);
@@ -150,7 +160,7 @@ async fn amend(
     path: &[&str],
 ) -> Result<Answer, Refusal> {
     let body = call.read_body().await?;
-    refuse_ttl(call, kind)?;
+    let ttl = ttl(call, kind)?;
     let body = body.ok_or(Refusal::NoNewConfiguration)?;
     let patch = patch(call.flavour, path, body)?;
     let amend = call
@@ -164,6 +174,7 @@ async fn amend(
             actor: call.actor.clone(),
             if_match: if_match(call)?,
             allow_weaker: call.allows_weaker(),
+            ttl,
         })
         .await;
     count(call, kind, &amend);
@@ -269,18 +280,22 @@ pub(super) fn object(body: Value) -> Result<Document, Refusal> {
     }
 }
 
-/// `?ttl=` is refused, never ignored: the object would stay longer than its writer believes.
-fn refuse_ttl(call: &Call<'_>, kind: Kind) -> Result<(), Refusal> {
-    match call
-        .head
-        .query
-        .find("ttl")
-        .map(|ttl| ttl.trim().parse::<f64>())
-    {
-        None => Ok(()),
-        Some(Ok(_)) => Err(Refusal::Ttl(kind.plural())),
-        Some(Err(_no_number)) => Err(Refusal::TtlNotANumber),
+/// `?ttl=`: after how many seconds the object is deleted. Never on an ssl: one that vanishes would
+/// open its names or close them, unasked.
+fn ttl(call: &Call<'_>, kind: Kind) -> Result<Option<Duration>, Refusal> {
+    let Some(text) = call.head.query.find("ttl") else {
+        return Ok(None);
+    };
+    let seconds: f64 = text
+        .trim()
+        .parse()
+        .map_err(|_no_number| Refusal::TtlNotANumber)?;
+    if kind == Kind::Ssl {
+        return Err(Refusal::TtlOnSsl);
     }
+    let ttl = Some(seconds).filter(|seconds| (TTL_LEAST..=TTL_MOST).contains(seconds));
+    let ttl = ttl.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    ttl.map(Some).ok_or(Refusal::TtlOutOfRange)
 }
 
 /// The revision of `If-Match`, an addition of ours.
@@ -314,7 +329,7 @@ fn written_answer(written: Written, flavour: Flavour) -> Answer {
     } else {
         StatusCode::OK
     };
-    let revision = shown.modified;
+    let (revision, expires) = (shown.modified, shown.expires);
     let mut body = reply::object([("key", reply::key(shown.kind, &shown.id).into())]);
     body.insert("value".to_owned(), Value::Object(value(shown, flavour)));
     if flavour == Flavour::Api7 && !warnings.is_empty() {
@@ -325,6 +340,7 @@ fn written_answer(written: Written, flavour: Flavour) -> Answer {
     }
     Answer::json(status, Value::Object(body))
         .with_revision(revision)
+        .with_expiry(expires)
         .with_warnings(&warnings)
 }
 

@@ -178,6 +178,7 @@ async fn check_item(
         actor: call.actor.clone(),
         if_match: None,
         allow_weaker: true,
+        ttl: None,
     });
     match judged.await {
         Ok(_warnings) => Ok(Ok(())),

@@ -253,6 +253,7 @@ mod tests {
                     document: document.as_object().unwrap().clone(),
                     created: Revision(100 - number),
                     modified: Revision(100 + number),
+                    expires: None,
                 }
             })
             .collect()

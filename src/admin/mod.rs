@@ -248,7 +248,7 @@ const CORS: [(HeaderName, &str); 4] = [
     ),
     (
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        "ETag, X-Portcullis-Warning, X-Request-Id",
+        "ETag, X-Portcullis-Expires, X-Portcullis-Warning, X-Request-Id",
     ),
     (header::ACCESS_CONTROL_MAX_AGE, "600"),
 ];

@@ -149,6 +149,7 @@ async fn validate(call: &mut Call<'_>, word: &str) -> Result<Answer, Refusal> {
             actor: call.actor.clone(),
             if_match: None,
             allow_weaker: call.allows_weaker(),
+            ttl: None,
         })
         .await
     {

@@ -18,6 +18,8 @@ use crate::store::StoreError;
 
 /// The header that carries warnings, one per field line: code, blank, sentence.
 const WARNING: HeaderName = HeaderName::from_static("x-portcullis-warning");
+/// The header that says when an object expires; APISIX tells nowhere.
+const EXPIRES: HeaderName = HeaderName::from_static("x-portcullis-expires");
 /// The media type of most answers.
 const JSON: &str = "application/json";
 /// How many bytes of a warning go into its header.
@@ -92,6 +94,16 @@ impl Answer {
     pub(super) fn with_revision(mut self, revision: Revision) -> Self {
         if let Ok(value) = HeaderValue::try_from(format!("\"{}\"", revision.0)) {
             self.headers.insert(ETAG, value);
+        }
+        self
+    }
+
+    /// With when the object expires, if it does: seconds since 1970-01-01 UTC, as times in documents,
+    /// and like them no sooner than that.
+    pub(super) fn with_expiry(mut self, expires_ms: Option<u64>) -> Self {
+        if let Some(expires) = expires_ms {
+            let seconds = expires.div_ceil(1000);
+            self.headers.insert(EXPIRES, HeaderValue::from(seconds));
         }
         self
     }
@@ -239,12 +251,15 @@ pub(super) enum Refusal {
     /// `ttl` that is no number.
     #[error("invalid argument ttl: should be a number")]
     TtlNotANumber,
-    /// `ttl` at all.
+    /// `ttl` that is no time to come, or too far away.
+    #[error("invalid argument ttl: should be between 0.001 and 9000000000 seconds")]
+    TtlOutOfRange,
+    /// `ttl` of an ssl.
     #[error(
-        "ttl is not supported for {0}: an object that vanishes by itself would open or close what \
-         it guards; delete it when it is no longer wanted"
+        "ttl is not supported for ssls: one that vanishes by itself would open or close its names; \
+         delete it when it is no longer wanted"
     )]
-    Ttl(&'static str),
+    TtlOnSsl,
     /// `If-Match` that is no revision.
     #[error("If-Match must be one revision as GET gave it in ETag, such as \"12\"")]
     BadIfMatch,
@@ -336,7 +351,8 @@ impl Refusal {
             | Self::NotOffered(_)
             | Self::NoStreams
             | Self::TtlNotANumber
-            | Self::Ttl(_)
+            | Self::TtlOutOfRange
+            | Self::TtlOnSsl
             | Self::BadIfMatch => Answer::error(bad, &text),
         }
     }

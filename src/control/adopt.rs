@@ -161,6 +161,7 @@ impl Inner {
             },
             if_match: None,
             allow_weaker: false,
+            ttl: None,
         };
         let edit = Edit::Replace(document.clone());
         let finding = |is_error, pointer: &str, text: &str| Finding {
@@ -312,6 +313,7 @@ impl Inner {
                 kind,
                 id,
                 document: document.into_document(),
+                expires: None,
                 expect: Expect::Any,
             };
             Ok((mutation, changed))

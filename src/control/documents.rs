@@ -4,9 +4,18 @@ use crate::control::{Inner, Show, Shown, WriteError, store_failed};
 use crate::resource::fault::Faults;
 use crate::resource::{Id, Kind, Parsed, Terms, parse};
 use crate::secrets::custody::{CustodyError, Opened};
-use crate::store::Stored;
+use crate::store::{Loaded, StoreError, Stored};
 
 impl Inner {
+    /// Everything that is stored, but for what expired and was not deleted yet.
+    pub(super) fn load(&self) -> Result<Loaded, StoreError> {
+        let now = self.now_ms();
+        let mut loaded = self.store.load()?;
+        let is_over = |stored: &Stored| stored.expires.is_some_and(|expires| expires <= now);
+        loaded.objects.retain(|stored| !is_over(stored));
+        Ok(loaded)
+    }
+
     /// One object as a client may see it.
     pub(super) fn find(
         &self,
@@ -35,6 +44,7 @@ impl Inner {
             mut document,
             created,
             modified,
+            expires,
         } = stored;
         self.custody.withhold(kind, &id, &mut document, show);
         Shown {
@@ -43,6 +53,7 @@ impl Inner {
             document,
             created,
             modified,
+            expires,
         }
     }
 

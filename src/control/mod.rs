@@ -10,6 +10,7 @@ mod build;
 mod checks;
 mod documents;
 pub mod evidence;
+mod expiry;
 mod generations;
 mod group;
 mod module;
@@ -84,6 +85,8 @@ pub struct Put {
     /// The writer knows that this makes something less strict (`X-Portcullis-Allow-Weaker`).
     /// Matters only with `security.refuse_weakening`.
     pub allow_weaker: bool,
+    /// After what time it is deleted, unless it is written again (`?ttl=`); `None`: never.
+    pub ttl: Option<Duration>,
 }
 
 /// Creates an object under an id that the store gives: the revision that creates it, as 20 digits.
@@ -101,6 +104,8 @@ pub struct Post {
     pub if_match: Option<Revision>,
     /// As in [`Put::allow_weaker`].
     pub allow_weaker: bool,
+    /// As in [`Put::ttl`].
+    pub ttl: Option<Duration>,
 }
 
 /// Changes a part of an object.
@@ -121,6 +126,8 @@ pub struct Amend {
     pub if_match: Option<Revision>,
     /// As in [`Put::allow_weaker`].
     pub allow_weaker: bool,
+    /// As in [`Put::ttl`]: without it, an end that was set before is taken back.
+    pub ttl: Option<Duration>,
 }
 
 /// Removes an object.
@@ -155,6 +162,8 @@ pub struct Shown {
     pub created: Revision,
     /// The revision that last changed it (`modifiedIndex`).
     pub modified: Revision,
+    /// When it expires, in milliseconds since 1970-01-01 UTC; `None`: never.
+    pub expires: Option<u64>,
 }
 
 /// A change that was made: durable, published, proved.
@@ -241,6 +250,8 @@ struct Inner {
     tracker: refresh::Tracker,
     /// What a file declared last.
     declared: adopt::Declared,
+    /// Told when something is stored that expires.
+    expiry: tokio::sync::Notify,
     /// Changes that wait to be settled.
     queue: group::Queue,
     /// Held from the last check of a group of changes to its publication: groups are serial.
@@ -368,6 +379,12 @@ impl Control {
         refresh::run(&self.inner).await;
     }
 
+    /// Deletes what expires, when it does, until the runtime ends. Runs on control's runtime, in its
+    /// `LocalSet`.
+    pub async fn delete_expired(&self) {
+        expiry::run(&self.inner).await;
+    }
+
     /// How each reference fares: an object with `kind`, `id`, `pointer`, `manager`, `reference`,
     /// `state`, `digest`, `version`, `age_seconds`, `next_refresh_seconds`, `reason` and
     /// `last_error`; never a value.
@@ -449,12 +466,21 @@ impl Inner {
         i64::try_from(self.now().as_secs()).unwrap_or(i64::MAX)
     }
 
+    /// The same, as the store has it.
+    fn now_ms(&self) -> u64 {
+        millis(self.now())
+    }
+
     /// Sends a command to every worker; one that is gone needs none.
     fn command(&self, command: &Command) {
         for worker in &self.workers {
             let _gone = worker.send(command.clone());
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The store failed, and whoever asked is told.

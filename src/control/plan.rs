@@ -116,6 +116,7 @@ impl<'i> Group<'i> {
             actor,
             if_match,
             allow_weaker,
+            ttl,
         } = post;
         let request = Request {
             kind,
@@ -124,6 +125,7 @@ impl<'i> Group<'i> {
             actor,
             if_match,
             allow_weaker,
+            ttl,
         };
         let draft = self
             .inner
@@ -165,11 +167,17 @@ impl<'i> Group<'i> {
         });
         self.inner
             .check_weakenings(&weakens, request.allow_weaker)?;
+        if draft.expires.is_some() {
+            // Nobody will be there to be asked when it goes.
+            let goes = "it is deleted by itself when its `ttl` ends".to_owned();
+            self.inner.check_weakenings(&[goes], request.allow_weaker)?;
+        }
         let change = Change {
             mutation: Mutation::Put {
                 kind: *kind,
                 id: id.clone(),
                 document: draft.document.clone(),
+                expires: draft.expires,
                 expect: known.map_or(Expect::Absent, Expect::Revision),
             },
             changed: draft.changed.clone(),
@@ -312,7 +320,7 @@ impl Inner {
 
     pub(super) fn origin(&self, actor: &Actor) -> Origin {
         Origin {
-            time_ms: u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX),
+            time_ms: self.now_ms(),
             actor: actor.name.clone(),
             request_id: actor.request_id.clone(),
         }

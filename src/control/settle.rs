@@ -98,6 +98,13 @@ impl Inner {
             }
         }
         self.publish(last);
+        let is_ending = |(job, _): &(Ready, Step)| match job {
+            Ready::Put { draft, .. } => draft.expires.is_some(),
+            Ready::Delete { .. } => false,
+        };
+        if ready.iter().any(is_ending) {
+            self.expiry.notify_one();
+        }
         for ((job, step), committed) in ready.into_iter().zip(committed) {
             for (kind, id) in &step.changed {
                 self.tell_workers(&step.before, &step.after, *kind, id);
@@ -162,6 +169,7 @@ impl Inner {
             document: draft.shown,
             created: draft.known.map_or(modified, |(created, _)| created),
             modified,
+            expires: draft.expires,
         };
         Written {
             created: action == Action::Create,

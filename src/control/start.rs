@@ -170,7 +170,8 @@ pub fn read_trust_file(file: &TrustFile) -> Result<CaBundle, StartError> {
 /// Loads, compiles and publishes everything.
 pub(super) fn open(parts: Parts) -> Result<Inner, StartError> {
     let inner = assemble(parts);
-    let loaded = inner.store.load()?;
+    inner.delete_overdue()?;
+    let loaded = inner.load()?;
     let revision = loaded.revision;
     // Held until the end, so that one CA bundle is parsed once for all that use it.
     let mut stores = HashMap::new();
@@ -212,7 +213,7 @@ pub(super) fn open(parts: Parts) -> Result<Inner, StartError> {
 /// As [`Control::open`](crate::control::Control::open).
 pub fn check(parts: Parts) -> Result<Vec<Finding>, StartError> {
     let inner = assemble(parts);
-    let loaded = inner.store.load()?;
+    let loaded = inner.load()?;
     let mut changes = Vec::with_capacity(loaded.objects.len());
     for stored in &loaded.objects {
         changes.push(inner.compile_at_start(stored)?.0);
@@ -250,6 +251,7 @@ pub(super) fn assemble(parts: Parts) -> Inner {
         desk,
         tracker: Tracker::default(),
         declared: Declared::default(),
+        expiry: tokio::sync::Notify::new(),
         queue: Queue::default(),
         writer: Arc::default(),
         module_is_lost: AtomicBool::new(false),

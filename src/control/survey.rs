@@ -71,7 +71,7 @@ pub fn survey(parts: Parts) -> Result<Vec<Surveyed>, StartError> {
 impl Inner {
     /// Everything that has to do with TLS, in the store's order.
     pub(super) fn survey(&self) -> Result<Vec<Surveyed>, StoreError> {
-        let loaded = self.store.load()?;
+        let loaded = self.load()?;
         let all = loaded.objects.iter();
         Ok(all.filter_map(|stored| self.survey_one(stored)).collect())
     }

@@ -21,6 +21,7 @@ use crate::tls::select::{Choice, Choose};
 
 mod amends;
 mod asks;
+mod expiry;
 mod groups;
 mod strays;
 mod strict;
@@ -119,6 +120,7 @@ fn put_of(kind: Kind, own: &str, body: Value) -> Put {
         actor: actor(),
         if_match: None,
         allow_weaker: false,
+        ttl: None,
     }
 }
 
@@ -548,6 +550,7 @@ async fn a_stored_document_that_cannot_be_read_closes_its_names() {
         kind: Kind::Ssl,
         id: id("broken"),
         document: object(json!({"snis": ["a.example"], "cert": 7})),
+        expires: None,
         expect: Expect::Absent,
     };
     let change = Change {

@@ -4,13 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::control::generations::{Values, references_of, told_by_reference};
 use crate::control::group::{self, Job, Ready};
 use crate::control::own_nodes::own_nodes;
 use crate::control::prove::Proved;
 use crate::control::{
-    Actor, Amend, Delete, Deleted, Flavour, Inner, Post, Put, Show, WriteError, Written,
+    Actor, Amend, Delete, Deleted, Flavour, Inner, Post, Put, Show, WriteError, Written, millis,
     on_blocking, store_failed,
 };
 use crate::failure::Reason;
@@ -50,6 +51,8 @@ pub(super) struct Request {
     pub(super) actor: Actor,
     pub(super) if_match: Option<Revision>,
     pub(super) allow_weaker: bool,
+    /// After what time it is deleted; `None`: never.
+    pub(super) ttl: Option<Duration>,
 }
 
 /// A document that is fit to be stored.
@@ -88,6 +91,8 @@ pub(super) struct Draft {
     pub(super) references: Vec<(Kind, Id, &'static str)>,
     /// What its references to secrets stand for.
     pub(super) values: Values,
+    /// When it expires, in milliseconds since the epoch.
+    pub(super) expires: Option<u64>,
 }
 
 /// Creates or replaces an object.
@@ -120,6 +125,7 @@ pub(super) async fn amend(inner: &Arc<Inner>, amend: Amend) -> Result<Written, W
         actor,
         if_match,
         allow_weaker,
+        ttl,
     } = amend;
     let request = Request {
         kind,
@@ -128,6 +134,7 @@ pub(super) async fn amend(inner: &Arc<Inner>, amend: Amend) -> Result<Written, W
         actor,
         if_match,
         allow_weaker,
+        ttl,
     };
     write(inner, Arc::new(request), Arc::new(Edit::Amend(patch))).await
 }
@@ -165,6 +172,7 @@ fn split(put: Put) -> (Request, Edit) {
         actor,
         if_match,
         allow_weaker,
+        ttl,
     } = put;
     let request = Request {
         kind,
@@ -173,6 +181,7 @@ fn split(put: Put) -> (Request, Edit) {
         actor,
         if_match,
         allow_weaker,
+        ttl,
     };
     (request, Edit::Replace(document))
 }
@@ -349,6 +358,9 @@ impl Inner {
             changed,
             warnings,
             values,
+            expires: request
+                .ttl
+                .map(|ttl| millis(self.now().saturating_add(ttl))),
         })
     }
 

@@ -25,6 +25,7 @@ pub(super) fn suite(make: impl Fn(ChainKey) -> Box<dyn Store>) {
     deleted_object_is_gone_and_returns_as_new(make);
     lists_are_in_order_of_ids(make);
     records_are_gap_free_and_chained(make);
+    expiry_is_kept_until_it_is_put_anew(make);
     notes_are_kept_apart(make);
     concurrent_writers_lose_nothing(make);
     of_two_with_one_expectation_one_wins(make);
@@ -51,7 +52,19 @@ pub(super) fn put(kind: Kind, name: &str, document: Document, expect: Expect) ->
         kind,
         id: id(name),
         document,
+        expires: None,
         expect,
+    }
+}
+
+/// A put of what expires.
+fn put_until(name: &str, expires: u64) -> Mutation {
+    Mutation::Put {
+        kind: Kind::Route,
+        id: id(name),
+        document: named("x"),
+        expires: Some(expires),
+        expect: Expect::Any,
     }
 }
 
@@ -385,6 +398,29 @@ fn records_are_gap_free_and_chained(make: Make<'_>) {
     assert_eq!(store.audit_from(5, 2).unwrap(), &records[4..6]);
     assert!(store.audit_from(21, 2).unwrap().is_empty());
     assert!(store.audit_tail(0).unwrap().is_empty());
+}
+
+fn expiry_is_kept_until_it_is_put_anew(make: Make<'_>) {
+    let store = make(chain_key());
+    let all = [("b", 2), ("c", 3), ("a", 1), ("d", 4)].map(|(name, at)| put_until(name, at));
+    commit(&*store, all.into()).unwrap();
+    assert_eq!(find(&*store, Kind::Route, "c").unwrap().expires, Some(3));
+    assert_eq!(store.load().unwrap().objects[2].expires, Some(3));
+    assert_eq!(store.list(Kind::Route).unwrap()[2].expires, Some(3));
+    let expiring = |limit| {
+        let found = store.expiring(limit).unwrap();
+        let found = found.into_iter();
+        found
+            .map(|one| (one.id.to_string(), one.modified.0, one.expires))
+            .collect::<Vec<_>>()
+    };
+    let (a, b) = (("a".to_owned(), 3, 1), ("b".to_owned(), 1, 2));
+    assert_eq!(expiring(2), [a, b.clone()]);
+    let never = put(Kind::Route, "a", named("x"), Expect::Any);
+    let gone = delete(Kind::Route, "c", Expect::Any);
+    commit(&*store, vec![never, gone, put_until("d", 1)]).unwrap();
+    assert_eq!(expiring(9), [("d".to_owned(), 7, 1), b]);
+    assert_eq!(find(&*store, Kind::Route, "a").unwrap().expires, None);
 }
 
 fn notes_are_kept_apart(make: Make<'_>) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::audit::{self, ChainKey, Entry, Head, Record, VerifyError};
-use super::{Commit, Committed, Loaded, Mutation, Outcome, Store, StoreError, Stored};
+use super::{Commit, Committed, Expiring, Loaded, Mutation, Outcome, Store, StoreError, Stored};
 use crate::resource::{Id, Kind, Revision};
 
 /// A [`Store`] in memory.
@@ -113,12 +113,15 @@ impl Store for Memory {
                     modified: revision,
                 });
                 let stored = match change.mutation {
-                    Mutation::Put { document, .. } => Some(Stored {
+                    Mutation::Put {
+                        document, expires, ..
+                    } => Some(Stored {
                         kind,
                         id,
                         document,
                         created,
                         modified: revision,
+                        expires,
                     }),
                     Mutation::Delete { .. } => None,
                 };
@@ -135,6 +138,25 @@ impl Store for Memory {
         state.revision = revision;
         state.records.append(&mut records);
         Ok(done)
+    }
+
+    fn expiring(&self, limit: usize) -> Result<Vec<Expiring>, StoreError> {
+        let state = self.state();
+        let mut all: Vec<_> = state
+            .objects
+            .values()
+            .filter_map(|stored| {
+                Some(Expiring {
+                    kind: stored.kind,
+                    id: stored.id.clone(),
+                    modified: stored.modified,
+                    expires: stored.expires?,
+                })
+            })
+            .collect();
+        all.sort_by_key(|expiring| expiring.expires);
+        all.truncate(limit);
+        Ok(all)
     }
 
     fn audit_tail(&self, limit: usize) -> Result<Vec<Record>, StoreError> {

@@ -65,6 +65,13 @@ pub trait Store: Send + Sync {
     /// anything else is a failure of the store. In each case but that one nothing was written.
     fn commit_all(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError>;
 
+    /// Up to `limit` of the objects that expire, the soonest first. The store itself removes none:
+    /// an expired one is there until it is deleted.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn expiring(&self, limit: usize) -> Result<Vec<Expiring>, StoreError>;
+
     /// The last `limit` audit records, oldest first.
     ///
     /// # Errors
@@ -122,6 +129,8 @@ pub struct Stored {
     pub created: Revision,
     /// The revision that last changed it (`modifiedIndex`).
     pub modified: Revision,
+    /// When it expires, in milliseconds since 1970-01-01 UTC; `None`: never.
+    pub expires: Option<u64>,
 }
 
 impl std::fmt::Debug for Stored {
@@ -132,8 +141,22 @@ impl std::fmt::Debug for Stored {
             .field("id", &self.id)
             .field("created", &self.created)
             .field("modified", &self.modified)
+            .field("expires", &self.expires)
             .finish_non_exhaustive()
     }
+}
+
+/// An object that expires.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expiring {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its id.
+    pub id: Id,
+    /// The revision that last changed it, and so said when it expires.
+    pub modified: Revision,
+    /// When, in milliseconds since 1970-01-01 UTC.
+    pub expires: u64,
 }
 
 /// All objects at one revision.
@@ -167,6 +190,8 @@ pub enum Mutation {
         id: Id,
         /// What to keep, keys sealed.
         document: Document,
+        /// When it expires, as [`Stored::expires`]; what it was before does not count.
+        expires: Option<u64>,
         /// What must be so.
         expect: Expect,
     },

@@ -16,13 +16,15 @@ use rusqlite::{
 };
 
 pub use self::files::make_directory;
-use self::files::{connect, failed, identify, lock, make_file, prepare, unconfirmed};
+use self::files::{connect, failed, identify, lock, make_file, prepare, shim, unconfirmed};
 use self::rows::{
-    RECORD_COLUMNS, RawRecord, RawStored, limit_number, number, read_head, read_revision,
-    read_revisions, write_record,
+    RECORD_COLUMNS, RawExpiring, RawRecord, RawStored, STORED_COLUMNS, limit_number, number,
+    read_head, read_revision, read_revisions, write_record,
 };
 use super::audit::{self, ChainKey, Entry, Head, Origin, Record, VerifyError};
-use super::{Change, Commit, Committed, Loaded, Mutation, Outcome, Store, StoreError, Stored};
+use super::{
+    Change, Commit, Committed, Expiring, Loaded, Mutation, Outcome, Store, StoreError, Stored,
+};
 use crate::resource::{Id, Kind, Revision};
 
 mod files;
@@ -108,11 +110,14 @@ impl Database {
         )?;
         match identify(&path, &reader)? {
             0 => Ok(None),
-            _ => Ok(Some(Self {
-                path,
-                reader: Mutex::new(reader),
-                writer: None,
-            })),
+            found => {
+                shim(&reader, found).map_err(failed(&path, "read"))?;
+                Ok(Some(Self {
+                    path,
+                    reader: Mutex::new(reader),
+                    writer: None,
+                }))
+            }
         }
     }
 
@@ -266,7 +271,9 @@ impl Sqlite {
         };
         let record = self.chain.link(head, entry)?;
         match &mutation {
-            Mutation::Put { document, .. } => {
+            Mutation::Put {
+                document, expires, ..
+            } => {
                 let document =
                     serde_json::to_string(document).map_err(|source| StoreError::Encode {
                         kind,
@@ -275,8 +282,9 @@ impl Sqlite {
                     })?;
                 transaction
                     .prepare_cached(
-                        "INSERT OR REPLACE INTO resource (kind, id, document, created, modified)
-                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                        "INSERT OR REPLACE INTO resource
+                             (kind, id, document, created, modified, expires)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                     )
                     .and_then(|mut put| {
                         put.execute(params![
@@ -284,7 +292,8 @@ impl Sqlite {
                             id.as_str(),
                             document,
                             number(created.0),
-                            number(revision.0)
+                            number(revision.0),
+                            expires.map(number)
                         ])
                     })
             }
@@ -307,7 +316,7 @@ impl Store for Sqlite {
     fn load(&self) -> Result<Loaded, StoreError> {
         let (objects, last) = self.database.read(|conn| {
             let objects: Vec<Result<Stored, StoreError>> = conn
-                .prepare_cached("SELECT kind, id, document, created, modified FROM resource")?
+                .prepare_cached(&format!("SELECT {STORED_COLUMNS} FROM resource"))?
                 .query_map([], |row| {
                     RawStored::read(row).map(|raw| self.database.decode(raw))
                 })?
@@ -328,10 +337,9 @@ impl Store for Sqlite {
 
     fn find(&self, kind: Kind, id: &Id) -> Result<Option<Stored>, StoreError> {
         let row = self.database.read(|conn| {
-            conn.prepare_cached(
-                "SELECT kind, id, document, created, modified FROM resource
-                 WHERE kind = ?1 AND id = ?2",
-            )?
+            conn.prepare_cached(&format!(
+                "SELECT {STORED_COLUMNS} FROM resource WHERE kind = ?1 AND id = ?2"
+            ))?
             .query_row([kind.plural(), id.as_str()], RawStored::read)
             .optional()
         })?;
@@ -340,10 +348,9 @@ impl Store for Sqlite {
 
     fn list(&self, kind: Kind) -> Result<Vec<Stored>, StoreError> {
         let objects = self.database.read(|conn| {
-            conn.prepare_cached(
-                "SELECT kind, id, document, created, modified FROM resource
-                 WHERE kind = ?1 ORDER BY id",
-            )?
+            conn.prepare_cached(&format!(
+                "SELECT {STORED_COLUMNS} FROM resource WHERE kind = ?1 ORDER BY id"
+            ))?
             .query_map([kind.plural()], |row| {
                 RawStored::read(row).map(|raw| self.database.decode(raw))
             })?
@@ -378,6 +385,25 @@ impl Store for Sqlite {
             .map_err(failed(path, "write"))?;
         transaction.commit().map_err(unconfirmed(path))?;
         Ok(done)
+    }
+
+    fn expiring(&self, limit: usize) -> Result<Vec<Expiring>, StoreError> {
+        let rows = self.database.read(|conn| {
+            conn.prepare_cached(
+                "SELECT kind, id, modified, expires FROM resource
+                 WHERE expires IS NOT NULL ORDER BY expires LIMIT ?1",
+            )?
+            .query_map([limit_number(limit)], RawExpiring::read)?
+            .collect::<Result<Vec<_>, _>>()
+        })?;
+        let decode = |raw: RawExpiring| {
+            let name = format!("{}/{}", raw.kind, raw.id);
+            raw.decode().ok_or_else(|| {
+                let detail = format!("object {name} cannot be read");
+                self.database.damaged(detail)
+            })
+        };
+        rows.into_iter().map(decode).collect()
     }
 
     fn audit_tail(&self, limit: usize) -> Result<Vec<Record>, StoreError> {

@@ -5,6 +5,7 @@
 mod changes;
 mod documents;
 mod envelopes;
+mod expiry;
 mod judging;
 mod material;
 

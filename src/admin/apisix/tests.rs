@@ -270,17 +270,58 @@ async fn unusable_bodies_are_refused_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn ttl_is_refused_never_ignored() {
+async fn ttl_that_is_no_time_to_come_is_refused_never_ignored() {
     let room = Room::new();
-    for (query, text) in [
-        ("ttl=10", "ttl is not supported for upstreams"),
-        ("ttl=ten", "invalid argument ttl: should be a number"),
+    let path = "/apisix/admin/upstreams/1";
+    for (ttl, text) in [
+        ("ten", "invalid argument ttl: should be a number"),
+        ("", "invalid argument ttl: should be a number"),
+        ("0", "should be between 0.001 and 9000000000 seconds"),
+        ("-1", "should be between"),
+        ("nan", "should be between"),
+        ("inf", "should be between"),
+        ("9000000001", "should be between"),
     ] {
-        let path = format!("/apisix/admin/upstreams/1?{query}");
-        let told = room.ask("PUT", &path, UPSTREAM, 400).await;
+        let asked = format!("{path}?ttl={ttl}");
+        let told = room.ask("PUT", &asked, UPSTREAM, 400).await;
         assert!(told.text.contains(text), "{}", told.text);
     }
-    room.ask("GET", "/apisix/admin/upstreams/1", "", 404).await;
+    room.ask("GET", path, "", 404).await;
+    let (cert, key) = pair();
+    let ssl = json!({"cert": cert, "key": key, "snis": ["api.test"]}).to_string();
+    let asked = "/apisix/admin/ssls/1?ttl=10";
+    let told = room.ask("PUT", asked, &ssl, 400).await;
+    assert!(
+        told.text.contains("not supported for ssls"),
+        "{}",
+        told.text
+    );
+    room.ask("PUT", "/apisix/admin/ssls/1", &ssl, 201).await;
+}
+
+#[tokio::test]
+async fn ttl_is_shown_in_a_header_until_a_write_takes_it_back() {
+    let room = Room::new();
+    let path = "/apisix/admin/upstreams/1";
+    let end = |told: &Told| told.header("x-portcullis-expires").map(str::to_owned);
+    let asked = format!("{path}?ttl=3600.5");
+    let told = room.ask("PUT", &asked, UPSTREAM, 201).await;
+    let document: Value = serde_json::from_str(&told.text).unwrap();
+    let created = document["value"]["create_time"].as_u64().unwrap();
+    let expires = end(&told).unwrap();
+    let seconds: u64 = expires.parse().unwrap();
+    assert!(
+        (created + 3600..=created + 3603).contains(&seconds),
+        "{seconds}"
+    );
+    assert_eq!(end(&room.ask("GET", path, "", 200).await), Some(expires));
+    let told = room.ask("PATCH", path, "{\"desc\":\"d\"}", 200).await;
+    assert_eq!(end(&told), None);
+    assert_eq!(end(&room.ask("GET", path, "", 200).await), None);
+    let posted = room.ask("POST", "/apisix/admin/upstreams?ttl=9", UPSTREAM, 201);
+    assert!(end(&posted.await).is_some());
+    let told = room.ask("PATCH", &format!("{path}?ttl=9"), "{}", 200).await;
+    assert!(end(&told).is_some());
 }
 
 #[tokio::test]

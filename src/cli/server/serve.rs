@@ -215,6 +215,8 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
         tokio::task::spawn_local(serve_desk(orders, ground, metrics));
         let refreshing = control.clone();
         tokio::task::spawn_local(async move { refreshing.refresh_secrets().await });
+        let expiring = control.clone();
+        tokio::task::spawn_local(async move { expiring.delete_expired().await });
         let checking = control.clone();
         tokio::task::spawn_local(async move { checking.check_nodes().await });
         tokio::task::spawn_local(async move { control.serve_asks(asks).await });

@@ -13,6 +13,7 @@ fn amend_of(kind: Kind, own: &str, patch: Patch) -> Amend {
         actor: actor(),
         if_match: None,
         allow_weaker: false,
+        ttl: None,
     }
 }
 
@@ -24,6 +25,7 @@ fn post_of(kind: Kind, body: Value) -> Post {
         actor: actor(),
         if_match: None,
         allow_weaker: false,
+        ttl: None,
     }
 }
 
@@ -210,6 +212,7 @@ async fn object_that_does_not_open_is_repaired_by_what_replaces_its_key() {
             kind: Kind::Ssl,
             id: id("1"),
             document,
+            expires: None,
             expect: Expect::Absent,
         },
         changed: Vec::new(),

@@ -7,7 +7,7 @@ use super::*;
 use crate::resource::patch::Patch;
 use crate::store::audit::{Head, Record, VerifyError};
 use crate::store::sqlite::Database;
-use crate::store::{Committed, Loaded, Stored};
+use crate::store::{Committed, Expiring, Loaded, Stored};
 
 /// A store that refuses an object with this id, counts its transactions, and may be unsure.
 struct Picky {
@@ -57,6 +57,9 @@ impl Store for Picky {
             return Err(self.failure());
         }
         self.store.commit_all(commits)
+    }
+    fn expiring(&self, limit: usize) -> Result<Vec<Expiring>, StoreError> {
+        self.store.expiring(limit)
     }
     fn audit_tail(&self, limit: usize) -> Result<Vec<Record>, StoreError> {
         self.store.audit_tail(limit)
@@ -216,6 +219,7 @@ async fn write_one(control: Control, number: usize) -> Did {
                 actor: actor(),
                 if_match: None,
                 allow_weaker: false,
+                ttl: None,
             };
             let made = control.post(post).await.unwrap().shown;
             Did::Put(made.id.to_string(), made.modified)
@@ -233,6 +237,7 @@ async fn write_one(control: Control, number: usize) -> Did {
                 actor: actor(),
                 if_match: None,
                 allow_weaker: false,
+                ttl: None,
             };
             control.amend(amend).await.unwrap();
             Did::Counted

@@ -84,6 +84,7 @@ async fn a_stored_key_where_none_belongs_is_not_shown() {
             kind: Kind::Ssl,
             id: id("old"),
             document,
+            expires: None,
             expect: Expect::Absent,
         },
         changed: Vec::new(),

@@ -20,7 +20,8 @@ const APPLICATION_ID: i64 = 0x5043_4c53;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What leads from each schema version (`PRAGMA user_version`) to the next, 0 being an empty file.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE resource (
         kind TEXT NOT NULL,
         id TEXT NOT NULL,
@@ -45,7 +46,17 @@ const MIGRATIONS: [&str; 1] = ["
     CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL) STRICT;
     INSERT INTO head VALUES (1, 0);
-"];
+",
+    "
+    ALTER TABLE resource ADD COLUMN expires INTEGER;
+    CREATE INDEX resource_expires ON resource (expires) WHERE expires IS NOT NULL;
+",
+];
+
+/// What a file of each earlier version lacks for those who only read it. SQLite looks for names in
+/// `temp` first, and that is writable where the file is not.
+const SHIMS: [&str; 1] =
+    ["CREATE TEMP VIEW resource AS SELECT *, NULL AS expires FROM main.resource"];
 
 /// Makes a data directory, for its owner only; one that is there stays as it is.
 ///
@@ -159,6 +170,14 @@ pub(super) fn identify(path: &Path, conn: &Connection) -> Result<i64, StoreError
     }
 }
 
+/// Lets a connection that only reads see a file of schema version `found` as one of the newest.
+pub(super) fn shim(conn: &Connection, found: i64) -> rusqlite::Result<()> {
+    let older = (1_i64..).zip(SHIMS);
+    older
+        .filter(|(version, _)| *version >= found)
+        .try_for_each(|(_, shim)| conn.execute_batch(shim))
+}
+
 /// Brings a file from schema version `found` to the newest.
 pub(super) fn prepare(conn: &mut Connection, found: i64) -> rusqlite::Result<()> {
     conn.pragma_update(None, "journal_mode", "WAL")?;
@@ -225,8 +244,8 @@ mod tests {
 
     use tempfile::TempDir;
 
-    use super::super::super::Expect;
     use super::super::super::contract::{chain_key, commit, named, put};
+    use super::super::super::{Expect, Store};
     use super::super::{Database, FILE_NAME};
     use super::*;
     use crate::resource::Kind;
@@ -323,16 +342,53 @@ mod tests {
                 refusal,
                 StoreError::Newer {
                     found: 99,
-                    known: 1,
+                    known: 2,
                     ..
                 }
             ),
             "{refusal}"
         );
         outside(&dir)
-            .pragma_update(None, "user_version", 1)
+            .pragma_update(None, "user_version", 2)
             .unwrap();
         assert!(Database::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn file_of_an_earlier_version_is_read_as_it_is_and_brought_up_to_be_written() {
+        let dir = TempDir::new().unwrap();
+        let earlier = outside(&dir);
+        earlier.execute_batch(MIGRATIONS[0]).unwrap();
+        earlier
+            .execute_batch(
+                "PRAGMA user_version = 1;
+                 INSERT INTO resource VALUES ('routes', '1', '{}', 1, 2)",
+            )
+            .unwrap();
+        earlier
+            .pragma_update(None, "application_id", APPLICATION_ID)
+            .unwrap();
+        drop(earlier);
+        let look = || {
+            let reader = Database::open_to_read(dir.path()).unwrap().unwrap();
+            let reader = reader.into_store(chain_key());
+            let found = reader.find(Kind::Route, &"1".parse().unwrap()).unwrap();
+            assert_eq!(reader.expiring(9).unwrap(), []);
+            (reader.load().unwrap().objects, found)
+        };
+        let (before, found) = look();
+        assert_eq!((before.len(), before[0].expires), (1, None));
+        assert_eq!(found.as_ref(), before.first());
+        let writer = Database::open(dir.path()).unwrap().into_store(chain_key());
+        commit(
+            &writer,
+            vec![put(Kind::Route, "2", named("x"), Expect::Any)],
+        )
+        .unwrap();
+        drop(writer);
+        let (after, _) = look();
+        assert_eq!(after[0], before[0]);
+        assert_eq!(after.len(), 2);
     }
 
     #[test]

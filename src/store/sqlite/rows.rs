@@ -2,13 +2,16 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use super::super::Stored;
 use super::super::audit::{Action, Head, Mac, Origin, Record};
+use super::super::{Expiring, Stored};
 use crate::resource::{Id, Kind, Revision};
 
 /// The columns of `audit`, in the order of [`RawRecord`].
 pub(super) const RECORD_COLUMNS: &str =
     "seq, time_ms, actor, request_id, kind, id, action, changed, weakens, revision, mac";
+
+/// The columns of `resource`, in the order of [`RawStored`].
+pub(super) const STORED_COLUMNS: &str = "kind, id, document, created, modified, expires";
 
 /// A row of `resource`, not yet understood.
 pub(super) struct RawStored {
@@ -17,6 +20,7 @@ pub(super) struct RawStored {
     document: String,
     created: u64,
     modified: u64,
+    expires: Option<u64>,
 }
 
 impl RawStored {
@@ -27,6 +31,7 @@ impl RawStored {
             document: row.get(2)?,
             created: unsigned(row, 3)?,
             modified: unsigned(row, 4)?,
+            expires: unsigned_or_null(row, 5)?,
         })
     }
 
@@ -38,6 +43,36 @@ impl RawStored {
             document: serde_json::from_str(&self.document).ok()?,
             created: Revision(self.created),
             modified: Revision(self.modified),
+            expires: self.expires,
+        })
+    }
+}
+
+/// An object that expires, as `kind, id, modified, expires`; not yet understood.
+pub(super) struct RawExpiring {
+    pub(super) kind: String,
+    pub(super) id: String,
+    modified: u64,
+    expires: u64,
+}
+
+impl RawExpiring {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            kind: row.get(0)?,
+            id: row.get(1)?,
+            modified: unsigned(row, 2)?,
+            expires: unsigned(row, 3)?,
+        })
+    }
+
+    /// `None` when it cannot have been written here.
+    pub(super) fn decode(self) -> Option<Expiring> {
+        Some(Expiring {
+            kind: Kind::from_plural(&self.kind)?,
+            id: self.id.parse().ok()?,
+            modified: Revision(self.modified),
+            expires: self.expires,
         })
     }
 }
@@ -164,4 +199,13 @@ pub(super) fn limit_number(limit: usize) -> i64 {
 fn unsigned(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
     let value: i64 = row.get(index)?;
     u64::try_from(value).map_err(|_negative| rusqlite::Error::IntegralValueOutOfRange(index, value))
+}
+
+/// A column that holds a number that is not negative, or nothing.
+fn unsigned_or_null(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<u64>> {
+    let value: Option<i64> = row.get(index)?;
+    match value {
+        None => Ok(None),
+        Some(_) => unsigned(row, index).map(Some),
+    }
 }
