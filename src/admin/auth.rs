@@ -83,6 +83,9 @@ pub(super) enum AuthError {
     /// A key that is not ours.
     #[error("wrong apikey")]
     Wrong,
+    /// A certificate that is over by now.
+    #[error("client certificate expired")]
+    Expired,
     /// A viewer that wants to write.
     #[error("invalid method for role viewer")]
     ViewerWrites,
@@ -98,13 +101,16 @@ impl Keys {
         Self { keys, sources }
     }
 
-    /// The name of the key that the request carries.
-    pub(super) fn check(&self, head: &Head) -> Result<&str, AuthError> {
-        let given = self
-            .sources
-            .find(&head.query, &head.headers)
-            .ok_or(AuthError::Missing)?;
-        let digest = sha256(&[given.as_bytes()])?;
+    /// The digest of the key that the request carries; `None` without one.
+    pub(super) fn find(&self, head: &Head) -> Result<Option<Sha256>, AuthError> {
+        let given = self.sources.find(&head.query, &head.headers);
+        given
+            .map(|given| Ok(sha256(&[given.as_bytes()])?))
+            .transpose()
+    }
+
+    /// The name of the key with this digest.
+    pub(super) fn check(&self, head: &Head, digest: &Sha256) -> Result<&str, AuthError> {
         let mut found = None;
         // Every key is compared, so that the time taken does not tell which one was near.
         for key in &self.keys {
@@ -113,10 +119,40 @@ impl Keys {
             }
         }
         let key = found.ok_or(AuthError::Wrong)?;
-        if key.role == Role::Viewer && head.method != Method::GET {
-            return Err(AuthError::ViewerWrites);
-        }
+        key.role.check(head)?;
         Ok(&key.name)
+    }
+}
+
+impl Role {
+    /// Whether it permits what is asked.
+    fn check(self, head: &Head) -> Result<(), AuthError> {
+        match self {
+            Self::Viewer if head.method != Method::GET => Err(AuthError::ViewerWrites),
+            Self::Viewer | Self::Admin => Ok(()),
+        }
+    }
+}
+
+/// Who a client is by its certificate, which was verified in the handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certified {
+    /// Its subject, as the audit names it.
+    pub name: String,
+    /// What its holder may do.
+    pub role: Role,
+    /// The end of its validity, seconds since the epoch: a connection may outlive it.
+    pub until: i64,
+}
+
+impl Certified {
+    /// Its name, where it may do what is asked.
+    pub(super) fn check(&self, head: &Head, now: i64) -> Result<&str, AuthError> {
+        if now > self.until {
+            return Err(AuthError::Expired);
+        }
+        self.role.check(head)?;
+        Ok(&self.name)
     }
 }
 
@@ -182,10 +218,12 @@ mod tests {
     }
 
     fn check(sources: Sources, head: &Head) -> Result<String, String> {
-        keys(sources)
-            .check(head)
-            .map(str::to_owned)
-            .map_err(|e| e.to_string())
+        let keys = keys(sources);
+        let given = keys.find(head).unwrap();
+        let name = given
+            .ok_or(AuthError::Missing)
+            .and_then(|given| keys.check(head, &given).map(str::to_owned));
+        name.map_err(|error| error.to_string())
     }
 
     #[test]
@@ -251,7 +289,26 @@ mod tests {
     fn without_keys_nobody_is_let_in() {
         let nobody = Keys::new(Vec::new(), ALL);
         let head = head(Method::GET, "", &[("x-api-key", "anything")]);
-        assert!(matches!(nobody.check(&head), Err(AuthError::Wrong)));
+        let given = nobody.find(&head).unwrap().unwrap();
+        assert!(matches!(nobody.check(&head, &given), Err(AuthError::Wrong)));
+    }
+
+    #[test]
+    fn certificate_counts_with_its_role_until_it_ends() {
+        let certified = |role| Certified {
+            name: "CN=ops".to_owned(),
+            role,
+            until: 100,
+        };
+        let (get, put) = (head(Method::GET, "", &[]), head(Method::PUT, "", &[]));
+        let (admin, viewer) = (certified(Role::Admin), certified(Role::Viewer));
+        assert_eq!(admin.check(&put, 100).unwrap(), "CN=ops");
+        assert_eq!(viewer.check(&get, 100).unwrap(), "CN=ops");
+        assert!(matches!(
+            viewer.check(&put, 100),
+            Err(AuthError::ViewerWrites)
+        ));
+        assert!(matches!(admin.check(&get, 101), Err(AuthError::Expired)));
     }
 
     #[test]

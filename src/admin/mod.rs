@@ -7,6 +7,7 @@
 
 mod api7;
 mod apisix;
+pub mod attempts;
 pub mod auth;
 mod call;
 mod judge;
@@ -22,13 +23,16 @@ mod testing;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
+use ipnet::IpNet;
 use warp::Filter;
 use warp::reply::Response;
 
-use self::auth::Keys;
+use self::attempts::Attempts;
+use self::auth::{AuthError, Certified, Keys};
 use self::call::{Body, Call, boxed, refused, set};
 use self::reply::{Answer, Refusal};
 use self::request::Head;
@@ -57,8 +61,40 @@ pub enum Listener {
 
 /// Where a connection comes from. Whoever serves the filter puts it into each request's
 /// extensions; the audit record names it.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub SocketAddr);
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub addr: SocketAddr,
+    /// Who its certificate says it is, where that has a role.
+    pub certified: Option<Arc<Certified>>,
+}
+
+/// Networks that may call, by listener; `None`: whoever reaches it.
+#[derive(Clone, Debug, Default)]
+pub struct Allowed {
+    /// `admin.allow_admin`, for [`Listener::Http9180`].
+    pub http: Option<Vec<IpNet>>,
+    /// `admin.https.allow_admin`, for [`Listener::Https7443`].
+    pub https: Option<Vec<IpNet>>,
+}
+
+impl Allowed {
+    /// Lets an address in. One that is not known is in no network.
+    fn check(&self, listener: Listener, peer: Option<&Peer>) -> Result<(), Refusal> {
+        let (nets, key) = match listener {
+            Listener::Http9180 => (&self.http, "admin.allow_admin"),
+            Listener::Https7443 => (&self.https, "admin.https.allow_admin"),
+        };
+        let Some(nets) = nets else {
+            return Ok(());
+        };
+        let ip = peer.map(|peer| peer.addr.ip().to_canonical());
+        if ip.is_some_and(|ip| nets.iter().any(|net| net.contains(&ip))) {
+            return Ok(());
+        }
+        Err(Refusal::NotAllowed { ip, key })
+    }
+}
 
 /// What the Admin API works with.
 pub struct Admin {
@@ -76,6 +112,10 @@ pub struct Admin {
     pub https_flavour: Flavour,
     /// `admin.cors`: origins that browsers may call from; empty: none.
     pub cors: Vec<String>,
+    /// Who may call at all.
+    pub allow_admin: Allowed,
+    /// Who tried wrong keys.
+    pub attempts: Attempts,
     /// What the report on FIPS mode says of the process.
     pub evidence: Arc<Surroundings>,
     /// Whether a file says what is served: then nothing can be written here.
@@ -117,6 +157,12 @@ fn request_head() -> impl Filter<Extract = (Head,), Error = Infallible> + Clone 
         )
 }
 
+/// Seconds since the epoch.
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
+}
+
 impl Admin {
     async fn answer(
         &self,
@@ -149,15 +195,18 @@ impl Admin {
         body: Body,
         request_id: &str,
     ) -> Answer {
-        if let Some(answer) = self.answer_anyone(head) {
-            return answer;
-        }
         let mut actor = Actor {
             name: String::new(),
             request_id: request_id.to_owned(),
-            peer: peer.map(|Peer(addr)| addr),
+            peer: peer.as_ref().map(|peer| peer.addr),
         };
-        let call = match self.admit(listener, head, &mut actor) {
+        if let Err(refusal) = self.allow_admin.check(listener, peer.as_ref()) {
+            return refused(refusal, head, &actor);
+        }
+        if let Some(answer) = self.answer_anyone(head) {
+            return answer;
+        }
+        let call = match self.admit(listener, head, peer.as_ref(), &mut actor) {
             Ok(flavour) => Call {
                 state: self,
                 head,
@@ -175,10 +224,34 @@ impl Admin {
         &self,
         listener: Listener,
         head: &Head,
+        peer: Option<&Peer>,
         actor: &mut Actor,
     ) -> Result<Flavour, Refusal> {
-        actor.name = self.keys.check(head)?.to_owned();
+        actor.name = self.authenticate(head, peer)?;
         self.flavour(listener, head)
+    }
+
+    /// Who calls: by the key, where there is one, else by the certificate. An address that tries
+    /// one key after the other has to wait.
+    fn authenticate(&self, head: &Head, peer: Option<&Peer>) -> Result<String, Refusal> {
+        let Some(given) = self.keys.find(head)? else {
+            let certified = peer.and_then(|peer| peer.certified.as_deref());
+            let certified = certified.ok_or(AuthError::Missing)?;
+            return Ok(certified.check(head, now())?.to_owned());
+        };
+        let Some(peer) = peer else {
+            return Ok(self.keys.check(head, &given)?.to_owned());
+        };
+        let (ip, at) = (peer.addr.ip(), Instant::now());
+        self.attempts.check(ip, &given, at)?;
+        match self.keys.check(head, &given) {
+            Ok(name) => Ok(name.to_owned()),
+            Err(AuthError::Wrong) => {
+                self.attempts.note(ip, &given, at)?;
+                Err(AuthError::Wrong.into())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What is answered without a key: the liveness probe, a browser's preflight, and methods
@@ -257,6 +330,7 @@ const CORS: [(HeaderName, &str); 4] = [
 mod tests {
     use super::*;
 
+    use super::auth::Role;
     use super::testing::{KEY, Room, VIEWER, state};
 
     const ROUTES: &str = "/apisix/admin/routes";
@@ -311,6 +385,91 @@ mod tests {
         }
         for headers in [[("x-api-key", VIEWER)], [("x_api_key", KEY)]] {
             assert_eq!(status_with(&headers, "GET", ROUTES).await.0, 200);
+        }
+    }
+
+    fn peer(addr: &str, certified: Option<Certified>) -> Peer {
+        Peer {
+            addr: addr.parse().unwrap(),
+            certified: certified.map(Arc::new),
+        }
+    }
+
+    #[tokio::test]
+    async fn address_that_guesses_waits_and_others_do_not() {
+        let room = Room::new();
+        let ask = async |addr: &str, key: &str| {
+            let headers = [("x-api-key", key)];
+            let peer = peer(addr, None);
+            room.ask_from(Listener::Https7443, peer, &headers, "GET")
+                .await
+        };
+        for guess in 0..20 {
+            let told = ask("192.0.2.1:1", &guess.to_string()).await;
+            assert_eq!(told.status, 401);
+        }
+        for key in [KEY, VIEWER, "another"] {
+            let told = ask("192.0.2.1:2", key).await;
+            assert_eq!(told.status, 429);
+            assert_eq!(told.header("retry-after"), Some("6"));
+            assert!(told.text.contains("too many wrong keys"), "{}", told.text);
+        }
+        assert_eq!(ask("192.0.2.1:3", "3").await.status, 401);
+        assert_eq!(ask("192.0.2.2:1", KEY).await.status, 200);
+    }
+
+    #[tokio::test]
+    async fn address_outside_the_networks_is_403_before_its_key_is_looked_at() {
+        let allow_admin = Allowed {
+            http: None,
+            https: Some(vec!["192.0.2.0/24".parse().unwrap()]),
+        };
+        let room = Room(Arc::new(Admin {
+            allow_admin,
+            ..state()
+        }));
+        for (addr, key, listener, status) in [
+            ("192.0.2.9:1", KEY, Listener::Https7443, 200),
+            ("[::ffff:192.0.2.9]:1", KEY, Listener::Https7443, 200),
+            ("192.0.2.9:1", "wrong", Listener::Https7443, 401),
+            ("192.0.3.9:1", KEY, Listener::Https7443, 403),
+            ("192.0.3.9:1", "wrong", Listener::Https7443, 403),
+            ("[2001:db8::1]:1", KEY, Listener::Https7443, 403),
+            ("192.0.3.9:1", KEY, Listener::Http9180, 200),
+        ] {
+            let headers = [("x-api-key", key)];
+            let told = room
+                .ask_from(listener, peer(addr, None), &headers, "GET")
+                .await;
+            assert_eq!(told.status, status, "{addr}: {}", told.text);
+        }
+        // Who is not known to come from there does not.
+        room.ask_on(Listener::Https7443, "GET", ROUTES, "", 403)
+            .await;
+    }
+
+    #[tokio::test]
+    async fn certificate_with_a_role_stands_for_a_key_that_is_not_given() {
+        let room = Room::new();
+        let certified = |role| Certified {
+            name: "CN=ops".to_owned(),
+            role,
+            until: i64::MAX,
+        };
+        for (role, headers, method, status) in [
+            (Role::Admin, &[][..], "GET", 200),
+            (Role::Admin, &[], "DELETE", 400),
+            (Role::Viewer, &[], "GET", 200),
+            (Role::Viewer, &[], "DELETE", 401),
+            (Role::Viewer, &[("x-api-key", KEY)], "DELETE", 400),
+            (Role::Admin, &[("x-api-key", "wrong")], "GET", 401),
+            (Role::Admin, &[("x-api-key", VIEWER)], "DELETE", 401),
+        ] {
+            let peer = peer("127.0.0.1:1", Some(certified(role)));
+            let told = room
+                .ask_from(Listener::Https7443, peer, headers, method)
+                .await;
+            assert_eq!(told.status, status, "{role:?} {method}: {}", told.text);
         }
     }
 

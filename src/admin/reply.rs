@@ -3,11 +3,14 @@
 //! APISIX Admin API v3: compact JSON and one newline. Sentences are fixed; nothing here quotes a
 //! body, a key, a path or an address of ours. The log, not the peer, gets causes.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value, json};
 
+use super::attempts::TooMany;
 use super::auth::AuthError;
 use super::list::ListError;
 use super::request::{BodyError, PathError};
@@ -188,6 +191,17 @@ pub(super) enum Refusal {
     /// Not let in.
     #[error(transparent)]
     Auth(#[from] AuthError),
+    /// An address that is in no network of this key of the configuration.
+    #[error("requests{} are not accepted here: that is in no network of `{key}`", of(.ip))]
+    NotAllowed {
+        /// Where the request came from, where that is known.
+        ip: Option<IpAddr>,
+        /// E.g. `admin.https.allow_admin`.
+        key: &'static str,
+    },
+    /// Too many wrong keys.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     /// The path cannot be read.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -268,6 +282,11 @@ pub(super) enum Refusal {
     Internal,
 }
 
+/// An address as a part of a sentence.
+fn of(ip: &Option<IpAddr>) -> String {
+    ip.map_or_else(String::new, |ip| format!(" from {ip}"))
+}
+
 impl Refusal {
     /// The document's faults, where that is the reason.
     pub(super) fn faults(&self) -> Option<&Faults> {
@@ -287,6 +306,13 @@ impl Refusal {
                 StatusCode::UNAUTHORIZED,
                 json!({ "error_msg": "failed to check token", "description": text }),
             ),
+            Self::NotAllowed { .. } => Answer::error(StatusCode::FORBIDDEN, &text),
+            Self::TooMany(TooMany(wait)) => {
+                let mut answer = Answer::error(StatusCode::TOO_MANY_REQUESTS, &text);
+                let wait = HeaderValue::from(wait.as_secs());
+                answer.headers.insert(RETRY_AFTER, wait);
+                answer
+            }
             Self::Body(BodyError::NotJson { bytes, .. }) => Answer::json(
                 bad,
                 json!({ "error_msg": text, "req_body": format!("[withheld, {bytes} bytes]") }),

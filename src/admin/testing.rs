@@ -19,8 +19,9 @@ use serde_json::Value;
 use warp::Filter;
 use warp::reply::Response;
 
+use super::attempts::Attempts;
 use super::auth::{Key, Keys, Role, Sources};
-use super::{Admin, Listener};
+use super::{Admin, Allowed, Listener, Peer};
 use crate::control::evidence::Surroundings;
 use crate::control::{Control, Flavour, Parts, Rules};
 use crate::secrets::custody::{Custody, Kek};
@@ -50,6 +51,8 @@ pub(super) fn state() -> Admin {
         keys: Keys::new(keys, Sources::HEADER),
         https_flavour: Flavour::Api7,
         cors: Vec::new(),
+        allow_admin: Allowed::default(),
+        attempts: Attempts::default(),
         evidence: Arc::new(Surroundings::of_nothing()),
         is_standalone: false,
     }
@@ -181,6 +184,24 @@ impl Room {
             request = request.header(*name, *value);
         }
         tell(super::admin(Arc::clone(&self.0), listener), request, body).await
+    }
+
+    /// Asks for the routes as this peer, with these header fields only.
+    pub(super) async fn ask_from(
+        &self,
+        listener: Listener,
+        peer: Peer,
+        headers: &[(&str, &str)],
+        method: &str,
+    ) -> Told {
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri("/apisix/admin/routes")
+            .extension(peer);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        tell(super::admin(Arc::clone(&self.0), listener), request, "").await
     }
 }
 

@@ -1,12 +1,17 @@
 //! The section `admin`: addresses, keys, where a key may be carried.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::key_file::read_key_file;
 use super::listen::ListenAddr;
 use super::reader::{Reader, Section};
 use super::secret::{self, Env, KeyMaterial, SecretText};
-use super::{Admin, AdminHttps, AdminKey, Flavour, IdentityFiles, KeySource, Role};
+use super::{
+    Admin, AdminHttps, AdminKey, Claim, ClientRole, Flavour, IdentityFiles, KeySource, Role,
+};
 
 /// Reads `admin`; keys come from there and from `PORTCULLIS_ADMIN_KEY`.
 pub(super) fn read_admin(
@@ -17,6 +22,7 @@ pub(super) fn read_admin(
 ) -> Admin {
     let admin = Admin {
         listen: section.listen("listen", ListenAddr::here(9180)),
+        allow_admin: read_allow_admin(section),
         https: read_admin_https(&section.section("https"), reader, env, warnings),
         keys: read_keys(section, reader, env, warnings),
         key_sources: read_key_sources(section),
@@ -59,14 +65,137 @@ fn read_admin_https(
         }
         (None, None) => None,
     };
+    let client_ca = section.path("client_ca");
+    let client_roles = read_client_roles(section);
+    if !client_roles.is_empty() && client_ca.is_none() {
+        section.refuse(
+            "client_roles",
+            "is given without `admin.https.client_ca`, so that no certificate is asked for",
+            "set `admin.https.client_ca` to the CA that certificates of administrators come from",
+        );
+    }
     let https = AdminHttps {
         listen,
         flavour,
         identity,
-        client_ca: section.path("client_ca"),
+        client_ca,
+        client_roles,
+        allow_admin: read_allow_admin(section),
     };
     section.close();
     https
+}
+
+/// Networks: `10.0.0.0/8`, `2001:db8::/32`, or single addresses.
+fn read_allow_admin(section: &Section<'_>) -> Option<Vec<IpNet>> {
+    let texts = section.texts("allow_admin")?;
+    if texts.is_empty() {
+        section.refuse(
+            "allow_admin",
+            "names no network, so that nobody could call",
+            "list networks, or remove it to let in whoever reaches the address",
+        );
+    }
+    let parse = |text: &String| {
+        let net = text.parse().ok();
+        net.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    };
+    let nets: Option<Vec<IpNet>> = texts.iter().map(parse).collect();
+    if nets.is_none() {
+        section.refuse(
+            "allow_admin",
+            "has an entry that is no network",
+            "write `10.0.0.0/8`, `2001:db8::/32` or an address",
+        );
+    }
+    nets
+}
+
+fn read_client_roles(section: &Section<'_>) -> Vec<ClientRole> {
+    let mut roles = Vec::new();
+    for entry in section.sections("client_roles") {
+        let (subject, san) = (entry.text("subject"), entry.text("san"));
+        if !entry.has("role") {
+            entry.refuse(
+                "role",
+                "is missing",
+                "write `role: admin` or `role: viewer`",
+            );
+        }
+        let role = entry.choice(
+            "role",
+            Role::Viewer,
+            &[("admin", Role::Admin), ("viewer", Role::Viewer)],
+        );
+        let claim = match (subject, san) {
+            (Some(_), Some(_)) => {
+                let remedy = "write an entry for each: either of them is enough then";
+                entry.refuse("san", "is given beside `subject`", remedy);
+                None
+            }
+            (Some(text), None) => {
+                let attributes = parse_subject(&text);
+                if attributes.is_none() {
+                    let remedy =
+                        "write attributes as `OU=gateway-admins,O=Example`, with `\\,` for a comma";
+                    entry.refuse("subject", "is no list of attributes", remedy);
+                }
+                attributes.map(Claim::Subject)
+            }
+            (None, Some(text)) => {
+                let claim = parse_san(&text);
+                if claim.is_none() {
+                    let remedy = "write `dns:name`, `uri:spiffe://…` or `email:address`";
+                    entry.refuse("san", "is no alternative name", remedy);
+                }
+                claim
+            }
+            (None, None) => {
+                if !entry.has("subject") && !entry.has("san") {
+                    let remedy = "say by `subject` or `san` whose certificates are meant";
+                    entry.refuse("subject", "is missing", remedy);
+                }
+                None
+            }
+        };
+        roles.extend(claim.map(|claim| ClientRole { claim, role }));
+        entry.close();
+    }
+    roles
+}
+
+/// Attributes of a subject: `TYPE=value`, parted by commas; a backslash takes the next character as
+/// it is.
+fn parse_subject(text: &str) -> Option<Vec<(String, String)>> {
+    let mut parts = vec![String::new()];
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => parts.last_mut()?.push(chars.next()?),
+            ',' => parts.push(String::new()),
+            _ => parts.last_mut()?.push(c),
+        }
+    }
+    let parts = parts.iter().map(|part| {
+        let (kind, value) = part.split_once('=')?;
+        let kind = kind.trim().to_ascii_uppercase();
+        let is_attribute = !kind.is_empty() && !value.is_empty();
+        is_attribute.then(|| (kind, value.to_owned()))
+    });
+    parts.collect()
+}
+
+fn parse_san(text: &str) -> Option<Claim> {
+    let (kind, name) = text.split_once(':')?;
+    if name.is_empty() {
+        return None;
+    }
+    match kind {
+        "dns" => Some(Claim::Dns(name.to_ascii_lowercase())),
+        "uri" => Some(Claim::Uri(name.to_owned())),
+        "email" => Some(Claim::Email(name.to_owned())),
+        _ => None,
+    }
 }
 
 fn read_keys(
@@ -282,6 +411,120 @@ mod tests {
             assert_eq!(error.problems[0].path, "admin.https.key_passphrase");
             assert!(error.to_string().contains(reason), "{error}");
             assert!(!error.to_string().contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn networks_are_read_in_each_form_and_nothing_else() {
+        for (path, section) in [("admin", "admin: "), ("admin.https", "admin: {https: ")] {
+            let with = |list: &str| {
+                let end = if path == "admin" { "" } else { "}" };
+                read(&format!("{section}{{allow_admin: {list}}}{end}"), &[], None)
+            };
+            let config = with("[10.0.0.0/8, '2001:db8::/32', 192.0.2.1]").unwrap();
+            let admin = &config.admin;
+            let nets = if path == "admin" {
+                &admin.allow_admin
+            } else {
+                &admin.https.allow_admin
+            };
+            let nets: Vec<String> = nets.iter().flatten().map(ToString::to_string).collect();
+            assert_eq!(nets, ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1/32"]);
+            let shown = format!("{path}.allow_admin = 10.0.0.0/8, 2001:db8::/32, 192.0.2.1/32\n");
+            assert!(config.describe().contains(&shown), "{}", config.describe());
+            for (list, reason) in [
+                ("[]", "names no network"),
+                ("[10.0.0.0/33]", "is no network"),
+                ("[localhost]", "is no network"),
+                ("10.0.0.0/8", "not a list"),
+            ] {
+                let error = with(list).unwrap_err();
+                assert_eq!(error.problems[0].path, format!("{path}.allow_admin"));
+                assert!(error.to_string().contains(reason), "{list}: {error}");
+            }
+        }
+        let config = read("", &[], None).unwrap();
+        assert!(config.admin.allow_admin.is_none() && config.admin.https.allow_admin.is_none());
+    }
+
+    #[test]
+    fn roles_of_certificates_are_read_and_need_a_ca() {
+        let with = |roles: &str, rest: &str| {
+            let text = format!("admin: {{https: {{client_roles: {roles}{rest}}}}}");
+            read(&text, &[], None)
+        };
+        let ca = ", client_ca: /ca";
+        let roles = "[{subject: 'ou=a\\,b, O=E=x', role: admin}, {san: 'dns:A.test', role: viewer}, \
+                     {san: 'uri:spiffe://x/Y', role: admin}, {san: 'email:a@b', role: admin}]";
+        let config = with(roles, ca).unwrap();
+        let own = |kind: &str, value: &str| (kind.to_owned(), value.to_owned());
+        let claims: Vec<_> = config
+            .admin
+            .https
+            .client_roles
+            .iter()
+            .map(|entry| entry.claim.clone())
+            .collect();
+        assert_eq!(
+            claims,
+            [
+                Claim::Subject(vec![own("OU", "a,b"), own("O", "E=x")]),
+                Claim::Dns("a.test".to_owned()),
+                Claim::Uri("spiffe://x/Y".to_owned()),
+                Claim::Email("a@b".to_owned()),
+            ]
+        );
+        assert_eq!(config.admin.https.client_roles[1].role, Role::Viewer);
+        for (roles, rest, path, reason) in [
+            (roles, "", "client_roles", "without `admin.https.client_ca`"),
+            ("[{subject: CN=a}]", ca, "client_roles.0.role", "is missing"),
+            (
+                "[{role: admin}]",
+                ca,
+                "client_roles.0.subject",
+                "is missing",
+            ),
+            (
+                "[{subject: a, role: admin}]",
+                ca,
+                "client_roles.0.subject",
+                "no list",
+            ),
+            (
+                "[{subject: 'CN=', role: admin}]",
+                ca,
+                "client_roles.0.subject",
+                "no list",
+            ),
+            (
+                "[{subject: 'CN=a,', role: admin}]",
+                ca,
+                "client_roles.0.subject",
+                "no list",
+            ),
+            (
+                "[{san: 'ip:::1', role: admin}]",
+                ca,
+                "client_roles.0.san",
+                "no alternative name",
+            ),
+            (
+                "[{san: 'dns:', role: admin}]",
+                ca,
+                "client_roles.0.san",
+                "no alternative name",
+            ),
+            (
+                "[{subject: CN=a, san: 'dns:a', role: admin}]",
+                ca,
+                "client_roles.0.san",
+                "beside `subject`",
+            ),
+        ] {
+            let error = with(roles, rest).unwrap_err();
+            let found = error.problems[0].path.strip_prefix("admin.https.");
+            assert_eq!(found, Some(path), "{error}");
+            assert!(error.to_string().contains(reason), "{error}");
         }
     }
 

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::path::Path;
 
+use ipnet::IpNet;
+
 use super::{
-    AccessLog, ClientAuthNames, Config, Flavour, Kek, KeyMaterial, KeySource, ListenAddr,
+    AccessLog, Claim, ClientAuthNames, Config, Flavour, Kek, KeyMaterial, KeySource, ListenAddr,
     LogFormat, LogLevel, Nginx400, Role, SecretText, Store, TrustFile,
 };
 
@@ -150,7 +152,10 @@ impl Config {
     fn describe_admin(&self, lines: &mut Lines) {
         let admin = &self.admin;
         lines.add("admin.listen", list(&admin.listen));
+        lines.add("admin.allow_admin", nets(admin.allow_admin.as_deref()));
         lines.add("admin.https.listen", list(&admin.https.listen));
+        let allowed = admin.https.allow_admin.as_deref();
+        lines.add("admin.https.allow_admin", nets(allowed));
         lines.add(
             "admin.https.flavour",
             match admin.https.flavour {
@@ -175,11 +180,12 @@ impl Config {
             "admin.https.client_ca",
             path(admin.https.client_ca.as_deref()),
         );
+        for entry in &admin.https.client_roles {
+            let text = format_args!("{} ({})", entry.claim, role(entry.role)).to_string();
+            lines.add("admin.https.client_roles", text);
+        }
         for key in &admin.keys {
-            let role = match key.role {
-                Role::Admin => "admin",
-                Role::Viewer => "viewer",
-            };
+            let role = role(key.role);
             let form = match key.key {
                 KeyMaterial::Plain(_) => "[secret]",
                 KeyMaterial::Sha256(_) => "sha256:…",
@@ -267,6 +273,39 @@ fn list(addrs: &[ListenAddr]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// Networks, parted by commas.
+fn nets(nets: Option<&[IpNet]>) -> String {
+    let Some(nets) = nets else {
+        return "every address".to_owned();
+    };
+    let nets: Vec<String> = nets.iter().map(ToString::to_string).collect();
+    nets.join(", ")
+}
+
+const fn role(role: Role) -> &'static str {
+    match role {
+        Role::Admin => "admin",
+        Role::Viewer => "viewer",
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Subject(attributes) => {
+                let each = attributes.iter().map(|(kind, value)| {
+                    let value = value.replace('\\', "\\\\").replace(',', "\\,");
+                    format!("{kind}={value}")
+                });
+                f.write_str(&each.collect::<Vec<_>>().join(","))
+            }
+            Self::Dns(name) => write!(f, "dns:{name}"),
+            Self::Uri(name) => write!(f, "uri:{name}"),
+            Self::Email(name) => write!(f, "email:{name}"),
+        }
+    }
 }
 
 fn secret(text: Option<&SecretText>) -> &'static str {

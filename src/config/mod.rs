@@ -25,6 +25,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 /// Everything the gateway is told at start.
 ///
 /// # Defaults
@@ -136,6 +138,8 @@ pub struct Admin {
     ///
     /// Invariant: loopback only.
     pub listen: Vec<ListenAddr>,
+    /// `admin.allow_admin`: who may call on `admin.listen`. Default: `None`, whoever reaches it.
+    pub allow_admin: Option<Vec<IpNet>>,
     /// `admin.https`.
     pub https: AdminHttps,
     /// `admin.keys`, and `PORTCULLIS_ADMIN_KEY` under the name `environment`. Empty: the first
@@ -163,6 +167,37 @@ pub struct AdminHttps {
     /// `admin.https.client_ca`: PEM file; callers must present a certificate of these CAs.
     /// Default: none.
     pub client_ca: Option<PathBuf>,
+    /// `admin.https.client_roles`: certificates that do in place of a key. Default: none, a key is
+    /// always needed.
+    ///
+    /// Invariant: empty without `client_ca`.
+    pub client_roles: Vec<ClientRole>,
+    /// `admin.https.allow_admin`: who may call on `admin.https.listen`. Default: `None`, whoever
+    /// reaches it. (APISIX, `deployment.admin.allow_admin`.)
+    pub allow_admin: Option<Vec<IpNet>>,
+}
+
+/// One entry of `admin.https.client_roles`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientRole {
+    /// What the certificate must say.
+    pub claim: Claim,
+    /// `role`: what its holder may do.
+    pub role: Role,
+}
+
+/// What a client's certificate must say of its holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// `subject`, e.g. `OU=gateway-admins,O=Example`: each of these attributes, by OpenSSL's short
+    /// name in capitals and its value; the subject may have more.
+    Subject(Vec<(String, String)>),
+    /// `san: dns:…`: this DNS name, lower case, among its alternative names.
+    Dns(String),
+    /// `san: uri:…`: this URI.
+    Uri(String),
+    /// `san: email:…`: this mail address.
+    Email(String),
 }
 
 /// A certificate chain and its private key, both PEM files.

@@ -22,6 +22,7 @@ use crate::net::listener;
 use crate::net::stream::Stream;
 use crate::net::sweep::{Sweep, Until, millis};
 use crate::telemetry::negotiated::Counts;
+use crate::tls::peer::Accepted;
 use crate::tls::server::ListenerAcceptor;
 use crate::tls::socket::{Activity, Socket};
 
@@ -49,14 +50,15 @@ pub struct Tls {
 
 /// Serves until `stop` turns true, then lets requests in flight end. Runs in a `LocalSet`.
 ///
-/// `service` makes the service of one connection from the client's address.
+/// `service` makes the service of one connection from the client's address and, over TLS, what its
+/// handshake came to.
 ///
 /// # Errors
 /// The system's, when the socket cannot be taken into the runtime.
 pub async fn serve<S, B>(
     socket: StdListener,
     tls: Option<Tls>,
-    service: impl Fn(SocketAddr) -> S + 'static,
+    service: impl Fn(SocketAddr, Option<&Accepted>) -> S + 'static,
     mut stop: watch::Receiver<bool>,
 ) -> std::io::Result<()>
 where
@@ -67,6 +69,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let listener = TcpListener::from_std(socket)?;
+    let service = Rc::new(service);
     let sweep = Sweep::new();
     tokio::task::spawn_local(sweep.clone().run(|| {}));
     let crowd = Rc::new(Crowd::default());
@@ -76,7 +79,7 @@ where
             accepted = listener::accept(&listener) => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
         };
-        let (service, tls) = (service(peer), tls.clone());
+        let (service, tls) = (service.clone(), tls.clone());
         let Some(place) = crowd.admit(peer.ip()) else {
             tracing::warn!(%peer, "too many connections to an admin or status listener");
             continue;
@@ -86,9 +89,11 @@ where
         let sweep = sweep.clone();
         let stalled = activity.clone();
         tokio::task::spawn_local(async move {
-            let Some(stream) = greet(tcp, tls, activity.clone()).await else {
+            let Some((stream, accepted)) = greet(tcp, tls, activity.clone()).await else {
                 return;
             };
+            let service = service(peer, accepted.as_deref());
+            drop(accepted);
             let conn = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
@@ -173,16 +178,16 @@ async fn greet(
     tcp: tokio::net::TcpStream,
     tls: Option<Tls>,
     activity: Rc<Activity>,
-) -> Option<Stream> {
+) -> Option<(Stream, Option<Box<Accepted>>)> {
     let Some(tls) = tls else {
-        return Some(Stream::Plain(Socket::new(tcp, activity)));
+        return Some((Stream::Plain(Socket::new(tcp, activity)), None));
     };
     let no_build = |_, _| std::future::ready(Err(crate::failure::Reason::ContextUnavailable));
     let greeting = handshake::greet(&tls.acceptor, tcp, activity, &tls.turns, no_build);
     match with_patience(greeting).await? {
-        Ok(Greeting::Tls(stream, _)) => {
+        Ok(Greeting::Tls(stream, accepted)) => {
             tls.agreed.add(&stream.agreed());
-            Some(Stream::Tls(stream))
+            Some((Stream::Tls(stream), Some(accepted)))
         }
         Ok(Greeting::Plain(_)) => None,
         Err(refused) => {

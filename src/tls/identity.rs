@@ -96,6 +96,22 @@ impl Identity {
     }
 }
 
+/// The attributes of a certificate's subject, in its order: OpenSSL's short name of each in capitals,
+/// and its value. One that has no short name, cannot be read as it is or holds a NUL is left
+/// out, so that it equals nothing.
+#[must_use]
+pub fn attributes(certificate: &X509Ref) -> Vec<(String, String)> {
+    let entries = certificate.subject_name().entries();
+    let read = entries.filter_map(|entry| {
+        let kind = entry.object().nid().short_name().ok()?;
+        let value = entry.data().to_string().ok()?;
+        // U+FFFD stands for what is not UTF-8.
+        let is_whole = !value.contains(['\0', '\u{fffd}']);
+        is_whole.then(|| (kind.to_ascii_uppercase(), value))
+    });
+    read.collect()
+}
+
 /// SHA-1 identifies here as it does in nginx; nothing is signed or verified with it.
 fn fingerprint(certificate: &X509Ref) -> Result<String, ErrorStack> {
     let digest = certificate.digest(MessageDigest::sha1())?;
@@ -133,6 +149,21 @@ mod tests {
         assert!(escaped.starts_with("-----BEGIN%20CERTIFICATE-----%0A"));
         assert!(escaped.ends_with("-----END%20CERTIFICATE-----%0A"));
         assert_eq!(identity.der.unwrap(), certificate.to_der().unwrap());
+    }
+
+    #[test]
+    fn subject_is_taken_apart_and_what_cannot_be_read_equals_nothing() {
+        let mut name = openssl::x509::X509Name::builder().unwrap();
+        for (kind, value) in [("CN", "a,b=c"), ("OU", "x\0y"), ("OU", "café"), ("O", "E")] {
+            let string = openssl::asn1::Asn1Type::UTF8STRING;
+            name.append_entry_by_text_with_type(kind, value, string)
+                .unwrap();
+        }
+        let mut certificate = X509::builder().unwrap();
+        certificate.set_subject_name(&name.build()).unwrap();
+        let own = |kind: &str, value: &str| (kind.to_owned(), value.to_owned());
+        let expected = [own("CN", "a,b=c"), own("OU", "café"), own("O", "E")];
+        assert_eq!(attributes(&certificate.build()), expected);
     }
 
     #[test]

@@ -13,6 +13,7 @@
 )]
 
 mod a6;
+mod admin_access;
 mod admin_api;
 mod balance;
 mod claims;

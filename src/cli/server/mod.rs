@@ -6,6 +6,7 @@
 mod access;
 mod args;
 mod check;
+mod clients;
 mod fips;
 mod keeping;
 mod planes;

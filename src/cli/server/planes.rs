@@ -16,12 +16,15 @@ use warp::Filter;
 use warp::reply::Response;
 
 use crate::admin::{self, Admin, Listener, Peer, Status};
+use crate::cli::server::clients::certified;
 use crate::cli::server::serve::ServeError;
 use crate::cli::server::sockets::Plane;
+use crate::config::ClientRole;
 use crate::net::handshake::Turns;
 use crate::net::serve;
 use crate::snapshot::link::Command;
 use crate::telemetry::access::AccessSink;
+use crate::tls::peer::Accepted;
 use crate::tls::server::ListenerAcceptor;
 
 /// The workers' threads.
@@ -37,6 +40,8 @@ pub(super) struct Planes {
     pub(super) sockets: Vec<(Plane, StdListener)>,
     /// TLS of the admin listener.
     pub(super) tls: Arc<ListenerAcceptor>,
+    /// `admin.https.client_roles`.
+    pub(super) client_roles: Arc<[ClientRole]>,
 }
 
 impl Planes {
@@ -55,17 +60,33 @@ impl Planes {
             serving.push(match plane {
                 Plane::Status => {
                     let filter = admin::status(self.status.clone());
-                    let service = move |_| plane_service(filter.clone(), None);
+                    let service =
+                        move |_, _: Option<&Accepted>| plane_service(filter.clone(), None);
                     tokio::task::spawn_local(serve::serve(socket, None, service, stopped))
                 }
                 Plane::Admin => {
                     let filter = admin::admin(self.state.clone(), Listener::Http9180);
-                    let service = move |peer| plane_service(filter.clone(), Some(Peer(peer)));
+                    let service = move |addr, _: Option<&Accepted>| {
+                        let peer = Peer {
+                            addr,
+                            certified: None,
+                        };
+                        plane_service(filter.clone(), Some(peer))
+                    };
                     tokio::task::spawn_local(serve::serve(socket, None, service, stopped))
                 }
                 Plane::AdminHttps => {
                     let filter = admin::admin(self.state.clone(), Listener::Https7443);
-                    let service = move |peer| plane_service(filter.clone(), Some(Peer(peer)));
+                    let roles = self.client_roles.clone();
+                    let service = move |addr, accepted: Option<&Accepted>| {
+                        let client = accepted.and_then(|accepted| accepted.client.as_ref());
+                        let certified = client.and_then(|client| certified(client, &roles));
+                        let peer = Peer {
+                            addr,
+                            certified: certified.map(Arc::new),
+                        };
+                        plane_service(filter.clone(), Some(peer))
+                    };
                     let tls = Some(serve::Tls {
                         acceptor: self.tls.clone(),
                         turns: turns.clone(),
@@ -105,7 +126,7 @@ where
 {
     let service = TowerToHyperService::new(warp::service(filter));
     service_fn(move |mut req: Request<Incoming>| {
-        if let Some(peer) = peer {
+        if let Some(peer) = peer.clone() {
             req.extensions_mut().insert(peer);
         }
         service.call(req)

@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
-use crate::admin::{Admin, Status};
+use crate::admin::attempts::Attempts;
+use crate::admin::{Admin, Allowed, Status};
 use crate::cli::server::access;
 use crate::cli::server::fips;
 use crate::cli::server::keeping::{self, KeepingError};
@@ -186,6 +187,11 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
             config::Flavour::Apisix => Flavour::Apisix,
         },
         cors: config.admin.cors.clone(),
+        allow_admin: Allowed {
+            http: config.admin.allow_admin.clone(),
+            https: config.admin.https.allow_admin.clone(),
+        },
+        attempts: Attempts::default(),
         evidence,
         is_standalone: standalone.is_some(),
     });
@@ -198,6 +204,7 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
         status,
         sockets: sockets.planes,
         tls: admin_tls,
+        client_roles: config.admin.https.client_roles.clone().into(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
