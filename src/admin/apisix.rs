@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::call::{self, Call};
+use super::configs;
 use super::judge;
 use super::list;
 use super::reply::{self, Answer, Refusal};
@@ -27,7 +28,7 @@ const TTL_MOST: f64 = 9_000_000_000.0;
 pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer, Refusal> {
     let method = &call.head.method;
     let target = Target::parse(words)?;
-    if call.state.is_standalone && target.is_resource() && method != Method::GET {
+    if call.state.served.is_some() && target.is_resource() && method != Method::GET {
         return Err(Refusal::Standalone);
     }
     match (target, method) {
@@ -41,6 +42,9 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
         (Target::Plugins, &Method::GET) => Ok(Answer::ok(json!([]))),
         (Target::Schema(word), &Method::GET) => judge::show_schema(word),
         (Target::SchemaCheck(word), &Method::POST) => judge::check_schema(call, word).await,
+        (Target::Configuration, &Method::GET | &Method::HEAD | &Method::PUT) => {
+            configs::answer(call).await
+        }
         (Target::ConfigurationCheck, &Method::POST) => judge::check_configuration(call).await,
         (Target::NotOffered(word, depth), _) => not_offered(call, word, depth),
         (Target::Collection(Kind::Secret) | Target::Manager, &Method::PATCH) => {
@@ -72,6 +76,7 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
             | Target::Plugins
             | Target::Schema(_)
             | Target::SchemaCheck(_)
+            | Target::Configuration
             | Target::ConfigurationCheck
             | Target::Nowhere,
             _,

@@ -15,7 +15,7 @@ use crate::crypto::error::CryptoError;
 pub enum Role {
     /// Everything.
     Admin,
-    /// GET only.
+    /// GET and HEAD only.
     Viewer,
 }
 
@@ -128,7 +128,9 @@ impl Role {
     /// Whether it permits what is asked.
     fn check(self, head: &Head) -> Result<(), AuthError> {
         match self {
-            Self::Viewer if head.method != Method::GET => Err(AuthError::ViewerWrites),
+            Self::Viewer if head.method != Method::GET && head.method != Method::HEAD => {
+                Err(AuthError::ViewerWrites)
+            }
             Self::Viewer | Self::Admin => Ok(()),
         }
     }

@@ -15,6 +15,7 @@ use crate::control::{Put, WriteError};
 use crate::resource::fault::Faults;
 use crate::resource::{self, Document, Id, Kind, schema, shown};
 use crate::secrets::custody::Opened;
+use crate::store::file;
 
 /// The id that stands for one which a document does not have.
 const UNNAMED: &str = "unnamed";
@@ -65,6 +66,22 @@ fn id(kind: Kind, document: &Document) -> Result<Id, Faults> {
     resource::check_id(kind, is_free.then_some(UNNAMED), document)
 }
 
+/// The first thing that is wrong with a configuration, in APISIX's words.
+pub(super) async fn first_error(
+    call: &Call<'_>,
+    sections: &Map<String, Value>,
+) -> Result<Option<String>, Refusal> {
+    let mut errors = Errors::default();
+    for (section, value) in sections {
+        check_section(call, section, value.clone(), &mut errors).await?;
+        if let Some(error) = errors.0.first() {
+            let text = error.get("error").and_then(Value::as_str);
+            return Ok(Some(text.unwrap_or("invalid configuration").to_owned()));
+        }
+    }
+    Ok(None)
+}
+
 /// Judges every document of a configuration, `{"routes": […], "ssls": […], …}` as JSON or YAML. What
 /// they refer to may be in it, so that it is not looked for.
 pub(super) async fn check_configuration(call: &mut Call<'_>) -> Result<Answer, Refusal> {
@@ -81,7 +98,7 @@ pub(super) async fn check_configuration(call: &mut Call<'_>) -> Result<Answer, R
     ))
 }
 
-async fn read_configuration(call: &mut Call<'_>) -> Result<Map<String, Value>, Refusal> {
+pub(super) async fn read_configuration(call: &mut Call<'_>) -> Result<Map<String, Value>, Refusal> {
     let media = call.head.header("content-type").unwrap_or_default();
     let is_yaml = media.starts_with("application/yaml");
     let body = call.read_bytes().await?;
@@ -160,11 +177,16 @@ async fn check_item(
     item: Value,
 ) -> Result<Result<(), String>, Refusal> {
     let name = reply::lua_type(&item);
-    let Value::Object(document) = item else {
+    let Value::Object(mut document) = item else {
         let text = format!("invalid configuration: wrong type: expected object, got {name}");
         return Ok(Err(text));
     };
+    let index = document.shift_remove(file::MODIFIED_INDEX);
     let document = Opened::new(kind, document);
+    if index.is_some_and(|index| !index.is_u64()) {
+        let text = "property \"modifiedIndex\" validation failed: wrong type: expected integer";
+        return Ok(Err(format!("invalid configuration: {text}")));
+    }
     let id = match id(kind, &document).and_then(|id| resource::refuse_times(&document).map(|()| id))
     {
         Ok(id) => id,

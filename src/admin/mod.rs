@@ -10,6 +10,7 @@ mod apisix;
 pub mod attempts;
 pub mod auth;
 mod call;
+pub mod configs;
 mod judge;
 mod list;
 mod own;
@@ -34,6 +35,7 @@ use warp::reply::Response;
 use self::attempts::Attempts;
 use self::auth::{AuthError, Certified, Keys};
 use self::call::{Body, Call, boxed, refused, set};
+use self::configs::Served;
 use self::reply::{Answer, Refusal};
 use self::request::Head;
 use crate::control::evidence::Surroundings;
@@ -118,8 +120,8 @@ pub struct Admin {
     pub attempts: Attempts,
     /// What the report on FIPS mode says of the process.
     pub evidence: Arc<Surroundings>,
-    /// Whether a file says what is served: then nothing can be written here.
-    pub is_standalone: bool,
+    /// The file that says what is served, where one does: then resources cannot be written one by one.
+    pub served: Option<Arc<Served>>,
 }
 
 /// The Admin API as a filter that answers every request.
@@ -257,13 +259,15 @@ impl Admin {
     /// What is answered without a key: the liveness probe, a browser's preflight, and methods
     /// that the Admin API does not have.
     fn answer_anyone(&self, head: &Head) -> Option<Answer> {
-        let is_root = || {
-            let segments = head.segments.as_deref().unwrap_or_default();
-            segments.iter().map(String::as_str).eq(["apisix", "admin"])
-        };
+        let is_root = || head.is_of(&["apisix", "admin"]);
         match head.method {
             Method::GET | Method::PUT | Method::POST | Method::PATCH | Method::DELETE => None,
             Method::HEAD if is_root() => Some(Answer::empty(StatusCode::OK)),
+            Method::HEAD
+                if self.served.is_some() && head.is_of(&["apisix", "admin", "configs"]) =>
+            {
+                None
+            }
             Method::OPTIONS if self.origin(head).is_some() => {
                 Some(Answer::empty(StatusCode::NO_CONTENT))
             }

@@ -258,10 +258,13 @@ pub(super) enum Refusal {
     NoStreams,
     /// A write of a resource where a file says what is served. APISIX has no such path then.
     #[error(
-        "standalone mode: what is served stands in a file, which is read again when it changes; \
-         nothing was stored"
+        "standalone mode: what is served stands in a file, which is read again when it changes, and \
+         is written as a whole by PUT /apisix/admin/configs; nothing was stored"
     )]
     Standalone,
+    /// A configuration as a whole that is not taken, in APISIX's words.
+    #[error("{0}")]
+    Configuration(String),
     /// `ttl` that is no number.
     #[error("invalid argument ttl: should be a number")]
     TtlNotANumber,
@@ -370,6 +373,7 @@ impl Refusal {
             | Self::Write(WriteError::StillUsed { .. } | WriteError::Weaker(_))
             | Self::NoConfiguration
             | Self::NoNewConfiguration
+            | Self::Configuration(_)
             | Self::NotAPatch
             | Self::NoSecretId
             | Self::NotAnObject(_)

@@ -66,11 +66,19 @@ impl Head {
         }
     }
 
+    /// Whether its path is these words.
+    pub(super) fn is_of(&self, words: &[&str]) -> bool {
+        let own = self.segments.as_deref().unwrap_or_default();
+        own.iter().map(String::as_str).eq(words.iter().copied())
+    }
+
     /// How long its body may be, in bytes.
     pub(super) fn body_limit(&self) -> usize {
         let words = self.segments.as_deref().unwrap_or_default();
         match words.get(2) {
             Some(kind) if WITH_LISTS.contains(&kind.as_str()) => BODY_BYTES_WITH_LISTS,
+            // All of them at once.
+            Some(word) if word == "configs" && words.len() == 3 => BODY_BYTES_WITH_LISTS,
             _ => BODY_BYTES,
         }
     }
@@ -357,6 +365,7 @@ mod tests {
             ("/apisix/admin/routes/ssls", false),
             ("/apisix/admin/routes/1", false),
             ("/apisix/admin/configs/validate", false),
+            ("/apisix/admin/configs", true),
             ("/%zz", false),
         ] {
             assert_eq!(limit(path) > BODY_BYTES, is_larger, "{path}");

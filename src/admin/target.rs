@@ -39,6 +39,8 @@ pub(super) enum Target<'w, 'p> {
     Schema(&'p str),
     /// `/schema/validate/{kinds}`.
     SchemaCheck(&'p str),
+    /// `/configs`: all that a file declares.
+    Configuration,
     /// `/configs/validate`.
     ConfigurationCheck,
     /// A word that is a resource in APISIX, with nothing behind it here.
@@ -70,6 +72,7 @@ impl<'w, 'p> Target<'w, 'p> {
             ["plugins", "list"] => Ok(Self::Plugins),
             ["schema", word] => Ok(Self::Schema(word)),
             ["schema", "validate", word] => Ok(Self::SchemaCheck(word)),
+            ["configs"] => Ok(Self::Configuration),
             ["configs", "validate"] => Ok(Self::ConfigurationCheck),
             ["plugins" | "schema" | "configs", ..] => Ok(Self::Nowhere),
             [word, ref rest @ ..] => {
@@ -107,6 +110,7 @@ impl Target<'_, '_> {
             Self::Plugins
             | Self::Schema(_)
             | Self::SchemaCheck(_)
+            | Self::Configuration
             | Self::ConfigurationCheck
             | Self::Nowhere => false,
         }
@@ -156,7 +160,8 @@ mod tests {
             ("schema/validate/routes", Target::SchemaCheck("routes")),
             ("schema/plugins/limit-count", Target::Nowhere),
             ("configs/validate", Target::ConfigurationCheck),
-            ("configs", Target::Nowhere),
+            ("configs", Target::Configuration),
+            ("configs/x", Target::Nowhere),
         ] {
             let words: Vec<&str> = path.split('/').filter(|word| !word.is_empty()).collect();
             assert_eq!(Target::parse(&words).unwrap(), expected, "{path}");

@@ -54,7 +54,7 @@ pub(super) fn state() -> Admin {
         allow_admin: Allowed::default(),
         attempts: Attempts::default(),
         evidence: Arc::new(Surroundings::of_nothing()),
-        is_standalone: false,
+        served: None,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::control::plan::disputed_name;
 use crate::control::prove::Proved;
 use crate::control::settle::weaker_names;
 use crate::control::start::in_parallel;
-use crate::control::write::{Edit, Request};
+use crate::control::write::{Edit, Request, one};
 use crate::control::{Actor, Finding, Flavour, Inner, WriteError, store_failed};
 use crate::crypto::digest::{Sha256, sha256};
 use crate::resource::ssl::Role;
@@ -28,11 +28,26 @@ use crate::snapshot::weaken::{Step, weakened};
 use crate::snapshot::{self, Snapshot};
 use crate::store::audit::changed_paths;
 use crate::store::file::Item;
-use crate::store::{Change, Commit, Expect, Mutation, Stored};
+use crate::store::{Change, Commit, Expect, Mutation, StoreError, Stored};
 
 /// What was declared last: the digest of each object's text.
 #[derive(Default)]
 pub(super) struct Declared(Mutex<HashMap<(Kind, Id), Sha256>>);
+
+/// Writes what is declared where it is read from at the next start, before it is served.
+pub type Keep<'a> = &'a dyn Fn(&[Item]) -> Result<(), StoreError>;
+
+/// How a configuration is declared.
+pub struct Declaring<'a> {
+    /// Who does.
+    pub actor: &'a Actor,
+    /// The writer knows that this makes something less strict, as in
+    /// [`Put::allow_weaker`](crate::control::Put::allow_weaker).
+    pub allow_weaker: bool,
+    /// Where it comes from a client that was shown placeholders: keys are kept from what is served,
+    /// as by a put, and the whole is written, keys in clear. `None`: it was read where it is kept.
+    pub keep: Option<Keep<'a>>,
+}
 
 /// What came of a declared configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,7 +82,16 @@ impl Inner {
     /// # Errors
     /// [`WriteError::Weaker`] with `security.refuse_weakening`, where something is served already;
     /// [`WriteError::Store`] and [`WriteError::Internal`]. What was served is served still.
-    pub(super) fn adopt(&self, items: Vec<Item>, actor: &Actor) -> Result<Adopted, WriteError> {
+    pub(super) fn adopt(
+        &self,
+        items: Vec<Item>,
+        declaring: &Declaring<'_>,
+    ) -> Result<Adopted, WriteError> {
+        let Declaring {
+            actor,
+            allow_weaker,
+            keep,
+        } = declaring;
         let _writer = self.writer.blocking_lock();
         let mut known = self
             .declared
@@ -83,8 +107,16 @@ impl Inner {
         let is_first = known.is_empty();
         let mut fresh = Vec::new();
         let mut before = HashMap::new();
+        let mut kept = Kept(Vec::new());
         for item in items {
-            let (item, digest) = opened(item)?;
+            let (item, digest) = match keep {
+                None => opened(item)?,
+                Some(_) => {
+                    let item = self.keep_declared(item, &stored)?;
+                    kept.0.push(item.clone());
+                    opened(item)?
+                }
+            };
             let place = (item.kind, item.id.clone());
             let old = stored.remove(&place);
             if old.is_some() && known.get(&place) == Some(&digest) {
@@ -101,13 +133,17 @@ impl Inner {
         drop(fresh);
         let plan = self.plan_declared(&judged, &before, &gone, loaded.revision);
         if !is_first {
-            self.check_weakenings(&plan.weakens.concat(), false)?;
+            self.check_weakenings(&plan.weakens.concat(), *allow_weaker)?;
         }
         let changes = self.changes(&judged, &before, &gone, &plan.weakens)?;
         let commit = Commit {
             origin: self.origin(actor),
             changes,
         };
+        if let Some(keep) = keep {
+            keep(&kept.0).map_err(store_failed)?;
+            drop(kept);
+        }
         self.store.commit_all(vec![commit]).map_err(store_failed)?;
         let mut adopted = Adopted {
             changed: plan.places.len(),
@@ -144,6 +180,31 @@ impl Inner {
         let places = plan.places.iter().map(|(kind, id)| (*kind, id));
         self.retire(&before, &after, places, Instant::now());
         Ok(adopted)
+    }
+
+    /// A declared item with the keys that its client was shown placeholders of, or not at all.
+    fn keep_declared(
+        &self,
+        item: Item,
+        stored: &HashMap<(Kind, Id), Stored>,
+    ) -> Result<Item, WriteError> {
+        let Item {
+            kind,
+            id,
+            document,
+            modified_index,
+        } = item;
+        let mut document = Opened::new(kind, document);
+        let old = stored.get(&(kind, id.clone()));
+        let old = old.and_then(|old| self.unseal(old).ok());
+        let keep = self.custody.keep(kind, &id, &mut document, old.as_deref());
+        keep.map_err(one)?;
+        Ok(Item {
+            kind,
+            id,
+            document: document.into_document(),
+            modified_index,
+        })
     }
 
     /// A declared object as a write of it would be judged, or closed.
@@ -340,6 +401,17 @@ impl Inner {
     }
 }
 
+/// Items with their keys in clear, which are wiped with them.
+struct Kept(Vec<Item>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        for item in self.0.drain(..) {
+            drop(Opened::new(item.kind, item.document));
+        }
+    }
+}
+
 struct Plan {
     before: Arc<Snapshot>,
     after: Snapshot,
@@ -355,7 +427,9 @@ struct Declaration {
 }
 
 fn opened(item: Item) -> Result<(Declaration, Sha256), WriteError> {
-    let Item { kind, id, document } = item;
+    let Item {
+        kind, id, document, ..
+    } = item;
     let document = Opened::new(kind, document);
     let digest = digest(&document).ok_or(WriteError::Internal)?;
     Ok((Declaration { kind, id, document }, digest))

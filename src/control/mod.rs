@@ -29,7 +29,7 @@ mod write;
 
 pub use crate::resource::Flavour;
 pub use crate::secrets::custody::Show;
-pub use adopt::Adopted;
+pub use adopt::{Adopted, Declaring, Keep};
 pub use checks::{Checked, CheckedNode};
 pub use generations::SecretRules;
 pub use start::{Finding, Parts, Rules, StartError, check, read_trust_file};
@@ -364,8 +364,12 @@ impl Control {
     /// # Errors
     /// [`WriteError::Weaker`] with `security.refuse_weakening`, where something is served already;
     /// [`WriteError::Store`] and [`WriteError::Internal`]. What was served is served still.
-    pub fn adopt(&self, items: Vec<Item>, actor: &Actor) -> Result<Adopted, WriteError> {
-        self.inner.adopt(items, actor)
+    pub fn adopt(
+        &self,
+        items: Vec<Item>,
+        declaring: &Declaring<'_>,
+    ) -> Result<Adopted, WriteError> {
+        self.inner.adopt(items, declaring)
     }
 
     /// Builds what workers ask for, until all of them are gone. Runs on control's runtime.

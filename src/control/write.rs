@@ -555,7 +555,7 @@ fn unverified(resource: &Resource) -> Option<&'static str> {
     }
 }
 
-fn one(fault: Fault) -> WriteError {
+pub(super) fn one(fault: Fault) -> WriteError {
     WriteError::Invalid(Faults(vec![fault]))
 }
 

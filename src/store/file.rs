@@ -4,11 +4,14 @@
 //! be named or a variable that is not set leaves nothing of it, so that nobody serves a half of what
 //! was meant. Whether an item is any good is judged elsewhere: it has a name by then, and can be closed.
 
-use std::collections::HashSet;
+mod writing;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+pub use self::writing::write;
 use crate::resource::{Document, Id, Kind, check_id, json, shown};
 
 /// What the last line of a YAML file says, so that one half written is not read.
@@ -17,8 +20,17 @@ const END: &str = "#END";
 /// What a section's version is called behind its name.
 const VERSION_SUFFIX: &str = "_conf_version";
 
+/// What stands beside the sections: what a client calls the whole, and when it was put, in seconds
+/// since the epoch. (APISIX, `/apisix/admin/configs`.)
+pub const DIGEST: &str = "X-Digest";
+/// See [`DIGEST`].
+pub const LAST_MODIFIED: &str = "X-Last-Modified";
+
+/// A number that clients give their items, to know them again. (APISIX, as above.)
+pub const MODIFIED_INDEX: &str = "modifiedIndex";
+
 /// Sections that APISIX has and this gateway does not; they may be there, empty.
-const NOT_OFFERED: [&str; 9] = [
+pub const NOT_OFFERED: [&str; 9] = [
     "consumer_groups",
     "consumers",
     "credentials",
@@ -62,8 +74,63 @@ pub struct Item {
     pub kind: Kind,
     /// Its `id`; `arr_` and its place from 1 on, where it has none. (APISIX, standalone mode.)
     pub id: Id,
-    /// All that it says, keys in clear.
+    /// All that it says, keys in clear; but for [`MODIFIED_INDEX`].
     pub document: Document,
+    /// Its [`MODIFIED_INDEX`].
+    pub modified_index: Option<u64>,
+}
+
+/// All that a file says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Declared {
+    /// The items of all sections, in its order.
+    pub items: Vec<Item>,
+    /// What else it says.
+    pub about: About,
+}
+
+/// What a file says beside its items.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// Versions of sections, by the section's name; one that is not there is at 0.
+    pub versions: BTreeMap<String, u64>,
+    /// [`DIGEST`], where it is known.
+    pub digest: Option<String>,
+    /// [`LAST_MODIFIED`], where it is known.
+    pub last_modified: Option<i64>,
+}
+
+/// What is told of a file that is served, beside its items.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// As it says.
+    pub about: About,
+    /// [`Item::modified_index`] of each item that has one.
+    pub indexes: HashMap<(Kind, Id), u64>,
+}
+
+impl Declared {
+    /// What is told of it beside its items.
+    #[must_use]
+    pub fn note(&self) -> Note {
+        let items = self.items.iter();
+        let indexes = items.filter_map(|item| {
+            let place = (item.kind, item.id.clone());
+            item.modified_index.map(|index| (place, index))
+        });
+        Note {
+            about: self.about.clone(),
+            indexes: indexes.collect(),
+        }
+    }
+}
+
+impl About {
+    /// The version of a section.
+    #[must_use]
+    pub fn version(&self, section: &str) -> u64 {
+        self.versions.get(section).copied().unwrap_or_default()
+    }
 }
 
 impl std::fmt::Debug for Item {
@@ -111,8 +178,11 @@ pub enum FileError {
     #[error("`{0}` must be a list")]
     NotAList(&'static str),
     /// A version that is no number.
-    #[error("`{}` must be a number", shown(.0))]
+    #[error("`{}` must be a whole number that is not negative", shown(.0))]
     NoVersion(String),
+    /// A digest that is no text, or a time that is no number.
+    #[error("`{0}` is not what a gateway writes there; leave it out")]
+    NoNote(&'static str),
     /// An item that cannot be named.
     #[error("`{section}` item {place}: {text}")]
     Item {
@@ -142,7 +212,7 @@ pub enum FileError {
 ///
 /// # Errors
 /// Every [`FileError`]: nothing of the file is to be served then.
-pub fn read(path: &Path, env: Env<'_>) -> Result<Vec<Item>, FileError> {
+pub fn read(path: &Path, env: Env<'_>) -> Result<Declared, FileError> {
     let text = std::fs::read(path).map_err(|source| FileError::Read {
         path: path.to_owned(),
         source,
@@ -155,12 +225,25 @@ pub fn read(path: &Path, env: Env<'_>) -> Result<Vec<Item>, FileError> {
 ///
 /// # Errors
 /// As [`read`], but for [`FileError::Read`].
-pub fn parse(text: &[u8], form: Form, env: Env<'_>) -> Result<Vec<Item>, FileError> {
+pub fn parse(text: &[u8], form: Form, env: Env<'_>) -> Result<Declared, FileError> {
     let mut sections = sections(text, form)?;
     for (_, value) in &mut sections {
         substitute(value, env)?;
     }
-    items(sections)
+    declared(sections)
+}
+
+/// Whether a value says anywhere what stands for a variable in a file.
+#[must_use]
+pub fn has_variable(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains(OPEN),
+        Value::Array(list) => list.iter().any(has_variable),
+        Value::Object(members) => members
+            .iter()
+            .any(|(name, member)| name.contains(OPEN) || has_variable(member)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 /// The sections of a text as they are written.
@@ -189,30 +272,49 @@ fn sections(text: &[u8], form: Form) -> Result<Map<String, Value>, FileError> {
     }
 }
 
-/// The items of all sections, in the order of the file.
-fn items(sections: Map<String, Value>) -> Result<Vec<Item>, FileError> {
-    let mut items = Vec::new();
+/// What sections declare, in their order.
+///
+/// # Errors
+/// Each [`FileError`] from [`FileError::NoSuchSection`] on, but for `Unset`.
+pub fn declared(sections: Map<String, Value>) -> Result<Declared, FileError> {
+    let mut declared = Declared::default();
+    let Declared { items, about } = &mut declared;
     for (section, value) in sections {
         if let Some(kind) = Kind::from_plural(&section) {
-            add_section(kind, value, &mut items)?;
+            add_section(kind, value, items)?;
         } else if let Some(known) = NOT_OFFERED.into_iter().find(|known| *known == section) {
             if !is_empty(&value) {
                 return Err(FileError::NotOffered(known));
             }
-        } else if is_version(&section) {
-            if !value.is_number() {
-                return Err(FileError::NoVersion(section));
-            }
+        } else if let Some(of) = versioned(&section) {
+            let version = value.as_u64();
+            let version = version.ok_or_else(|| FileError::NoVersion(section.clone()))?;
+            about.versions.insert(of.to_owned(), version);
+        } else if section == DIGEST {
+            let digest = value.as_str().map(str::to_owned);
+            about.digest = Some(digest.ok_or(FileError::NoNote(DIGEST))?);
+        } else if section == LAST_MODIFIED {
+            let time = value.as_i64();
+            about.last_modified = Some(time.ok_or(FileError::NoNote(LAST_MODIFIED))?);
         } else {
             return Err(FileError::NoSuchSection(section));
         }
     }
-    Ok(items)
+    Ok(declared)
 }
 
-fn is_version(section: &str) -> bool {
-    let of = section.strip_suffix(VERSION_SUFFIX);
-    of.is_some_and(|of| Kind::from_plural(of).is_some() || NOT_OFFERED.contains(&of))
+/// The section whose version a member is.
+#[must_use]
+pub fn versioned(member: &str) -> Option<&str> {
+    let of = member.strip_suffix(VERSION_SUFFIX)?;
+    let is_section = Kind::from_plural(of).is_some() || NOT_OFFERED.contains(&of);
+    is_section.then_some(of)
+}
+
+/// What the version of a section is called.
+#[must_use]
+pub fn version_of(section: &str) -> String {
+    format!("{section}{VERSION_SUFFIX}")
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -241,8 +343,16 @@ fn add_section(kind: Kind, value: Value, items: &mut Vec<Item>) -> Result<(), Fi
             place,
             text,
         };
-        let Value::Object(document) = item else {
+        let Value::Object(mut document) = item else {
             return Err(refuse("it must be a mapping".to_owned()));
+        };
+        let modified_index = match document.shift_remove(MODIFIED_INDEX) {
+            None => None,
+            Some(index) => Some(index.as_u64().ok_or_else(|| {
+                refuse(format!(
+                    "`{MODIFIED_INDEX}` must be a whole number that is not negative"
+                ))
+            })?),
         };
         // A secret's id names its manager: it cannot be made up.
         let is_free = kind != Kind::Secret && !document.contains_key("id");
@@ -252,7 +362,12 @@ fn add_section(kind: Kind, value: Value, items: &mut Vec<Item>) -> Result<(), Fi
         if !ids.insert(id.clone()) {
             return Err(FileError::Duplicate { section, place, id });
         }
-        items.push(Item { kind, id, document });
+        items.push(Item {
+            kind,
+            id,
+            document,
+            modified_index,
+        });
     }
     Ok(())
 }
@@ -345,8 +460,8 @@ mod tests {
         told(parse(text.as_bytes(), Form::Yaml, &env))
     }
 
-    fn told(read: Result<Vec<Item>, FileError>) -> Result<Vec<(String, Value)>, String> {
-        let items = read.map_err(|error| error.to_string())?;
+    fn told(read: Result<Declared, FileError>) -> Result<Vec<(String, Value)>, String> {
+        let items = read.map_err(|error| error.to_string())?.items;
         let items = items.into_iter();
         Ok(items
             .map(|item| (format!("{item:?}"), Value::Object(item.document)))
@@ -401,7 +516,16 @@ mod tests {
                 "routes: [{id: 1}, {id: '1'}]\n#END",
                 "item 2: found duplicate id 1 in routes",
             ),
-            ("routes_conf_version: x\n#END", "must be a number"),
+            ("routes_conf_version: x\n#END", "must be a whole number"),
+            ("routes_conf_version: -1\n#END", "must be a whole number"),
+            (
+                "X-Digest: 1\n#END",
+                "`X-Digest` is not what a gateway writes",
+            ),
+            (
+                "routes: [{uri: /a, modifiedIndex: x}]\n#END",
+                "item 1: `modifiedIndex` must be a whole number",
+            ),
             ("rules_conf_version: 1\n#END", "is no section"),
             ("routes: [{desc: '${{NONE}}'}]\n#END", "`NONE` is not set"),
         ] {

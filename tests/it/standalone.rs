@@ -1,5 +1,7 @@
 //! Standalone mode: what a file declares is served, and what it says wrong is closed.
 
+mod configs;
+
 use std::fs;
 use std::path::PathBuf;
 

@@ -93,7 +93,8 @@ fn parts(config: &Config, keeping: Keeping) -> Result<control::Parts, KeepingErr
 fn declared(config: &Config, path: &Path) -> Result<Vec<Finding>, CheckError> {
     let keeping = keeping::in_memory()?;
     let control = Control::open(parts(config, keeping)?)?;
-    Ok(standalone::read_and_adopt(path, &control)?.findings)
+    let (_, adopted) = standalone::read_and_adopt(path, &control)?;
+    Ok(adopted.findings)
 }
 
 /// Why there is nothing to be said about resources.

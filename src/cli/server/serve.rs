@@ -193,7 +193,7 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
         },
         attempts: Attempts::default(),
         evidence,
-        is_standalone: standalone.is_some(),
+        served: standalone.as_ref().map(Standalone::served),
     });
     let status = Arc::new(Status {
         control: control.clone(),

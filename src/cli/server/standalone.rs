@@ -4,11 +4,13 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::control::{Actor, Adopted, Control, Finding, WriteError};
+use crate::admin::configs::Served;
+use crate::control::{Actor, Adopted, Control, Declaring, Finding, WriteError};
 use crate::failure::chain;
-use crate::store::file::{self, FileError};
+use crate::store::file::{self, FileError, Note};
 
 /// How often the file is looked at. (APISIX, standalone mode.)
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -31,7 +33,7 @@ pub(super) enum StandaloneError {
 
 /// A file that is served.
 pub(super) struct Standalone {
-    path: PathBuf,
+    served: Arc<Served>,
     control: Control,
     /// How the file was when it was read last, whatever came of it.
     seen: Option<Trace>,
@@ -55,14 +57,20 @@ impl Trace {
 impl Standalone {
     /// Reads the file, and has what it declares served. Blocks.
     pub(super) fn adopt(path: &Path, control: &Control) -> Result<Self, StandaloneError> {
+        let served = Arc::new(Served::new(path));
         // Before it is read: what changes meanwhile is read again.
         let seen = Trace::of(path);
-        adopt(path, control)?;
+        adopt(&served, control)?;
         Ok(Self {
-            path: path.to_owned(),
+            served,
             control: control.clone(),
             seen,
         })
+    }
+
+    /// The file, as the Admin API shows it.
+    pub(super) fn served(&self) -> Arc<Served> {
+        Arc::clone(&self.served)
     }
 
     /// Reads the file again whenever it changed. Never returns.
@@ -70,14 +78,14 @@ impl Standalone {
         let mut ticks = tokio::time::interval(INTERVAL);
         loop {
             ticks.tick().await;
-            let trace = Trace::of(&self.path);
+            let trace = Trace::of(self.served.path());
             if trace == self.seen {
                 continue;
             }
             self.seen = trace;
-            let (path, control) = (self.path.clone(), self.control.clone());
-            let read = tokio::task::spawn_blocking(move || adopt(&path, &control)).await;
-            let path = self.path.clone();
+            let (served, control) = (self.served.clone(), self.control.clone());
+            let read = tokio::task::spawn_blocking(move || adopt(&served, &control)).await;
+            let path = self.served.path().to_owned();
             if let Err(error) = read.unwrap_or(Err(StandaloneError::Unfinished { path })) {
                 let error = chain(&error);
                 tracing::error!(error, "the file is not served; what was read before it is");
@@ -87,8 +95,12 @@ impl Standalone {
 }
 
 /// Reads the file, and has what it declares served, with a line for each object that is closed.
-fn adopt(path: &Path, control: &Control) -> Result<(), StandaloneError> {
-    let adopted = read_and_adopt(path, control)?;
+fn adopt(served: &Served, control: &Control) -> Result<(), StandaloneError> {
+    // No client puts another one meanwhile.
+    let mut now = served.take_turn();
+    let path = served.path();
+    let (note, adopted) = read_and_adopt(path, control)?;
+    *now = note;
     for finding in &adopted.findings {
         let Finding {
             kind,
@@ -116,9 +128,12 @@ fn adopt(path: &Path, control: &Control) -> Result<(), StandaloneError> {
 }
 
 /// Reads the file, and has what it declares compiled and published.
-pub(super) fn read_and_adopt(path: &Path, control: &Control) -> Result<Adopted, StandaloneError> {
+pub(super) fn read_and_adopt(
+    path: &Path,
+    control: &Control,
+) -> Result<(Note, Adopted), StandaloneError> {
     let env = |name: &str| std::env::var(name).ok();
-    let items = file::read(path, &env).map_err(|source| StandaloneError::File {
+    let declared = file::read(path, &env).map_err(|source| StandaloneError::File {
         path: path.to_owned(),
         source,
     })?;
@@ -128,11 +143,20 @@ pub(super) fn read_and_adopt(path: &Path, control: &Control) -> Result<Adopted, 
         peer: None,
     };
     let path = path.to_owned();
-    control.adopt(items, &actor).map_err(|source| {
-        if let WriteError::Weaker(weakens) = source {
-            StandaloneError::Weaker { path, weakens }
-        } else {
-            StandaloneError::Refused { path, source }
-        }
-    })
+    let declaring = Declaring {
+        actor: &actor,
+        allow_weaker: false,
+        keep: None,
+    };
+    let note = declared.note();
+    let adopted = control
+        .adopt(declared.items, &declaring)
+        .map_err(|source| {
+            if let WriteError::Weaker(weakens) = source {
+                StandaloneError::Weaker { path, weakens }
+            } else {
+                StandaloneError::Refused { path, source }
+            }
+        })?;
+    Ok((note, adopted))
 }
