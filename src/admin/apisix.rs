@@ -40,6 +40,7 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
         (Target::Object(kind, id), &Method::DELETE) => delete(call, kind, &id).await,
         (Target::ServiceUpstreams(id), &Method::GET) => show_service_upstreams(call, id).await,
         (Target::Plugins, &Method::GET) => Ok(Answer::ok(json!([]))),
+        (Target::PluginSchemas(name), &Method::GET) => plugin_schemas(call, name),
         (Target::Schema(word), &Method::GET) => judge::show_schema(word),
         (Target::SchemaCheck(word), &Method::POST) => judge::check_schema(call, word).await,
         (Target::Configuration, &Method::GET | &Method::HEAD | &Method::PUT) => {
@@ -74,6 +75,7 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
             | Target::Object(..)
             | Target::Node(..)
             | Target::Plugins
+            | Target::PluginSchemas(_)
             | Target::Schema(_)
             | Target::SchemaCheck(_)
             | Target::Configuration
@@ -263,6 +265,19 @@ fn not_offered(call: &Call<'_>, word: &str, depth: Depth) -> Result<Answer, Refu
         (_, _, &Method::GET, Depth::Collection) => Ok(empty_list()),
         (_, _, &Method::GET, Depth::Object) => Err(Refusal::NoObject),
         _ => Err(Refusal::NotOffered(word.to_owned())),
+    }
+}
+
+/// There is no plugin yet: of all there are none, and each is unknown. (APISIX, `admin/plugins.lua`.)
+fn plugin_schemas(call: &Call<'_>, name: Option<&str>) -> Result<Answer, Refusal> {
+    let query = &call.head.query;
+    let subsystem = query.find("subsystem").unwrap_or("http");
+    if !["http", "stream"].contains(&subsystem) {
+        return Err(Refusal::NoSubsystem(subsystem.to_owned()));
+    }
+    match name {
+        None if query.find("all") == Some("true") => Ok(Answer::ok(json!({}))),
+        None | Some(_) => Err(Refusal::NoPlugin(subsystem.to_owned())),
     }
 }
 

@@ -253,6 +253,12 @@ pub(super) enum Refusal {
     /// A resource that APISIX has and this gateway does not.
     #[error("{0} are not available in this gateway; nothing was stored")]
     NotOffered(String),
+    /// A plugin that there is not, in this of APISIX's subsystems.
+    #[error("plugin not found in subsystem {0}")]
+    NoPlugin(String),
+    /// A subsystem that APISIX does not have either.
+    #[error("unsupported subsystem: {}", shown(.0))]
+    NoSubsystem(String),
     /// `stream_routes`.
     #[error("stream mode is disabled, can not add stream routes")]
     NoStreams,
@@ -350,9 +356,11 @@ impl Refusal {
             Self::Write(WriteError::Internal) | Self::Internal => {
                 Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &text)
             }
-            Self::NoPath | Self::Standalone | Self::UnknownResource(_) | Self::UnknownGroup(_) => {
-                Answer::error(StatusCode::NOT_FOUND, &text)
-            }
+            Self::NoPath
+            | Self::NoPlugin(_)
+            | Self::Standalone
+            | Self::UnknownResource(_)
+            | Self::UnknownGroup(_) => Answer::error(StatusCode::NOT_FOUND, &text),
             Self::PostSecret => Answer::error(StatusCode::METHOD_NOT_ALLOWED, &text),
             Self::Write(WriteError::Patch(error)) => {
                 let status = if error.is_conflict() {
@@ -380,6 +388,7 @@ impl Refusal {
             | Self::NoId(_)
             | Self::NotOffered(_)
             | Self::NoStreams
+            | Self::NoSubsystem(_)
             | Self::TtlNotANumber
             | Self::TtlOutOfRange
             | Self::TtlOnSsl

@@ -35,6 +35,8 @@ pub(super) enum Target<'w, 'p> {
     NotOffered(&'p str, Depth),
     /// `/plugins/list`.
     Plugins,
+    /// `/plugins?all=true` and `/plugins/{name}`: what plugins there are look like.
+    PluginSchemas(Option<&'p str>),
     /// `/schema/{kind}`.
     Schema(&'p str),
     /// `/schema/validate/{kinds}`.
@@ -70,6 +72,8 @@ impl<'w, 'p> Target<'w, 'p> {
             ["services", id, "upstreams"] => Ok(Self::ServiceUpstreams(id)),
             ["services", _, "upstreams", _] => Ok(Self::ServiceUpstream),
             ["plugins", "list"] => Ok(Self::Plugins),
+            ["plugins"] => Ok(Self::PluginSchemas(None)),
+            ["plugins", name] => Ok(Self::PluginSchemas(Some(name))),
             ["schema", word] => Ok(Self::Schema(word)),
             ["schema", "validate", word] => Ok(Self::SchemaCheck(word)),
             ["configs"] => Ok(Self::Configuration),
@@ -108,6 +112,7 @@ impl Target<'_, '_> {
             | Self::ServiceUpstream
             | Self::NotOffered(..) => true,
             Self::Plugins
+            | Self::PluginSchemas(_)
             | Self::Schema(_)
             | Self::SchemaCheck(_)
             | Self::Configuration
@@ -156,6 +161,12 @@ mod tests {
                 Target::NotOffered("consumers", Depth::Object),
             ),
             ("plugins/list", Target::Plugins),
+            ("plugins", Target::PluginSchemas(None)),
+            (
+                "plugins/limit-count",
+                Target::PluginSchemas(Some("limit-count")),
+            ),
+            ("plugins/a/b", Target::Nowhere),
             ("schema/route", Target::Schema("route")),
             ("schema/validate/routes", Target::SchemaCheck("routes")),
             ("schema/plugins/limit-count", Target::Nowhere),

@@ -298,6 +298,25 @@ fn words_and_methods_that_do_not_exist_are_refused_as_by_apisix() {
         gateway.admin_get("/plugins/list").expect_status(200).json(),
         json!([])
     );
+    let all = gateway.admin_get("/plugins?all=true").expect_status(200);
+    assert_eq!(all.json(), json!({}));
+    for (path, status, text) in [
+        (
+            "/plugins/limit-count",
+            404,
+            "plugin not found in subsystem http",
+        ),
+        (
+            "/plugins/a?subsystem=stream",
+            404,
+            "plugin not found in subsystem stream",
+        ),
+        ("/plugins", 404, "plugin not found in subsystem http"),
+        ("/plugins/a?subsystem=x", 400, "unsupported subsystem: x"),
+    ] {
+        let told = gateway.admin_get(path).expect_status(status);
+        assert_eq!(error_msg(&told), text, "{path}");
+    }
     assert_eq!(
         gateway.admin_get("/routes/").expect_status(200).json()["total"],
         0
