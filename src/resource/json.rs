@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::texts::shown;
 
-/// Parses a text of JSON; order and spelling of numbers are kept.
+/// Parses a text of JSON; order and spelling of numbers are kept, but that an exponent gets a sign and
+/// a small e: `1E3` comes back as `1e+3`, which is the same number.
 ///
 /// # Errors
 /// Where the parser stopped, and why, without a word of the text. An object with the same member

@@ -6,6 +6,7 @@ mod changes;
 mod documents;
 mod envelopes;
 mod expiry;
+mod fuzz;
 mod judging;
 mod material;
 
