@@ -5,9 +5,11 @@
 use std::time::Duration;
 
 use clap::{Args as _, CommandFactory as _};
+use serde_json::Value;
 
 use super::api;
 use super::args::{Args, Globals};
+use super::envelope::Item;
 use super::failed::Failed;
 use super::settings::{Contexts, Settings};
 use super::usage::exactly_one;
@@ -138,9 +140,14 @@ fn takes_value(node: &clap::Command, word: &str) -> bool {
 
 /// What may follow a flag, beside files, which the shell knows.
 fn values(flag: &str) -> Vec<String> {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
     match flag {
-        "-o" | "--output" => ["json", "yaml", "table"].map(str::to_owned).into(),
+        "-o" | "--output" => words(&["json", "yaml", "table"]),
         "--context" => contexts(),
+        "--kind" => words(&Kind::ALL.map(Kind::singular)),
+        "--action" => words(&["create", "update", "delete"]),
+        "-t" | "--type" => words(&["error", "access", "all"]),
+        "--method" => words(&["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
         _ => Vec::new(),
     }
 }
@@ -157,6 +164,8 @@ fn arguments(path: &[&str], before: &[String]) -> Vec<String> {
         }
         ["debug", "trace"] | ["probe", "route"] => ids(Kind::Route, before),
         ["probe", "upstream"] => ids(Kind::Upstream, before),
+        ["probe", "service"] => ids(Kind::Service, before),
+        ["probe", "listener"] => names(before),
         _ => Vec::new(),
     }
 }
@@ -169,6 +178,26 @@ fn contexts() -> Vec<String> {
 
 /// The ids of a kind, with the flags of the line being completed.
 fn ids(kind: Kind, before: &[String]) -> Vec<String> {
+    let items = items(kind, before).into_iter();
+    items.map(|item| item.id).collect()
+}
+
+/// The names that ssls have, but for wildcards.
+fn names(before: &[String]) -> Vec<String> {
+    let mut names = Vec::new();
+    for ssl in items(Kind::Ssl, before) {
+        let sni = ssl.value.get("sni").into_iter();
+        let snis = ssl.value.get("snis").and_then(Value::as_array);
+        let all = sni.chain(snis.into_iter().flatten());
+        let all = all.filter_map(Value::as_str).map(str::to_owned);
+        names.extend(all.filter(|name| !name.contains('*')));
+    }
+    names.sort();
+    names
+}
+
+/// The objects of a kind, with the flags of the line being completed.
+fn items(kind: Kind, before: &[String]) -> Vec<Item> {
     let globals = globals(before);
     let ask = async |network: &api::Network| {
         let settings = Settings::resolve(&globals)?;
@@ -176,8 +205,7 @@ fn ids(kind: Kind, before: &[String]) -> Vec<String> {
         let asked = tokio::time::timeout(PATIENCE, api.all(kind, &[])).await;
         asked.unwrap_or_else(|_elapsed| Ok(Vec::new()))
     };
-    let items = api::run(ask).unwrap_or_default();
-    items.into_iter().map(|item| item.id).collect()
+    api::run(ask).unwrap_or_default()
 }
 
 /// The global flags among words that are no complete command line yet.
@@ -215,6 +243,16 @@ mod tests {
         assert_eq!(completed("ssl list -o y"), ["yaml"]);
         assert_eq!(completed("completion z"), ["zsh"]);
         assert_eq!(completed("explain sni_unk"), ["sni_unknown"]);
+        assert_eq!(
+            completed("audit list --kind s"),
+            ["secret", "ssl", "service"]
+        );
+        assert_eq!(completed("audit ls --action up"), ["update"]);
+        assert_eq!(completed("debug logs -t a"), ["access", "all"]);
+        assert_eq!(
+            completed("debug trace r --method P"),
+            ["POST", "PUT", "PATCH"]
+        );
         assert!(completed("explain sni_unknown x").is_empty());
     }
 

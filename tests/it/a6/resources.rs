@@ -280,6 +280,17 @@ fn shells_complete_verbs_and_the_servers_ids() {
     assert_eq!(complete("a6 upstream ge"), ["get"]);
     assert_eq!(complete("a6 upstream get ''"), ["alpha", "beta"]);
     assert_eq!(complete("a6 upstream delete b"), ["beta"]);
+    a6.feed(&["service", "create", "-f", "-"], "{\"id\": \"shop\"}")
+        .expect_success();
+    let pair = Ca::root("CA").server("api.example.com");
+    let snis = ["b.example.com", "*.example.com", "a.example.com"];
+    let ssl = json!({"id": "s", "cert": pair.cert, "key": pair.key, "snis": snis});
+    a6.feed(&["ssl", "create", "-f", "-"], &ssl.to_string())
+        .expect_success();
+    assert_eq!(complete("a6 probe service ''"), ["shop"]);
+    let names = ["a.example.com", "b.example.com"];
+    assert_eq!(complete("a6 probe listener ''"), names);
+    assert_eq!(complete("a6 audit list --kind se"), ["secret", "service"]);
     a6.run(&["completion", "tcsh"])
         .expect_failure("invalid argument \"tcsh\" for \"a6 completion\"");
     a6.run(&["completion"])
