@@ -128,6 +128,9 @@ impl Config {
             };
             lines.add(&format!("secrets.{word}.origins"), origins);
             let trust = match &manager.trust_file {
+                TrustFile::System if word == "kubernetes" && manager.is_trust_default => {
+                    "ca.crt of the service account, else system".to_owned()
+                }
                 TrustFile::System => "system".to_owned(),
                 TrustFile::Path(path) => path.display().to_string(),
             };

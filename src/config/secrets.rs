@@ -54,8 +54,10 @@ pub struct SecretManager {
     /// server of the cluster, else none.
     pub origins: Vec<String>,
     /// `trust_file`: the CAs that the manager's certificate must come from. Default:
-    /// [`TrustFile::System`].
+    /// [`TrustFile::System`], but for the cluster's own API server, which its pods have a CA for.
     pub trust_file: TrustFile,
+    /// Whether that is the default.
+    pub is_trust_default: bool,
 }
 
 /// One entry of `secrets.file.roots`.
@@ -111,13 +113,15 @@ fn read_manager(section: &Section<'_>, default_origin: Option<String>) -> Secret
             );
         }
     }
-    let trust_file = match section.text("trust_file").as_deref() {
+    let trust_text = section.text("trust_file");
+    let trust_file = match trust_text.as_deref() {
         None | Some("system") => TrustFile::System,
         Some(path) => TrustFile::Path(PathBuf::from(path)),
     };
     SecretManager {
         origins: origins.unwrap_or_else(|| default_origin.into_iter().collect()),
         trust_file,
+        is_trust_default: trust_text.is_none(),
     }
 }
 
@@ -201,6 +205,9 @@ mod tests {
         assert_eq!(secrets.aws.origins, ["http://[::1]:1"]);
         assert!(secrets.aws_instance_role);
         assert_eq!(secrets.service_account, PathBuf::from("/sa"));
+        assert!(secrets.kubernetes.is_trust_default && !secrets.vault.is_trust_default);
+        let named = read("secrets: {kubernetes: {trust_file: system}}").unwrap();
+        assert!(!named.secrets.kubernetes.is_trust_default);
         let root = FileRoot {
             name: "certs".to_owned(),
             path: "/etc/certs".into(),

@@ -6,7 +6,7 @@
 //! good one in force; a manager that does not answer is asked again every few seconds, so that
 //! everything heals by itself soon after it is back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use crate::resource::{Id, Kind, Occasion, Resource, Revision, Terms, parse};
 use crate::secrets::custody::{CustodyError, Opened};
 use crate::secrets::desk::{Desk, Order, Outcome, varied};
 use crate::secrets::generation::Generation;
+use crate::secrets::news::Told;
 use crate::secrets::reference::{Reference, SourceKey};
 use crate::snapshot::compile::Piece;
 use crate::snapshot::{Change, Snapshot};
@@ -160,6 +161,21 @@ impl Tracker {
         }
     }
 
+    /// Notes that managers told of changes: what refers to these paths is looked at now.
+    fn touch_told(&self, news: &BTreeSet<Told>) {
+        if news.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for tracked in self.all().values_mut() {
+            let told = |status: &Status| news.iter().any(|item| item.concerns(&status.reference));
+            if tracked.statuses.iter().any(told) {
+                tracked.due = Some(now);
+                tracked.failures = 0;
+            }
+        }
+    }
+
     /// An object that refers to a manager.
     pub(super) fn user_of(&self, manager: &Id) -> Option<(Kind, Id)> {
         let all = self.all();
@@ -280,6 +296,7 @@ pub(super) async fn run(inner: &Arc<Inner>) {
         for (state, count) in inner.tracker.count() {
             inner.metrics.set_secret_references(state, count);
         }
+        inner.tracker.touch_told(&desk.take_news());
         if goes.available_permits() == 0 {
             continue;
         }

@@ -148,6 +148,17 @@ pub struct Answer {
     pub body: Bytes,
 }
 
+/// What came of watching.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// The answer began to say something.
+    Said,
+    /// The answer ended without a word.
+    Ended,
+    /// A status other than success.
+    Refused(StatusCode),
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
@@ -314,6 +325,39 @@ impl Client {
         }
         let conn = self.open().await?;
         self.answer(conn, request).await.map_err(|(error, _)| error)
+    }
+
+    /// Sends a request over a connection of its own, and waits until its answer says something, as
+    /// a watch of Kubernetes does, or ends. Nothing of what is said is kept.
+    ///
+    /// Cancel safe: the connection is closed.
+    ///
+    /// # Errors
+    /// [`HttpError`]; after `lasts` without a word [`HttpError::Slow`].
+    pub async fn watch(
+        &self,
+        request: Request<Bytes>,
+        lasts: Duration,
+    ) -> Result<Watched, HttpError> {
+        let request = self.prepare(request)?;
+        let mut conn = self.open().await?;
+        let exchange = async {
+            let sent = conn.sender.try_send_request(request).await;
+            let response = sent.map_err(|error| conn.explain(error.into_error()))?;
+            if !response.status().is_success() {
+                return Ok(Watched::Refused(response.status()));
+            }
+            let mut body = response.into_body();
+            while let Some(frame) = body.frame().await {
+                if frame?.data_ref().is_some_and(|data| !data.is_empty()) {
+                    return Ok(Watched::Said);
+                }
+            }
+            Ok(Watched::Ended)
+        };
+        let until = self.sweep.after(lasts);
+        let watched = self.sweep.within(until, Box::pin(exchange)).await;
+        watched.unwrap_or(Err(HttpError::Slow(lasts)))
     }
 
     /// Sends a request over a connection of [`Client::connect`].

@@ -73,7 +73,8 @@ pub(super) fn read(manager: &str, document: &Document, verdict: &mut Verdict) ->
     match manager {
         Manager::Vault => judge_vault(document, verdict),
         Manager::Aws => judge_aws(document, verdict),
-        Manager::Gcp | Manager::Kubernetes => {
+        Manager::Kubernetes => {}
+        Manager::Gcp => {
             let text = "kept, and not used: this version asks no manager of this kind, so that \
                         what refers to it is closed";
             verdict.warn("secret_unused", "", text);

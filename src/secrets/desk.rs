@@ -6,7 +6,7 @@
 //! is tried again after a pause that chance varies, and is then taken to be out for the order.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use super::custody::Opened;
 use super::ground::{Ground, open};
+use super::news::{News, Told};
 use super::reference::{Reference, SourceKey};
 use super::settings::Bounds;
 use super::source::{Answer, Ask, Place, ReadFault, Source};
@@ -97,17 +98,33 @@ impl fmt::Debug for Value {
 
 /// The way to the desk. Cheap to clone; usable from any thread.
 #[derive(Clone, Debug)]
-pub struct Desk(mpsc::Sender<(Order, oneshot::Sender<Outcome>)>);
+pub struct Desk {
+    orders: mpsc::Sender<(Order, oneshot::Sender<Outcome>)>,
+    news: News,
+}
 
 /// The desk's own end of it.
 #[derive(Debug)]
-pub struct Orders(mpsc::Receiver<(Order, oneshot::Sender<Outcome>)>);
+pub struct Orders {
+    orders: mpsc::Receiver<(Order, oneshot::Sender<Outcome>)>,
+    /// What sources tell by themselves; theirs is a clone of it.
+    pub news: News,
+}
 
 /// A desk, and what must be [served](serve) for it to answer.
 #[must_use]
 pub fn desk() -> (Desk, Orders) {
     let (sender, receiver) = mpsc::channel(ORDERS);
-    (Desk(sender), Orders(receiver))
+    let news = News::default();
+    let desk = Desk {
+        orders: sender,
+        news: news.clone(),
+    };
+    let orders = Orders {
+        orders: receiver,
+        news,
+    };
+    (desk, orders)
 }
 
 impl Desk {
@@ -122,7 +139,7 @@ impl Desk {
             all.map(|text| (text, Err(fault.clone()))).collect()
         };
         let total = order.bounds.total;
-        match timeout(total, self.0.send((order, reply))).await {
+        match timeout(total, self.orders.send((order, reply))).await {
             Ok(Ok(())) => {}
             Ok(Err(_gone)) => return refused(ReadFault::Internal),
             Err(_elapsed) => return refused(ReadFault::Slow(total)),
@@ -130,6 +147,12 @@ impl Desk {
         outcome
             .await
             .unwrap_or_else(|_gone| refused(ReadFault::Internal))
+    }
+
+    /// What managers told by themselves since the last time.
+    #[must_use]
+    pub fn take_news(&self) -> BTreeSet<Told> {
+        self.news.take()
     }
 }
 
@@ -140,7 +163,7 @@ pub async fn serve(mut orders: Orders, ground: Rc<Ground>, metrics: Arc<Metrics>
         metrics,
         open: RefCell::default(),
     });
-    while let Some((order, reply)) = orders.0.recv().await {
+    while let Some((order, reply)) = orders.orders.recv().await {
         let clerk = clerk.clone();
         tokio::task::spawn_local(async move {
             // Nobody waits any more: what was read is dropped.

@@ -10,6 +10,8 @@ use super::aws::Aws;
 use super::custody::Opened;
 use super::env::Environment;
 use super::file::Root;
+use super::kubernetes::Kubernetes;
+use super::news::News;
 use super::reference::{Reference, SourceKey};
 use super::settings::{Bounds, Reach, Settings};
 use super::source::{Ask, ReadFault, Source};
@@ -40,6 +42,8 @@ pub struct Ground {
     pub forbidden: Arc<Forbidden>,
     /// How long one attempt may take.
     pub bounds: Bounds,
+    /// Where sources tell what changed.
+    pub news: News,
 }
 
 impl Ground {
@@ -208,7 +212,8 @@ pub fn open(id: &Id, document: &Opened, ground: &Rc<Ground>) -> Result<Rc<dyn So
     match Manager::from_word(word) {
         Some(Manager::Vault) => Ok(Rc::new(Vault::open(document, ground)?)),
         Some(Manager::Aws) => Ok(Rc::new(Aws::open(document, ground)?)),
-        Some(Manager::Gcp | Manager::Kubernetes) => Err(ReadFault::Unusable(format!(
+        Some(Manager::Kubernetes) => Ok(Rc::new(Kubernetes::open(id, document, ground)?)),
+        Some(Manager::Gcp) => Err(ReadFault::Unusable(format!(
             "this version asks no manager of the kind {word}"
         ))),
         None => Err(ReadFault::NoManager(id.to_string())),
@@ -242,6 +247,7 @@ pub(super) mod samples {
             sweep,
             forbidden: Arc::default(),
             bounds: BOUNDS,
+            news: News::default(),
         })
     }
 }

@@ -8,9 +8,10 @@
 //! |---|---|
 //! | [`reference`](mod@reference) | takes `$secret://…` and `$env://…` apart |
 //! | [`source`] | is the trait of what keeps secrets, with its answers and faults |
-//! | [`env`](mod@env), [`file`](mod@file), [`vault`], [`aws`] | are sources |
+//! | [`env`](mod@env), [`file`](mod@file), [`vault`], [`aws`], [`kubernetes`] | are sources |
 //! | [`generation`] | is what a resource's references stand for, accepted together, kept sealed |
 //! | [`ground`] | is what managers are opened with: clients, credentials, the fence around these |
+//! | [`news`] | is what managers tell by themselves |
 //! | [`desk`](mod@desk) | resolves references, each path once, in bounded time |
 //! | [`settings`] | is what the configuration says of it |
 
@@ -23,6 +24,8 @@ pub mod env;
 pub mod file;
 pub mod generation;
 pub mod ground;
+pub mod kubernetes;
+pub mod news;
 pub mod reference;
 pub mod settings;
 pub mod source;

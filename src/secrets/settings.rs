@@ -29,6 +29,9 @@ pub struct Settings {
     pub aws_metadata: Option<Origin>,
     /// `secrets.kubernetes.service_account`: the folder with `token`, `ca.crt` and `namespace`.
     pub service_account: PathBuf,
+    /// Listed API servers are believed by the `ca.crt` of that folder, if there is one: no
+    /// `secrets.kubernetes.trust_file` says otherwise.
+    pub uses_cluster_ca: bool,
     /// `secrets.file.roots`, by name.
     pub file_roots: Vec<(String, PathBuf)>,
     /// `data_dir`: no file of it is ever a secret's value.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 use super::ground::{Ground, samples};
@@ -45,6 +46,8 @@ pub(super) enum Reply {
     Elsewhere(String),
     /// Nothing at all.
     Silence,
+    /// A status 200 at once, and this text when it is said that it is time.
+    Later(Rc<Notify>, String),
 }
 
 /// A running stand-in, and what it saw.
@@ -111,6 +114,17 @@ async fn serve(
         Reply::Text(status, text) => (status, String::new(), text),
         Reply::Elsewhere(url) => (307, format!("Location: {url}\r\n"), String::new()),
         Reply::Silence => std::future::pending().await,
+        Reply::Later(time, text) => {
+            let head = "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let _ = tcp.write_all(head.as_bytes()).await;
+            time.notified().await;
+            let chunk = match text.len() {
+                0 => String::new(),
+                length => format!("{length:x}\r\n{text}\r\n"),
+            };
+            let _ = tcp.write_all(format!("{chunk}0\r\n\r\n").as_bytes()).await;
+            return;
+        }
     };
     let reply = format!(
         "HTTP/1.1 {status} X\r\n{field}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",

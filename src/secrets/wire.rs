@@ -1,9 +1,12 @@
 //! What the managers that are asked over HTTP share: requests, paths, and what a failure means.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
 use http::HeaderValue;
 use http::request::Builder;
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use super::source::ReadFault;
 use crate::failure::chain;
@@ -36,6 +39,20 @@ pub(super) fn sensitive(what: &str, value: &str) -> Result<HeaderValue, ReadFaul
 /// The JSON of an answer. The parser's own words are not kept: they may quote a value.
 pub(super) fn json(body: &[u8]) -> Result<Value, ReadFault> {
     serde_json::from_slice(body).map_err(|_error| ReadFault::Answer("it is no JSON".to_owned()))
+}
+
+/// The token in a file, without the line end that editors add.
+///
+/// # Errors
+/// [`ReadFault::Unavailable`]: it cannot be read now.
+pub(super) async fn read_token(path: PathBuf) -> Result<Zeroizing<String>, ReadFault> {
+    let shown = path.display().to_string();
+    let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path));
+    let text = read.await.map_err(|_ended| ReadFault::Internal)?;
+    let text = Zeroizing::new(text.map_err(|error| {
+        ReadFault::Unavailable(format!("the token in {shown} cannot be read: {error}"))
+    })?);
+    Ok(Zeroizing::new(text.trim().to_owned()))
 }
 
 /// Why an exchange came to nothing.

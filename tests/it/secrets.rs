@@ -2,6 +2,7 @@
 //! kept.
 
 mod files;
+mod kubernetes;
 mod vault;
 
 use serde_json::{Value, json};

@@ -13,6 +13,7 @@ use crate::net::http::Origin;
 use crate::net::sweep::Sweep;
 use crate::secrets::env::Environment;
 use crate::secrets::ground::Ground;
+use crate::secrets::news::News;
 use crate::secrets::settings::{AwsKey, Bounds, Reach, Settings, TokenFrom};
 use crate::tls::material::CaBundle;
 
@@ -67,6 +68,7 @@ pub(super) fn settings(config: &Config) -> Result<Settings, control::StartError>
             .then(|| Origin::parse(METADATA).ok())
             .flatten(),
         service_account: secrets.service_account.clone(),
+        uses_cluster_ca: secrets.kubernetes.is_trust_default,
         file_roots: roots(secrets),
         data_dir: config.data_dir.clone(),
         own_variables: config.variables.clone(),
@@ -116,6 +118,7 @@ pub(super) fn ground(
     rules: SecretRules,
     sweep: Rc<Sweep>,
     forbidden: Arc<Forbidden>,
+    news: News,
 ) -> Rc<Ground> {
     let lookup = Box::new(|name: &str| std::env::var(name).ok());
     let environment = Environment::new(lookup, settings.own_variables.clone());
@@ -129,5 +132,6 @@ pub(super) fn ground(
             attempts: 1,
             total: rules.read_timeout,
         },
+        news,
     })
 }

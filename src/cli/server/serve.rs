@@ -218,7 +218,8 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
         tokio::task::spawn_local(async move { watching.watch_module(interval).await });
         let sweep = Sweep::new();
         tokio::task::spawn_local(Rc::clone(&sweep).run(|| {}));
-        let ground = secrets::ground(secret_settings, secret_rules, sweep, forbidden);
+        let news = orders.news.clone();
+        let ground = secrets::ground(secret_settings, secret_rules, sweep, forbidden, news);
         tokio::task::spawn_local(serve_desk(orders, ground, metrics));
         let refreshing = control.clone();
         tokio::task::spawn_local(async move { refreshing.refresh_secrets().await });

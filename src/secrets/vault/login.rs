@@ -14,6 +14,7 @@ use super::super::custody::Opened;
 use super::super::ground::{Credential, Ground};
 use super::super::settings::TokenFrom;
 use super::super::source::ReadFault;
+use super::super::wire;
 use super::Api;
 use crate::net::http::Origin;
 use crate::resource::secret::Manager;
@@ -207,7 +208,7 @@ impl Login {
             }
             Way::Kubernetes { mount, role } => {
                 let file = self.ground.settings.service_account.join("token");
-                let jwt = read_token(file).await?;
+                let jwt = wire::read_token(file).await?;
                 (mount, json!({ "role": role, "jwt": *jwt }))
             }
             Way::Certificate { mount, name, .. } => match name {
@@ -235,7 +236,7 @@ impl Login {
     async fn operators(&self) -> Result<Zeroizing<String>, ReadFault> {
         match &self.ground.settings.vault_token {
             Some(TokenFrom::Value(value)) => Ok(value.clone()),
-            Some(TokenFrom::File(path)) => read_token(path.clone()).await,
+            Some(TokenFrom::File(path)) => wire::read_token(path.clone()).await,
             None => Err(ReadFault::Unusable(
                 "it holds no token: give it `token` or `auth`, or the gateway VAULT_TOKEN or \
                  `secrets.vault.token_file`"
@@ -329,14 +330,4 @@ impl Token {
         }
         gained
     }
-}
-
-async fn read_token(path: std::path::PathBuf) -> Result<Zeroizing<String>, ReadFault> {
-    let shown = path.display().to_string();
-    let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path));
-    let text = read.await.map_err(|_ended| ReadFault::Internal)?;
-    let text = Zeroizing::new(text.map_err(|error| {
-        ReadFault::Unavailable(format!("the token in {shown} cannot be read: {error}"))
-    })?);
-    Ok(Zeroizing::new(text.trim().to_owned()))
 }
