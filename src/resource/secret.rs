@@ -6,9 +6,10 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use regex::Regex;
+use serde_json::Value;
 
 use super::fault::Verdict;
-use super::{Document, members};
+use super::{Document, is_reference, members};
 
 /// A typed secret. `Debug` shows the names of its members only.
 #[derive(Clone)]
@@ -73,12 +74,8 @@ pub(super) fn read(manager: &str, document: &Document, verdict: &mut Verdict) ->
     match manager {
         Manager::Vault => judge_vault(document, verdict),
         Manager::Aws => judge_aws(document, verdict),
+        Manager::Gcp => judge_gcp(document, verdict),
         Manager::Kubernetes => {}
-        Manager::Gcp => {
-            let text = "kept, and not used: this version asks no manager of this kind, so that \
-                        what refers to it is closed";
-            verdict.warn("secret_unused", "", text);
-        }
     }
     for member in ["uri", "endpoint_url", "apiserver_addr"] {
         judge_url(document, "", member, verdict);
@@ -175,6 +172,27 @@ fn judge_aws(document: &Document, verdict: &mut Verdict) {
     }
 }
 
+/// Whoever is asked is known by a certificate, and a file is one that the configuration permits.
+fn judge_gcp(document: &Document, verdict: &mut Verdict) {
+    if document.get("ssl_verify") == Some(&Value::Bool(false)) {
+        let reason = "ssl_verify cannot be false: keys would be taken from anybody; leave it out, \
+                      and set `secrets.gcp.trust_file` of the configuration if the CA is your own";
+        verdict.refuse("/ssl_verify", reason);
+    }
+    let file = members::text(document, "auth_file");
+    if file.is_some_and(|file| !file.starts_with('/') && !is_reference(file)) {
+        let reason = "auth_file is neither an absolute path nor a reference such as \
+                      $secret://file/ROOT/account.json";
+        verdict.refuse("/auth_file", reason);
+    }
+    let config = members::object(document, "auth_config");
+    let project = config.and_then(|config| members::text(config, "project_id"));
+    if project.is_some_and(|project| project.is_empty() || project.contains('/')) {
+        let reason = "project_id is no project: it has no slash";
+        verdict.refuse("/auth_config/project_id", reason);
+    }
+}
+
 /// An address must say where, and nothing else: it is shown by every read. Never quoted.
 fn judge_url(document: &Document, base: &str, member: &str, verdict: &mut Verdict) {
     static URL: LazyLock<Option<Regex>> = LazyLock::new(|| {
@@ -213,7 +231,7 @@ fn path_of(url: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::resource::Kind;
@@ -381,6 +399,36 @@ mod tests {
         ] {
             let told = refused("vault/1", &vault(more));
             assert!(told.ends_with(text), "{told}");
+        }
+    }
+
+    #[test]
+    fn google_is_known_by_its_certificate_and_its_file_by_a_path_or_reference() {
+        let config =
+            |project: &str| json!({"client_email": "a", "private_key": "b", "project_id": project});
+        for body in [
+            json!({"auth_file": "/etc/keys/account.json"}),
+            json!({"auth_file": "$secret://file/keys/account.json"}),
+            json!({"auth_config": config("example.com:p"), "ssl_verify": true}),
+        ] {
+            read("gcp/1", &body);
+        }
+        for (body, text) in [
+            (
+                json!({"auth_file": "/x", "ssl_verify": false}),
+                "ssl_verify cannot be false",
+            ),
+            (
+                json!({"auth_file": "{\"hush\": 1}"}),
+                "auth_file is neither an absolute path nor a reference",
+            ),
+            (
+                json!({"auth_config": config("p/secrets/hush")}),
+                "project_id is no project",
+            ),
+        ] {
+            let told = refused("gcp/1", &body);
+            assert!(told.contains(text) && !told.contains("hush"), "{told}");
         }
     }
 

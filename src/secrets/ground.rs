@@ -10,6 +10,7 @@ use super::aws::Aws;
 use super::custody::Opened;
 use super::env::Environment;
 use super::file::Root;
+use super::gcp::Gcp;
 use super::kubernetes::Kubernetes;
 use super::news::News;
 use super::reference::{Reference, SourceKey};
@@ -213,9 +214,7 @@ pub fn open(id: &Id, document: &Opened, ground: &Rc<Ground>) -> Result<Rc<dyn So
         Some(Manager::Vault) => Ok(Rc::new(Vault::open(document, ground)?)),
         Some(Manager::Aws) => Ok(Rc::new(Aws::open(document, ground)?)),
         Some(Manager::Kubernetes) => Ok(Rc::new(Kubernetes::open(id, document, ground)?)),
-        Some(Manager::Gcp) => Err(ReadFault::Unusable(format!(
-            "this version asks no manager of the kind {word}"
-        ))),
+        Some(Manager::Gcp) => Ok(Rc::new(Gcp::open(document, ground)?)),
         None => Err(ReadFault::NoManager(id.to_string())),
     }
 }

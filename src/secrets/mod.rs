@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`reference`](mod@reference) | takes `$secret://…` and `$env://…` apart |
 //! | [`source`] | is the trait of what keeps secrets, with its answers and faults |
-//! | [`env`](mod@env), [`file`](mod@file), [`vault`], [`aws`], [`kubernetes`] | are sources |
+//! | [`env`](mod@env), [`file`](mod@file), [`vault`], [`aws`], [`gcp`], [`kubernetes`] | are sources |
 //! | [`generation`] | is what a resource's references stand for, accepted together, kept sealed |
 //! | [`ground`] | is what managers are opened with: clients, credentials, the fence around these |
 //! | [`news`] | is what managers tell by themselves |
@@ -22,6 +22,7 @@ pub mod custody;
 pub mod desk;
 pub mod env;
 pub mod file;
+pub mod gcp;
 pub mod generation;
 pub mod ground;
 pub mod kubernetes;

@@ -5,6 +5,7 @@ use openssl::bn::BigNum;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
+use openssl::rsa::Rsa;
 use openssl::x509::extension::{AuthorityKeyIdentifier, BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509CrlBuilder, X509Extension, X509Name, X509RevokedBuilder};
 
@@ -63,6 +64,17 @@ pub(crate) fn ed25519_leaf(ca: &Sample, name: &str, dns: &[&str]) -> Sample {
         valid: year(),
     };
     certify(&wish, PKey::generate_ed25519().unwrap(), Some(ca))
+}
+
+/// As [`leaf`], with an RSA key of 2048 bits.
+pub(crate) fn rsa_leaf(ca: &Sample, name: &str, dns: &[&str]) -> Sample {
+    let wish = Wish {
+        name,
+        dns,
+        valid: year(),
+    };
+    let key = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
+    certify(&wish, key, Some(ca))
 }
 
 /// A certificate as wished; self-signed, and a CA, without an issuer.
