@@ -19,6 +19,7 @@ mod plan;
 pub mod probe;
 mod prove;
 mod refresh;
+pub mod rekey;
 mod retire;
 mod settle;
 mod start;
@@ -387,6 +388,12 @@ impl Control {
     /// `LocalSet`.
     pub async fn delete_expired(&self) {
         expiry::run(&self.inner).await;
+    }
+
+    /// Goes over to the next key-encryption key whenever one is put beside the one in use, as long as
+    /// it is polled.
+    pub async fn watch_key(&self, keys: rekey::Keys) {
+        rekey::watch(&self.inner, keys).await;
     }
 
     /// How each reference fares: an object with `kind`, `id`, `pointer`, `manager`, `reference`,

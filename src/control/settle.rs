@@ -321,6 +321,7 @@ fn refused_by_store(error: StoreError) -> WriteError {
         | StoreError::Damaged { .. }
         | StoreError::Full { .. }
         | StoreError::Unsure { .. }
+        | StoreError::KeyReplaced
         | StoreError::ReadOnly
         | StoreError::Io { .. }
         | StoreError::Sqlite { .. }

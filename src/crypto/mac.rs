@@ -36,6 +36,12 @@ impl MacKey {
         Ok(Self(bytes))
     }
 
+    /// The key's bytes, for sealing them.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The MAC of `parts`, one after the other.
     ///
     /// # Errors

@@ -68,6 +68,13 @@ impl Generation {
         format!("generation/{}/{id}", kind.plural())
     }
 
+    /// The object whose generation a note of this name keeps.
+    #[must_use]
+    pub fn object_of_note(name: &str) -> Option<(Kind, Id)> {
+        let (kind, id) = name.strip_prefix("generation/")?.split_once('/')?;
+        Some((Kind::from_plural(kind)?, id.parse().ok()?))
+    }
+
     /// The document with values in the place of the references that this has values for.
     #[must_use]
     pub fn fill(&self, document: &Opened) -> Opened {

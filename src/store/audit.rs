@@ -8,7 +8,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::{Store, StoreError};
 use crate::crypto::compare::is_equal;
@@ -146,15 +148,117 @@ pub enum VerifyError {
     Store(#[from] StoreError),
 }
 
-/// The key of the chain.
+/// The key of the chain, and those of its parts before the key-encryption key was replaced.
 #[derive(Clone, Debug)]
-pub struct ChainKey(MacKey);
+pub struct ChainKey {
+    key: MacKey,
+    /// In the order of the records.
+    past: Vec<Past>,
+}
+
+/// A part of the chain that was made under another key. Whoever has that key cannot alter the part:
+/// its end is written down, sealed with the key after it.
+#[derive(Clone, Debug)]
+struct Past {
+    /// The sequence number of its last record.
+    until: u64,
+    /// That record's MAC.
+    mac: Mac,
+    key: MacKey,
+}
+
+/// As a [`Past`] is written down.
+#[derive(Serialize, Deserialize)]
+struct PastText {
+    until: u64,
+    mac: [u8; 32],
+    key: Vec<u8>,
+}
+
+impl Drop for PastText {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
+/// What is written down about a chain's parts cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("what is kept of the audit chain's former keys cannot be read")]
+pub struct PastError;
 
 impl ChainKey {
     /// The chain's key: `key` is derived from the key-encryption key under [`CHAIN_LABEL`].
     #[must_use]
     pub const fn new(key: MacKey) -> Self {
-        Self(key)
+        Self {
+            key,
+            past: Vec::new(),
+        }
+    }
+
+    /// The key of a chain whose parts before were written down by [`ChainKey::past`].
+    ///
+    /// # Errors
+    /// [`PastError`]: that text is none.
+    pub fn with_past(key: MacKey, text: &str) -> Result<Self, PastError> {
+        let past: Vec<PastText> = serde_json::from_str(text).map_err(|_may_quote_it| PastError)?;
+        let past = past.iter().map(|past| Past {
+            until: past.until,
+            mac: Mac(past.mac),
+            key: MacKey::from_bytes(&past.key),
+        });
+        Ok(Self {
+            key,
+            past: past.collect(),
+        })
+    }
+
+    /// The keys of the parts before, to be sealed.
+    ///
+    /// # Errors
+    /// [`PastError`]: it cannot be written.
+    pub fn past(&self) -> Result<Zeroizing<String>, PastError> {
+        let past = self.past.iter().map(|past| PastText {
+            until: past.until,
+            mac: past.mac.0,
+            key: past.key.expose().to_vec(),
+        });
+        let text = serde_json::to_string(&past.collect::<Vec<_>>());
+        text.map(Zeroizing::new).map_err(|_unwritable| PastError)
+    }
+
+    /// The key of this chain when it goes on under another one after `head`.
+    #[must_use]
+    pub fn continued(&self, head: &Head, key: MacKey) -> Self {
+        let mut past = self.past.clone();
+        past.push(Past {
+            until: head.count,
+            mac: head.mac,
+            key: self.key.clone(),
+        });
+        Self { key, past }
+    }
+
+    /// Where this chain goes on under its present key: what [`ChainKey::continued`] was given.
+    pub(super) fn begins_after(&self) -> u64 {
+        self.past.last().map_or(0, |past| past.until)
+    }
+
+    /// How many keys the chain has had.
+    pub(super) fn parts(&self) -> usize {
+        self.past.len().saturating_add(1)
+    }
+
+    /// The key of the record with this number.
+    fn key_of(&self, seq: u64) -> &MacKey {
+        let part = self.past.iter().find(|past| seq <= past.until);
+        part.map_or(&self.key, |past| &past.key)
+    }
+
+    /// Whether a MAC is not the one written down for the end of a part.
+    fn is_unlike(&self, seq: u64, mac: &Mac) -> bool {
+        let mut ends = self.past.iter().filter(|past| past.until == seq);
+        ends.any(|past| past.mac != *mac)
     }
 
     /// The record that follows `head`.
@@ -206,7 +310,7 @@ impl ChainKey {
                 .chain(&record.weakens)
                 .map(String::as_bytes),
         );
-        self.0.mac_framed(&fields).map(Mac)
+        self.key_of(record.seq).mac_framed(&fields).map(Mac)
     }
 }
 
@@ -241,7 +345,7 @@ impl Head {
             return Err(broken.into());
         }
         let expected = key.mac(&self.mac, record)?;
-        if !is_equal(&expected.0, &record.mac.0)? {
+        if !is_equal(&expected.0, &record.mac.0)? || key.is_unlike(record.seq, &record.mac) {
             return Err(broken.into());
         }
         Ok(Self::after(record))
@@ -273,6 +377,11 @@ pub(super) fn verify_all(store: &dyn Store, key: &ChainKey) -> Result<Head, Veri
             .iter()
             .try_fold(head, |head, record| head.verify(record, key))?;
         if records.len() < PIECE {
+            // Records of a part whose end is written down were cut off.
+            if head.count < key.begins_after() {
+                let seq = head.count.saturating_add(1);
+                return Err(Broken { seq }.into());
+            }
             return Ok(head);
         }
     }

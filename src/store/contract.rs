@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::audit::{self, Action, ChainKey, Origin, Record};
-use super::{Change, Commit, Committed, Expect, Mutation, Store, StoreError, Stored};
+use super::{Change, Commit, Committed, Expect, Mutation, Resealed, Store, StoreError, Stored};
 use crate::crypto::mac::MacKey;
 use crate::resource::{Document, Id, Kind, Revision};
 
@@ -27,6 +27,9 @@ pub(super) fn suite(make: impl Fn(ChainKey) -> Box<dyn Store>) {
     records_are_gap_free_and_chained(make);
     expiry_is_kept_until_it_is_put_anew(make);
     notes_are_kept_apart(make);
+    what_holds_a_text_is_found_in_order(make);
+    what_was_changed_meanwhile_is_not_sealed_anew(make);
+    chain_goes_on_under_another_key_and_what_was_retired_is_refused(make);
     concurrent_writers_lose_nothing(make);
     of_two_with_one_expectation_one_wins(make);
 }
@@ -437,6 +440,121 @@ fn notes_are_kept_apart(make: Make<'_>) {
     }
     assert_eq!(store.meta_find("kek_check").unwrap().as_deref(), Some("b"));
     assert_eq!(state(&*store), (vec![], Revision(0), vec![]));
+}
+
+fn what_holds_a_text_is_found_in_order(make: Make<'_>) {
+    let store = make(chain_key());
+    for (kind, name, text) in [
+        (Kind::Upstream, "b", "mark:1"),
+        (Kind::Route, "c", "mark:1"),
+        (Kind::Upstream, "a", "mark:1"),
+        (Kind::Route, "d", "mark:2"),
+    ] {
+        commit(&*store, vec![put(kind, name, named(text), Expect::Any)]).unwrap();
+    }
+    let ids = |after: Option<(Kind, &Id)>, limit| {
+        let found = store.objects_with("mark:1", after, limit).unwrap();
+        let ids = found.iter().map(|stored| stored.id.to_string());
+        ids.collect::<Vec<_>>()
+    };
+    assert_eq!(ids(None, 9), ["c", "a", "b"]);
+    assert_eq!(ids(None, 2), ["c", "a"]);
+    assert_eq!(ids(Some((Kind::Upstream, &id("a"))), 9), ["b"]);
+    for (name, value) in [("n/2", "mark:1"), ("n/1", "mark:1"), ("n/3", "other")] {
+        store.meta_put(name, value).unwrap();
+    }
+    let note = |name: &str| (name.to_owned(), "mark:1".to_owned());
+    let found = store.notes_with("mark:1", None, 9).unwrap();
+    assert_eq!(found, [note("n/1"), note("n/2")]);
+    assert_eq!(store.notes_with("mark:1", None, 1).unwrap(), [note("n/1")]);
+    let later = store.notes_with("mark:1", Some("n/1"), 9).unwrap();
+    assert_eq!(later, [note("n/2")]);
+}
+
+fn what_was_changed_meanwhile_is_not_sealed_anew(make: Make<'_>) {
+    let store = make(chain_key());
+    for name in ["1", "2"] {
+        let change = put(Kind::Route, name, named("before"), Expect::Any);
+        commit(&*store, vec![change]).unwrap();
+        store.meta_put(name, "before").unwrap();
+    }
+    let mut resealed: Vec<Resealed> = Vec::new();
+    for mut stored in store.list(Kind::Route).unwrap() {
+        stored.document = named("anew");
+        resealed.push(Resealed::Object(stored));
+    }
+    for name in ["1", "2"] {
+        resealed.push(Resealed::Note {
+            name: name.to_owned(),
+            before: "before".to_owned(),
+            after: "anew".to_owned(),
+        });
+    }
+    let change = put(Kind::Route, "2", named("meanwhile"), Expect::Any);
+    commit(&*store, vec![change]).unwrap();
+    store.meta_put("2", "meanwhile").unwrap();
+    let (revision, head) = (store.revision().unwrap(), store.audit_head().unwrap());
+    store.reseal(&resealed).unwrap();
+    for (name, text) in [("1", "anew"), ("2", "meanwhile")] {
+        let stored = store.find(Kind::Route, &id(name)).unwrap().unwrap();
+        assert_eq!(stored.document, named(text));
+        assert_eq!(store.meta_find(name).unwrap().unwrap(), text);
+    }
+    assert_eq!(store.revision().unwrap(), revision, "it is no change");
+    assert_eq!(store.audit_head().unwrap(), head);
+}
+
+fn chain_goes_on_under_another_key_and_what_was_retired_is_refused(make: Make<'_>) {
+    let store = make(chain_key());
+    let change = |name: &str, text: &str| put(Kind::Route, name, named(text), Expect::Any);
+    for name in ["1", "2"] {
+        commit(&*store, vec![change(name, "old:x")]).unwrap();
+    }
+    let head = store.audit_head().unwrap();
+    let next = chain_key().continued(&head, MacKey::from_bytes(&[8; 32]));
+    let notes = [("check", Some("new".to_owned())), ("next", None)];
+    store.meta_put("next", "there").unwrap();
+    // Something is left of it; and the chain is longer than the key knows.
+    assert!(!store.change_key(next.clone(), &notes, "old:").unwrap());
+    commit(&*store, vec![change("1", "new:x"), change("2", "new:x")]).unwrap();
+    assert!(!store.change_key(next, &notes, "old:").unwrap());
+    assert_eq!(store.meta_find("check").unwrap(), None);
+    assert_eq!(store.meta_find("next").unwrap().unwrap(), "there");
+    store.audit_verify().unwrap();
+
+    let head = store.audit_head().unwrap();
+    let next = chain_key().continued(&head, MacKey::from_bytes(&[8; 32]));
+    assert!(store.change_key(next.clone(), &notes, "old:").unwrap());
+    assert_eq!(store.meta_find("check").unwrap().unwrap(), "new");
+    assert_eq!(store.meta_find("next").unwrap(), None);
+    commit(&*store, vec![change("3", "new:x")]).unwrap();
+    let refused = commit(&*store, vec![change("4", "old:x")]).unwrap_err();
+    assert!(matches!(refused, StoreError::KeyReplaced), "{refused}");
+    assert!(store.meta_put("note", "old:x").is_err());
+    assert!(store.find(Kind::Route, &id("4")).unwrap().is_none());
+    assert_eq!(store.audit_verify().unwrap().count, 5);
+    // The past is written down with the key, and neither alone verifies.
+    let records = store.audit_tail(9).unwrap();
+    let text = next.past().unwrap();
+    let read = ChainKey::with_past(MacKey::from_bytes(&[8; 32]), &text).unwrap();
+    assert!(audit::verify(&records, &read).is_ok());
+    for wrong in [chain_key(), ChainKey::new(MacKey::from_bytes(&[8; 32]))] {
+        assert!(audit::verify(&records, &wrong).is_err());
+    }
+    // Whoever has the former key makes another past with it: its end is not the one written down.
+    let other = make(chain_key());
+    for name in ["1", "2", "3", "4"] {
+        commit(&*other, vec![change(name, "forged")]).unwrap();
+    }
+    let forged = other.audit_tail(9).unwrap();
+    let told = audit::verify(&forged, &read).unwrap_err();
+    let last = matches!(told, audit::VerifyError::Broken(broken) if broken.seq == 4);
+    assert!(last, "{told}");
+    assert!(
+        audit::verify(&forged[..3], &read).is_ok(),
+        "by its end only"
+    );
+    assert!(!format!("{read:?}").contains("8, 8"));
 }
 
 fn concurrent_writers_lose_nothing(make: Make<'_>) {

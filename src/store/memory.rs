@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::audit::{self, ChainKey, Entry, Head, Record, VerifyError};
-use super::{Commit, Committed, Expiring, Loaded, Mutation, Outcome, Store, StoreError, Stored};
-use crate::resource::{Id, Kind, Revision};
+use super::{
+    Commit, Committed, Expiring, Loaded, Mutation, Outcome, Resealed, Store, StoreError, Stored,
+};
+use crate::resource::{Document, Id, Kind, Revision};
 
 /// A [`Store`] in memory.
 #[derive(Debug)]
-pub struct Memory {
-    chain: ChainKey,
-    state: Mutex<State>,
-}
+pub struct Memory(Mutex<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    chain: ChainKey,
+    /// What nothing that is stored may hold any more.
+    retired: Option<String>,
     objects: BTreeMap<(Kind, Id), Stored>,
     revision: Revision,
     records: Vec<Record>,
@@ -26,19 +28,39 @@ impl Memory {
     /// An empty store.
     #[must_use]
     pub fn new(chain: ChainKey) -> Self {
-        Self {
+        Self(Mutex::new(State {
             chain,
-            state: Mutex::default(),
-        }
+            retired: None,
+            objects: BTreeMap::new(),
+            revision: Revision::default(),
+            records: Vec::new(),
+            meta: BTreeMap::new(),
+        }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Whoever panicked had not begun to apply: that step cannot fail.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
+    fn holds(&self, text: &str) -> bool {
+        let mut documents = self
+            .objects
+            .values()
+            .map(|stored| text_of(&stored.document));
+        documents.any(|document| document.contains(text))
+            || self.meta.values().any(|value| value.contains(text))
+    }
+
+    fn refuse_retired(&self, text: impl Fn() -> String) -> Result<(), StoreError> {
+        match &self.retired {
+            Some(retired) if text().contains(retired) => Err(StoreError::KeyReplaced),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn head(&self) -> Head {
         self.records.last().map_or_else(Head::default, Head::after)
     }
@@ -93,7 +115,10 @@ impl Store for Memory {
                     .judge(current.map(|stored| stored.modified))?;
                 revision.0 += 1;
                 let created = current.map_or(revision, |stored| stored.created);
-                let record = self.chain.link(
+                if let Mutation::Put { document, .. } = &change.mutation {
+                    state.refuse_retired(|| text_of(document))?;
+                }
+                let record = state.chain.link(
                     &head,
                     Entry {
                         origin: &origin,
@@ -176,7 +201,8 @@ impl Store for Memory {
     }
 
     fn audit_verify(&self) -> Result<Head, VerifyError> {
-        audit::verify_all(self, &self.chain)
+        let chain = self.state().chain.clone();
+        audit::verify_all(self, &chain)
     }
 
     fn meta_find(&self, name: &str) -> Result<Option<String>, StoreError> {
@@ -184,7 +210,9 @@ impl Store for Memory {
     }
 
     fn meta_put(&self, name: &str, value: &str) -> Result<(), StoreError> {
-        self.state().meta.insert(name.to_owned(), value.to_owned());
+        let mut state = self.state();
+        state.refuse_retired(|| value.to_owned())?;
+        state.meta.insert(name.to_owned(), value.to_owned());
         Ok(())
     }
 
@@ -192,6 +220,94 @@ impl Store for Memory {
         self.state().meta.remove(name);
         Ok(())
     }
+
+    fn objects_with(
+        &self,
+        text: &str,
+        after: Option<(Kind, &Id)>,
+        limit: usize,
+    ) -> Result<Vec<Stored>, StoreError> {
+        let word = |kind: Kind, id: &Id| (kind.plural(), id.as_str().to_owned());
+        let after = after.map(|(kind, id)| word(kind, id));
+        let state = self.state();
+        let mut found: Vec<_> = state
+            .objects
+            .values()
+            .filter(|stored| after.as_ref() < Some(&word(stored.kind, &stored.id)))
+            .filter(|stored| text_of(&stored.document).contains(text))
+            .cloned()
+            .collect();
+        found.sort_by_key(|stored| word(stored.kind, &stored.id));
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    fn notes_with(
+        &self,
+        text: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let state = self.state();
+        let notes = state.meta.iter();
+        let later = notes.filter(|(name, value)| {
+            after.is_none_or(|after| name.as_str() > after) && value.contains(text)
+        });
+        let found = later.map(|(name, value)| (name.clone(), value.clone()));
+        Ok(found.take(limit).collect())
+    }
+
+    fn reseal(&self, resealed: &[Resealed]) -> Result<(), StoreError> {
+        let mut state = self.state();
+        for one in resealed {
+            match one {
+                Resealed::Object(stored) => {
+                    let own = state.objects.get_mut(&(stored.kind, stored.id.clone()));
+                    if let Some(own) = own.filter(|own| own.modified == stored.modified) {
+                        own.document.clone_from(&stored.document);
+                    }
+                }
+                Resealed::Note {
+                    name,
+                    before,
+                    after,
+                } => {
+                    if let Some(own) = state.meta.get_mut(name).filter(|own| *own == before) {
+                        own.clone_from(after);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn change_key(
+        &self,
+        chain: ChainKey,
+        notes: &[(&str, Option<String>)],
+        retired: &str,
+    ) -> Result<bool, StoreError> {
+        let mut state = self.state();
+        let before = state.meta.clone();
+        for (name, value) in notes {
+            match value {
+                Some(value) => state.meta.insert((*name).to_owned(), value.clone()),
+                None => state.meta.remove(*name),
+            };
+        }
+        if state.holds(retired) || state.head().count != chain.begins_after() {
+            state.meta = before;
+            return Ok(false);
+        }
+        state.chain = chain;
+        state.retired = Some(retired.to_owned());
+        Ok(true)
+    }
+}
+
+/// A document as text, for looking for a text in it.
+fn text_of(document: &Document) -> String {
+    serde_json::to_string(document).unwrap_or_default()
 }
 
 #[cfg(test)]

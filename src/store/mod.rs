@@ -114,6 +114,67 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// When the store cannot be written.
     fn meta_remove(&self, name: &str) -> Result<(), StoreError>;
+
+    /// Up to `limit` objects after this one whose documents hold `text` as it stands, in the order
+    /// of kinds' words and ids.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn objects_with(
+        &self,
+        text: &str,
+        after: Option<(Kind, &Id)>,
+        limit: usize,
+    ) -> Result<Vec<Stored>, StoreError>;
+
+    /// Up to `limit` notes after this one whose values hold `text`, with their values, in the order
+    /// of names.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn notes_with(
+        &self,
+        text: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, String)>, StoreError>;
+
+    /// Replaces what is sealed by the same sealed anew, where it is as it was read; what was changed
+    /// meanwhile is left alone. Durable on return; no revision, no audit record.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn reseal(&self, resealed: &[Resealed]) -> Result<(), StoreError>;
+
+    /// Goes over to another key of the chain and writes these notes (`None` removes one), at once;
+    /// or does nothing and says `false`, where something still holds `retired` or the chain has
+    /// grown since the end that this key goes on from. From then on nothing that holds `retired` is
+    /// stored, and what was overwritten is not left in the files.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn change_key(
+        &self,
+        chain: audit::ChainKey,
+        notes: &[(&str, Option<String>)],
+        retired: &str,
+    ) -> Result<bool, StoreError>;
+}
+
+/// The same content as before, sealed with another key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resealed {
+    /// An object, as its revision left it.
+    Object(Stored),
+    /// A note, as it was read.
+    Note {
+        /// Its name.
+        name: String,
+        /// What it was.
+        before: String,
+        /// What it is to be.
+        after: String,
+    },
 }
 
 /// An object as it is kept.
@@ -386,6 +447,9 @@ pub enum StoreError {
         #[source]
         source: rusqlite::Error,
     },
+    /// It is sealed with a key that was replaced meanwhile.
+    #[error("the key-encryption key was replaced meanwhile; nothing was stored, send it again")]
+    KeyReplaced,
     /// The store was opened for reading only.
     #[error("the store was opened for reading only")]
     ReadOnly,

@@ -23,7 +23,8 @@ use self::rows::{
 };
 use super::audit::{self, ChainKey, Entry, Head, Origin, Record, VerifyError};
 use super::{
-    Change, Commit, Committed, Expiring, Loaded, Mutation, Outcome, Store, StoreError, Stored,
+    Change, Commit, Committed, Expiring, Loaded, Mutation, Outcome, Resealed, Store, StoreError,
+    Stored,
 };
 use crate::resource::{Id, Kind, Revision};
 
@@ -126,7 +127,10 @@ impl Database {
     pub const fn into_store(self, chain: ChainKey) -> Sqlite {
         Sqlite {
             database: self,
-            chain,
+            keys: Mutex::new(Keys {
+                chain,
+                retired: None,
+            }),
         }
     }
 
@@ -162,13 +166,57 @@ impl Database {
     /// # Errors
     /// When the database cannot be written.
     pub fn meta_put(&self, name: &str, value: &str) -> Result<(), StoreError> {
-        self.writer()?
-            .execute(
-                "INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)",
-                [name, value],
-            )
+        let writer = self.writer()?;
+        self.put_note(&writer, name, value)
+    }
+
+    fn put_note(&self, conn: &Connection, name: &str, value: &str) -> Result<(), StoreError> {
+        conn.execute(
+            "INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)",
+            [name, value],
+        )
+        .map_err(failed(&self.path, "write"))?;
+        Ok(())
+    }
+
+    fn remove_note(&self, conn: &Connection, name: &str) -> Result<(), StoreError> {
+        conn.execute("DELETE FROM meta WHERE name = ?1", [name])
             .map_err(failed(&self.path, "write"))?;
         Ok(())
+    }
+
+    /// Replaces one thing that is as it was read.
+    fn reseal(&self, transaction: &Transaction<'_>, one: &Resealed) -> Result<(), StoreError> {
+        let done = match one {
+            Resealed::Object(stored) => {
+                let (kind, id) = (stored.kind, &stored.id);
+                let document = serde_json::to_string(&stored.document);
+                let document = document.map_err(|source| StoreError::Encode {
+                    kind,
+                    id: id.clone(),
+                    source,
+                })?;
+                transaction.execute(
+                    "UPDATE resource SET document = ?1
+                     WHERE kind = ?2 AND id = ?3 AND modified = ?4",
+                    params![
+                        document,
+                        kind.plural(),
+                        id.as_str(),
+                        number(stored.modified.0)
+                    ],
+                )
+            }
+            Resealed::Note {
+                name,
+                before,
+                after,
+            } => transaction.execute(
+                "UPDATE meta SET value = ?1 WHERE name = ?2 AND value = ?3",
+                [after, name, before],
+            ),
+        };
+        done.map(drop).map_err(failed(&self.path, "write"))
     }
 
     /// As [`Store::meta_remove`].
@@ -176,10 +224,8 @@ impl Database {
     /// # Errors
     /// When the database cannot be written.
     pub fn meta_remove(&self, name: &str) -> Result<(), StoreError> {
-        self.writer()?
-            .execute("DELETE FROM meta WHERE name = ?1", [name])
-            .map_err(failed(&self.path, "write"))?;
-        Ok(())
+        let writer = self.writer()?;
+        self.remove_note(&writer, name)
     }
 
     fn writer(&self) -> Result<MutexGuard<'_, Connection>, StoreError> {
@@ -237,14 +283,37 @@ impl Database {
 #[derive(Debug)]
 pub struct Sqlite {
     database: Database,
+    keys: Mutex<Keys>,
+}
+
+/// What changes when the key-encryption key is replaced. Read and written under the writer's lock.
+#[derive(Clone, Debug)]
+struct Keys {
     chain: ChainKey,
+    /// What nothing that is stored may hold any more.
+    retired: Option<String>,
+}
+
+impl Keys {
+    fn refuse_retired(&self, text: &str) -> Result<(), StoreError> {
+        match &self.retired {
+            Some(retired) if text.contains(retired) => Err(StoreError::KeyReplaced),
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
 impl Sqlite {
+    fn keys(&self) -> Keys {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.clone()
+    }
+
     /// Applies one change inside `transaction`, as the mutation number `revision`.
     fn apply(
         &self,
         transaction: &Transaction<'_>,
+        keys: &Keys,
         origin: &Origin,
         change: Change,
         revision: Revision,
@@ -269,7 +338,7 @@ impl Sqlite {
             weakens,
             revision,
         };
-        let record = self.chain.link(head, entry)?;
+        let record = keys.chain.link(head, entry)?;
         match &mutation {
             Mutation::Put {
                 document, expires, ..
@@ -280,6 +349,7 @@ impl Sqlite {
                         id: id.clone(),
                         source,
                     })?;
+                keys.refuse_retired(&document)?;
                 transaction
                     .prepare_cached(
                         "INSERT OR REPLACE INTO resource
@@ -365,6 +435,7 @@ impl Store for Sqlite {
         let transaction = writer
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed(path, "begin to write"))?;
+        let keys = self.keys();
         let mut head = read_head(&transaction).map_err(failed(path, "read"))?;
         let before = read_revision(&transaction).map_err(failed(path, "read"))?;
         let mut last = before;
@@ -373,7 +444,7 @@ impl Store for Sqlite {
             let mut outcomes = Vec::with_capacity(changes.len());
             for change in changes {
                 last.0 += 1;
-                outcomes.push(self.apply(&transaction, &origin, change, last, &mut head)?);
+                outcomes.push(self.apply(&transaction, &keys, &origin, change, last, &mut head)?);
             }
             done.push(Committed { outcomes, head });
         }
@@ -427,7 +498,14 @@ impl Store for Sqlite {
     }
 
     fn audit_verify(&self) -> Result<Head, VerifyError> {
-        audit::verify_all(self, &self.chain)
+        let chain = self.keys().chain;
+        let verdict = audit::verify_all(self, &chain);
+        let now = self.keys().chain;
+        // The key was replaced meanwhile: what came after is under that one.
+        if verdict.is_err() && now.parts() != chain.parts() {
+            return audit::verify_all(self, &now);
+        }
+        verdict
     }
 
     fn meta_find(&self, name: &str) -> Result<Option<String>, StoreError> {
@@ -435,11 +513,109 @@ impl Store for Sqlite {
     }
 
     fn meta_put(&self, name: &str, value: &str) -> Result<(), StoreError> {
-        self.database.meta_put(name, value)
+        let writer = self.database.writer()?;
+        self.keys().refuse_retired(value)?;
+        self.database.put_note(&writer, name, value)
     }
 
     fn meta_remove(&self, name: &str) -> Result<(), StoreError> {
         self.database.meta_remove(name)
+    }
+
+    fn objects_with(
+        &self,
+        text: &str,
+        after: Option<(Kind, &Id)>,
+        limit: usize,
+    ) -> Result<Vec<Stored>, StoreError> {
+        let (kind, id) = after.map_or(("", ""), |(kind, id)| (kind.plural(), id.as_str()));
+        let rows: Vec<RawStored> = self.database.read(|conn| {
+            conn.prepare_cached(&format!(
+                "SELECT {STORED_COLUMNS} FROM resource
+                 WHERE (kind, id) > (?1, ?2) AND instr(document, ?3) > 0
+                 ORDER BY kind, id LIMIT ?4"
+            ))?
+            .query_map(
+                params![kind, id, text, limit_number(limit)],
+                RawStored::read,
+            )?
+            .collect()
+        })?;
+        let rows = rows.into_iter();
+        rows.map(|row| self.database.decode(row)).collect()
+    }
+
+    fn notes_with(
+        &self,
+        text: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        self.database.read(|conn| {
+            conn.prepare_cached(
+                "SELECT name, value FROM meta WHERE name > ?1 AND instr(value, ?2) > 0
+                 ORDER BY name LIMIT ?3",
+            )?
+            .query_map(
+                params![after.unwrap_or_default(), text, limit_number(limit)],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )?
+            .collect()
+        })
+    }
+
+    fn reseal(&self, resealed: &[Resealed]) -> Result<(), StoreError> {
+        let path = &self.database.path;
+        let mut writer = self.database.writer()?;
+        let transaction = writer
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed(path, "begin to write"))?;
+        for one in resealed {
+            self.database.reseal(&transaction, one)?;
+        }
+        transaction.commit().map_err(unconfirmed(path))
+    }
+
+    fn change_key(
+        &self,
+        chain: ChainKey,
+        notes: &[(&str, Option<String>)],
+        retired: &str,
+    ) -> Result<bool, StoreError> {
+        let path = &self.database.path;
+        let mut writer = self.database.writer()?;
+        let transaction = writer
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed(path, "begin to write"))?;
+        for (name, value) in notes {
+            match value {
+                Some(value) => self.database.put_note(&transaction, name, value)?,
+                None => self.database.remove_note(&transaction, name)?,
+            }
+        }
+        let holds: bool = transaction
+            .query_row(
+                "SELECT EXISTS (SELECT 1 FROM resource WHERE instr(document, ?1) > 0)
+                 OR EXISTS (SELECT 1 FROM meta WHERE instr(value, ?1) > 0)",
+                [retired],
+                |row| row.get(0),
+            )
+            .map_err(failed(path, "read"))?;
+        let head = read_head(&transaction).map_err(failed(path, "read"))?;
+        if holds || head.count != chain.begins_after() {
+            return Ok(false);
+        }
+        transaction.commit().map_err(unconfirmed(path))?;
+        *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = Keys {
+            chain,
+            retired: Some(retired.to_owned()),
+        };
+        // Pages that were overwritten hold what the former key opens, until they are used again.
+        let cleaned = writer.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)");
+        if let Err(error) = cleaned {
+            tracing::warn!(%error, "what the former key has sealed may be left in the files");
+        }
+        Ok(true)
     }
 }
 

@@ -38,6 +38,7 @@ mod policy;
 mod resumption;
 mod retries;
 mod revocation;
+mod rotate_key;
 mod rotation;
 mod routing;
 mod scan;

@@ -42,6 +42,17 @@ enum VerbArgs {
         #[command(flatten)]
         args: CheckArgs,
     },
+    /// Seals everything stored with another key-encryption key, while the gateway serves or not
+    ///
+    /// The next key lies in `kek.next` beside the one in use until it is in its place; the one before
+    /// is left in `kek.old`. May be interrupted at any moment and called again. Run it as the
+    /// gateway's user, with the gateway's configuration.
+    RotateKey {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: RotateArgs,
+    },
     /// Starts OpenSSL as configured and reports on FIPS mode; exit code 0, 1 or 78
     ///
     /// What was negotiated, only the process that serves knows: GET /portcullis/v1/fips.
@@ -83,6 +94,17 @@ impl CheckArgs {
     pub(super) fn is_json(&self) -> bool {
         self.json || self.output == Some(Output::Json)
     }
+}
+
+/// Which key is next.
+#[derive(Clone, Debug, Default, PartialEq, Eq, ClapArgs)]
+pub(super) struct RotateArgs {
+    /// The next key: 32 random bytes, raw, as 64 hex digits or in base64 [default: a new one]
+    #[arg(long, value_name = "FILE")]
+    pub(super) to: Option<PathBuf>,
+    /// For how long a gateway that runs is waited for, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(super) wait: u64,
 }
 
 /// A security guide.
@@ -144,6 +166,8 @@ pub(super) enum Verb {
     Serve,
     /// `check`.
     Check(CheckArgs),
+    /// `rotate-key`.
+    RotateKey(RotateArgs),
     /// `fips`.
     Fips(FipsArgs),
     /// `fips verify`.
@@ -163,7 +187,7 @@ impl Verb {
         match self {
             Self::Serve | Self::Version => true,
             Self::Check(args) => args.profile.is_none(),
-            Self::Fips(_) | Self::FipsVerify { .. } => false,
+            Self::RotateKey(_) | Self::Fips(_) | Self::FipsVerify { .. } => false,
         }
     }
 }
@@ -176,6 +200,7 @@ impl Args {
             None => (Verb::Serve, Common::default()),
             Some(VerbArgs::Serve { common }) => (Verb::Serve, common),
             Some(VerbArgs::Check { common, args }) => (Verb::Check(args), common),
+            Some(VerbArgs::RotateKey { common, args }) => (Verb::RotateKey(args), common),
             Some(VerbArgs::Fips { common, args, verb }) => match verb {
                 None => (Verb::Fips(args), common),
                 Some(FipsVerb::Verify {
@@ -251,6 +276,18 @@ mod tests {
         assert_eq!(common.sets, ["a=1"]);
         let (report, key) = ("r.json".into(), "k.pem".into());
         assert_eq!(verb, Verb::FipsVerify { report, key });
+    }
+
+    #[test]
+    fn next_key_is_a_new_one_unless_a_file_has_it() {
+        let (Verb::RotateKey(args), _) = resolve(&["rotate-key"]) else {
+            panic!("another verb");
+        };
+        assert_eq!((args.to, args.wait), (None, 600));
+        let (verb, common) = resolve(&["rotate-key", "--to", "k", "--wait", "5", "--set", "a=1"]);
+        let (to, wait) = (Some("k".into()), 5);
+        assert_eq!(verb, Verb::RotateKey(RotateArgs { to, wait }));
+        assert_eq!(common.sets, ["a=1"]);
     }
 
     #[test]

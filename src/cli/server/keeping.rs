@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use crate::cli::server::secrets;
 use crate::config::{self, Config};
+use crate::control::rekey::{Keys, RekeyError, chain_key};
 use crate::control::{self, Rules};
 use crate::crypto::error::CryptoError;
+use crate::failure::chain;
 use crate::matching::route::Router;
 use crate::net::dial::Forbidden;
 use crate::secrets::custody::kek::{CHECK_NAME, Kek};
 use crate::secrets::custody::obtain::{self, Configured, Found, Known, ObtainError, Sources};
+use crate::secrets::custody::rotation::{CHAIN_NAME, NEXT_NAME, Rotation};
 use crate::secrets::custody::{Custody, kek::KekError};
 use crate::snapshot::live::Live;
 use crate::store::audit::{CHAIN_LABEL, ChainKey};
@@ -38,6 +41,8 @@ pub(super) enum KeepingError {
     Metrics(#[source] MetricsError),
     #[error(transparent)]
     Trust(#[from] control::StartError),
+    #[error("the audit chain's keys cannot be opened")]
+    Chain(#[source] RekeyError),
 }
 
 /// The store with the custody of what is in it.
@@ -50,6 +55,8 @@ pub(super) struct Keeping {
     pub(super) kek_file: Option<PathBuf>,
     /// What the operator should know of the key.
     pub(super) warning: Option<String>,
+    /// The keys, where the next one can be put beside the one in use; `None` where nothing lasts.
+    pub(super) keys: Option<Keys>,
 }
 
 /// Opens the store for serving, under its lock; the first start makes what is missing.
@@ -65,7 +72,27 @@ pub(super) fn open(config: &Config) -> Result<Keeping, KeepingError> {
     if known.check.is_none() {
         database.meta_put(CHECK_NAME, &found.kek.check_value()?)?;
     }
-    keep(database, found)
+    let files = sources(config).rotation();
+    keep(database, settled(found, &files), files)
+}
+
+/// Ends a rotation whose last step was interrupted: the key in use comes to its place.
+fn settled(found: Found, files: &Rotation) -> Found {
+    if found.next.is_some() || found.path != Some(files.next.clone()) {
+        return found;
+    }
+    match files.settle(&found.kek) {
+        Ok(true) => Found {
+            path: files.place.clone(),
+            warning: None,
+            ..found
+        },
+        Ok(false) => found,
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "the key's file cannot be moved");
+            found
+        }
+    }
 }
 
 /// A store for what a file declares: it is read again at the next start.
@@ -88,7 +115,9 @@ pub(super) fn open_to_read(config: &Config) -> Result<Option<Keeping>, KeepingEr
     let known = database.as_ref().map(known).transpose()?;
     let found = obtain::foresee(&sources(config), &known.unwrap_or_default())?;
     match (database, found) {
-        (Some(database), Some(found)) => keep(database, found).map(Some),
+        (Some(database), Some(found)) => {
+            keep(database, found, sources(config).rotation()).map(Some)
+        }
         (None, _) | (_, None) => Ok(None),
     }
 }
@@ -137,14 +166,15 @@ pub(super) fn parts(
     })
 }
 
-fn known(database: &Database) -> Result<Known, StoreError> {
+pub(super) fn known(database: &Database) -> Result<Known, StoreError> {
     Ok(Known {
+        next: database.meta_find(NEXT_NAME)?,
         check: database.meta_find(CHECK_NAME)?,
         sealed_values: database.contains_text(SEALED)?,
     })
 }
 
-fn sources(config: &Config) -> Sources {
+pub(super) fn sources(config: &Config) -> Sources {
     let (configured, credentials): (_, Option<PathBuf>) = match &config.kek {
         config::Kek::File(path) => (Some(Configured::Path(path.clone())), None),
         config::Kek::Value(text) => (
@@ -156,13 +186,27 @@ fn sources(config: &Config) -> Sources {
     Sources::new(configured, credentials, config.data_dir.clone())
 }
 
-fn keep(database: Database, found: Found) -> Result<Keeping, KeepingError> {
-    let chain = ChainKey::new(found.kek.derive_mac_key(CHAIN_LABEL)?);
+pub(super) fn keep(
+    database: Database,
+    found: Found,
+    files: Rotation,
+) -> Result<Keeping, KeepingError> {
+    let custody = Custody::new(&found.kek)?;
+    if let Some(next) = &found.next {
+        custody.go_over(next)?;
+    }
+    let past = database.meta_find(CHAIN_NAME)?;
+    let key = chain_key(&found.kek, &custody, past.as_deref()).map_err(KeepingError::Chain)?;
     Ok(Keeping {
-        store: Arc::new(database.into_store(chain)),
-        custody: Custody::new(&found.kek)?,
+        store: Arc::new(database.into_store(key)),
+        custody,
         kek_file: found.path,
         warning: found.warning,
+        keys: Some(Keys {
+            current: found.kek,
+            next: found.next,
+            files,
+        }),
     })
 }
 
@@ -174,6 +218,7 @@ pub(super) fn in_memory() -> Result<Keeping, KeepingError> {
         store: Arc::new(Memory::new(chain)),
         custody: Custody::new(&kek)?,
         kek_file: None,
+        keys: None,
         warning: Some("the store is memory: everything is gone with the process".to_owned()),
     })
 }

@@ -10,6 +10,7 @@ mod clients;
 mod fips;
 mod keeping;
 mod planes;
+mod rotate;
 mod secrets;
 mod serve;
 mod sockets;
@@ -57,6 +58,7 @@ pub fn main() -> ExitCode {
             None => check::run(&common, args.print),
             Some(Profile::Stig) => stig::run(&common, &args),
         },
+        Verb::RotateKey(args) => rotate::run(&common, &args),
         Verb::Fips(args) => fips::run(&common, &args),
         Verb::FipsVerify { report, key } => fips::verify(&common, &report, &key),
         Verb::Version => {

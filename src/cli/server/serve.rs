@@ -145,6 +145,7 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
     if let Some(warning) = &keeping.warning {
         tracing::warn!("{warning}");
     }
+    let kek = keeping.keys.clone();
     let mut parts = keeping::parts(
         config,
         keeping,
@@ -221,6 +222,10 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
         let news = orders.news.clone();
         let ground = secrets::ground(secret_settings, secret_rules, sweep, forbidden, news);
         tokio::task::spawn_local(serve_desk(orders, ground, metrics));
+        if let Some(kek) = kek {
+            let rekeying = control.clone();
+            tokio::task::spawn_local(async move { rekeying.watch_key(kek).await });
+        }
         let refreshing = control.clone();
         tokio::task::spawn_local(async move { refreshing.refresh_secrets().await });
         let expiring = control.clone();

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::resource::patch::Patch;
-use crate::store::audit::{Head, Record, VerifyError};
+use crate::store::audit::{ChainKey, Head, Record, VerifyError};
 use crate::store::sqlite::Database;
-use crate::store::{Committed, Expiring, Loaded, Stored};
+use crate::store::{Committed, Expiring, Loaded, Resealed, Stored};
 
 /// A store that refuses an object with this id, counts its transactions, and may be unsure.
 struct Picky {
@@ -82,6 +82,33 @@ impl Store for Picky {
 
     fn meta_remove(&self, name: &str) -> Result<(), StoreError> {
         self.store.meta_remove(name)
+    }
+    fn objects_with(
+        &self,
+        text: &str,
+        after: Option<(Kind, &Id)>,
+        limit: usize,
+    ) -> Result<Vec<Stored>, StoreError> {
+        self.store.objects_with(text, after, limit)
+    }
+    fn notes_with(
+        &self,
+        text: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        self.store.notes_with(text, after, limit)
+    }
+    fn reseal(&self, resealed: &[Resealed]) -> Result<(), StoreError> {
+        self.store.reseal(resealed)
+    }
+    fn change_key(
+        &self,
+        chain: ChainKey,
+        notes: &[(&str, Option<String>)],
+        retired: &str,
+    ) -> Result<bool, StoreError> {
+        self.store.change_key(chain, notes, retired)
     }
 }
 

@@ -5,6 +5,7 @@
 //! | [`places`] | says which members of a document are secrets |
 //! | [`kek`] | is the key-encryption key |
 //! | [`obtain`] | finds it at start, or makes the first one |
+//! | [`rotation`] | has the next one beside it, and puts that in its place |
 //! | [`seal`] | encrypts these members for the store, and decrypts them |
 //! | [`withhold`] | puts placeholders in their place for replies |
 //! | [`keep`] | puts stored values in the place of placeholders in a write |
@@ -18,6 +19,9 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 
 use crate::crypto::aead;
 use crate::crypto::error::CryptoError;
@@ -29,6 +33,7 @@ pub mod keep;
 pub mod kek;
 pub mod obtain;
 pub mod places;
+pub mod rotation;
 pub mod seal;
 pub mod stray;
 pub mod withhold;
@@ -44,12 +49,52 @@ const PLACEHOLDER_LABEL: &str = "portcullis placeholder v1";
 
 /// What seals, opens, withholds and keeps: the key-encryption key at work.
 ///
-/// Cheap to clone, safe to share; its `Debug` shows no key.
+/// Cheap to clone, safe to share: all clones go over to another key together. Its `Debug` shows no
+/// key.
 #[derive(Clone, Debug)]
-pub struct Custody {
-    key: aead::Key,
-    kek_id: String,
+pub struct Custody(Arc<ArcSwap<Ring>>);
+
+/// The keys in use.
+#[derive(Clone, Debug)]
+struct Ring {
+    /// Seals, and opens what it sealed.
+    current: SealKey,
+    /// Only opens: what is not yet sealed with the current one.
+    older: Option<SealKey>,
     placeholders: MacKey,
+}
+
+/// A key with its name.
+#[derive(Clone, Debug)]
+struct SealKey {
+    key: aead::Key,
+    id: String,
+}
+
+impl Ring {
+    fn new(kek: &Kek, older: Option<SealKey>) -> Result<Self, CryptoError> {
+        Ok(Self {
+            current: SealKey::of(kek),
+            older: older.filter(|older| older.id != kek.id()),
+            placeholders: kek.derive_mac_key(PLACEHOLDER_LABEL)?,
+        })
+    }
+
+    /// The key with this id.
+    fn find(&self, id: &str) -> Option<&aead::Key> {
+        let all = [Some(&self.current), self.older.as_ref()];
+        let mut known = all.into_iter().flatten();
+        known.find(|own| own.id == id).map(|own| &own.key)
+    }
+}
+
+impl SealKey {
+    fn of(kek: &Kek) -> Self {
+        Self {
+            key: kek.key().clone(),
+            id: kek.id().to_owned(),
+        }
+    }
 }
 
 impl Custody {
@@ -58,11 +103,35 @@ impl Custody {
     /// # Errors
     /// When OpenSSL cannot derive a key.
     pub fn new(kek: &Kek) -> Result<Self, CryptoError> {
-        Ok(Self {
-            key: kek.key().clone(),
-            kek_id: kek.id().to_owned(),
-            placeholders: kek.derive_mac_key(PLACEHOLDER_LABEL)?,
-        })
+        let ring = Ring::new(kek, None)?;
+        Ok(Self(Arc::new(ArcSwap::from_pointee(ring))))
+    }
+
+    /// Goes over to another key: what is sealed from here on is sealed with that one, and what the
+    /// one before has sealed still opens, until [`Custody::forget_older`].
+    ///
+    /// # Errors
+    /// When OpenSSL cannot derive a key; all is as it was then.
+    pub fn go_over(&self, kek: &Kek) -> Result<(), CryptoError> {
+        let before = self.0.load();
+        if before.current.id != kek.id() {
+            let next = Ring::new(kek, Some(before.current.clone()))?;
+            self.0.store(Arc::new(next));
+        }
+        Ok(())
+    }
+
+    /// The id of the key that seals.
+    #[cfg(test)]
+    fn kek_id(&self) -> String {
+        self.0.load().current.id.clone()
+    }
+
+    /// Forgets the key before this one: what it has sealed does not open any more.
+    pub fn forget_older(&self) {
+        let mut ring = Ring::clone(&self.0.load());
+        ring.older = None;
+        self.0.store(Arc::new(ring));
     }
 }
 
@@ -151,8 +220,31 @@ pub(super) mod samples {
 mod tests {
     use serde_json::json;
 
-    use super::samples::{CANARY, custody, document};
+    use super::samples::{self, CANARY, custody, document, id};
     use super::*;
+
+    #[test]
+    fn both_keys_open_while_one_is_left_for_the_other() {
+        let custody = custody(1);
+        let clone = custody.clone();
+        let seal = |custody: &Custody| custody.seal_text(Kind::Ssl, &id("1"), "/x", CANARY);
+        let open = |custody: &Custody, text: &str| {
+            let opened = custody.open_text(Kind::Ssl, &id("1"), "/x", text);
+            opened.is_ok_and(|text| *text == *CANARY)
+        };
+        let old = seal(&custody).unwrap();
+        let next = Kek::from_bytes(&[2; 32]).unwrap();
+        clone.go_over(&next).unwrap();
+        clone.go_over(&next).unwrap();
+        let new = seal(&custody).unwrap();
+        assert!(new.starts_with(&format!("pc1:{}:", next.id())), "{new}");
+        assert!(open(&clone, &old) && open(&custody, &old) && open(&clone, &new));
+        custody.forget_older();
+        assert!(open(&clone, &new) && !open(&clone, &old) && !open(&custody, &old));
+        assert!(!open(&samples::custody(1), &new));
+        let shown = format!("{clone:?}");
+        assert_eq!(shown.matches("withheld").count(), 2, "{shown}");
+    }
 
     #[test]
     fn debug_shows_no_value_and_no_key() {

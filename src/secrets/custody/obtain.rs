@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::kek::{Kek, KekError, hex};
+use super::rotation::Rotation;
 use crate::crypto::error::CryptoError;
 
 /// The name of the key file, in the data directory and among systemd's credentials.
@@ -75,6 +76,21 @@ impl Sources {
         }
     }
 
+    /// Where the next key lies, and what is done with it when it is in use.
+    #[must_use]
+    pub fn rotation(&self) -> Rotation {
+        let credential = self.credentials.as_ref().map(|dir| dir.join(FILE_NAME));
+        let is_credential = credential.is_some_and(|path| path.exists());
+        let place = match (&self.configured, &self.unit_file) {
+            (Some(Configured::Path(path)), _) => Some(path.clone()),
+            (Some(Configured::Value(_)), _) => None,
+            (None, _) if is_credential => None,
+            (None, Some(path)) => Some(path.clone()),
+            (None, None) => Some(self.data_dir.join(FILE_NAME)),
+        };
+        Rotation::of(place, &self.data_dir)
+    }
+
     /// Where a key may lie, for a sentence.
     fn places(&self) -> String {
         let credential = self.credentials.as_ref().map(|dir| dir.join(FILE_NAME));
@@ -98,6 +114,9 @@ pub struct Known {
     pub check: Option<String>,
     /// Whether any document holds a sealed value.
     pub sealed_values: bool,
+    /// The note under [`NEXT_NAME`](super::rotation::NEXT_NAME): the check value of the key that is
+    /// being gone over to.
+    pub next: Option<String>,
 }
 
 /// The key, and what the operator should know of it.
@@ -111,6 +130,8 @@ pub struct Found {
     pub is_new: bool,
     /// A sentence for the log and for `check`.
     pub warning: Option<String>,
+    /// The key that is being gone over to.
+    pub next: Option<Kek>,
 }
 
 /// Why there is no key. Sentences are for the operator.
@@ -176,6 +197,17 @@ pub enum ObtainError {
         /// The id of the key the store was written with.
         wanted: String,
     },
+    /// The store is on its way to a key that is not there.
+    #[error(
+        "the store is being sealed anew with the key-encryption key {id}, and it is not in {}; put \
+         it back: what is sealed already opens with no other", .path.display()
+    )]
+    NextMissing {
+        /// The id of the key that is missed.
+        id: String,
+        /// Where it belongs.
+        path: PathBuf,
+    },
     /// The operating system refused something.
     #[error("could not {action} {}", .path.display())]
     Io {
@@ -214,23 +246,64 @@ pub fn obtain(sources: &Sources, known: &Known) -> Result<Found, ObtainError> {
 /// [`ObtainError::Wrong`] when it depends on another; [`ObtainError::Exposed`],
 /// [`ObtainError::InFile`], [`ObtainError::Io`] for a file that cannot be used.
 pub fn find(sources: &Sources, known: &Known) -> Result<Option<Found>, ObtainError> {
-    let Some(found) = search(sources)? else {
-        if known.check.is_none() && !known.sealed_values {
-            return Ok(None);
-        }
-        let id = known.check.as_deref().map(id_of_check);
-        return Err(ObtainError::Missing {
-            id,
-            places: sources.places(),
-        });
+    let found = search(sources)?;
+    let Some(check) = &known.check else {
+        return match found {
+            None if known.sealed_values => Err(ObtainError::Missing {
+                id: None,
+                places: sources.places(),
+            }),
+            found => Ok(found),
+        };
     };
-    match &known.check {
-        Some(check) if !found.kek.fits(check)? => Err(ObtainError::Wrong {
+    let files = sources.rotation();
+    let found = match found {
+        Some(found) if found.kek.fits(check)? => found,
+        // A rotation that was interrupted left it beside its place.
+        other => match files.beside(check)? {
+            Some((kek, path)) => Found {
+                kek,
+                warning: Some(files.out_of_place(&path)),
+                path: Some(path),
+                is_new: false,
+                next: None,
+            },
+            None => return Err(wrong(sources, check, other)),
+        },
+    };
+    let next = match &known.next {
+        None => None,
+        Some(next) => Some(next_key(sources, &files, next)?),
+    };
+    Ok(Some(Found { next, ..found }))
+}
+
+/// Why a key that was found, or none, is not the one that this is the check value of.
+fn wrong(sources: &Sources, check: &str, found: Option<Found>) -> ObtainError {
+    match found {
+        Some(found) => ObtainError::Wrong {
             path: found.path,
             found: found.kek.id().to_owned(),
             wanted: id_of_check(check),
+        },
+        None => ObtainError::Missing {
+            id: Some(id_of_check(check)),
+            places: sources.places(),
+        },
+    }
+}
+
+/// The key that is being gone over to: beside the one in use, or in its place already.
+fn next_key(sources: &Sources, files: &Rotation, next: &str) -> Result<Kek, ObtainError> {
+    if let Some((kek, _)) = files.beside(next)? {
+        return Ok(kek);
+    }
+    match search(sources)? {
+        Some(found) if found.kek.fits(next)? => Ok(found.kek),
+        Some(_) | None => Err(ObtainError::NextMissing {
+            id: id_of_check(next),
+            path: files.next.clone(),
         }),
-        Some(_) | None => Ok(Some(found)),
     }
 }
 
@@ -258,6 +331,7 @@ fn search(sources: &Sources) -> Result<Option<Found>, ObtainError> {
         path,
         is_new: false,
         warning: None,
+        next: None,
     };
     match &sources.configured {
         Some(Configured::Value(text)) => {
@@ -296,7 +370,7 @@ fn make_first(sources: &Sources) -> Result<Found, ObtainError> {
     }
     let path = sources.data_dir.join(FILE_NAME);
     let kek = Kek::random()?;
-    write(&sources.data_dir, &path, &kek).map_err(|source| ObtainError::Io {
+    write(&path, &kek).map_err(|source| ObtainError::Io {
         action: "write a new key-encryption key to",
         path: path.clone(),
         source,
@@ -306,6 +380,7 @@ fn make_first(sources: &Sources) -> Result<Found, ObtainError> {
         warning: Some(beside(&path)),
         path: Some(path),
         is_new: true,
+        next: None,
     })
 }
 
@@ -317,19 +392,19 @@ fn beside(path: &Path) -> String {
     )
 }
 
-fn id_of_check(check: &str) -> String {
+pub(super) fn id_of_check(check: &str) -> String {
     check.split_once(':').map_or(check, |(id, _)| id).to_owned()
 }
 
 /// Which permission bits a key file may have.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Modes {
+pub(super) enum Modes {
     OwnerOnly,
     AsTheyAre,
 }
 
 /// The key in a file; `None` when there is no such file.
-fn read(path: &Path, modes: Modes) -> Result<Option<Kek>, ObtainError> {
+pub(super) fn read(path: &Path, modes: Modes) -> Result<Option<Kek>, ObtainError> {
     let io = |source| ObtainError::Io {
         action: "read the key-encryption key",
         path: path.to_owned(),
@@ -362,7 +437,7 @@ fn read(path: &Path, modes: Modes) -> Result<Option<Kek>, ObtainError> {
 }
 
 /// Writes a key so that after a crash there is either all of it or nothing under its name.
-fn write(data_dir: &Path, path: &Path, kek: &Kek) -> std::io::Result<()> {
+pub(super) fn write(path: &Path, kek: &Kek) -> std::io::Result<()> {
     let draft = path.with_extension("new");
     let mut file = OpenOptions::new()
         .write(true)
@@ -375,7 +450,13 @@ fn write(data_dir: &Path, path: &Path, kek: &Kek) -> std::io::Result<()> {
     file.write_all(content.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&draft, path)?;
-    File::open(data_dir)?.sync_all()
+    settle_folder(path)
+}
+
+/// Has the folder's own change on disk.
+pub(super) fn settle_folder(path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]
@@ -416,6 +497,7 @@ mod tests {
         let known = Known {
             check: Some(made.kek.check_value().unwrap()),
             sealed_values: true,
+            next: None,
         };
         let again = obtain(&sources(&dir), &known).unwrap();
         assert!(!again.is_new && again.warning.is_some());
@@ -431,14 +513,17 @@ mod tests {
             Known {
                 check: check.clone(),
                 sealed_values: false,
+                next: None,
             },
             Known {
                 check,
                 sealed_values: true,
+                next: None,
             },
             Known {
                 check: None,
                 sealed_values: true,
+                next: None,
             },
         ] {
             let text = refusal(&sources(&dir), &known);
@@ -450,6 +535,7 @@ mod tests {
         let known = Known {
             check: Some(kek.check_value().unwrap()),
             sealed_values: true,
+            next: None,
         };
         assert!(obtain(&sources(&dir), &known).is_ok());
     }
@@ -466,6 +552,7 @@ mod tests {
         let known = Known {
             check: Some(right.check_value().unwrap()),
             sealed_values: false,
+            next: None,
         };
         let text = refusal(&sources(&dir), &known);
         assert!(
@@ -476,6 +563,7 @@ mod tests {
         let known = Known {
             check: Some(wrong.check_value().unwrap()),
             sealed_values: false,
+            next: None,
         };
         assert!(obtain(&sources(&dir), &known).is_ok());
     }

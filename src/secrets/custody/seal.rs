@@ -19,6 +19,9 @@ use crate::resource::{Document, Id, Kind};
 /// How a sealed value begins.
 pub const MARK: &str = "pc1:";
 
+/// What stands in the place of a kind for notes about the store itself.
+const NOTE: &[u8] = b"$note";
+
 /// A secret member that could not be sealed or opened. Never holds a value.
 #[derive(Debug, thiserror::Error)]
 #[error("{}{pointer}: {reason}", place(*.kind, .id))]
@@ -83,15 +86,6 @@ impl Place<'_> {
         ]
     }
 
-    fn associated_data(&self) -> Vec<u8> {
-        let mut data = Vec::new();
-        for field in std::iter::once(MARK.as_bytes()).chain(self.fields()) {
-            data.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
-            data.extend_from_slice(field);
-        }
-        data
-    }
-
     fn error(&self, reason: Reason) -> CustodyError {
         let Place { kind, id, pointer } = *self;
         CustodyError {
@@ -101,6 +95,22 @@ impl Place<'_> {
             reason,
         }
     }
+}
+
+/// What a sealed value is bound to, each part preceded by its length.
+fn associated_data(fields: &[&[u8]]) -> Vec<u8> {
+    let mut data = Vec::new();
+    for field in std::iter::once(MARK.as_bytes()).chain(fields.iter().copied()) {
+        data.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
+        data.extend_from_slice(field);
+    }
+    data
+}
+
+/// How every value begins that the key with this id has sealed.
+#[must_use]
+pub fn mark_of(kek_id: &str) -> String {
+    format!("{MARK}{kek_id}:")
 }
 
 /// Whether a text has the mark of a sealed value.
@@ -203,7 +213,29 @@ impl Custody {
         if is_placeholder(text) {
             return Err(Reason::Placeholder);
         }
-        let sealed = aead::seal(&self.key, &place.associated_data(), text.as_bytes())
+        self.seal_bound(&place.fields(), text)
+    }
+
+    /// Seals a note about the store itself, for this name.
+    ///
+    /// # Errors
+    /// OpenSSL's failure.
+    pub fn seal_note(&self, name: &str, text: &str) -> Result<String, Reason> {
+        self.seal_bound(&[NOTE, name.as_bytes()], text)
+    }
+
+    /// Opens what [`Custody::seal_note`] has sealed for the same name.
+    ///
+    /// # Errors
+    /// A text that does not open here.
+    pub fn open_note(&self, name: &str, text: &str) -> Result<Zeroizing<String>, Reason> {
+        self.open_bound(&[NOTE, name.as_bytes()], text)
+    }
+
+    fn seal_bound(&self, fields: &[&[u8]], text: &str) -> Result<String, Reason> {
+        let ring = self.0.load();
+        let data = associated_data(fields);
+        let sealed = aead::seal(&ring.current.key, &data, text.as_bytes())
             .map_err(Reason::Cipher)?
             .to_bytes();
         let (nonce, body) = sealed
@@ -211,25 +243,28 @@ impl Custody {
             .ok_or(Reason::Malformed)?;
         Ok(format!(
             "{MARK}{}:{}:{}",
-            self.kek_id,
+            ring.current.id,
             STANDARD.encode(nonce),
             STANDARD.encode(body)
         ))
     }
 
     pub(super) fn open(&self, place: Place<'_>, text: &str) -> Result<Zeroizing<String>, Reason> {
+        self.open_bound(&place.fields(), text)
+    }
+
+    fn open_bound(&self, fields: &[&[u8]], text: &str) -> Result<Zeroizing<String>, Reason> {
         let mut parts = text.strip_prefix(MARK).ok_or(Reason::Malformed)?.split(':');
         let (Some(kek_id), Some(nonce), Some(body), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(Reason::Malformed);
         };
-        if kek_id != self.kek_id {
-            return Err(Reason::OtherKey {
-                wanted: kek_id.to_owned(),
-                ours: self.kek_id.clone(),
-            });
-        }
+        let ring = self.0.load();
+        let key = ring.find(kek_id).ok_or_else(|| Reason::OtherKey {
+            wanted: kek_id.to_owned(),
+            ours: ring.current.id.clone(),
+        })?;
         let decode = |part: &str| STANDARD.decode(part).map_err(|_where| Reason::Malformed);
         let nonce = decode(nonce)?;
         if nonce.len() != NONCE_BYTES {
@@ -237,7 +272,7 @@ impl Custody {
         }
         let sealed = Sealed::parse(&[nonce, decode(body)?].concat())
             .map_err(|_too_short| Reason::Malformed)?;
-        let opened = match aead::open(&self.key, &place.associated_data(), &sealed) {
+        let opened = match aead::open(key, &associated_data(fields), &sealed) {
             Ok(opened) => opened,
             Err(AeadError::NotAuthentic) => return Err(Reason::NotAuthentic),
             Err(error) => return Err(Reason::Cipher(error)),
@@ -345,7 +380,7 @@ mod tests {
             for (pointer, _) in places::find(kind, &sealed) {
                 let value = places::at(&sealed, &pointer).unwrap().as_str().unwrap();
                 assert!(
-                    value.starts_with(&format!("pc1:{}:", custody.kek_id)),
+                    value.starts_with(&format!("pc1:{}:", custody.kek_id())),
                     "{value}"
                 );
                 assert_eq!(value.split(':').count(), 4, "{value}");
@@ -461,7 +496,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains(&one.kek_id) && text.contains(&other.kek_id),
+            text.contains(&one.kek_id()) && text.contains(&other.kek_id()),
             "{text}"
         );
 
@@ -469,7 +504,7 @@ mod tests {
         let relabelled = sealed["key"]
             .as_str()
             .unwrap()
-            .replace(&one.kek_id, &other.kek_id);
+            .replace(&one.kek_id(), &other.kek_id());
         let mut ssl = key_of(&relabelled);
         let error = other
             .open_document(Kind::Ssl, &id("1"), &mut ssl)

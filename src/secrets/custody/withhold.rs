@@ -101,6 +101,8 @@ impl Custody {
         }
         let [kind, id, pointer] = place.fields();
         match self
+            .0
+            .load()
             .placeholders
             .mac_framed(&[kind, id, pointer, text.as_bytes()])
         {
