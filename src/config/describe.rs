@@ -79,6 +79,11 @@ impl Config {
             Kek::Search(_) => lines.add("kek", "not named: searched, or made at first start"),
             Kek::Value(_) => lines.add("kek", "from the environment"),
         }
+        let keyring = match self.keyring.len() {
+            0 => "none".to_owned(),
+            count => format!("{count} set"),
+        };
+        lines.add("data_encryption.keyring", keyring);
         lines.add(
             "upstream.trust_file",
             match &self.upstream.trust_file {

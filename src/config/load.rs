@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::admin::read_admin;
 use super::error::{ConfigError, Problem};
 use super::key_file::read_key_file;
+use super::keyring::read_keyring;
 use super::listen::ListenAddr;
 use super::reader::{Reader, Section};
 use super::rules::judge;
@@ -113,6 +114,8 @@ fn read_root(reader: &Reader, env: Env<'_>) -> Config {
     let store = read_store(&root);
     let fips = read_fips(&root, reader, env, &mut warnings);
     let kek = read_kek(&root, env);
+    let encryption = root.section("data_encryption");
+    let keyring = read_keyring(&encryption, reader, env, &mut warnings);
     let upstream = read_upstream(&root.section("upstream"));
     let security = read_security(&root.section("security"));
     let secrets = read_secrets(&root.section("secrets"), env);
@@ -136,6 +139,7 @@ fn read_root(reader: &Reader, env: Env<'_>) -> Config {
         store,
         fips,
         kek,
+        keyring,
         upstream,
         security,
         secrets,

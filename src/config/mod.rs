@@ -8,6 +8,7 @@ mod admin;
 mod describe;
 mod error;
 mod key_file;
+mod keyring;
 mod listen;
 mod load;
 mod reader;
@@ -56,6 +57,9 @@ pub struct Config {
     /// Default: `$CREDENTIALS_DIRECTORY/kek` where it exists; for the unit
     /// `/etc/portcullis/kek`; else `<data_dir>/kek`, made at first start.
     pub kek: Kek,
+    /// `data_encryption.keyring`: the keys of an APISIX whose sealed private keys are taken; 16 or 32
+    /// bytes each, the first tried first. Default: none.
+    pub keyring: Vec<SecretText>,
     /// `upstream`: trust towards upstreams.
     pub upstream: UpstreamTrust,
     /// `security`: what writers are not allowed to do.

@@ -27,6 +27,7 @@ use crate::resource::ssl::Role;
 use crate::resource::{Id, Kind};
 use crate::resource::{missing_reference, references, wrong_ssl_type};
 use crate::secrets::custody::Opened;
+use crate::secrets::custody::keyring::Keyring;
 use crate::secrets::custody::stray::stray_keys;
 use crate::secrets::custody::{Custody, CustodyError, Reason as CustodyReason};
 use crate::secrets::desk::Desk;
@@ -77,6 +78,8 @@ pub struct Rules {
     pub own: Arc<Forbidden>,
     /// How values are kept up to date that documents refer to.
     pub secrets: SecretRules,
+    /// `data_encryption.keyring`: opens private keys that APISIX has sealed.
+    pub keyring: Keyring,
     /// The clock: [`SystemTime::now`], except in tests.
     pub clock: fn() -> SystemTime,
 }
@@ -90,6 +93,7 @@ impl Default for Rules {
             router: Router::default(),
             own: Arc::default(),
             secrets: SecretRules::default(),
+            keyring: Keyring::default(),
             clock: SystemTime::now,
         }
     }

@@ -375,6 +375,7 @@ impl Inner {
     ) -> Result<Judged, WriteError> {
         let (kind, id) = (request.kind, &request.id);
         refuse_sealed(kind, &new).map_err(one)?;
+        self.rules.keyring.open(kind, &mut new).map_err(one)?;
         refuse_strays(kind, &new)?;
         let old = old.map(|old| &**old);
         self.custody.keep(kind, id, &mut new, old).map_err(one)?;

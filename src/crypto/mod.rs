@@ -14,6 +14,7 @@
 //! | [`digest`] | SHA-256, and its framing for several fields |
 //! | [`mac`] | HMAC-SHA256 |
 //! | [`aead`] | AES-256-GCM for secrets at rest |
+//! | [`cbc`] | AES-CBC, decryption only, for what APISIX has sealed |
 //! | [`sign`] | signatures with SHA-256, for evidence |
 //! | [`rand`] | random bytes and identifiers |
 //! | [`compare`] | comparing secrets in constant time |
@@ -21,6 +22,7 @@
 //! | [`sys`] | all `unsafe` of the package |
 
 pub mod aead;
+pub mod cbc;
 pub mod compare;
 pub mod dependencies;
 pub mod digest;

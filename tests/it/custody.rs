@@ -367,3 +367,39 @@ fn sealed_value_is_never_taken_from_a_client() {
         gateway.admin_put(path, &document).expect_status(201);
     }
 }
+
+#[test]
+fn keys_that_apisix_has_sealed_are_taken_with_its_keyring_only() {
+    const RING: &str = "0123456789abcdef";
+    let pair = Ca::root("CA").server(NAME);
+    let ring = RING.as_bytes();
+    let cipher = openssl::symm::Cipher::aes_128_cbc();
+    let sealed = openssl::symm::encrypt(cipher, ring, Some(ring), pair.key.as_bytes()).unwrap();
+    let sealed = openssl::base64::encode_block(&sealed);
+    let ssl = json!({"cert": pair.cert, "key": sealed, "snis": [NAME]});
+    let with = |ring: &str| {
+        Setup::default()
+            .set("data_encryption.keyring", "[$env://RING]")
+            .env("RING", ring)
+    };
+    let gateway = with(RING).start();
+    let written = gateway.admin_put("/ssls/1", &ssl).expect_status(201);
+    assert_eq!(written.json()["value"]["key"], placeholder(&pair));
+    for version in TlsVersion::ALL {
+        let shown = shown_serial(gateway.https_port(), NAME, version);
+        assert_eq!(shown, Some(pair.serial()));
+    }
+    for (setup, words) in [
+        (
+            with("another-key-16-b"),
+            "failed to decrypt previous encrypted key",
+        ),
+        (Setup::default(), "key"),
+    ] {
+        let refused = setup.start().admin_put("/ssls/1", &ssl).expect_status(400);
+        assert!(error_msg(&refused).contains(words), "{refused:?}");
+        assert!(!refused.body.contains(&sealed), "{refused:?}");
+    }
+    let refused = with("edd1c9f0985e76a2").try_start().unwrap_err().words();
+    assert!(refused.contains("publishes as its default"), "{refused}");
+}

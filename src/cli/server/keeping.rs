@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cli::server::secrets;
-use crate::config::{self, Config};
+use crate::config::{self, Config, SecretText};
 use crate::control::rekey::{Keys, RekeyError, chain_key};
 use crate::control::{self, Rules};
 use crate::crypto::error::CryptoError;
@@ -12,6 +12,7 @@ use crate::failure::chain;
 use crate::matching::route::Router;
 use crate::net::dial::Forbidden;
 use crate::secrets::custody::kek::{CHECK_NAME, Kek};
+use crate::secrets::custody::keyring::Keyring;
 use crate::secrets::custody::obtain::{self, Configured, Found, Known, ObtainError, Sources};
 use crate::secrets::custody::rotation::{CHAIN_NAME, NEXT_NAME, Rotation};
 use crate::secrets::custody::{Custody, kek::KekError};
@@ -141,6 +142,7 @@ pub(super) fn rules(config: &Config) -> Result<Rules, KeepingError> {
             config::Router::UriWithParameter => Router::UriWithParameter,
         },
         secrets: secrets::rules(config),
+        keyring: Keyring::new(config.keyring.iter().map(SecretText::expose)),
         own: Arc::new(Forbidden::new(own.filter(|address| address.port() != 0))),
         ..Rules::default()
     })

@@ -7,6 +7,7 @@
 //! | [`obtain`] | finds it at start, or makes the first one |
 //! | [`rotation`] | has the next one beside it, and puts that in its place |
 //! | [`seal`] | encrypts these members for the store, and decrypts them |
+//! | [`keyring`] | opens keys that APISIX has sealed |
 //! | [`withhold`] | puts placeholders in their place for replies |
 //! | [`keep`] | puts stored values in the place of placeholders in a write |
 //! | [`amend`] | says what a change of a part means for keys it does not speak of |
@@ -31,6 +32,7 @@ use crate::resource::{Document, Kind};
 pub mod amend;
 pub mod keep;
 pub mod kek;
+pub mod keyring;
 pub mod obtain;
 pub mod places;
 pub mod rotation;
