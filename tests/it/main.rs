@@ -16,6 +16,7 @@ mod a6;
 mod admin_access;
 mod admin_api;
 mod balance;
+mod canary;
 mod claims;
 mod cli;
 mod client_mtls;

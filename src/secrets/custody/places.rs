@@ -36,6 +36,11 @@ const fn members(kind: Kind) -> &'static [(&'static str, Nature)] {
     }
 }
 
+/// JSON pointers to the members of a kind that are secret; `*` stands for each element of an array.
+pub fn secret_members(kind: Kind) -> impl Iterator<Item = &'static str> {
+    members(kind).iter().map(|(pointer, _)| *pointer)
+}
+
 /// JSON pointers to the secret members that `document` has, in a fixed order.
 ///
 /// Where an array is expected and something else is found, that is the member: what it holds is
@@ -233,6 +238,68 @@ mod tests {
         for (kind, value, expected) in cases {
             assert_eq!(pointers(kind, value.clone()), expected, "{kind} {value}");
         }
+    }
+
+    /// What the schema takes as it takes credentials, and says who somebody is, not what proves it.
+    const IDENTITIES: [&str; 3] = ["/access_key_id", "/auth/cert", "/auth/role_id"];
+
+    /// Pointers to what a schema calls a private key or a credential.
+    fn called_secret(schema: &Value, at: &str, found: &mut Vec<String>) {
+        match schema["$ref"].as_str() {
+            Some("common.json#/private_key" | "common.json#/credential") => {
+                found.push(at.to_owned());
+            }
+            Some("upstream.json") => {
+                let upstream = include_str!("../../resource/schema/upstream.json");
+                called_secret(&serde_json::from_str(upstream).unwrap(), at, found);
+            }
+            Some(_) | None => {}
+        }
+        for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
+            called_secret(schema, &format!("{at}/{name}"), found);
+        }
+        if schema["items"].is_object() {
+            called_secret(&schema["items"], &format!("{at}/*"), found);
+        }
+    }
+
+    #[test]
+    fn whatever_the_schema_calls_a_key_or_credential_is_a_secret() {
+        let mut count = 0;
+        for (kind, text) in [
+            (Kind::Ssl, include_str!("../../resource/schema/ssl.json")),
+            (
+                Kind::Upstream,
+                include_str!("../../resource/schema/upstream.json"),
+            ),
+            (
+                Kind::Service,
+                include_str!("../../resource/schema/service.json"),
+            ),
+            (
+                Kind::Route,
+                include_str!("../../resource/schema/route.json"),
+            ),
+            (
+                Kind::Secret,
+                include_str!("../../resource/schema/secret.json"),
+            ),
+        ] {
+            let schema: Value = serde_json::from_str(text).unwrap();
+            let mut found = Vec::new();
+            called_secret(&schema, "", &mut found);
+            // Secrets have a schema for each manager.
+            for manager in ["vault", "aws", "gcp", "kubernetes"] {
+                called_secret(&schema[manager], "", &mut found);
+            }
+            found.retain(|pointer| !IDENTITIES.contains(&pointer.as_str()));
+            for pointer in found {
+                let mut known = secret_members(kind);
+                assert!(known.any(|known| known == pointer), "{kind} {pointer}");
+                count += 1;
+            }
+        }
+        assert_eq!(count, 12, "every place that is known is in a schema, too");
     }
 
     #[test]
