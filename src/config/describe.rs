@@ -92,6 +92,16 @@ impl Config {
                 Some(TrustFile::Path(path)) => path.display().to_string(),
             },
         );
+        let servers = self.resolver.servers.iter().map(ToString::to_string);
+        let servers = servers.collect::<Vec<_>>();
+        lines.add(
+            "resolver.servers",
+            if servers.is_empty() {
+                "those of /etc/resolv.conf".to_owned()
+            } else {
+                servers.join(", ")
+            },
+        );
         lines.add("security.refuse_weakening", self.security.refuse_weakening);
         lines.add(
             "security.require_upstream_verify",

@@ -18,11 +18,15 @@ use super::secrets::read_secrets;
 use super::source::Source;
 use super::{
     AccessLog, ClientAuthNames, Config, Fips, Http, Https, Limits, Log, LogFormat, LogLevel,
-    Nginx400, Proxy, Router, Security, SessionCache, Status, Store, TrustFile, UpstreamTrust,
+    Nginx400, Proxy, Resolver, Router, Security, SessionCache, Status, Store, TrustFile,
+    UpstreamTrust,
 };
 
 /// Read when no other file is named, if it exists.
 const DEFAULT_FILE: &str = "/etc/portcullis/portcullis.yaml";
+
+/// RFC 1035 §4.2.
+const DNS_PORT: u16 = 53;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -117,6 +121,7 @@ fn read_root(reader: &Reader, env: Env<'_>) -> Config {
     let encryption = root.section("data_encryption");
     let keyring = read_keyring(&encryption, reader, env, &mut warnings);
     let upstream = read_upstream(&root.section("upstream"));
+    let resolver = read_resolver(&root.section("resolver"));
     let security = read_security(&root.section("security"));
     let secrets = read_secrets(&root.section("secrets"), env);
     let proxy = read_proxy(&root.section("proxy"));
@@ -141,6 +146,7 @@ fn read_root(reader: &Reader, env: Env<'_>) -> Config {
         kek,
         keyring,
         upstream,
+        resolver,
         security,
         secrets,
         proxy,
@@ -336,6 +342,28 @@ fn read_upstream(section: &Section<'_>) -> UpstreamTrust {
     });
     section.close();
     UpstreamTrust { trust_file }
+}
+
+fn read_resolver(section: &Section<'_>) -> Resolver {
+    let mut servers = Vec::new();
+    for text in section.texts("servers").unwrap_or_default() {
+        let bare = text.trim_start_matches('[').trim_end_matches(']');
+        let with_port = text.parse::<SocketAddr>().ok();
+        let server = with_port.or_else(|| Some(SocketAddr::new(bare.parse().ok()?, DNS_PORT)));
+        match server {
+            Some(server) if server.port() > 0 && !server.ip().is_unspecified() => {
+                servers.push(server);
+            }
+            _ => section.refuse(
+                "servers",
+                format!("{text:?} is no address of a name server"),
+                "write an IP address, with a port if it is not 53, e.g. \"192.0.2.53\" or \
+                 \"[2001:db8::53]:5353\"",
+            ),
+        }
+    }
+    section.close();
+    Resolver { servers }
 }
 
 fn read_security(section: &Section<'_>) -> Security {
@@ -695,6 +723,23 @@ mod tests {
         let env = |name: &str| (name == "PORTCULLIS_SET").then(|| "log.level=loud".to_owned());
         let error = Config::from_text("workers: 1", &[], &env).unwrap_err();
         assert_eq!(error.problems[0].origin, "PORTCULLIS_SET");
+    }
+
+    #[test]
+    fn name_servers_are_addresses_with_and_without_a_port() {
+        let config = read("resolver: {servers: [192.0.2.1, '[2001:db8::1]:54', '2001:db8::2']}");
+        let servers = config.unwrap().resolver.servers;
+        let shown: Vec<String> = servers.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            ["192.0.2.1:53", "[2001:db8::1]:54", "[2001:db8::2]:53"]
+        );
+        assert!(read("").unwrap().resolver.servers.is_empty());
+        for server in ["dns.test", "192.0.2.1:0", "0.0.0.0", "192.0.2.1:x", ""] {
+            let text = format!("resolver: {{servers: ['{server}']}}");
+            let told = read(&text).unwrap_err().to_string();
+            assert!(told.contains("resolver.servers"), "{server}: {told}");
+        }
     }
 
     #[test]

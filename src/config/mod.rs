@@ -23,6 +23,7 @@ pub use secret::{Kek, KeyMaterial, SecretText};
 pub use secrets::{FileRoot, SecretManager, Secrets};
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub struct Config {
     pub keyring: Vec<SecretText>,
     /// `upstream`: trust towards upstreams.
     pub upstream: UpstreamTrust,
+    /// `resolver`: who is asked for the names of nodes.
+    pub resolver: Resolver,
     /// `security`: what writers are not allowed to do.
     pub security: Security,
     /// `secrets`: what resources may refer to, and how it is kept up to date.
@@ -335,6 +338,15 @@ impl TrustFile {
             }
         }
     }
+}
+
+/// `resolver`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolver {
+    /// `resolver.servers`: name servers, asked by UDP, and by TCP where an answer is long. Default:
+    /// those of `/etc/resolv.conf`. Its search list and options count in either case, and
+    /// `/etc/hosts` comes first, as in APISIX.
+    pub servers: Vec<SocketAddr>,
 }
 
 /// `security`.

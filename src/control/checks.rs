@@ -15,10 +15,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::control::{Inner, build};
+use crate::control::{Inner, build, discovery};
 use crate::failure::Reason;
 use crate::net::dial::{Dialer, Target};
 use crate::net::http::{HttpError, ask_status};
+use crate::net::resolve::{Answer, Name};
 use crate::net::stream::Stream;
 use crate::net::sweep::Sweep;
 use crate::resource::Revision;
@@ -66,6 +67,8 @@ impl Inner {
         let checked = snapshot.checked();
         let mut checked: Vec<_> = checked
             .filter_map(|upstream| {
+                let name = discovery::name(&self.rules.resolver, &upstream);
+                let upstream = discovery::now(name.as_ref(), upstream);
                 let checks = upstream.checks.as_ref()?;
                 let nodes = upstream.nodes.iter().map(|node| CheckedNode {
                     host: node.host.clone(),
@@ -104,16 +107,39 @@ impl Made {
     }
 }
 
+/// A running set of checks.
+struct Running {
+    made: Made,
+    /// Where its nodes are found, with the answer that it was made of.
+    found: Option<(Name, Option<Arc<Answer>>)>,
+    _checks: JoinSet<()>,
+}
+
+impl Running {
+    /// Whether its nodes are those that are found now.
+    fn is_current(&self) -> bool {
+        self.found.as_ref().is_none_or(|(name, answer)| {
+            let now = name.now().as_ref().map(Arc::as_ptr);
+            now == answer.as_ref().map(Arc::as_ptr)
+        })
+    }
+}
+
 /// Checks nodes for as long as control runs. On a `LocalSet`.
 pub(super) async fn run(inner: &Arc<Inner>) {
     let sweep = Sweep::new();
     let mut own = JoinSet::new();
     own.spawn_local(sweep.clone().run(|| {}));
-    let dialer = Rc::new(Dialer::new(sweep, inner.rules.own.clone()));
-    let mut running: HashMap<Owner, (Made, JoinSet<()>)> = HashMap::new();
+    let dialer = Rc::new(Dialer::new(
+        sweep,
+        inner.rules.own.clone(),
+        inner.rules.resolver.clone(),
+    ));
+    let mut running: HashMap<Owner, Running> = HashMap::new();
     let mut seen = None;
     loop {
-        if seen != Some(inner.live.version()) {
+        let is_current = running.values().all(Running::is_current);
+        if !is_current || seen != Some(inner.live.version()) {
             let snapshot = inner.live.load();
             seen = Some(snapshot.version);
             let mut next = HashMap::new();
@@ -121,10 +147,10 @@ pub(super) async fn run(inner: &Arc<Inner>) {
                 let made = Made::of(&upstream);
                 let known = running.remove(&upstream.owner);
                 let set = match known {
-                    Some((old, set)) if old == made => set,
-                    _ => start(inner, &dialer, &upstream),
+                    Some(set) if set.made == made && set.is_current() => set,
+                    _ => set_up(inner, &dialer, &upstream, made),
                 };
-                next.insert(upstream.owner.clone(), (made, set));
+                next.insert(upstream.owner.clone(), set);
             }
             // What is left was replaced or is gone: dropping a set ends it. The new sets hold the
             // nodes' states by now.
@@ -146,6 +172,26 @@ struct NodeCheck {
     peer: Arc<str>,
     /// Checks of the upstream that may run at once.
     places: Rc<Semaphore>,
+}
+
+fn set_up(
+    inner: &Arc<Inner>,
+    dialer: &Rc<Dialer>,
+    upstream: &Arc<Upstream>,
+    made: Made,
+) -> Running {
+    let name = discovery::name(&inner.rules.resolver, upstream);
+    let answer = name.as_ref().and_then(Name::now);
+    let found = answer.as_ref();
+    let upstream = found.map_or_else(
+        || upstream.clone(),
+        |answer| discovery::with(upstream, answer),
+    );
+    Running {
+        made,
+        found: name.map(|name| (name, answer)),
+        _checks: start(inner, dialer, &upstream),
+    }
 }
 
 fn start(inner: &Arc<Inner>, dialer: &Rc<Dialer>, upstream: &Arc<Upstream>) -> JoinSet<()> {
@@ -282,6 +328,7 @@ impl NodeCheck {
         let target = Target {
             host: &self.node.host,
             port: active.port.unwrap_or(self.node.port),
+            ip: None,
             peer: &self.peer,
             tls,
         };

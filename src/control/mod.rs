@@ -8,6 +8,7 @@ mod adopt;
 pub mod audit;
 mod build;
 mod checks;
+mod discovery;
 mod documents;
 pub mod evidence;
 mod expiry;

@@ -10,15 +10,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
 use crate::control::build::{BuildError, connector};
-use crate::control::{Control, Inner, on_blocking};
+use crate::control::{Control, Inner, discovery, on_blocking};
 use crate::failure::chain;
 use crate::matching::authority::{Authority, AuthorityError};
 use crate::net::dial::{Dialer, Target};
 use crate::net::look::Look;
+use crate::net::resolve::{Answer, Name};
 use crate::net::sweep::Sweep;
 use crate::resource::{Id, Kind};
 use crate::snapshot::{Node, PassHost, Upstream};
@@ -173,6 +175,13 @@ impl Inner {
         if depends && host.is_none() {
             return Err(ProbeError::NoHost(object));
         }
+        let upstream = match discovery::name(&self.rules.resolver, &upstream) {
+            None => upstream,
+            Some(name) => match found(&name)? {
+                Ok(answer) => discovery::with(&upstream, &answer),
+                Err(why) => return Ok(Report::unresolved(object, &why)),
+            },
+        };
         let probed = Probed::new(self, &upstream, host.unwrap_or_default())?;
         let looks = run(self, &probed)?;
         let now = self.now_seconds();
@@ -238,6 +247,7 @@ impl<'a> Probed<'a> {
         let target = Target {
             host: &node.host,
             port: node.port,
+            ip: None,
             peer: &node.address().into(),
             tls: self.connector.as_ref().zip(name.as_ref()),
         };
@@ -247,19 +257,31 @@ impl<'a> Probed<'a> {
     }
 }
 
+/// Where the nodes of a service are, or why that is not known. Blocks this thread.
+fn found(name: &Name) -> Result<Result<Arc<Answer>, String>, ProbeError> {
+    Ok(runtime()?.block_on(async {
+        match tokio::time::timeout(LIMIT, name.answer()).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_elapsed) => Err(format!("no answer within {} s", LIMIT.as_secs())),
+        }
+    }))
+}
+
+fn runtime() -> Result<Runtime, ProbeError> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| {
+        tracing::error!(%error, "a probe got no runtime");
+        ProbeError::Internal
+    })
+}
+
 /// Looks at all nodes, in their order. Blocks this thread.
 fn run(inner: &Inner, probed: &Probed<'_>) -> Result<Vec<(Node, Look)>, ProbeError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| {
-            tracing::error!(%error, "a probe got no runtime");
-            ProbeError::Internal
-        })?;
+    let runtime = runtime()?;
     let looks = LocalSet::new().block_on(&runtime, async {
         let sweep = Sweep::new();
         tokio::task::spawn_local(sweep.clone().run(|| {}));
-        let dialer = Dialer::new(sweep, inner.rules.own.clone());
+        let dialer = Dialer::new(sweep, inner.rules.own.clone(), inner.rules.resolver.clone());
         let nodes = probed.upstream.nodes.iter().take(NODES).cloned();
         let looks = nodes.map(|node| probed.look(&dialer, node));
         futures_util::stream::iter(looks)

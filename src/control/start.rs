@@ -22,6 +22,7 @@ use crate::control::settle::weaker_names;
 use crate::control::{Inner, WriteError};
 use crate::matching::route::Router;
 use crate::net::dial::Forbidden;
+use crate::net::resolve::Resolver;
 use crate::resource::fault::Warning;
 use crate::resource::ssl::Role;
 use crate::resource::{Id, Kind};
@@ -76,6 +77,8 @@ pub struct Rules {
     pub router: Router,
     /// The gateway's own admin and status addresses: no node may be one of them.
     pub own: Arc<Forbidden>,
+    /// The process's view of names, for checks and probes of nodes.
+    pub resolver: Resolver,
     /// How values are kept up to date that documents refer to.
     pub secrets: SecretRules,
     /// `data_encryption.keyring`: opens private keys that APISIX has sealed.
@@ -92,6 +95,7 @@ impl Default for Rules {
             require_upstream_verify: false,
             router: Router::default(),
             own: Arc::default(),
+            resolver: Resolver::system(),
             secrets: SecretRules::default(),
             keyring: Keyring::default(),
             clock: SystemTime::now,

@@ -206,8 +206,8 @@ catalogue! {
         "The upstream closed or reset the connection before its answer was complete."
         "Look into the service's log for a crash or restart at this time. If it happens on reused connections, set `keepalive_pool.idle_timeout` of the upstream below the service's own keep-alive time. If every request ends so and `scheme` of the upstream is `http`, its port may speak TLS: set `scheme` to `https`. If the record's detail says `closed without close_notify`, the answer had no length and may have been cut short: have the service send a `Content-Length` or chunks, or end its TLS connections properly."
     UpstreamUnresolvable "upstream_unresolvable" Upstream
-        "The node's name could not be resolved to an address."
-        "Correct the host in `nodes`, or look at the DNS servers of this machine."
+        "The name of a node or a service could not be resolved to an address; the record's detail has the words of who was asked."
+        "Correct the host in `nodes` or the `service_name`, or look at the DNS servers: those of `resolver.servers` of the configuration, else of /etc/resolv.conf."
     UpstreamTimeout "upstream_timeout" Upstream
         "The upstream did not connect, take the request or answer in time. The request was answered with 504."
         "Look at the service's own duration. If it is right, raise `timeout.connect`, `timeout.send` or `timeout.read` of the upstream; the record's detail says which one ran out."

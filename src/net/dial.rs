@@ -1,5 +1,7 @@
 //! The only dialer: resolve, connect, shake hands, under one deadline.
 
+pub(super) mod dns;
+
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -45,6 +47,8 @@ pub struct Target<'a> {
     pub host: &'a str,
     /// Port.
     pub port: u16,
+    /// Which of the host's addresses; `None`: the first that takes a connection.
+    pub ip: Option<IpAddr>,
     /// `host:port`, part of the key of its TLS sessions.
     pub peer: &'a Arc<str>,
     /// How to speak TLS and whom to expect; `None`: in the clear.
@@ -55,7 +59,8 @@ pub struct Target<'a> {
 #[derive(Debug)]
 pub struct Dialer {
     pub(super) sweep: Rc<Sweep>,
-    resolver: Resolver,
+    /// The process's view of names.
+    pub resolver: Resolver,
     /// The gateway's own admin and status addresses: never dialled.
     forbidden: Arc<Forbidden>,
 }
@@ -75,8 +80,7 @@ impl Forbidden {
     /// in any spelling. A name is none, whatever it leads to.
     #[must_use]
     pub fn holds_literal(&self, host: &str, port: u16) -> bool {
-        let ip = host.parse().ok().or_else(|| loose_ipv4(host));
-        ip.is_some_and(|ip| self.holds(SocketAddr::new(ip, port)))
+        literal(host).is_some_and(|ip| self.holds(SocketAddr::new(ip, port)))
     }
 
     fn holds(&self, address: SocketAddr) -> bool {
@@ -89,6 +93,12 @@ impl Forbidden {
                     || (own_ip.is_unspecified() && ip.is_loopback()))
         })
     }
+}
+
+/// The address that a host is, in any spelling; `None`: it is a name.
+pub(super) fn literal(host: &str) -> Option<IpAddr> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.parse().ok().or_else(|| loose_ipv4(bare))
 }
 
 /// An IPv4 address as the system's resolver reads it too, `127.1` and `0x7f000001`: one to four
@@ -126,9 +136,9 @@ fn loose_ipv4(text: &str) -> Option<IpAddr> {
 impl Dialer {
     /// A dialer for this thread.
     #[must_use]
-    pub fn new(sweep: Rc<Sweep>, forbidden: Arc<Forbidden>) -> Self {
+    pub fn new(sweep: Rc<Sweep>, forbidden: Arc<Forbidden>, resolver: Resolver) -> Self {
         Self {
-            resolver: Resolver::new(sweep.clone()),
+            resolver,
             sweep,
             forbidden,
         }
@@ -196,14 +206,16 @@ impl Dialer {
 
     /// Opens a connection to the first address that takes one.
     pub(super) async fn connect(&self, target: &Target<'_>) -> Result<Socket, DialError> {
-        let addresses = self
-            .resolver
-            .resolve(target.host, target.port)
-            .await
-            .map_err(|error| failed(Reason::UpstreamUnresolvable, &error))?;
+        let addresses = match target.ip {
+            Some(ip) => vec![ip],
+            None => {
+                let resolved = self.resolver.resolve(target.host).await;
+                resolved.map_err(|error| failed(Reason::UpstreamUnresolvable, &error))?
+            }
+        };
         let mut last = None;
-        for ip in addresses.iter() {
-            let address = SocketAddr::new(*ip, target.port);
+        for ip in addresses {
+            let address = SocketAddr::new(ip, target.port);
             if self.forbidden.holds(address) {
                 let detail = format!("{address} is an admin or status address of this gateway");
                 return Err(DialError {

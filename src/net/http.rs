@@ -298,6 +298,7 @@ impl Client {
         let target = Target {
             host: &self.origin.host,
             port: self.origin.port,
+            ip: None,
             peer: &self.peer,
             tls: self.tls.as_ref().map(|tls| (&tls.connector, &tls.name)),
         };
@@ -505,6 +506,7 @@ mod tests {
     use super::*;
 
     use crate::net::dial::Forbidden;
+    use crate::net::resolve::Resolver;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
     use tokio::task::LocalSet;
@@ -543,7 +545,11 @@ mod tests {
             let server = tokio::task::spawn_local(serve(listener, answers));
             let sweep = Sweep::new();
             let ticking = tokio::task::spawn_local(sweep.clone().run(|| {}));
-            let dialer = Dialer::new(sweep.clone(), Arc::new(Forbidden::default()));
+            let dialer = Dialer::new(
+                sweep.clone(),
+                Arc::new(Forbidden::default()),
+                Resolver::system(),
+            );
             let origin = Origin::parse(&url).unwrap();
             let told = ask(Client::new(origin, None, limits, sweep, dialer)).await;
             ticking.abort();
@@ -556,7 +562,11 @@ mod tests {
     async fn alone(url: &str, limits: Limits) -> Result<Answer, HttpError> {
         let sweep = Sweep::new();
         let ticking = tokio::task::spawn_local(sweep.clone().run(|| {}));
-        let dialer = Dialer::new(sweep.clone(), Arc::new(Forbidden::default()));
+        let dialer = Dialer::new(
+            sweep.clone(),
+            Arc::new(Forbidden::default()),
+            Resolver::system(),
+        );
         let client = Client::new(Origin::parse(url).unwrap(), None, limits, sweep, dialer);
         let told = client.send(get("/")).await;
         ticking.abort();

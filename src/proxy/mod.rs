@@ -9,6 +9,7 @@ pub mod authorize;
 pub mod body;
 pub mod conn;
 pub mod connection;
+pub mod discovery;
 pub mod error;
 pub mod exchange;
 pub mod headers;

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -23,6 +24,8 @@ use crate::tls::upstream::{Protocol, ServerName};
 pub struct PoolKey {
     /// `host:port` of the node.
     pub peer: Arc<str>,
+    /// Which of its addresses, where it is a name.
+    pub ip: Option<IpAddr>,
     /// Fingerprint of the TLS configuration; `None` in the clear.
     pub trust: Option<Digest>,
     /// The name that was sent and checked.
@@ -352,6 +355,7 @@ mod tests {
     fn bucket(pool: &Pool, peer: &str, size: usize) -> Rc<Bucket> {
         let key = PoolKey {
             peer: peer.into(),
+            ip: None,
             trust: None,
             name: None,
             protocol: Protocol::Http1,

@@ -20,6 +20,7 @@ use crate::failure::Reason;
 use crate::matching::authority::Authority;
 use crate::matching::route::{self, Parameters};
 use crate::net::dial::Target;
+use crate::net::resolve::{self, Name};
 use crate::net::stream::Stream;
 use crate::net::sweep::{Until, millis};
 use crate::proxy::authority;
@@ -372,8 +373,14 @@ async fn find_place(
         None => origin_form(uri),
     };
     outcome.route = Some(route.clone());
-    let upstream = upstream?;
+    let mut upstream = upstream?;
     outcome.upstream = Some(upstream.clone());
+    if let Some(discovery) = upstream.discovery.clone() {
+        let found = worker.discovered.find(worker, &upstream, &discovery);
+        let found = Box::pin(found).await?;
+        upstream = found;
+        outcome.upstream = Some(upstream.clone());
+    }
     Ok(Place {
         version: snapshot.version,
         timeouts: route.timeouts.unwrap_or(upstream.timeouts),
@@ -514,35 +521,35 @@ impl Tries<'_> {
         outcome: &mut Outcome,
     ) -> Result<Answer, Refusal> {
         let started = self.worker.sweep.now();
-        let turns = self.worker.upstreams.turns(self.upstream);
+        let resolver = &self.worker.dialer.resolver;
+        let turns = self.worker.upstreams.turns(self.upstream, resolver);
         let mut tried: Vec<usize> = Vec::new();
         let mut last: Option<Refusal> = None;
         for attempt in 0..=self.upstream.retries {
             if attempt > 0 && self.retry_time_is_over(started) {
                 break;
             }
-            let Some(endpoint) = self.next(&turns, &mut tried) else {
+            let Some(node) = self.next(&turns, &mut tried) else {
                 break;
             };
-            outcome.endpoint = Some(endpoint.clone());
             // A try before this one is over.
-            outcome.busy = turns.begin(endpoint.node);
+            outcome.busy = turns.begin(node);
             let began = turns.measures().then(Instant::now);
             if attempt > 0 {
                 self.worker.metrics.upstream_retries.inc();
             }
-            match self.once(&endpoint, req, outcome).await {
+            match self.at_node(&turns, node, req, outcome).await {
                 Ok(answer) => {
-                    self.observe(&turns, &endpoint, Seen::Status(answer.status()));
+                    self.observe(&turns, node, Seen::Status(answer.status()));
                     if let Some(began) = began {
                         let now = self.worker.epoch_millis();
-                        turns.answered(endpoint.node, began.elapsed(), now);
+                        turns.answered(node, began.elapsed(), now);
                     }
                     return Ok(answer);
                 }
                 Err(TryError { refusal, .. }) => {
                     if let Some(seen) = seen(refusal.reason) {
-                        self.observe(&turns, &endpoint, seen);
+                        self.observe(&turns, node, seen);
                     }
                     let is_over = req.is_none() || !may_go_elsewhere(refusal.reason);
                     last = Some(refusal);
@@ -556,13 +563,15 @@ impl Tries<'_> {
     }
 
     /// What a try tells of its node's health.
-    fn observe(&self, turns: &Turns, endpoint: &Endpoint, seen: Seen) {
-        if let Some(is_up) = turns.observe(endpoint.node, seen) {
-            let owner = &self.upstream.owner;
+    fn observe(&self, turns: &Turns, node: usize, seen: Seen) {
+        if let Some(is_up) = turns.observe(node, seen)
+            && let Some(node) = self.upstream.nodes.get(node)
+        {
+            let (owner, address) = (&self.upstream.owner, node.address());
             let turned = Turned {
                 kind: owner.kind.singular(),
                 id: owner.id.as_str(),
-                node: &endpoint.peer,
+                node: &address,
                 by: "passive",
                 is_up,
             };
@@ -576,7 +585,7 @@ impl Tries<'_> {
             .is_some_and(|limit| self.worker.sweep.now().saturating_sub(started) >= millis(limit))
     }
 
-    fn next(&self, turns: &Turns, tried: &mut Vec<usize>) -> Option<Rc<Endpoint>> {
+    fn next(&self, turns: &Turns, tried: &mut Vec<usize>) -> Option<usize> {
         // A single node may be tried again.
         if self.upstream.nodes.len() == 1 {
             tried.clear();
@@ -589,7 +598,77 @@ impl Tries<'_> {
             },
         )?;
         tried.push(index);
-        turns.endpoint(index, self.authority, &self.worker.pool)
+        Some(index)
+    }
+
+    /// One try at one node. Where its name has several addresses and one takes no connection, the
+    /// next one is asked.
+    async fn at_node(
+        &self,
+        turns: &Turns,
+        node: usize,
+        req: &mut Option<Request<RequestBody>>,
+        outcome: &mut Outcome,
+    ) -> Result<Answer, TryError> {
+        let name = turns.name(node);
+        let answer = match name {
+            None => None,
+            Some(name) => match name.now() {
+                Some(answer) => Some(answer),
+                None => {
+                    let resolved = Box::pin(self.resolve(name)).await;
+                    if resolved.is_err() {
+                        let pool = &self.worker.pool;
+                        outcome.endpoint = turns.endpoint(node, None, self.authority, pool);
+                    }
+                    Some(resolved?)
+                }
+            },
+        };
+        let mut ips = answer.as_ref().map(|answer| answer.in_turn());
+        let mut last = Reason::NoNode.into();
+        loop {
+            let ip = ips.as_mut().map(Iterator::next);
+            let endpoint = match ip {
+                Some(None) => None,
+                None | Some(Some(_)) => {
+                    turns.endpoint(node, ip.flatten(), self.authority, &self.worker.pool)
+                }
+            };
+            let Some(endpoint) = endpoint else {
+                return Err(TryError {
+                    refusal: last,
+                    sent: Sent::Nothing,
+                });
+            };
+            outcome.endpoint = Some(endpoint.clone());
+            match self.once(&endpoint, req, outcome).await {
+                Err(TryError { refusal, sent })
+                    if sent == Sent::Nothing && ip.is_some() && takes_no_connection(&refusal) =>
+                {
+                    last = refusal;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Where a name leads, in the time that a connection may take.
+    async fn resolve(&self, name: &Name) -> Result<Arc<resolve::Answer>, TryError> {
+        let sweep = &self.worker.sweep;
+        let until = sweep.after(self.timeouts.connect);
+        let refusal = match sweep.within(until, Box::pin(name.answer())).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => Refusal::new(Reason::UpstreamUnresolvable, error.to_string()),
+            Err(_expired) => Refusal::new(
+                Reason::UpstreamTimeout,
+                "its name was not resolved within `timeout.connect`",
+            ),
+        };
+        Err(TryError {
+            refusal,
+            sent: Sent::Nothing,
+        })
     }
 
     /// One try at one node. A kept connection that turns out to be dead costs no try.
@@ -691,6 +770,7 @@ impl Tries<'_> {
         let target = Target {
             host: &node.host,
             port: node.port,
+            ip: endpoint.ip,
             peer: &endpoint.peer,
             tls,
         };
@@ -892,6 +972,14 @@ impl Tries<'_> {
             Err(_) => Err(Reason::UpstreamTimeout.into()),
         }
     }
+}
+
+/// Whether nobody was there to speak to.
+fn takes_no_connection(refusal: &Refusal) -> bool {
+    matches!(
+        refusal.reason,
+        Reason::UpstreamRefused | Reason::UpstreamUnreachable
+    )
 }
 
 /// A try that gave no answer.

@@ -4,6 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use http::HeaderValue;
 
 use crate::matching::authority::Authority;
 use crate::matching::balance::{Member, Ring, WeightedRoundRobin, load};
+use crate::net::resolve::{Name, Resolver};
 use crate::proxy::headers::text_value;
 use crate::proxy::pool::{Bucket, Pool, PoolKey};
 use crate::snapshot::health::Sign;
@@ -35,6 +37,8 @@ pub struct Turns {
     upstream: Arc<Upstream>,
     /// What is known of each node, in the upstream's order.
     states: Vec<Arc<NodeState>>,
+    /// Where each node is; `None`: it is an address itself. Held, so that names are kept up to date.
+    names: Vec<Option<Name>>,
     /// The highest priority first.
     levels: Vec<Level>,
     random: Cell<u64>,
@@ -83,6 +87,8 @@ pub struct Endpoint {
     pub node: usize,
     /// `host:port`.
     pub peer: Arc<str>,
+    /// Which of its addresses, where its host is a name.
+    pub ip: Option<IpAddr>,
     /// The name sent and checked; `None` in the clear.
     pub name: Option<ServerName>,
     /// The Host it sees, unless that is the client's.
@@ -93,15 +99,18 @@ pub struct Endpoint {
 
 impl Upstreams {
     /// What is remembered of `upstream`.
-    pub fn turns(&self, upstream: &Arc<Upstream>) -> Rc<Turns> {
+    pub fn turns(&self, upstream: &Arc<Upstream>, resolver: &Resolver) -> Rc<Turns> {
         if let Some(turns) = self.known.borrow().get(&Arc::as_ptr(upstream)) {
             return turns.clone();
         }
         let states = upstream.nodes.iter();
         let states = states.map(|node| upstream.states.of(&node.host, node.port));
+        let names = upstream.nodes.iter();
+        let names = names.map(|node| resolver.host(&node.host));
         let turns = Rc::new(Turns {
             upstream: upstream.clone(),
             states: states.collect(),
+            names: names.collect(),
             levels: levels(&upstream.nodes),
             random: Cell::new(RandomState::new().hash_one(0)),
             endpoints: RefCell::default(),
@@ -267,10 +276,16 @@ impl Turns {
         mixed ^ mixed >> 31
     }
 
-    /// The endpoint of a node for a request to `authority`.
+    /// The name of a node, unless it is an address itself.
+    pub fn name(&self, index: usize) -> Option<&Name> {
+        self.names.get(index)?.as_ref()
+    }
+
+    /// The endpoint of a node, at one of its addresses, for a request to `authority`.
     pub fn endpoint(
         &self,
         index: usize,
+        ip: Option<IpAddr>,
         authority: &Authority,
         pool: &Pool,
     ) -> Option<Rc<Endpoint>> {
@@ -281,6 +296,7 @@ impl Turns {
             let endpoints = self.endpoints.borrow();
             let known = endpoints.iter().find(|endpoint| {
                 endpoint.node == index
+                    && endpoint.ip == ip
                     && match (&endpoint.name, wanted) {
                         (None, None) => true,
                         (Some(ServerName::Dns(name)), Some(wanted)) => **name == *wanted,
@@ -298,6 +314,7 @@ impl Turns {
         let name = wanted.map(ServerName::new);
         let key = PoolKey {
             peer: peer.clone(),
+            ip,
             trust: upstream.trust.as_ref().map(|trust| trust.fingerprint),
             name: name.clone(),
             protocol: specs::protocol(upstream.scheme),
@@ -305,6 +322,7 @@ impl Turns {
         let endpoint = Rc::new(Endpoint {
             node: index,
             peer,
+            ip,
             name,
             host: host_value(upstream, node),
             bucket: pool.bucket(key, upstream.keepalive),

@@ -20,10 +20,12 @@ use crate::matching::sni::SniName;
 use crate::net::dial::{Dialer, Forbidden};
 use crate::net::handshake::Turns;
 use crate::net::listener;
+use crate::net::resolve::Resolver;
 use crate::net::sweep::{Sweep, TICK, millis};
 use crate::proxy::authorize;
 use crate::proxy::conn::{Conn, Signal};
 use crate::proxy::connection;
+use crate::proxy::discovery::Discovered;
 use crate::proxy::pool::Pool;
 use crate::proxy::registry::Registry;
 use crate::proxy::settings::Settings;
@@ -75,6 +77,8 @@ pub struct Parts {
     pub turns: Turns,
     /// Addresses it must not dial.
     pub forbidden: Arc<Forbidden>,
+    /// The process's view of names.
+    pub resolver: Resolver,
     /// Its sockets.
     pub listeners: Vec<(Inbound, StdListener)>,
     /// Where its records go.
@@ -103,6 +107,8 @@ pub struct Worker {
     pub pool: Pool,
     /// What it remembers of upstreams.
     pub upstreams: Upstreams,
+    /// What it remembers of upstreams whose nodes are found.
+    pub discovered: Discovered,
     /// Its clients' connections.
     pub registry: Rc<Registry>,
     /// The process's places for handshakes.
@@ -189,9 +195,10 @@ async fn run(parts: Parts) -> std::io::Result<()> {
         .max_buf_size(parts.settings.header_bytes);
     let worker = Rc::new(Worker {
         contexts: parts.contexts,
-        dialer: Dialer::new(sweep.clone(), parts.forbidden),
+        dialer: Dialer::new(sweep.clone(), parts.forbidden, parts.resolver),
         pool: Pool::new(parts.settings.pooled),
         upstreams: Upstreams::default(),
+        discovered: Discovered::default(),
         registry: Rc::default(),
         turns: parts.turns,
         http,
@@ -258,6 +265,8 @@ fn keep_house(worker: &Rc<Worker>, ticks: u64) {
     worker.show_upstream_connections();
     if ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
         worker.pool.sweep(worker.sweep.now());
+        // First: what it holds, the other holds too.
+        worker.discovered.sweep();
         worker.upstreams.sweep();
     }
 }

@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 use serde_json::Value;
 
 use super::fault::Verdict;
-use super::upstream::{Node, Scheme};
+use super::upstream::{Discovery, Node, Scheme};
 use super::{Document, members, texts};
 
 /// What a node in a list may have. (APISIX, "upstream.nodes".)
@@ -78,6 +78,30 @@ pub(super) fn read(
     nodes
 }
 
+/// `service_name`, a name with or without a port.
+pub(super) fn read_service(
+    document: &Document,
+    base: &str,
+    verdict: &mut Verdict,
+) -> Option<Discovery> {
+    let service = members::text(document, "service_name")?;
+    let at = format!("{base}/service_name");
+    let (name, port) = match split_port(service) {
+        Ok(parts) => parts,
+        Err(reason) => {
+            verdict.refuse_shape(at, reason);
+            return None;
+        }
+    };
+    Some(Discovery {
+        port: match port {
+            None => None,
+            Some(text) => Some(read_port(text, &at, verdict)?),
+        },
+        name: read_host(name, &at, verdict)?,
+    })
+}
+
 /// `"host:port": weight`.
 fn read_map_node(
     address: &str,
@@ -95,13 +119,7 @@ fn read_map_node(
     };
     let port = match port {
         None => scheme.default_port(),
-        Some(text) => match text.parse::<u16>() {
-            Ok(port) if port > 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => port,
-            _ => {
-                verdict.refuse(at, format!("invalid port {}", texts::shown(text)));
-                return None;
-            }
-        },
+        Some(text) => read_port(text, at, verdict)?,
     };
     let host = read_host(host, at, verdict)?;
     Some(Node {
@@ -137,6 +155,17 @@ fn read_list_node(
         weight: read_weight(node.get("weight")?, &format!("{at}/weight"), verdict)?,
         priority,
     })
+}
+
+/// What stands behind a host's colon.
+fn read_port(text: &str, at: &str, verdict: &mut Verdict) -> Option<u16> {
+    match text.parse::<u16>() {
+        Ok(port) if port > 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => Some(port),
+        _ => {
+            verdict.refuse(at, format!("invalid port {}", texts::shown(text)));
+            None
+        }
+    }
 }
 
 /// A node's share; one that is too large is not cut, which would change the others' shares.
@@ -206,6 +235,29 @@ mod tests {
         nodes
             .map(|node| (node.host, node.port, node.weight))
             .collect()
+    }
+
+    #[test]
+    fn services_are_read_with_and_without_a_port() {
+        let body = |name: &str| json!({"service_name": name, "discovery_type": "dns"});
+        for (text, name, port) in [
+            ("a.test", "a.test", None),
+            ("_Http._tcp.a.test:8080", "_http._tcp.a.test", Some(8080)),
+            ("[2001:DB8::1]:9", "2001:db8::1", Some(9)),
+        ] {
+            let discovery = read(&body(text)).discovery.unwrap();
+            assert_eq!((&*discovery.name, discovery.port), (name, port), "{text}");
+        }
+        for (text, reason) in [
+            ("a.test:0", "invalid port"),
+            ("a.test:http", "invalid port"),
+            ("a b", "invalid node host"),
+            (":80", "invalid node host"),
+            ("::1", "IPv6 address must be enclosed"),
+        ] {
+            let told = refusal(Kind::Upstream, &body(text));
+            assert!(told.contains(reason), "{text}: {told}");
+        }
     }
 
     #[test]

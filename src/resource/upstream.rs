@@ -12,6 +12,9 @@ use crate::matching::balance::HashKey;
 use crate::matching::host::HostPattern;
 use crate::tls::policy::Versions;
 
+/// The one `discovery_type` that is served.
+const DNS: &str = "dns";
+
 /// A typed upstream, stand-alone or inline in a service or route.
 #[derive(Clone, Debug)]
 pub struct Upstream {
@@ -19,6 +22,8 @@ pub struct Upstream {
     pub scheme: Scheme,
     /// `nodes`, in the order given. May be empty: requests then answer 503.
     pub nodes: Vec<Node>,
+    /// `service_name`, of which the nodes are found instead.
+    pub discovery: Option<Discovery>,
     /// `type`.
     pub balance: Balance,
     /// `pass_host` with `upstream_host`.
@@ -49,6 +54,15 @@ pub enum Balance {
     Quicker,
     /// `chash`: the same for the same key, which `hash_on` and `key` name.
     Hash(Arc<HashKey>),
+}
+
+/// A service whose nodes DNS knows (`discovery_type: dns`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discovery {
+    /// The name that is asked for: SRV, then A, then AAAA.
+    pub name: String,
+    /// The port of all nodes; `None`: that of the SRV records, else the scheme's.
+    pub port: Option<u16>,
 }
 
 /// How an upstream is spoken to.
@@ -202,6 +216,7 @@ pub(super) fn read(
     warn_of_unused(document, base, verdict);
     let scheme = read_scheme(document, base, verdict);
     let nodes = nodes::read(document, base, scheme, verdict);
+    let discovery = nodes::read_service(document, base, verdict);
     let balance = balance::read(document, base, verdict);
     let pass_host = read_pass_host(document, base, verdict);
     let tls = members::object(document, "tls")
@@ -214,6 +229,7 @@ pub(super) fn read(
     Some(Upstream {
         scheme,
         nodes,
+        discovery,
         balance,
         pass_host,
         timeouts: members::object(document, "timeout")
@@ -260,10 +276,17 @@ fn read_keepalive(pool: &Document) -> Keepalive {
 
 /// What an upstream can ask for and this version does not do.
 fn refuse_unsupported(document: &Document, base: &str, verdict: &mut Verdict) {
-    for member in ["service_name", "discovery_type", "discovery_args"] {
-        if document.contains_key(member) {
-            verdict.refuse_unsupported(format!("{base}/{member}"), member);
+    let found = members::text(document, "discovery_type");
+    match found {
+        Some(DNS) => {}
+        Some(other) => {
+            let what = format!("discovery_type {}", texts::shown(other));
+            verdict.refuse_unsupported(format!("{base}/discovery_type"), &what);
         }
+        None if document.contains_key("discovery_args") => {
+            verdict.refuse_unsupported(format!("{base}/discovery_args"), "discovery_args");
+        }
+        None => {}
     }
 }
 
@@ -273,6 +296,12 @@ fn warn_of_unused(document: &Document, base: &str, verdict: &mut Verdict) {
     if document.contains_key("upstream_host") && !is_rewritten {
         let text = "upstream_host has no effect unless pass_host is rewrite";
         verdict.warn_unused(format!("{base}/upstream_host"), text);
+    }
+    if members::text(document, "discovery_type") == Some(DNS) {
+        let text = "discovery_args has no effect where discovery_type is dns";
+        if document.contains_key("discovery_args") {
+            verdict.warn_unused(format!("{base}/discovery_args"), text);
+        }
     }
     let pool = ["size", "idle_timeout", "requests"];
     warn_of_unknown(document, base, "keepalive_pool", &pool, verdict);
@@ -382,8 +411,8 @@ pub(super) mod tests {
             let text = format!("{what} is not supported by this version");
             assert_eq!(refusal(Kind::Upstream, &body), text);
         }
-        let found = json!({"service_name": "x", "discovery_type": "dns"});
-        let text = "service_name is not supported by this version";
+        let found = json!({"service_name": "x", "discovery_type": "consul"});
+        let text = "discovery_type consul is not supported by this version";
         assert_eq!(refusal(Kind::Upstream, &found), text);
         accepted(
             Kind::Upstream,

@@ -19,6 +19,7 @@ use super::source::{Ask, ReadFault, Source};
 use super::vault::Vault;
 use crate::net::dial::{Dialer, Forbidden};
 use crate::net::http::{Client, Limits, Origin, Tls};
+use crate::net::resolve::Resolver;
 use crate::net::sweep::Sweep;
 use crate::resource::Id;
 use crate::resource::is_reference;
@@ -41,6 +42,8 @@ pub struct Ground {
     pub sweep: Rc<Sweep>,
     /// Addresses that are never dialled: the gateway's own.
     pub forbidden: Arc<Forbidden>,
+    /// The process's view of names.
+    pub resolver: Resolver,
     /// How long one attempt may take.
     pub bounds: Bounds,
     /// Where sources tell what changed.
@@ -85,7 +88,11 @@ impl Ground {
             answer: self.bounds.attempt,
             body_bytes: ANSWER_BYTES,
         };
-        let dialer = Dialer::new(Rc::clone(&self.sweep), Arc::clone(&self.forbidden));
+        let dialer = Dialer::new(
+            Rc::clone(&self.sweep),
+            Arc::clone(&self.forbidden),
+            self.resolver.clone(),
+        );
         let sweep = Rc::clone(&self.sweep);
         Ok(Client::new(origin, tls, limits, sweep, dialer))
     }
@@ -245,6 +252,7 @@ pub(super) mod samples {
             environment: Rc::new(Environment::new(Box::new(lookup), BTreeSet::new())),
             sweep,
             forbidden: Arc::default(),
+            resolver: Resolver::system(),
             bounds: BOUNDS,
             news: News::default(),
         })

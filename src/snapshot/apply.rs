@@ -466,6 +466,7 @@ mod tests {
             revision: Revision::default(),
             scheme: Scheme::Https,
             nodes: Vec::new(),
+            discovery: None,
             states: Default::default(),
             balance: Default::default(),
             pass_host: PassHost::Pass,

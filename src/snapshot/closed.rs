@@ -74,6 +74,7 @@ fn close_upstream(id: &Id) -> UpstreamPiece {
         revision: Revision::default(),
         scheme: Scheme::Http,
         nodes: Vec::new(),
+        discovery: None,
         states: Default::default(),
         balance: Default::default(),
         pass_host: PassHost::Pass,

@@ -16,6 +16,7 @@ use crate::resource::service::UpstreamRef;
 use crate::resource::ssl::Role;
 use crate::resource::upstream::{Identity, UpstreamTls};
 use crate::resource::{self, Id, Kind, Resource, Revision};
+use crate::snapshot::discovery::Discovery;
 use crate::snapshot::nodes::NodeStates;
 use crate::snapshot::specs::{self, SpecError};
 use crate::snapshot::{Owner, Route, Service, Serving, Trust, Upstream, UpstreamSource};
@@ -276,11 +277,13 @@ fn compile_upstream(
     ground: &Ground<'_>,
 ) -> (UpstreamPiece, Option<Build>, Trouble) {
     let further_nodes = u32::try_from(upstream.nodes.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    let discovery = upstream.discovery.as_ref();
     let mut compiled = Upstream {
         owner,
         revision: Revision::default(),
         scheme: upstream.scheme,
         nodes: upstream.nodes.clone(),
+        discovery: discovery.map(|it| Arc::new(Discovery::new(it, upstream.retries))),
         states: NodeStates::default(),
         balance: upstream.balance.clone(),
         pass_host: upstream.pass_host.clone(),

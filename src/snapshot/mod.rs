@@ -9,6 +9,7 @@ pub mod choose;
 mod claims;
 pub mod closed;
 pub mod compile;
+pub mod discovery;
 pub mod health;
 pub mod link;
 pub mod live;
@@ -165,6 +166,8 @@ pub struct Upstream {
     pub scheme: Scheme,
     /// In the order given; may be empty.
     pub nodes: Vec<Node>,
+    /// Where they are found instead; then there are none here.
+    pub discovery: Option<Arc<discovery::Discovery>>,
     /// What is known of them.
     pub states: nodes::NodeStates,
     /// Whose turn it is.

@@ -22,6 +22,7 @@ mod cli;
 mod client_mtls;
 mod config;
 mod custody;
+mod dns;
 mod early_answers;
 mod faults;
 mod fips;

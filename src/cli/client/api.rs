@@ -24,6 +24,7 @@ use crate::failure::{Reason, chain};
 use crate::net::dial::{DialError, Dialer, Forbidden};
 use crate::net::http::{Client, HttpError, Limits, Origin, Tls};
 use crate::net::look;
+use crate::net::resolve::Resolver;
 use crate::net::sweep::Sweep;
 use crate::resource::{Kind, escaped, shown};
 use crate::tls::material::{CaBundle, KeyPair};
@@ -100,7 +101,12 @@ impl Network {
         } else {
             None
         };
-        let dialer = Dialer::new(Rc::clone(&self.sweep), Arc::new(Forbidden::default()));
+        let dialer = Dialer::new(
+            Rc::clone(&self.sweep),
+            Arc::new(Forbidden::default()),
+            // As every command on this machine sees names.
+            Resolver::system(),
+        );
         Ok(Client::new(
             origin,
             tls,

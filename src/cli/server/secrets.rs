@@ -10,6 +10,7 @@ use crate::config::{self, Config, SecretManager, TrustFile};
 use crate::control::{self, SecretRules};
 use crate::net::dial::Forbidden;
 use crate::net::http::Origin;
+use crate::net::resolve::Resolver;
 use crate::net::sweep::Sweep;
 use crate::secrets::env::Environment;
 use crate::secrets::ground::Ground;
@@ -118,6 +119,7 @@ pub(super) fn ground(
     rules: SecretRules,
     sweep: Rc<Sweep>,
     forbidden: Arc<Forbidden>,
+    resolver: Resolver,
     news: News,
 ) -> Rc<Ground> {
     let lookup = Box::new(|name: &str| std::env::var(name).ok());
@@ -127,6 +129,7 @@ pub(super) fn ground(
         environment: Rc::new(environment),
         sweep,
         forbidden,
+        resolver,
         bounds: Bounds {
             attempt: rules.read_timeout,
             attempts: 1,

@@ -27,6 +27,7 @@ use crate::matching::sni::SniName;
 use crate::net::dial::Forbidden;
 use crate::net::handshake::Turns;
 use crate::net::listener::BindError;
+use crate::net::resolve::Resolver;
 use crate::net::sweep::Sweep;
 use crate::proxy::settings::{ClientAuthNames, Nginx400, Settings};
 use crate::proxy::worker::{self, Inbound};
@@ -160,6 +161,12 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
     let secret_settings = secrets::settings(config)?;
     let forbidden = Arc::new(Forbidden::new(sockets.own.iter().copied()));
     parts.rules.own = forbidden.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let servers = &config.resolver.servers;
+    let resolver = Resolver::dns(servers, draw_id, runtime.handle().clone());
+    parts.rules.resolver = resolver.clone();
     let control = Control::open(parts)?;
     let standalone = match file {
         Some(path) => Some(Standalone::adopt(path, &control)?),
@@ -174,6 +181,7 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
         live: &live,
         contexts: &contexts,
         metrics: &metrics,
+        resolver: &resolver,
     };
     let workers = own.spawn(links, sockets.data, &forbidden, &failures, sink.as_ref())?;
 
@@ -207,9 +215,6 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
         tls: admin_tls,
         client_roles: config.admin.https.client_roles.clone().into(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     let ended = LocalSet::new().block_on(&runtime, async {
         if let Some(standalone) = standalone {
             tokio::task::spawn_local(standalone.watch());
@@ -220,7 +225,14 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
         let sweep = Sweep::new();
         tokio::task::spawn_local(Rc::clone(&sweep).run(|| {}));
         let news = orders.news.clone();
-        let ground = secrets::ground(secret_settings, secret_rules, sweep, forbidden, news);
+        let ground = secrets::ground(
+            secret_settings,
+            secret_rules,
+            sweep,
+            forbidden,
+            resolver,
+            news,
+        );
         tokio::task::spawn_local(serve_desk(orders, ground, metrics));
         if let Some(kek) = kek {
             let rekeying = control.clone();
@@ -270,6 +282,12 @@ fn surroundings(
     })
 }
 
+/// Ids of DNS questions, from OpenSSL's generator.
+fn draw_id() -> io::Result<u16> {
+    let bytes = rand::array().map_err(io::Error::other)?;
+    Ok(u16::from_be_bytes(bytes))
+}
+
 /// As many descriptors as the system permits.
 fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
@@ -302,6 +320,7 @@ struct Own<'a> {
     live: &'a Arc<Live>,
     contexts: &'a Arc<Contexts>,
     metrics: &'a Arc<Metrics>,
+    resolver: &'a Resolver,
 }
 
 impl Own<'_> {
@@ -365,6 +384,7 @@ impl Own<'_> {
                 link,
                 turns: turns.clone(),
                 forbidden: forbidden.clone(),
+                resolver: self.resolver.clone(),
                 listeners,
                 access: sink.map_or_else(AccessLog::off, AccessSink::log),
                 logs_access: sink.is_some(),

@@ -71,6 +71,19 @@ impl Report {
         }
     }
 
+    /// Nobody knows its nodes, for `why`.
+    pub(super) fn unresolved(object: String, why: &str) -> Self {
+        let verdict = format!("{object} has no node: its `service_name` leads nowhere: {why}.");
+        Self {
+            object,
+            upstream: None,
+            is_good: false,
+            verdict,
+            closed: Some(Reason::UpstreamUnresolvable),
+            nodes: Vec::new(),
+        }
+    }
+
     /// `all_count`: how many nodes there are.
     pub(super) fn new(
         object: String,

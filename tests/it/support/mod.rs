@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 pub(crate) mod a6;
 pub(crate) mod bao;
 pub(crate) mod client;
+pub(crate) mod dns;
 pub(crate) mod fips;
 pub(crate) mod gateway;
 pub(crate) mod h2;
