@@ -195,6 +195,14 @@ impl RequestBody {
         });
     }
 
+    /// Whether what looks like its end is none: to hyper a stream of HTTP/2 that its client cancels
+    /// has ended in order.
+    fn is_cut(&self) -> bool {
+        let conn = self.in_flight.as_ref().map(InFlight::conn);
+        conn.is_some_and(|conn| conn.is_http2())
+            && !self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
     /// Read to its end.
     fn finish(&mut self) {
         self.incoming = None;
@@ -250,6 +258,10 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(_))) => {
+                self.upload.broken.set(Some(Reason::ClientGone));
+                Poll::Ready(Some(Err(BodyError::ClientGone(cancelled()))))
+            }
+            Poll::Ready(None) if self.is_cut() => {
                 self.upload.broken.set(Some(Reason::ClientGone));
                 Poll::Ready(Some(Err(BodyError::ClientGone(cancelled()))))
             }
@@ -334,6 +346,8 @@ pub struct Streamed {
     limit: Option<Limit>,
     patience: u64,
     waiting: Option<Waiting>,
+    /// Its head, or its trailers, said that nothing follows.
+    has_closed: bool,
 }
 
 impl Streamed {
@@ -348,6 +362,7 @@ impl Streamed {
         sweep: &Rc<Sweep>,
         patience: u64,
     ) -> Self {
+        let has_closed = outcome.is_trailers_only;
         let mut body = Self {
             incoming,
             upstream: Some(upstream),
@@ -357,11 +372,22 @@ impl Streamed {
             limit: None,
             patience,
             waiting: None,
+            has_closed,
         };
         if body.incoming.is_end_stream() {
             body.finish();
         }
         body
+    }
+
+    /// Whether what looks like its end is none: to hyper a stream that its upstream cancels has ended
+    /// in order. One that is complete may be reset as well, to stop what is still sent to it
+    /// (RFC 9113 §8.1).
+    fn is_cut(&self) -> bool {
+        self.upstream.as_ref().is_some_and(UpstreamConn::is_stream)
+            && !self.has_closed
+            && !self.incoming.is_end_stream()
+            && self.incoming.size_hint().exact() != Some(0)
     }
 
     /// The answer is complete: its connection serves again.
@@ -385,6 +411,7 @@ impl Streamed {
                 self.conn.progress();
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::to_downstream(trailers);
+                    self.has_closed = true;
                 }
                 if let Some(data) = frame.data_ref() {
                     let count = u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -394,6 +421,11 @@ impl Streamed {
                     self.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) if self.is_cut() => {
+                let detail = "in the body: its stream was cancelled".to_owned();
+                let error = self.fail(Reason::UpstreamReset, detail);
+                Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(None) => {
                 self.finish();

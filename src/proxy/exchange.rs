@@ -199,6 +199,12 @@ impl UpstreamConn {
         }
     }
 
+    /// Whether it is a stream of HTTP/2.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        matches!(self.wire, Wire::Many(_))
+    }
+
     /// When it moved bytes.
     #[must_use]
     pub fn activity(&self) -> &Rc<Activity> {

@@ -51,6 +51,8 @@ pub struct Outcome {
     refusal: Option<(Reason, String)>,
     request_id: OnceCell<String>,
     upload: Rc<Upload>,
+    /// The answer's head is all of it: the outcome of a gRPC call ("Trailers-Only").
+    pub is_trailers_only: bool,
     /// Body bytes to the client.
     pub bytes_out: u64,
 }
@@ -78,6 +80,7 @@ impl Outcome {
             refusal: None,
             request_id: OnceCell::new(),
             upload: req.body().upload(),
+            is_trailers_only: false,
             bytes_out: 0,
         }
     }

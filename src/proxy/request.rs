@@ -27,7 +27,7 @@ use crate::proxy::authority;
 use crate::proxy::authorize;
 use crate::proxy::body::{ReplyBody, RequestBody, Streamed, Upload};
 use crate::proxy::conn::{Conn, Signal, Tunnelled};
-use crate::proxy::error::Refusal;
+use crate::proxy::error::{GRPC_STATUS, Refusal};
 use crate::proxy::exchange::{UpstreamConn, patience};
 use crate::proxy::headers;
 use crate::proxy::multiplex::Turn;
@@ -133,6 +133,7 @@ fn deliver(
                 head.headers.insert(TRAILER, GRPC_TRAILERS);
             }
             outcome.answered(head.status);
+            outcome.is_trailers_only = head.headers.contains_key(GRPC_STATUS);
             let body = Streamed::new(incoming, upstream, outcome, conn, &worker.sweep, patience);
             Response::from_parts(head, ReplyBody::Streamed(Box::new(body)))
         }

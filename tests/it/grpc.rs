@@ -14,7 +14,7 @@ use crate::support::origin::{ClosedPort, Nginx, Origin, TcpOrigin, seen};
 use crate::support::pki::Ca;
 use crate::support::site::Site;
 use crate::support::tls::{Answer, open};
-use crate::support::upstream::{Cases, NAME, checking, showing, speaking, upstream};
+use crate::support::upstream::{Cases, NAME, checking, record_of, showing, speaking, upstream};
 
 const API: &str = "api.example.com";
 
@@ -334,6 +334,40 @@ fn long_message_that_was_refused_is_told_as_unavailable() {
         .unwrap();
     let (answer, _) = conn.read_head(stream.into_answer()).unwrap();
     assert_eq!(answer.header("grpc-status"), Some("14"), "{answer:?}");
+}
+
+#[test]
+fn call_that_its_client_gives_up_halfway_is_cancelled() {
+    for version in TlsVersion::ALL {
+        let origin = H2Origin::plain(100);
+        let site = site(&grpc(&origin.node()));
+        let mut conn = connect(&site, version);
+        let mut stream = conn.send(call("/hang"), false).unwrap();
+        stream.upload.send_data("one".into(), false).unwrap();
+        conn.drive(async { tokio::task::yield_now().await });
+        origin.expect_note("hangs");
+        stream.upload.send_reset(h2::Reason::CANCEL);
+        // The reset is sent before what follows it.
+        conn.get(API, "/after").unwrap();
+        origin.expect_note("reset by CANCEL");
+    }
+}
+
+#[test]
+fn answer_whose_stream_is_cancelled_is_not_whole() {
+    let origin = H2Origin::plain(100);
+    let site = site(&grpc(&origin.node()));
+    let mut conn = connect(&site, TlsVersion::V13);
+    let mut stream = conn.send(call("/cut"), false).unwrap();
+    stream.upload.send_data("one".into(), false).unwrap();
+    let mut upload = stream.upload;
+    let (_, mut body) = conn.read_head(stream.answer).unwrap();
+    assert_eq!(next(&conn, &mut body).as_deref(), Some("one"));
+    upload.send_data("go on".into(), true).unwrap();
+    let rest = conn.drive(async { body.data().await });
+    assert!(matches!(rest, Some(Err(_))), "{rest:?}");
+    let record = record_of(&site.gateway, "/cut");
+    assert_eq!(field(&record, "reason"), Some("upstream_reset"), "{record}");
 }
 
 #[test]

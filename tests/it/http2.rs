@@ -1,10 +1,10 @@
 //! HTTP/2 towards clients: agreed on by ALPN, under the same rules per request.
 
 use std::io::{Read, Write};
+use std::sync::{Mutex, mpsc};
 
 use serde_json::json;
 
-use crate::support::TlsVersion;
 use crate::support::client::Curl;
 use crate::support::gateway::{Setup, field};
 use crate::support::h2::H2Conn;
@@ -14,6 +14,7 @@ use crate::support::pki::Ca;
 use crate::support::raw::RawClient;
 use crate::support::site::Site;
 use crate::support::upstream::record_of;
+use crate::support::{SOON, TlsVersion};
 
 const NAME: &str = "api.example.com";
 
@@ -253,4 +254,38 @@ fn grpc_passes_in_the_clear_from_end_to_end() {
     });
     assert_eq!(&data[..], b"hello");
     assert_eq!(trailers["grpc-status"], "0");
+}
+
+#[test]
+fn body_that_its_client_cancels_is_not_passed_on_as_whole() {
+    let (told, heard) = mpsc::channel();
+    let told = Mutex::new(told);
+    let origin = TcpOrigin::serving(move |mut conn| {
+        read_head(&mut conn);
+        let mut body = Vec::new();
+        let mut byte = [0];
+        while !body.ends_with(b"part\r\n") && matches!(conn.read(&mut byte), Ok(1)) {
+            body.push(byte[0]);
+        }
+        told.lock().unwrap().send(body).unwrap();
+        let mut rest = Vec::new();
+        drop(conn.read_to_end(&mut rest));
+        told.lock().unwrap().send(rest).unwrap();
+    });
+    let site = Site::start();
+    site.put_ssl("open", NAME, &json!({}));
+    let route = json!({"uri": "/x", "upstream": {"nodes": {origin.node(): 1}}});
+    site.gateway.configure("/routes/x", &route);
+    for version in TlsVersion::ALL {
+        let mut conn = H2Conn::connect(&site.client(NAME).tls(version)).unwrap();
+        let mut stream = conn.begin("POST", NAME, "/x", false).unwrap();
+        stream.upload.send_data("part".into(), false).unwrap();
+        conn.drive(async { tokio::task::yield_now().await });
+        assert_eq!(heard.recv_timeout(SOON).unwrap(), b"4\r\npart\r\n");
+        stream.upload.send_reset(h2::Reason::CANCEL);
+        // The reset is sent before what follows it.
+        conn.get(NAME, "/after").unwrap();
+        // No chunk that says "this was all".
+        assert_eq!(heard.recv_timeout(SOON).unwrap(), b"");
+    }
 }

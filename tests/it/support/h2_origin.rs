@@ -163,6 +163,15 @@ async fn answer(
             respond.send_reset(Reason::REFUSED_STREAM);
             return Ok(());
         }
+        "/cut" => {
+            let head = Response::new(());
+            let mut out = respond.send_response(head, false)?;
+            out.send_data(body.data().await.unwrap()?, false)?;
+            // The client has read it before it sends more.
+            body.data().await.unwrap()?;
+            out.send_reset(Reason::CANCEL);
+            return Ok(());
+        }
         "/hang" => {
             state.notes.lock().unwrap().push("hangs".to_owned());
             let ended = std::future::poll_fn(|cx| respond.poll_reset(cx)).await?;
