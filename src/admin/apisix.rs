@@ -16,7 +16,7 @@ use super::reply::{self, Answer, Refusal};
 use super::target::{Depth, Target};
 use crate::control::{Amend, Delete, Flavour, Post, Put, Shown, WriteError, Written};
 use crate::resource::patch::Patch;
-use crate::resource::{self, Document, Id, Kind, Revision};
+use crate::resource::{self, Document, Id, Kind, Revision, plugins};
 use crate::secrets::custody::Opened;
 
 /// The shortest `ttl`, in seconds: what the store counts in.
@@ -39,7 +39,7 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
         (Target::Object(kind, id), &Method::PUT) => put(call, kind, Some(&id)).await,
         (Target::Object(kind, id), &Method::DELETE) => delete(call, kind, &id).await,
         (Target::ServiceUpstreams(id), &Method::GET) => show_service_upstreams(call, id).await,
-        (Target::Plugins, &Method::GET) => Ok(Answer::ok(json!([]))),
+        (Target::Plugins, &Method::GET) => Ok(Answer::ok(json!(plugins::NAMES))),
         (Target::PluginSchemas(name), &Method::GET) => plugin_schemas(call, name),
         (Target::Schema(word), &Method::GET) => judge::show_schema(word),
         (Target::SchemaCheck(word), &Method::POST) => judge::check_schema(call, word).await,

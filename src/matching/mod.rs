@@ -14,6 +14,7 @@ pub mod path_prefix;
 pub mod patterns;
 pub mod route;
 pub mod sni;
+pub mod template;
 pub mod variable;
 pub mod vars;
 

@@ -23,6 +23,7 @@ use crate::net::dial::Target;
 use crate::net::resolve::{self, Name};
 use crate::net::stream::Stream;
 use crate::net::sweep::{Until, millis};
+use crate::plugins::proxy_rewrite::Rewritten;
 use crate::proxy::authority;
 use crate::proxy::authorize;
 use crate::proxy::body::{ReplyBody, RequestBody, Streamed, Upload};
@@ -252,6 +253,7 @@ async fn forward(
     let protocols = upgrade::asked(req).filter(|_| !conn.is_http2());
     let taken = headers::to_upstream(req.headers_mut(), &conn.via, &authority)?;
     outcome.is_prepared = true;
+    let mut prepared = place.rewrite(req.headers_mut());
     if let Some(target) = &place.target {
         *req.uri_mut() = target.clone();
     }
@@ -286,11 +288,15 @@ async fn forward(
             return Err(refusal);
         }
         // What it was to be sent by was replaced before it could be opened.
+        if let Some(prepared) = prepared.take() {
+            *req.headers_mut() = prepared;
+        }
         let host = headers::text_value(authority.as_str()).ok_or(Reason::AuthorityInvalid)?;
         req.headers_mut().insert(HOST, host);
         let found = find_place(worker, conn, req.headers(), &taken, outcome);
         place = Box::pin(found).await?;
         *req.uri_mut() = place.target.as_ref().unwrap_or(&outcome.uri).clone();
+        prepared = place.rewrite(req.headers_mut());
     }
 }
 
@@ -328,9 +334,19 @@ struct Place {
     hash: u32,
     /// The target that the upstream gets, where it is not the client's.
     target: Option<Uri>,
+    /// What its route does to the headers that the upstream gets.
+    rewritten: Option<Rewritten>,
 }
 
 impl Place {
+    /// Rewrites the upstream's headers. Returns them as they were, where that is otherwise.
+    fn rewrite(&mut self, headers: &mut HeaderMap) -> Option<HeaderMap> {
+        let rewritten = self.rewritten.take()?;
+        let prepared = headers.clone();
+        rewritten.apply(headers);
+        Some(prepared)
+    }
+
     fn is_outdated(&self, worker: &Worker) -> bool {
         worker.snapshot().version != self.version
     }
@@ -356,7 +372,7 @@ async fn find_place(
         taken,
         path: &path,
     };
-    let route = find_route(&variables)?;
+    let (route, rewritten) = find_route(&variables)?;
     let upstream = find_upstream(&snapshot, &route);
     let hash = match upstream.as_ref().map(|upstream| &upstream.balance) {
         Ok(Balance::Hash(key)) => key.hash(&RouteVariables {
@@ -390,6 +406,7 @@ async fn find_place(
         upstream,
         hash,
         target,
+        rewritten,
     })
 }
 
@@ -401,23 +418,28 @@ fn is_unready(reason: Reason) -> bool {
     )
 }
 
-/// The first route in order that also fits method, peer and variables.
-fn find_route(request: &RequestVariables<'_>) -> Result<Arc<Route>, Refusal> {
+/// The first route in order that also fits method, peer and variables, and what it does to headers.
+fn find_route(request: &RequestVariables<'_>) -> Result<(Arc<Route>, Option<Rewritten>), Refusal> {
     let outcome = request.outcome;
     let authority = outcome.authority.as_ref().ok_or(Reason::Internal)?;
     let peer = outcome.conn().peer.ip().to_canonical();
+    let mut rewritten = None;
     let fits = |route: &Arc<Route>, parameters: &Parameters<'_>| {
         let variables = RouteVariables {
             request,
             parameters,
         };
-        (route.methods.is_empty() || route.methods.contains(&outcome.method))
+        let is_meant = (route.methods.is_empty() || route.methods.contains(&outcome.method))
             && (route.remote_addrs.is_empty()
                 || route.remote_addrs.iter().any(|net| net.contains(&peer)))
             && route
                 .vars
                 .as_ref()
-                .is_none_or(|vars| vars.holds(&variables))
+                .is_none_or(|vars| vars.holds(&variables));
+        if is_meant && let Some(rewrite) = &route.headers {
+            rewritten = Some(Rewritten::of(rewrite, &variables));
+        }
+        is_meant
     };
     let asked = route::Request {
         host: authority.host(),
@@ -438,7 +460,7 @@ fn find_route(request: &RequestVariables<'_>) -> Result<Arc<Route>, Refusal> {
             Reason::RouteClosed,
             format!("{}: {}", route.id, reason.code()),
         )),
-        None => Ok(route.clone()),
+        None => Ok((route.clone(), rewritten)),
     }
 }
 

@@ -30,6 +30,7 @@ pub mod checks;
 pub mod fault;
 pub mod json;
 pub mod patch;
+pub mod plugins;
 pub mod route;
 pub mod schema;
 pub mod secret;

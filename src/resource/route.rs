@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::fault::Verdict;
+use super::plugins::{self, Plugins};
 use super::service::{self, UpstreamRef};
 use super::upstream::{self, Timeouts};
 use super::{Document, Id, Terms, members, texts, vars};
@@ -25,6 +26,8 @@ pub struct Route {
     pub remote_addrs: Vec<IpNet>,
     /// `vars`; `None` where it asks nothing.
     pub vars: Option<Arc<Expression>>,
+    /// `plugins`.
+    pub plugins: Plugins,
     /// `priority`, default 0; higher first among equal paths.
     pub priority: i64,
     /// `service_id`.
@@ -59,6 +62,7 @@ pub(super) fn read(document: &Document, terms: &Terms, verdict: &mut Verdict) ->
     let vars = document
         .get("vars")
         .and_then(|vars| vars::read(vars, verdict));
+    let plugins = plugins::read(document, verdict);
     service::refuse_unsupported(document, verdict);
     upstream::warn_of_unknown_timeouts(document, "", verdict);
     let mut methods = members::texts(document, "methods");
@@ -82,6 +86,7 @@ pub(super) fn read(document: &Document, terms: &Terms, verdict: &mut Verdict) ->
             .collect(),
         remote_addrs,
         vars: vars.map(Arc::new),
+        plugins,
         priority,
         service: document.get("service_id").and_then(members::id),
         timeouts: members::object(document, "timeout").map(upstream::read_timeouts),

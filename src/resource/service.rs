@@ -1,8 +1,9 @@
 //! The service resource: what several routes share.
 
 use super::fault::Verdict;
+use super::plugins::{self, Plugins};
 use super::upstream::{self, Upstream};
-use super::{Document, Id, Terms, members, texts};
+use super::{Document, Id, Terms, members};
 use crate::matching::host::HostPattern;
 use crate::matching::path_prefix::PathPrefix;
 
@@ -18,6 +19,8 @@ pub struct Service {
     /// `path_prefix`, and `strip_path_prefix`, default true: what stands before the paths of its
     /// routes.
     pub path_prefix: Option<PathPrefix>,
+    /// `plugins`; those of a route go before them, name by name.
+    pub plugins: Plugins,
 }
 
 /// Where a route or service sends its requests.
@@ -37,6 +40,7 @@ pub(super) fn read(
     verdict: &mut Verdict,
 ) -> Option<Service> {
     let hosts = read_hosts(members::one_or_many(document, "", "hosts"), verdict);
+    let plugins = plugins::read(document, verdict);
     refuse_unsupported(document, verdict);
     let upstream = read_choice(document, &hosts, terms, verdict);
     Some(Service {
@@ -44,6 +48,7 @@ pub(super) fn read(
         upstream,
         upgrades: members::flag(document, "enable_websocket").unwrap_or(false),
         path_prefix,
+        plugins,
     })
 }
 
@@ -89,13 +94,6 @@ pub(super) fn read_hosts(hosts: Vec<(String, &str)>, verdict: &mut Verdict) -> V
 
 /// What services and routes can ask for and this version does not do.
 pub(super) fn refuse_unsupported(document: &Document, verdict: &mut Verdict) {
-    for name in members::object(document, "plugins")
-        .into_iter()
-        .flat_map(|all| all.keys())
-    {
-        let at = texts::join("/plugins", name);
-        verdict.refuse(at, format!("unknown plugin [{}]", texts::shown(name)));
-    }
     for member in ["script", "script_id", "filter_func", "plugin_config_id"] {
         if document.contains_key(member) {
             verdict.refuse_unsupported(format!("/{member}"), member);

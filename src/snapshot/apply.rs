@@ -18,7 +18,7 @@ use crate::resource::{Id, Kind, Revision};
 use crate::snapshot::claims::Claim;
 use crate::snapshot::compile::{Piece, RoutePiece, ServerPiece};
 use crate::snapshot::reach::NamesByEnd;
-use crate::snapshot::{Name, Route, Snapshot, UpstreamSource};
+use crate::snapshot::{HeaderRewrite, Name, Route, Snapshot, UpstreamSource};
 use crate::tls::material::Digest;
 
 /// One change of one object.
@@ -380,10 +380,14 @@ impl Snapshot {
             .as_ref()
             .is_some_and(|upstream| upstream.borrowed.is_some());
         let path_prefix = self.prefix_of(piece).cloned();
-        let route = if is_borrowing || closed != piece.route.closed || path_prefix.is_some() {
+        let headers = self.headers_of(piece).cloned();
+        let is_own =
+            closed == piece.route.closed && path_prefix.is_none() && headers == piece.route.headers;
+        let route = if is_borrowing || !is_own {
             let mut route = Route::clone(&piece.route);
             route.closed = closed;
             route.path_prefix = path_prefix;
+            route.headers = headers;
             if let Some(inline) = &piece.upstream {
                 let upstream = inline.resolve(|ssl| self.lent(ssl));
                 route.upstream = Some(UpstreamSource::Inline(upstream));
@@ -415,14 +419,24 @@ fn lent(object: Option<&Object>) -> Option<Result<Digest, Reason>> {
 }
 
 /// What of a service its routes take over.
-fn shared(
-    object: Option<&Object>,
-) -> Option<(&[HostPattern], Option<&PathPrefix>, Option<Reason>)> {
+fn shared(object: Option<&Object>) -> Option<Shared<'_>> {
     if let Piece::Service(service) = &object?.piece {
-        let prefix = service.path_prefix.as_deref();
-        return Some((&service.hosts, prefix, service.closed));
+        return Some(Shared {
+            hosts: &service.hosts,
+            path_prefix: service.path_prefix.as_deref(),
+            headers: service.headers.as_deref(),
+            closed: service.closed,
+        });
     }
     None
+}
+
+#[derive(PartialEq)]
+struct Shared<'a> {
+    hosts: &'a [HostPattern],
+    path_prefix: Option<&'a PathPrefix>,
+    headers: Option<&'a HeaderRewrite>,
+    closed: Option<Reason>,
 }
 
 #[cfg(test)]
@@ -503,6 +517,7 @@ mod tests {
                 .map(|host| HostPattern::parse(host).unwrap())
                 .collect(),
             path_prefix: None,
+            headers: None,
             upstream,
             upgrades: false,
             closed: None,
@@ -525,6 +540,7 @@ mod tests {
                 remote_addrs: Vec::new(),
                 vars: None,
                 path_prefix: None,
+                headers: None,
                 service: service.map(id),
                 upstream: None,
                 timeouts: None,

@@ -297,7 +297,7 @@ fn words_and_methods_that_do_not_exist_are_refused_as_by_apisix() {
     }
     assert_eq!(
         gateway.admin_get("/plugins/list").expect_status(200).json(),
-        json!([])
+        json!(["proxy-rewrite"])
     );
     let all = gateway.admin_get("/plugins?all=true").expect_status(200);
     assert_eq!(all.json(), json!({}));

@@ -37,6 +37,7 @@ mod layering;
 mod nginx_differential;
 mod persistence;
 mod policy;
+mod proxy_rewrite;
 mod resumption;
 mod retries;
 mod revocation;
