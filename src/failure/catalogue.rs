@@ -232,6 +232,9 @@ catalogue! {
     UpstreamIsSelf "upstream_is_self" Us
         "The node's address is an admin or status address of this gateway, which no route may reach."
         "Correct the host and port in `nodes` of the upstream."
+    LoopDetected "loop_detected" Us
+        "The request had come through this gateway several times already: a route leads back to the gateway itself, directly or by way of others, and the request would have gone round for ever. The answer was 508."
+        "Look at the route and the node in the record: that node is this gateway, or leads back to it. Give the upstream the address of the service, or a Host (`pass_host`, `upstream_host`) that another route answers to."
     UpstreamNotReady "upstream_not_ready" Us
         "The upstream's TLS configuration could not be made ready: its material is invalid or its secret is unresolved. Requests for it are answered with 503."
         "Run `portcullis check`: it names the upstream and the field at fault, usually `tls.client_cert`, `tls.client_key` or `tls.ca_certs`."

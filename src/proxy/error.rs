@@ -210,6 +210,7 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::UpstreamHandshakeFailed
         | Reason::UpstreamProtocolError
         | Reason::UpstreamIsSelf => StatusCode::BAD_GATEWAY,
+        Reason::LoopDetected => StatusCode::LOOP_DETECTED,
         Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -248,6 +249,7 @@ fn title(status: StatusCode, reason: Reason) -> &'static str {
         502 => "502 Bad Gateway",
         503 => "503 Service Temporarily Unavailable",
         504 => "504 Gateway Time-out",
+        508 => "508 Loop Detected",
         _ => "Error",
     }
 }

@@ -14,6 +14,7 @@ pub mod error;
 pub mod exchange;
 pub mod headers;
 pub mod http2;
+pub mod loops;
 pub mod multiplex;
 pub mod outcome;
 pub mod pool;

@@ -247,12 +247,14 @@ async fn forward(
     let sni = conn.server_name(worker.settings.fallback_sni.as_ref());
     let authority = authority::read(req, &conn.last_host, sni, port)?;
     outcome.authority = Some(authority.clone());
+    worker.settings.mark.check(req.headers())?;
     let mut place = find_place(worker, conn, req.headers(), &[], outcome).await?;
 
     // A stream of HTTP/2 has no connection that could go over.
     let protocols = upgrade::asked(req).filter(|_| !conn.is_http2());
     let taken = headers::to_upstream(req.headers_mut(), &conn.via, &authority)?;
     outcome.is_prepared = true;
+    worker.settings.mark.put(req.headers_mut());
     let mut prepared = place.rewrite(req.headers_mut());
     if let Some(target) = &place.target {
         *req.uri_mut() = target.clone();

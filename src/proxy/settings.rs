@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::matching::sni::SniName;
+use crate::proxy::loops::Mark;
 
 /// What a plain-HTTP request to a name that asks for client certificates gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct Settings {
     pub https_port: Option<u16>,
     /// nginx's own 400.
     pub nginx_400: Nginx400,
+    /// What tells requests that come back.
+    pub mark: Mark,
     /// The name that stands for clients that send none.
     pub fallback_sni: Option<SniName>,
     /// For a whole handshake, from accept on.

@@ -49,8 +49,12 @@ const MEMBERS: [&str; 7] = [
     "use_real_request_uri_unsafe",
 ];
 
+/// What requests that go round in circles are told by (RFC 8586).
+const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+
 /// Headers that say how a message is framed or routed; they are the gateway's own to write.
-const OURS: [HeaderName; 8] = [
+const OURS: [HeaderName; 9] = [
+    CDN_LOOP,
     CONNECTION,
     CONTENT_LENGTH,
     EXPECT,
@@ -164,6 +168,8 @@ fn read_name(name: &str, at: &str, verdict: &mut Verdict) -> Option<HeaderName> 
     if OURS.contains(&header) {
         let remedy = if header == HOST {
             "use pass_host of the upstream"
+        } else if header == CDN_LOOP {
+            "requests that go round in circles are told by it"
         } else {
             "it says how the message is framed"
         };
@@ -279,6 +285,11 @@ mod tests {
                 json!({"headers": {"set": {"Host": "c"}}}),
                 "/headers/set/Host",
                 "pass_host",
+            ),
+            (
+                json!({"headers": {"remove": ["CDN-Loop"]}}),
+                "/headers/remove/0",
+                "in circles",
             ),
             (
                 json!({"headers": {"remove": ["Content-Length"]}}),

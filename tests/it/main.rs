@@ -34,6 +34,7 @@ mod health;
 mod hot_reload;
 mod http2;
 mod layering;
+mod loops;
 mod nginx_differential;
 mod persistence;
 mod policy;

@@ -29,6 +29,7 @@ use crate::net::handshake::Turns;
 use crate::net::listener::BindError;
 use crate::net::resolve::Resolver;
 use crate::net::sweep::Sweep;
+use crate::proxy::loops::Mark;
 use crate::proxy::settings::{ClientAuthNames, Nginx400, Settings};
 use crate::proxy::worker::{self, Inbound};
 use crate::resource::Flavour;
@@ -341,7 +342,9 @@ impl Own<'_> {
             None => None,
         };
         let https_port = https_port(&data);
-        let settings = Arc::new(settings(config, fallback.clone(), https_port));
+        let start = rand::hex_id(6)?;
+        let mark = Mark::new(&start)?;
+        let settings = Arc::new(settings(config, mark, fallback.clone(), https_port));
         let turns = Turns::new(config.handshake_count());
         let sessions = SessionCache {
             sessions: i32::try_from(config.https.session_cache.size).unwrap_or(i32::MAX),
@@ -373,7 +376,6 @@ impl Own<'_> {
                 ));
             }
         }
-        let start = rand::hex_id(6)?;
         let mut workers = Vec::new();
         for (index, (link, listeners)) in links.into_iter().zip(shares).enumerate() {
             workers.push(worker::spawn(worker::Parts {
@@ -406,8 +408,14 @@ fn https_port(data: &[(&'static str, SocketAddr, Vec<StdListener>)]) -> Option<u
     first.filter(|_| !ports.any(|port| port == HTTPS_PORT))
 }
 
-fn settings(config: &Config, fallback_sni: Option<SniName>, https_port: Option<u16>) -> Settings {
+fn settings(
+    config: &Config,
+    mark: Mark,
+    fallback_sni: Option<SniName>,
+    https_port: Option<u16>,
+) -> Settings {
     Settings {
+        mark,
         http2: config.http.http2,
         https_port,
         client_auth_names: match config.http.client_auth_names {
