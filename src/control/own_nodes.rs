@@ -8,42 +8,57 @@ use crate::resource::Resource;
 use crate::resource::fault::Fault;
 use crate::resource::service::UpstreamRef;
 use crate::resource::upstream::Upstream;
+use crate::snapshot::bracketed;
 
-/// A fault for each node of a resource that is an address of ours.
+/// A fault for each node of a resource that is an address of ours, and for checks that ask one.
 pub(super) fn own_nodes(resource: &Resource, own: &Forbidden) -> Vec<Fault> {
-    let Some((at, upstream)) = nodes_of(resource) else {
+    let Some((at, upstream)) = upstream_of(resource) else {
         return Vec::new();
     };
-    let nodes = upstream.nodes.iter();
-    let ours = nodes.filter(|node| own.holds_literal(&node.host, node.port));
-    let faults = ours.map(|node| {
-        let host = match node.host.contains(':') {
-            true => format!("[{}]", node.host),
-            false => node.host.clone(),
-        };
-        Fault {
-            pointer: at.to_owned(),
+    let nodes = ours(upstream, None, own).into_iter();
+    let mut faults: Vec<Fault> = nodes
+        .map(|address| Fault {
+            pointer: format!("{at}/nodes"),
             reason: format!(
-                "`nodes`: {host}:{} is an admin or status address of this gateway, which no route \
-                 may reach; give the address of the service",
-                node.port
+                "`nodes`: {address} is an admin or status address of this gateway, which no route \
+                 may reach; give the address of the service"
             ),
             schema: false,
-        }
-    });
-    faults.collect()
+        })
+        .collect();
+    let port = upstream.checks.as_ref().and_then(|it| it.active.port);
+    if let Some(address) = port.and_then(|port| ours(upstream, Some(port), own).pop()) {
+        faults.push(Fault {
+            pointer: format!("{at}/checks/active/port"),
+            reason: format!(
+                "`checks.active.port`: {address} is an admin or status address of this gateway, \
+                 which no check may ask; give a port of the service"
+            ),
+            schema: false,
+        });
+    }
+    faults
 }
 
-/// The upstream that a resource is or holds, with the pointer to its nodes.
-fn nodes_of(resource: &Resource) -> Option<(&'static str, &Upstream)> {
+/// The nodes, or with `port` what is checked of them, that are addresses of ours.
+fn ours(upstream: &Upstream, port: Option<u16>, own: &Forbidden) -> Vec<String> {
+    let nodes = upstream.nodes.iter();
+    let asked = nodes.map(|node| (&node.host, port.unwrap_or(node.port)));
+    let ours = asked.filter(|(host, port)| own.holds_literal(host, *port));
+    ours.map(|(host, port)| format!("{}:{port}", bracketed(host)))
+        .collect()
+}
+
+/// The upstream that a resource is or holds, with the pointer to it.
+fn upstream_of(resource: &Resource) -> Option<(&'static str, &Upstream)> {
     let held = match resource {
-        Resource::Upstream(upstream) => return Some(("/nodes", upstream)),
+        Resource::Upstream(upstream) => return Some(("", upstream)),
         Resource::Service(service) => service.upstream.as_ref(),
         Resource::Route(route) => route.upstream.as_ref(),
         Resource::Ssl(_) | Resource::Secret(_) => None,
     };
     match held? {
-        UpstreamRef::Inline(upstream) => Some(("/upstream/nodes", upstream)),
+        UpstreamRef::Inline(upstream) => Some(("/upstream", upstream)),
         UpstreamRef::Id(_) => None,
     }
 }

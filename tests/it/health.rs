@@ -406,3 +406,19 @@ fn checks_that_cannot_be_made_are_refused() {
     }
     gateway.configure("/upstreams/u", &with(json!({"active": {}, "passive": {}})));
 }
+
+#[test]
+fn check_of_our_own_admin_port_is_refused_as_a_node_is() {
+    let gateway = Gateway::start();
+    let origin = TcpOrigin::closing();
+    let checks = |port: u16| {
+        json!({
+            "nodes": {origin.node(): 1},
+            "checks": {"active": {"port": port}},
+        })
+    };
+    let refused = gateway.admin_put("/upstreams/u", &checks(gateway.port("admin")));
+    assert_eq!(refused.status, Some(400), "{refused:?}");
+    assert!(refused.body.contains("checks.active.port"), "{refused:?}");
+    gateway.configure("/upstreams/u", &checks(origin.port()));
+}
