@@ -38,6 +38,7 @@ mod loops;
 mod nginx_differential;
 mod persistence;
 mod policy;
+mod protocols;
 mod proxy_rewrite;
 mod resumption;
 mod retries;

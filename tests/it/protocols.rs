@@ -1,0 +1,87 @@
+//! What of HTTP a gateway hands on as it is, and what ends here.
+
+use serde_json::json;
+
+use crate::support::gateway::Gateway;
+use crate::support::origin::TcpOrigin;
+
+fn before(origin: &TcpOrigin) -> Gateway {
+    let gateway = Gateway::start();
+    let upstream = json!({"nodes": {origin.node(): 1}});
+    gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
+    gateway
+}
+
+#[test]
+fn informational_answers_end_here_and_the_last_one_is_passed_on() {
+    let origin = TcpOrigin::talking(|head| {
+        let first = match head.split(' ').nth(1) {
+            Some("/102") => "HTTP/1.1 102 Processing\r\n\r\n",
+            Some("/103") => "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n",
+            Some("/both") => "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n",
+            _ => "",
+        };
+        format!("{first}HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlast").into_bytes()
+    });
+    let gateway = before(&origin);
+    let mut client = gateway.connect();
+    for target in ["/none", "/102", "/103", "/both", "/none"] {
+        let reply = client.get("h", target, &[]).expect_status(200);
+        assert_eq!(reply.text(), "last", "{target}");
+        assert_eq!(reply.header("link"), None, "{target}");
+    }
+}
+
+#[test]
+fn compressed_content_is_left_alone() {
+    // Not even valid: nobody looks into it.
+    const CONTENT: &[u8] = b"\x1f\x8b\x08\x00not really\x00\xff";
+    let origin = TcpOrigin::talking(|head| {
+        let takes = head.to_ascii_lowercase().contains("accept-encoding: gzip");
+        let coding = if takes {
+            "Content-Encoding: gzip\r\n"
+        } else {
+            ""
+        };
+        let mut answer = format!(
+            "HTTP/1.1 200 OK\r\n{coding}Vary: Accept-Encoding\r\nETag: \"e-gzip\"\r\n\
+             Content-Length: {}\r\n\r\n",
+            CONTENT.len()
+        )
+        .into_bytes();
+        answer.extend(CONTENT);
+        answer
+    });
+    let gateway = before(&origin);
+    let mut client = gateway.connect();
+    for (lines, coding) in [
+        (&["Accept-Encoding: gzip, br"][..], Some("gzip")),
+        (&[], None),
+    ] {
+        let reply = client.get("h", "/", lines).expect_status(200);
+        assert_eq!(reply.header("content-encoding"), coding, "{reply:?}");
+        assert_eq!(reply.header("vary"), Some("Accept-Encoding"));
+        assert_eq!(reply.header("etag"), Some("\"e-gzip\""));
+        assert_eq!(reply.body, CONTENT);
+    }
+}
+
+#[test]
+fn trailers_of_an_answer_leave_body_and_connection_as_they_are() {
+    let origin = TcpOrigin::talking(|head| {
+        let trailer = match head.split(' ').nth(1) {
+            Some("/trailer") => "X-Sum: 1\r\nContent-Length: 9\r\n",
+            _ => "",
+        };
+        let start = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n";
+        format!("{start}5\r\nhello\r\n0\r\n{trailer}\r\n").into_bytes()
+    });
+    let gateway = before(&origin);
+    let mut client = gateway.connect();
+    for target in ["/trailer", "/none", "/trailer", "/none"] {
+        let reply = client.get("h", target, &["TE: trailers"]);
+        let reply = reply.expect_status(200);
+        assert_eq!(reply.text(), "hello", "{target}");
+        assert!(reply.is_whole, "{target}");
+    }
+}
