@@ -1,11 +1,14 @@
 //! A TCP socket that remembers when it was used and whether anything can be left to read.
 
 use std::cell::Cell;
-use std::io;
+use std::io::{self, Read};
+use std::net;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -112,6 +115,8 @@ pub struct Socket {
     tcp: TcpStream,
     /// The last read took all there was: the next one would only say "again".
     drained: bool,
+    /// The peer takes no more; see [`Socket::hear_out`].
+    takes_no_more: bool,
     activity: Rc<Activity>,
 }
 
@@ -122,8 +127,36 @@ impl Socket {
         Self {
             tcp,
             drained: false,
+            takes_no_more: false,
             activity,
         }
+    }
+
+    /// For as long as it is `on`, what is written goes nowhere, as the peer takes no more, and what
+    /// it said before is read from the system itself: resets come in order, so that all of it is
+    /// there when a write fails, while tokio hears of it only in the runtime's next turn.
+    pub(super) fn hear_out(&mut self, on: bool) {
+        self.takes_no_more = on;
+    }
+
+    /// The first byte the peer said, where a write failed before any was read: it tells what the
+    /// peer speaks.
+    fn note_first_byte(&self) {
+        let own = self.tcp.as_fd().try_clone_to_owned();
+        let mut first = [0];
+        if self.activity.first_byte().is_none()
+            && let Ok(Ok(1)) = own.map(|own| net::TcpStream::from(own).peek(&mut first))
+        {
+            self.activity.first_byte.set(first.first().copied());
+        }
+    }
+
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(written, Poll::Ready(Err(_))) {
+            self.note_first_byte();
+        }
+        self.activity.wrote(&written);
+        written
     }
 
     /// The stream below.
@@ -154,6 +187,17 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.takes_no_more {
+            let own = SockRef::from(&self.tcp);
+            return match (&*own).read(buf.initialize_unfilled()) {
+                Ok(count) => {
+                    buf.advance(count);
+                    Poll::Ready(Ok(()))
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                Err(error) => Poll::Ready(Err(error)),
+            };
+        }
         let (room, before) = (buf.remaining(), buf.filled().len());
         // tokio clears readiness on a short read by itself: on Linux a short read of an
         // edge-triggered socket means that nothing is left.
@@ -180,9 +224,11 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.takes_no_more {
+            return Poll::Ready(Ok(buf.len()));
+        }
         let written = Pin::new(&mut self.tcp).poll_write(cx, buf);
-        self.activity.wrote(&written);
-        written
+        self.wrote(written)
     }
 
     fn poll_write_vectored(
@@ -191,8 +237,7 @@ impl AsyncWrite for Socket {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
-        self.activity.wrote(&written);
-        written
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -205,5 +250,43 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::Write;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// What is known of a peer's first byte after a write that met its reset.
+    async fn first_byte_of(said: &[u8]) -> Option<u8> {
+        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        peer.write_all(said).unwrap();
+        let at_once = Some(Duration::ZERO);
+        SockRef::from(&peer).set_linger(at_once).unwrap();
+        drop(peer);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // A connection that was reset has no peer (getpeername(2)).
+        while tcp.peer_addr().is_ok() {
+            assert!(Instant::now() < deadline, "no reset came");
+            std::thread::yield_now();
+        }
+        let mut socket = Socket::new(tcp, Activity::new(Clock::default()));
+        let sent = poll_fn(|cx| Pin::new(&mut socket).poll_write(cx, b"GET")).await;
+        sent.unwrap_err();
+        socket.activity().first_byte()
+    }
+
+    #[tokio::test]
+    async fn write_that_meets_a_reset_tells_what_the_peer_speaks() {
+        assert_eq!(first_byte_of(&[0x15, 3, 3, 0, 2, 2, 10]).await, Some(0x15));
+        assert_eq!(first_byte_of(b"HTTP").await, Some(b'H'));
+        assert_eq!(first_byte_of(b"").await, None);
     }
 }

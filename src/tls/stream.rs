@@ -1,9 +1,8 @@
 //! The one TLS stream of both sides: the bridge `tokio_openssl` around our [`Socket`].
 //!
 //! It adds what the bridge leaves out: no `SSL_read` when nothing can be there, buffers freed when
-//! idle, the first TLS error kept for the record, one read after a failed write (where a late
-//! alert waits), an end told from a cut, and sessions that stay resumable when a connection is
-//! dropped.
+//! idle, the first TLS error kept for the record, the alert that explains why a write failed, an
+//! end told from a cut, and sessions that stay resumable when a connection is dropped.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -194,12 +193,32 @@ impl TlsStream {
     /// # Errors
     /// The TLS error. With TLS 1.3 an upstream refuses our certificate only after this returned.
     pub async fn connect(&mut self) -> Result<(), Fault> {
-        let result = poll_fn(|cx| Pin::new(&mut self.inner).poll_connect(cx)).await;
-        result.map_err(|error| {
-            let fault = Fault::of(&error, self.ssl());
-            self.fault.replace(Some(fault.clone()));
-            fault
+        poll_fn(|cx| {
+            let connected = ready!(Pin::new(&mut self.inner).poll_connect(cx));
+            Poll::Ready(connected.map_err(|error| {
+                let mut fault = Fault::of(&error, self.ssl());
+                if fault.is_gone() {
+                    fault = self.last_word(cx).unwrap_or(fault);
+                }
+                self.fault.replace(Some(fault.clone()));
+                fault
+            }))
         })
+        .await
+    }
+
+    /// The alert of a peer that ended the connection with what we sent unread: it comes before the
+    /// reset that our write meets (RFC 9293 §3.10.7.4). Nothing else of what the peer said is lost.
+    fn last_word(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
+        self.inner.get_mut().hear_out(true);
+        let heard = Pin::new(&mut self.inner).poll_peek(cx, &mut [0]);
+        self.inner.get_mut().hear_out(false);
+        match heard {
+            Poll::Ready(Err(error)) => {
+                Some(Fault::of(&error, self.ssl())).filter(|fault| fault.alert().is_some())
+            }
+            Poll::Ready(Ok(_)) | Poll::Pending => None,
+        }
     }
 
     /// Whether the upstream asked for our certificate, now or when the session was opened.
@@ -256,6 +275,15 @@ impl TlsStream {
             *fault = Fault::of_io(error, self.ssl());
         }
     }
+
+    /// Something could not be sent.
+    fn note_unsent(&mut self, error: &io::Error, cx: &mut Context<'_>) {
+        self.note(error);
+        if self.fault.borrow().is_none() {
+            let fault = self.last_word(cx);
+            self.fault.replace(fault);
+        }
+    }
 }
 
 fn cut() -> io::Error {
@@ -295,16 +323,7 @@ impl AsyncWrite for TlsStream {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         if let Poll::Ready(Err(error)) = &written {
-            self.note(error);
-            if self.fault.borrow().is_none() {
-                // The write met a reset; the alert that explains it may still be readable.
-                let mut rest = [0; 64];
-                let mut rest = ReadBuf::new(&mut rest);
-                if let Poll::Ready(Err(error)) = Pin::new(&mut self.inner).poll_read(cx, &mut rest)
-                {
-                    self.note(&error);
-                }
-            }
+            self.note_unsent(error, cx);
         }
         written
     }
@@ -314,7 +333,11 @@ impl AsyncWrite for TlsStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.inner).poll_shutdown(cx);
+        if let Poll::Ready(Err(error)) = &shut {
+            self.note_unsent(error, cx);
+        }
+        shut
     }
 }
 
@@ -333,5 +356,204 @@ impl fmt::Debug for TlsStream {
         f.debug_struct("TlsStream")
             .field("fault", &self.fault)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+    use std::pin::pin;
+    use std::thread::{self, JoinHandle};
+    use std::time::{Duration, Instant};
+
+    use openssl::ssl::{self, SslMethod, SslVerifyMode};
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::tls::context;
+    use crate::tls::material::KeyPair;
+    use crate::tls::policy::{TlsVersion, Versions};
+    use crate::tls::sample;
+    use crate::tls::socket::{Activity, Clock};
+    use crate::tls::upstream::{Protocol, ServerName, UpstreamConnector, UpstreamSpec};
+
+    /// A handshake message that there is none of (RFC 8446 §4), in a record of its own.
+    const NONSENSE: [u8; 9] = [22, 3, 3, 0, 4, 24, 0, 0, 0];
+
+    fn only(version: TlsVersion) -> Versions {
+        Versions {
+            min: version,
+            max: version,
+        }
+    }
+
+    /// A server that asks for a certificate, shakes hands over what `wrap` makes of its connection,
+    /// fails, and resets the connection. It has reset it when the thread has ended.
+    fn refusing<S: Read + Write>(
+        version: TlsVersion,
+        wrap: impl FnOnce(TcpStream) -> S + Send + 'static,
+    ) -> (SocketAddr, JoinHandle<()>) {
+        let ca = sample::ca("CA");
+        let leaf = sample::leaf(&ca, "up.test", &["up.test"]);
+        let pair = KeyPair::parse(&leaf.cert, &leaf.key_pem).unwrap();
+        let mut ctx = context::base(SslMethod::tls_server(), only(version)).unwrap();
+        context::install(&mut ctx, &pair).unwrap();
+        ctx.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+        let ctx = ctx.build();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = thread::spawn(move || {
+            let (tcp, _) = listener.accept().unwrap();
+            let own = tcp.try_clone().unwrap();
+            SockRef::from(&own)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+            let mut stream = ssl::SslStream::new(Ssl::new(&ctx).unwrap(), wrap(tcp)).unwrap();
+            assert!(stream.accept().is_err(), "nobody is let in");
+        });
+        (address, serving)
+    }
+
+    /// A connection that reads what it gets up to the first pause, if that, and then something else.
+    struct Interrupted {
+        tcp: TcpStream,
+        reads: bool,
+        then: &'static [u8],
+    }
+
+    impl Read for Interrupted {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            if std::mem::take(&mut self.reads) {
+                return self.tcp.read(buf);
+            }
+            self.then.read(buf)
+        }
+    }
+
+    impl Write for Interrupted {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            self.tcp.write(buf)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.tcp.flush()
+        }
+    }
+
+    /// Our side of a connection to it, with no certificate to show.
+    async fn open(address: SocketAddr, version: TlsVersion) -> TlsStream {
+        let connector = UpstreamConnector::build(&UpstreamSpec {
+            identity: None,
+            trust: None,
+            versions: only(version),
+            protocol: Protocol::Http1,
+        });
+        let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+        let socket = Socket::new(tcp, Activity::new(Clock::default()));
+        let peer: Arc<str> = address.to_string().into();
+        let name = ServerName::new("up.test");
+        connector.unwrap().open(&peer, &name, socket).unwrap()
+    }
+
+    /// Waits until the server has ended, and its reset has reached our system; of which tokio hears
+    /// nothing.
+    fn reset(serving: JoinHandle<()>, tcp: &TcpStream) {
+        serving.join().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // A connection that was reset has no peer (getpeername(2)).
+        while tcp.peer_addr().is_ok() {
+            assert!(Instant::now() < deadline, "no reset came");
+            thread::yield_now();
+        }
+    }
+
+    /// Another handle to a connection.
+    fn handle(stream: &TlsStream) -> TcpStream {
+        let fd = stream.socket().tcp().as_fd();
+        fd.try_clone_to_owned().unwrap().into()
+    }
+
+    /// Runs a future on a runtime that does nothing else, and not even that while it computes.
+    fn alone<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        runtime.block_on(tokio::task::unconstrained(future))
+    }
+
+    #[test]
+    fn write_that_meets_a_reset_tells_the_alert_before_it() {
+        alone(async {
+            let (address, serving) = refusing(TlsVersion::V1_3, |tcp| tcp);
+            let mut stream = open(address, TlsVersion::V1_3).await;
+            stream.connect().await.unwrap();
+            reset(serving, &handle(&stream));
+            let request = b"GET / HTTP/1.1\r\n\r\n";
+            let sent = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, request)).await;
+            sent.unwrap_err();
+            let fault = stream.fault.borrow().clone().expect("a fault");
+            assert_eq!(fault.alert(), Some(116), "{fault}");
+            let reason = fault.upstream_reason(stream.certificate_was_asked(), false);
+            assert_eq!(reason, Reason::UpstreamWantsClientCert);
+        });
+    }
+
+    #[test]
+    fn farewell_that_meets_a_reset_tells_the_alert_before_it() {
+        alone(async {
+            let (address, serving) = refusing(TlsVersion::V1_3, |tcp| tcp);
+            let mut stream = open(address, TlsVersion::V1_3).await;
+            stream.connect().await.unwrap();
+            reset(serving, &handle(&stream));
+            let sent = poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await;
+            sent.unwrap_err();
+            let fault = stream.fault.borrow().clone().expect("a fault");
+            assert_eq!(fault.alert(), Some(116), "{fault}");
+        });
+    }
+
+    #[test]
+    fn handshake_that_meets_a_reset_tells_the_alert_before_it() {
+        for version in [TlsVersion::V1_2, TlsVersion::V1_3] {
+            alone(async {
+                let wrap = |tcp| Interrupted {
+                    tcp,
+                    reads: true,
+                    then: &NONSENSE,
+                };
+                let (address, serving) = refusing(version, wrap);
+                let mut stream = open(address, version).await;
+                let tcp = handle(&stream);
+                {
+                    let mut connecting = pin!(stream.connect());
+                    let begun = poll_fn(|cx| Poll::Ready(connecting.as_mut().poll(cx))).await;
+                    assert!(begun.is_pending(), "it waits for the server");
+                    reset(serving, &tcp);
+                    let fault = connecting.await.unwrap_err();
+                    assert_eq!(fault.alert(), Some(10), "{version:?}: {fault}");
+                }
+                let fault = stream.fault.borrow().clone().expect("a fault");
+                assert_eq!(fault.alert(), Some(10), "{version:?}: {fault}");
+            });
+        }
+    }
+
+    #[test]
+    fn reset_without_an_alert_is_no_word_of_tls() {
+        alone(async {
+            let wrap = |tcp| Interrupted {
+                tcp,
+                reads: false,
+                then: &[],
+            };
+            let (address, serving) = refusing(TlsVersion::V1_3, wrap);
+            let mut stream = open(address, TlsVersion::V1_3).await;
+            let fault = stream.connect().await.unwrap_err();
+            serving.join().unwrap();
+            assert!(fault.is_gone(), "{fault}");
+            assert_eq!(fault.upstream_reason(false, false), Reason::UpstreamReset);
+        });
     }
 }

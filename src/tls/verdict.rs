@@ -97,6 +97,12 @@ impl Fault {
             .then(|| self.reason - 1000)
     }
 
+    /// Whether the peer closed, or the socket failed, without a word of TLS.
+    #[must_use]
+    pub const fn is_gone(&self) -> bool {
+        self.gone
+    }
+
     /// Why a client's handshake failed.
     #[must_use]
     pub fn client_reason(&self) -> Reason {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response};
-use openssl::ssl::{Ssl, SslContext, SslMethod, select_next_proto};
+use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, select_next_proto};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
@@ -17,7 +17,7 @@ use tokio_openssl::SslStream;
 
 use super::origin::TcpOrigin;
 use super::pki::Pair;
-use super::tls::install;
+use super::tls::{demanding, install, reset};
 use super::{SOON, eventually};
 
 /// Requests for `/meet` that wait for each other.
@@ -58,6 +58,16 @@ impl H2Origin {
         )]
         let mut ctx = SslContext::builder(SslMethod::tls_server()).unwrap();
         install(&mut ctx, pair);
+        Self::over(ctx)
+    }
+
+    /// The same, for clients with a certificate of `ca` (PEM). Others are told so by an alert, and
+    /// what they sent meets a reset.
+    pub(crate) fn mutual(pair: &Pair, ca: &str) -> Self {
+        Self::over(demanding(pair, ca))
+    }
+
+    fn over(mut ctx: SslContextBuilder) -> Self {
         ctx.set_alpn_select_callback(|_, offered| {
             select_next_proto(b"\x02h2", offered).ok_or(openssl::ssl::AlpnError::ALERT_FATAL)
         });
@@ -111,6 +121,8 @@ async fn serve(tcp: net::TcpStream, ctx: Option<SslContext>, streams: u32, state
     let mut stream = SslStream::new(Ssl::new(&ctx).unwrap(), tcp).unwrap();
     if Pin::new(&mut stream).accept().await.is_ok() {
         talk(stream, streams, &state).await;
+    } else {
+        reset(stream.get_ref());
     }
 }
 

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::client::{Curl, openssl_s_client};
 use super::pki::{Ca, Pair};
 use super::raw::header;
-use super::tls::accept;
+use super::tls::{accept, accept_or_reset};
 use super::{SOON, TlsVersion, eventually, program};
 
 /// An upstream in a process of its own; it ends when this is dropped.
@@ -164,6 +164,40 @@ impl Origin {
             .expect("s_server says where it listens")
             .expect("an address")
             .port();
+        origin
+    }
+
+    /// Starts Python's own HTTP server over TLS, for clients with a certificate of `ca` (PEM). It
+    /// answers with the subject it saw.
+    #[track_caller]
+    pub(crate) fn python(pair: &Pair, ca: &str) -> Self {
+        let folder = TempDir::new().expect("a folder for Python");
+        let files = pair.write(folder.path(), "server");
+        let trust = folder.path().join("ca.crt");
+        fs::write(&trust, ca).expect("a folder takes files");
+        let mut child = program("python3")
+            .args(["-c", include_str!("mutual_server.py")])
+            .args([&files.cert, &files.key, &trust])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("python3 can be started");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (found, port) = mpsc::channel();
+        thread::spawn(move || {
+            let mut line = String::new();
+            if BufReader::new(stdout).read_line(&mut line).is_ok() {
+                drop(found.send(line.trim().parse()));
+            }
+        });
+        let mut origin = Self {
+            child,
+            port: 0,
+            folder,
+        };
+        let port = port.recv_timeout(SOON);
+        origin.port = port.expect("it says where it listens").expect("a port");
         origin
     }
 
@@ -315,6 +349,28 @@ impl TcpOrigin {
         Self::serving(move |conn| {
             if let Some(stream) = accept(conn, &pair) {
                 serve(stream);
+            }
+        })
+    }
+
+    /// The same for clients with a certificate of `ca` (PEM), each request of which is answered with
+    /// its own head; others meet an alert and a reset.
+    pub(crate) fn mutual(pair: &Pair, ca: &str) -> Self {
+        let (pair, ca) = (pair.clone(), ca.to_owned());
+        Self::serving(move |conn| {
+            let Some(mut stream) = accept_or_reset(conn, &pair, &ca) else {
+                return;
+            };
+            loop {
+                let head = read_head_from(&mut stream);
+                let length = header(&head, "content-length").and_then(|l| l.parse().ok());
+                let mut body = vec![0; length.unwrap_or(0)];
+                if !head.ends_with("\r\n\r\n")
+                    || stream.read_exact(&mut body).is_err()
+                    || stream.write_all(&ok(&head)).is_err()
+                {
+                    return;
+                }
             }
         })
     }

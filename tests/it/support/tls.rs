@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use openssl::nid::Nid;
 use openssl::pkey::PKey;
@@ -17,6 +18,7 @@ use openssl::ssl::{
 };
 use openssl::x509::X509;
 use portcullis::crypto::sys;
+use socket2::SockRef;
 
 use super::pki::{Pair, serial};
 use super::{SOON, TlsVersion};
@@ -339,9 +341,7 @@ impl TlsConn {
     /// Breaks the connection off by a reset, as when a machine dies.
     pub(crate) fn vanish(self) {
         let tcp = &self.stream.get_ref().tcp;
-        socket2::SockRef::from(tcp)
-            .set_linger(Some(std::time::Duration::ZERO))
-            .unwrap();
+        SockRef::from(tcp).set_linger(Some(Duration::ZERO)).unwrap();
     }
 }
 
@@ -430,6 +430,44 @@ pub(crate) fn accept(tcp: TcpStream, pair: &Pair) -> Option<SslStream<TcpStream>
     let mut stream = SslStream::new(Ssl::new(&ctx.build()).unwrap(), tcp).unwrap();
     stream.accept().ok()?;
     Some(stream)
+}
+
+/// The same as a server that asks for a certificate of `ca` (PEM). Who shows none is told so by an
+/// alert, and what it sent meets a reset: so servers end that close with input unread.
+pub(crate) fn accept_or_reset(
+    tcp: TcpStream,
+    pair: &Pair,
+    ca: &str,
+) -> Option<SslStream<TcpStream>> {
+    let ctx = demanding(pair, ca);
+    let mut stream = SslStream::new(Ssl::new(&ctx.build()).unwrap(), tcp).unwrap();
+    if stream.accept().is_ok() {
+        return Some(stream);
+    }
+    reset(stream.get_ref());
+    None
+}
+
+/// The context of a server of this certificate that asks for one of `ca` (PEM).
+pub(super) fn demanding(pair: &Pair, ca: &str) -> SslContextBuilder {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a server for tests; it decides nothing"
+    )]
+    let mut ctx = SslContext::builder(SslMethod::tls_server()).unwrap();
+    install(&mut ctx, pair);
+    let ca = X509::from_pem(ca.as_bytes()).unwrap();
+    ctx.cert_store_mut().add_cert(ca).unwrap();
+    ctx.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+    ctx
+}
+
+/// Has the connection reset when it is closed, whatever of it is unread.
+pub(super) fn reset<'socket, S>(tcp: &'socket S)
+where
+    SockRef<'socket>: From<&'socket S>,
+{
+    SockRef::from(tcp).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
 pub(super) fn install(ctx: &mut SslContextBuilder, pair: &Pair) {

@@ -8,10 +8,12 @@ use tempfile::TempDir;
 
 use super::expect_exactly;
 use crate::support::TlsVersion;
+use crate::support::client::Curl;
 use crate::support::gateway::{Gateway, Setup, field};
+use crate::support::h2_origin::H2Origin;
 use crate::support::origin::{ClosedPort, Nginx, Origin, TcpOrigin, seen};
 use crate::support::pki::{Ca, Leaf, Pair, Validity};
-use crate::support::raw::RawReply;
+use crate::support::raw::{RawReply, request};
 use crate::support::upstream::{NAME, checking, record_of, showing, speaking, upstream};
 
 const WANTS: &str = "upstream_wants_client_cert";
@@ -222,6 +224,64 @@ fn late_alert_reaches_a_request_with_a_body_as_502_too() {
     assert_eq!(client.read_reply().status, 502);
     let record = record_of(&stage.gateway, "/up");
     assert_eq!(field(&record, "reason"), Some(WANTS), "{record}");
+}
+
+/// A server that closes right after its alert, while our request is unread, resets the connection.
+/// Whether our write meets that reset first, or the alert is read first, is chance: so often.
+#[test]
+fn alert_before_a_reset_is_told_as_that_alert_however_the_request_is_sent() {
+    const OFTEN: usize = 20;
+    let callers = Callers::new();
+    let server = callers.ca.server(NAME);
+    let http1 = [(); 2].map(|()| TcpOrigin::mutual(&server, &callers.ca.pem()));
+    let http1 = http1.each_ref().map(TcpOrigin::node);
+    let http2 = [(); 2].map(|()| H2Origin::mutual(&server, &callers.ca.pem()));
+    let http2 = http2.each_ref().map(H2Origin::node);
+    let python = Origin::python(&server, &callers.ca.pem());
+    let python = [python.node(), python.node()];
+    let stage = Stage::start();
+    for (scheme, nodes) in [("https", http1), ("https", python), ("grpcs", http2)] {
+        for version in TlsVersion::ALL {
+            let with = |tls: Value| {
+                let mut upstream = upstream(&nodes[0], &tls);
+                upstream["nodes"][&nodes[1]] = 1.into();
+                upstream["scheme"] = scheme.into();
+                stage.apply(&upstream);
+            };
+            let mut client = stage.gateway.connect();
+            for (tls, reason) in [
+                (speaking(version), WANTS),
+                (showing(&callers.stranger, version), REJECTED),
+            ] {
+                with(tls);
+                for count in 0..OFTEN {
+                    for (method, body) in [("GET", ""), ("POST", "a body of its own")] {
+                        let case = format!("{scheme}-{}-{version:?}-{reason}", nodes[0]);
+                        let path = format!("/{case}-{method}-{count}");
+                        let length = format!("Content-Length: {}", body.len());
+                        let head = request(method, "api.example.com", &path, &[&length]);
+                        client.send(head + body);
+                        let reply = client.read_reply();
+                        let record = record_of(&stage.gateway, &path);
+                        assert_eq!(field(&record, "reason"), Some(reason), "{record}");
+                        assert_eq!(reply.status, 502, "{reply:?}");
+                    }
+                }
+            }
+            with(showing(&callers.good, version));
+            // A path that all of them answer by a head alone, or nearly.
+            client
+                .get("api.example.com", "/fail", &[])
+                .expect_status(200);
+        }
+    }
+    // Nobody else would have said otherwise.
+    let url = stage.gateway.status_url("/apisix/prometheus/metrics");
+    let page = Curl::new(&url).send().expect_status(200).body;
+    assert!(
+        page.contains("portcullis_upstream_retries_total 0\n"),
+        "{page}"
+    );
 }
 
 /// The document's experiment: "remove `tls.client_cert` and `tls.client_key` and re-apply".
