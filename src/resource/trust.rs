@@ -68,6 +68,11 @@ fn read_ca_certs(
             verdict,
         ));
     }
+    if verify && lacks_root(&issuers) {
+        let text = "no certificate in tls.ca_certs is self-signed: a leaf or an intermediate without \
+                    its root is trusted by nobody; add the root";
+        verdict.warn("ca_certs_without_root", &at, text);
+    }
     if verify && issuers.is_empty() {
         if tls.contains_key("ca_certs") {
             let reason = "tls.verify is true and ca_certs is empty: nothing would be trusted; list \
@@ -80,6 +85,16 @@ fn read_ca_certs(
         }
     }
     issuers
+}
+
+/// Whether CAs that are all known here have no root among them.
+fn lacks_root(issuers: &[Text]) -> bool {
+    let bundle = |text: &Text| match text {
+        Text::Literal(pem) => CaBundle::parse(pem).ok(),
+        Text::Reference(_) => None,
+    };
+    let bundles: Option<Vec<CaBundle>> = issuers.iter().map(bundle).collect();
+    bundles.is_some_and(|bundles| !bundles.is_empty() && !bundles.iter().any(CaBundle::has_root))
 }
 
 fn read_crl(
@@ -307,6 +322,29 @@ mod tests {
             text.starts_with("failed to validate ca_certs[1]: the CA CN=old expired"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn cas_without_a_root_are_told_where_the_certificate_is_checked() {
+        let ca = sample::ca("ca");
+        let leaf = sample::leaf(&ca, "a.com", &["a.com"]).cert;
+        let code = "ca_certs_without_root";
+        for (tls, is_told) in [
+            (json!({"verify": true, "ca_certs": [leaf]}), true),
+            (json!({"verify": true, "ca_certs": [leaf, ca.cert]}), false),
+            (
+                json!({"verify": true, "ca_certs": [leaf.clone() + &ca.cert]}),
+                false,
+            ),
+            (
+                json!({"verify": true, "ca_certs": [leaf, "$env://CA"]}),
+                false,
+            ),
+            (json!({"ca_certs": [leaf]}), false),
+        ] {
+            let warned = warnings(Kind::Upstream, &with_tls(&tls));
+            assert_eq!(warned.contains(&code), is_told, "{tls}");
+        }
     }
 
     #[test]
