@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use hyper::server::conn::http1::Parts;
@@ -20,6 +21,7 @@ use crate::net::stream::{Linger, Rewound, Stream, linger};
 use crate::proxy::body::{UNWANTED, UNWANTED_PAUSE};
 use crate::proxy::conn::{Conn, Phase, Signal, client_facts};
 use crate::proxy::error::Refusal;
+use crate::proxy::outcome::micros;
 use crate::proxy::slot::Slot;
 use crate::proxy::tunnel::Handover;
 use crate::proxy::worker::{Inbound, Worker};
@@ -120,6 +122,7 @@ async fn greet(
         let _waits = worker.wait_for_build(peer.ip())?;
         worker.server_context(&key, &id).await
     };
+    let began = Instant::now();
     worker.metrics.handshakes_in_flight.inc();
     let deadline = worker.sweep.after(worker.settings.handshake_timeout);
     let greeting = Box::pin(handshake::greet(
@@ -130,6 +133,7 @@ async fn greet(
         build,
     ));
     let greeted = worker.sweep.within(deadline, greeting).await;
+    let took = micros(began);
     worker.metrics.handshakes_in_flight.dec();
     let refused = match greeted {
         Ok(Ok(Greeting::Tls(stream, accepted))) => {
@@ -149,7 +153,7 @@ async fn greet(
         Ok(Err(refused)) => refused,
         Err(expired) => Refused::unread(Reason::HandshakeTimeout, expired.to_string()),
     };
-    record_refused(worker, inbound, peer, &refused);
+    record_refused(worker, inbound, peer, &refused, took);
     if let Some(stream) = refused.stream {
         linger(stream.socket().tcp(), &worker.sweep, Linger::SHORT).await;
     }
@@ -180,7 +184,13 @@ async fn answer_plain(worker: &Worker, mut socket: Socket) {
     linger(socket.tcp(), &worker.sweep, Linger::SHORT).await;
 }
 
-fn record_refused(worker: &Worker, inbound: &Inbound, peer: SocketAddr, refused: &Refused) {
+fn record_refused(
+    worker: &Worker,
+    inbound: &Inbound,
+    peer: SocketAddr,
+    refused: &Refused,
+    took: u64,
+) {
     worker
         .metrics
         .handshake(Side::Downstream, HandshakeEnd::Failed);
@@ -191,6 +201,7 @@ fn record_refused(worker: &Worker, inbound: &Inbound, peer: SocketAddr, refused:
     record.detail = Some(refused.detail.as_str()).filter(|detail| !detail.is_empty());
     record.client = client.as_ref();
     record.ssl_id = refused.ssl_id.as_deref();
+    record.duration_us = took;
     worker.record(&record);
 }
 

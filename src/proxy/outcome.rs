@@ -211,6 +211,8 @@ impl Drop for Outcome {
     }
 }
 
-fn micros(since: Instant) -> u64 {
+/// Microseconds since then.
+#[must_use]
+pub fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }

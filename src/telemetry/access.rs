@@ -88,9 +88,9 @@ pub struct Record<'a> {
     pub reason: Option<Reason>,
     /// The failure's causes, outermost first. Never key material.
     pub detail: Option<&'a str>,
-    /// Bytes of the request's body.
+    /// Bytes of the request's body; a handshake has none, and its line does not say so.
     pub bytes_in: u64,
-    /// Bytes of the answer's body.
+    /// Bytes of the answer's body, likewise.
     pub bytes_out: u64,
     /// From the first byte to the last, microseconds.
     pub duration_us: u64,
@@ -252,8 +252,9 @@ impl AccessLog {
         line.text("reason", record.reason.map(Reason::code));
         line.text("blame", record.reason.map(|reason| reason.blame().code()));
         line.text("detail", record.detail);
-        line.number("bytes_in", Some(record.bytes_in));
-        line.number("bytes_out", Some(record.bytes_out));
+        let body = |bytes| Some(bytes).filter(|_| record.kind == Kind::Request);
+        line.number("bytes_in", body(record.bytes_in));
+        line.number("bytes_out", body(record.bytes_out));
         line.number("duration_us", Some(record.duration_us));
         line.number("upstream_duration_us", record.upstream_duration_us);
         line.text("tls_version", record.tls_version);
@@ -434,7 +435,7 @@ mod tests {
         assert_eq!(
             line(&record),
             "{\"time\":\"2026-04-14T12:00:00.007Z\",\"kind\":\"handshake\",\"listener\":\"https\",\
-             \"peer\":\"192.0.2.1:5000\",\"bytes_in\":0,\"bytes_out\":0,\"duration_us\":0}\n"
+             \"peer\":\"192.0.2.1:5000\",\"duration_us\":0}\n"
         );
     }
 
