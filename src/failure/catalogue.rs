@@ -162,7 +162,7 @@ catalogue! {
         "The upstream's certificate does not lead to a CA that this upstream trusts."
         "Put the CA of the upstream's certificate into `tls.ca_certs` of the upstream, or into the file that `upstream.trust_file` names. Have the upstream send its intermediates."
     UpstreamNameMismatch "upstream_name_mismatch" Upstream
-        "The upstream's certificate is valid but for another name than the one asked for; the record has both."
+        "The upstream's certificate is valid but for another name than the one asked for; the record's detail has both."
         "Set `tls.server_name` of the upstream to a name in its certificate, or set `pass_host` to `node` or `rewrite`, or issue the upstream a certificate with this name as a subject alternative name."
     UpstreamCertExpired "upstream_cert_expired" Upstream
         "The upstream's certificate, or one above it, is past its end date."
@@ -221,7 +221,7 @@ catalogue! {
         "The upstream accepts no cipher suite, group or signature algorithm that we offer."
         "Have the service accept ECDHE with AES-GCM and the group P-256."
     UpstreamSniRefused "upstream_sni_refused" Upstream
-        "The upstream does not serve the server name we sent (alert `unrecognized_name`)."
+        "The upstream does not serve the server name we sent, or wants one and got none, which is so where the name is an address (alert `unrecognized_name`). The record's detail says which."
         "Set `tls.server_name` of the upstream to a name that the service serves, or set `pass_host` to `node` or `rewrite`."
     UpstreamHandshakeFailed "upstream_handshake_failed" Upstream
         "The TLS handshake with the upstream failed for a reason that has no name of its own; the record's detail has OpenSSL's words."

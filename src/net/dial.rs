@@ -196,7 +196,10 @@ impl Dialer {
                 if fault.is_about_alpn() {
                     failed(reason, &format!("{NOT_HTTP2}: {fault}"))
                 } else {
-                    failed(reason, &fault)
+                    failed(
+                        reason,
+                        &format!("{fault}{}", about_name(reason, name, &tls)),
+                    )
                 }
             }
         };
@@ -239,6 +242,21 @@ impl Dialer {
             None => (Reason::UpstreamUnresolvable, "no address".to_owned()),
         };
         Err(DialError { reason, detail })
+    }
+}
+
+/// What a failure that is about the name says besides OpenSSL's words.
+fn about_name(reason: Reason, name: &ServerName, tls: &TlsStream) -> String {
+    match (reason, name) {
+        (Reason::UpstreamNameMismatch, name) => {
+            let is_for = tls.served().is_for();
+            format!("; asked for {name}, the certificate is for {is_for}")
+        }
+        (Reason::UpstreamSniRefused, ServerName::Ip(ip)) => {
+            format!("; no server name was sent, as {ip} is an address")
+        }
+        (Reason::UpstreamSniRefused, ServerName::Dns(name)) => format!("; sent {name}"),
+        _ => String::new(),
     }
 }
 

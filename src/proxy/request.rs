@@ -937,16 +937,13 @@ impl Tries<'_> {
         let bytes = Box::pin(self.collect_page(incoming, patience)).await?;
         match nginx_verdict(&bytes, self.upstream.trust.is_some()) {
             None => Ok(Answer::Whole(Response::from_parts(head, bytes))),
-            Some(reason) => {
+            Some((reason, title)) => {
                 if let (Some(trust), Some(name)) = (&self.upstream.trust, &endpoint.name)
                     && let Some(connector) = self.worker.contexts.upstream(&trust.fingerprint)
                 {
                     connector.forget(&endpoint.peer, name);
                 }
-                Err(Refusal::new(
-                    reason,
-                    "nginx's own 400 for the client certificate or TLS",
-                ))
+                Err(Refusal::new(reason, format!("nginx answered: {title}")))
             }
         }
     }
@@ -1088,20 +1085,31 @@ fn may_be_nginx_400(resp: &Response<Incoming>, suspicious: bool) -> bool {
         && resp.body().size_hint().exact().is_some_and(|len| (1..=NGINX_PAGE_BYTES).contains(&len))
 }
 
-/// Which of nginx's pages it is (`ngx_http_special_response.c`: 494 to 497), if one.
-fn nginx_verdict(page: &[u8], tls: bool) -> Option<Reason> {
+/// Which of nginx's pages it is (`ngx_http_special_response.c`: 494 to 497), if one, and its title.
+fn nginx_verdict(page: &[u8], tls: bool) -> Option<(Reason, &'static str)> {
     let page = std::str::from_utf8(page).ok()?;
-    let titled = |title: &str| page.contains(title);
-    match tls {
-        true if titled("<title>400 No required SSL certificate was sent</title>") => {
-            Some(Reason::UpstreamWantsClientCert)
-        }
-        true if titled("<title>400 The SSL certificate error</title>") => {
-            Some(Reason::UpstreamRejectedOurCert)
-        }
-        false if titled("<title>400 The plain HTTP request was sent to HTTPS port</title>") => {
-            Some(Reason::UpstreamExpectsTls)
-        }
-        _ => None,
-    }
+    let mut pages = NGINX_PAGES.iter();
+    let (_, reason, title) = pages.find(|(of_tls, _, title)| {
+        *of_tls == tls && page.contains(&format!("<title>{title}</title>"))
+    })?;
+    Some((*reason, title))
 }
+
+/// nginx's pages for TLS: whether they come over TLS, what they mean, their titles.
+const NGINX_PAGES: [(bool, Reason, &str); 3] = [
+    (
+        true,
+        Reason::UpstreamWantsClientCert,
+        "400 No required SSL certificate was sent",
+    ),
+    (
+        true,
+        Reason::UpstreamRejectedOurCert,
+        "400 The SSL certificate error",
+    ),
+    (
+        false,
+        Reason::UpstreamExpectsTls,
+        "400 The plain HTTP request was sent to HTTPS port",
+    ),
+];

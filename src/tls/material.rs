@@ -9,6 +9,7 @@ mod facts;
 mod revocation;
 
 use std::fmt;
+use std::net::IpAddr;
 
 use openssl::asn1::{Asn1Time, Asn1TimeRef};
 use openssl::error::ErrorStack;
@@ -443,6 +444,20 @@ pub fn dns_names(certificate: &X509Ref) -> Vec<String> {
         .entries_by_nid(Nid::COMMONNAME)
         .filter_map(|entry| entry.data().to_string().ok())
         .collect()
+}
+
+/// All that a certificate was issued for: its [`dns_names`], then its addresses.
+#[must_use]
+pub fn names(certificate: &X509Ref) -> Vec<String> {
+    let mut names = dns_names(certificate);
+    let others = certificate.subject_alt_names();
+    let bytes = others.iter().flatten().filter_map(|name| name.ipaddress());
+    names.extend(bytes.filter_map(|bytes| {
+        let ip = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+        let ip = ip.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from));
+        ip.ok().map(|ip| ip.to_string())
+    }));
+    names
 }
 
 /// Whether `key` may be used for TLS here.

@@ -62,6 +62,10 @@ pub struct ClientCertificate {
     identity: OnceCell<Identity>,
 }
 
+/// How many of a certificate's names a sentence has, and how much of each.
+const NAMES: usize = 8;
+const NAME_CHARS: usize = 253;
+
 /// A certificate in words. Made on first use.
 #[derive(Debug)]
 pub struct Names {
@@ -107,6 +111,22 @@ impl Served {
             version: version(ssl),
             cipher: ssl.current_cipher().map_or("", |cipher| cipher.name()),
             chain: chain.map(ToOwned::to_owned).collect(),
+        }
+    }
+
+    /// Whom its certificate is for, for a sentence: bounded, as strangers write them.
+    #[must_use]
+    pub fn is_for(&self) -> String {
+        let names = self.chain.first().map(|leaf| material::names(leaf));
+        let names = names.unwrap_or_default();
+        let shown = names.iter().take(NAMES);
+        let shown: Vec<String> = shown
+            .map(|name| name.chars().take(NAME_CHARS).collect())
+            .collect();
+        match names.len().saturating_sub(NAMES) {
+            _ if shown.is_empty() => "nobody".to_owned(),
+            0 => shown.join(", "),
+            more => format!("{} and {more} more", shown.join(", ")),
         }
     }
 }

@@ -16,6 +16,8 @@ const LIB_SSL: i32 = 20;
 /// `SSL_R_WRONG_VERSION_NUMBER` and `SSL_R_PACKET_LENGTH_TOO_LONG` of `sslerr.h`.
 const WRONG_VERSION_NUMBER: i32 = 267;
 const PACKET_LENGTH_TOO_LONG: i32 = 198;
+/// `SSL_R_CERTIFICATE_VERIFY_FAILED`.
+const CERTIFICATE_VERIFY_FAILED: i32 = 134;
 /// `ERR_LIB_PROV`, and `PROV_R_EMS_NOT_ENABLED` of modules that ask for it (`proverr.h` of 3.1),
 /// which an older libcrypto has no words for.
 const EMS_NOT_ENABLED: (i32, i32) = (57, 233);
@@ -65,16 +67,18 @@ impl Fault {
             (None, Some(error)) => error.to_string(),
             (None, None) => "the connection was closed".to_owned(),
         };
-        if verify != X509VerifyResult::OK {
+        let reason = match first {
+            Some(_) if is_no_tls => WRONG_VERSION_NUMBER,
+            Some(error) => error.reason_code(),
+            None => 0,
+        };
+        // OpenSSL has a result for every chain, whether anybody asked for it or not.
+        if reason == CERTIFICATE_VERIFY_FAILED {
             text.push_str(": ");
             text.push_str(verify.error_string());
         }
         Self {
-            reason: match first {
-                Some(_) if is_no_tls => WRONG_VERSION_NUMBER,
-                Some(error) => error.reason_code(),
-                None => 0,
-            },
+            reason,
             gone: first.is_none()
                 && matches!(error.code(), ErrorCode::SYSCALL | ErrorCode::ZERO_RETURN),
             verify,
@@ -109,8 +113,7 @@ impl Fault {
         match self.reason {
             // SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE
             199 => Reason::ClientCertMissing,
-            // SSL_R_CERTIFICATE_VERIFY_FAILED
-            134 => client_chain_reason(self.verify),
+            CERTIFICATE_VERIFY_FAILED => client_chain_reason(self.verify),
             // NO_SHARED_CIPHER, NO_SUITABLE_KEY_SHARE, _SIGNATURE_ALGORITHM, _GROUPS
             193 | 101 | 118 | 295 => Reason::ClientNoSharedCipher,
             // UNSUPPORTED_PROTOCOL, WRONG_VERSION_NUMBER, VERSION_TOO_LOW
@@ -138,7 +141,7 @@ impl Fault {
             _ => Reason::UpstreamRejectedOurCert,
         };
         match self.reason {
-            134 => upstream_chain_reason(self.verify),
+            CERTIFICATE_VERIFY_FAILED => upstream_chain_reason(self.verify),
             // WRONG_VERSION_NUMBER, HTTP_REQUEST: what answers is no TLS
             267 | 156 => Reason::UpstreamSpeaksPlaintext,
             // certificate_required

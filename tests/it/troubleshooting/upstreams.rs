@@ -19,6 +19,11 @@ use crate::support::upstream::{NAME, checking, record_of, showing, speaking, ups
 const WANTS: &str = "upstream_wants_client_cert";
 const REJECTED: &str = "upstream_rejected_our_cert";
 
+/// What records say of nginx's pages.
+const NO_CERTIFICATE: &str = "nginx answered: 400 No required SSL certificate was sent";
+const BAD_CERTIFICATE: &str = "nginx answered: 400 The SSL certificate error";
+const PLAIN_HTTP: &str = "nginx answered: 400 The plain HTTP request was sent to HTTPS port";
+
 /// A gateway with one service, `backend`, and one route to it for every path, `all`.
 struct Stage {
     gateway: Gateway,
@@ -89,7 +94,7 @@ impl Stage {
         for (member, value) in more.as_object().expect("members") {
             expected[member] = value.clone();
         }
-        expect_exactly(&record, expected);
+        expect_exactly(&record, &expected);
     }
 }
 
@@ -134,12 +139,20 @@ fn nginx_that_rejects_our_certificate_is_502_until_it_is_one_it_trusts() {
     let server = callers.ca.server(NAME);
     let origin = Origin::nginx(&Nginx::mutual(server, callers.ca.pem()));
     let mut stage = Stage::start();
-    let page = "nginx's own 400";
     for version in TlsVersion::ALL {
-        for (upstream, reason) in [
-            (upstream(&origin.node(), &speaking(version)), WANTS),
-            (to(&origin, &callers.stranger, version), REJECTED),
-            (to(&origin, &callers.expired, version), REJECTED),
+        for (upstream, (reason, page)) in [
+            (
+                upstream(&origin.node(), &speaking(version)),
+                (WANTS, NO_CERTIFICATE),
+            ),
+            (
+                to(&origin, &callers.stranger, version),
+                (REJECTED, BAD_CERTIFICATE),
+            ),
+            (
+                to(&origin, &callers.expired, version),
+                (REJECTED, BAD_CERTIFICATE),
+            ),
         ] {
             stage.apply(&upstream);
             // Again, so that the session nginx gave before it refused is there to be misused.
@@ -316,7 +329,7 @@ fn service_without_its_client_certificate_is_502_at_once_whatever_the_pool_holds
                 assert_eq!(reply.status, 502, "{reply:?}");
             }
             for _ in 0..4 {
-                stage.expect_refused(&origin.node(), WANTS, &named("nginx's own 400"));
+                stage.expect_refused(&origin.node(), WANTS, &named(NO_CERTIFICATE));
             }
         }
         stage.apply(&with);
@@ -375,8 +388,16 @@ fn certificate_of_an_unknown_ca_is_502_until_the_ca_is_listed_or_verify_is_off()
     let mut stage = Stage::start();
     for version in TlsVersion::ALL {
         for (origin, fix, detail) in [
-            (&origin, ca.pem(), "unable to get local issuer certificate"),
-            (&alone, self_signed.cert.clone(), "self-signed certificate"),
+            (
+                &origin,
+                ca.pem(),
+                "certificate verify failed: unable to get local issuer certificate",
+            ),
+            (
+                &alone,
+                self_signed.cert.clone(),
+                "certificate verify failed: self-signed certificate",
+            ),
         ] {
             let checked = |ca: &str| upstream(&origin.node(), &checking(ca, version));
             let wrong = checked(&other.pem());
@@ -421,11 +442,15 @@ fn expired_certificate_of_an_upstream_is_502_until_it_is_renewed() {
     for version in TlsVersion::ALL {
         let to = |origin: &Origin| upstream(&origin.node(), &checking(&ca.pem(), version));
         for (origin, reason, detail) in [
-            (&expired, "upstream_cert_expired", "certificate has expired"),
+            (
+                &expired,
+                "upstream_cert_expired",
+                "certificate verify failed: certificate has expired",
+            ),
             (
                 &early,
                 "upstream_cert_not_yet_valid",
-                "certificate is not yet valid",
+                "certificate verify failed: certificate is not yet valid",
             ),
         ] {
             stage.apply(&to(origin));
@@ -462,8 +487,15 @@ fn name_that_is_not_the_upstreams_is_502_until_upstream_host_is_set() {
             key,
         ],
     );
-    let mismatch = ("upstream_name_mismatch", "hostname mismatch");
-    let refused = ("upstream_sni_refused", "unrecognized name");
+    let mismatch = (
+        "upstream_name_mismatch",
+        "certificate verify failed: hostname mismatch; asked for api.example.com, the certificate \
+         is for up.example.com",
+    );
+    let refused = (
+        "upstream_sni_refused",
+        "unrecognized name; sent api.example.com",
+    );
     let mut stage = Stage::start();
     for version in TlsVersion::ALL {
         let unchecked = speaking(version);
@@ -482,6 +514,19 @@ fn name_that_is_not_the_upstreams_is_502_until_upstream_host_is_set() {
             stage.apply(&upstream);
             let more = json!({"upstream_sni": "api.example.com", "detail": detail});
             stage.expect_refused(&origin.node(), reason, &more);
+
+            // An address is checked as one, and none is sent as a server name.
+            upstream["pass_host"] = "node".into();
+            stage.apply(&upstream);
+            let detail = if reason == "upstream_name_mismatch" {
+                "certificate verify failed: IP address mismatch; asked for 127.0.0.1, the \
+                 certificate is for up.example.com"
+            } else {
+                "unrecognized name; no server name was sent, as 127.0.0.1 is an address"
+            };
+            if !std::ptr::eq(origin, &strict_openssl) {
+                stage.expect_refused(&origin.node(), reason, &json!({"detail": detail}));
+            }
 
             upstream["pass_host"] = "rewrite".into();
             upstream["upstream_host"] = NAME.into();
@@ -506,19 +551,24 @@ fn scheme_that_does_not_fit_the_port_is_502_until_it_does() {
         drop(std::io::copy(&mut conn, &mut std::io::sink()));
     });
     let closed = ClosedPort::new();
+    let nobody = format!("{}: Connection refused (os error 111)", closed.node());
     let mut stage = Stage::start();
     let http = |node: &str| json!({"scheme": "http", "nodes": {node: 1}});
     for (node, reason, detail) in [
-        (over_tls.node(), "upstream_expects_tls", "nginx's own 400"),
-        (mutual.node(), "upstream_expects_tls", "nginx's own 400"),
+        (over_tls.node(), "upstream_expects_tls", PLAIN_HTTP),
+        (mutual.node(), "upstream_expects_tls", PLAIN_HTTP),
         (
             alerting.node(),
             "upstream_expects_tls",
-            "invalid HTTP version",
+            "invalid HTTP version parsed",
         ),
         // OpenSSL's own server leaves without a word: nothing tells it from a crash.
-        (openssl.node(), "upstream_reset", "connection closed"),
-        (closed.node(), "upstream_refused", "Connection refused"),
+        (
+            openssl.node(),
+            "upstream_reset",
+            "connection closed before message completed",
+        ),
+        (closed.node(), "upstream_refused", nobody.as_str()),
     ] {
         stage.apply(&http(&node));
         stage.expect_refused(&node, reason, &json!({"detail": detail}));
@@ -538,7 +588,7 @@ fn scheme_that_does_not_fit_the_port_is_502_until_it_does() {
                 "upstream_speaks_plaintext",
                 "wrong version number",
             ),
-            (closed.node(), "upstream_refused", "Connection refused"),
+            (closed.node(), "upstream_refused", nobody.as_str()),
         ] {
             stage.apply(&https(&node));
             stage.expect_refused(&node, reason, &named(detail));
