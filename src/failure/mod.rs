@@ -64,6 +64,31 @@ impl Reason {
         Self::ALL.into_iter().find(|reason| reason.code() == code)
     }
 
+    /// The first sentence of the [remedy](Self::remedy).
+    #[must_use]
+    pub fn remedy_in_short(self) -> &'static str {
+        let remedy = self.remedy();
+        let end = remedy.find(". ").map_or(remedy.len(), |end| end + 1);
+        remedy.get(..end).unwrap_or(remedy)
+    }
+
+    /// Whether it says that a client's certificate is absent, or does not pass.
+    #[must_use]
+    pub const fn is_client_certificate(self) -> bool {
+        matches!(
+            self,
+            Self::ClientCertMissing
+                | Self::ClientCertUnknownCa
+                | Self::ClientCertExpired
+                | Self::ClientCertNotYetValid
+                | Self::ClientCertInvalid
+                | Self::ClientChainTooDeep
+                | Self::ClientCertRevoked
+                | Self::ClientCrlStale
+                | Self::ClientCrlMissing
+        )
+    }
+
     /// Whether it says that we do not trust what a server showed us.
     #[must_use]
     pub const fn is_distrust(self) -> bool {

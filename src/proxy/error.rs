@@ -133,17 +133,7 @@ fn ends_connection(reason: Reason) -> bool {
 
 /// Whether a certificate was shown and did not pass.
 fn is_bad_certificate(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::ClientCertUnknownCa
-            | Reason::ClientCertExpired
-            | Reason::ClientCertNotYetValid
-            | Reason::ClientCertInvalid
-            | Reason::ClientChainTooDeep
-            | Reason::ClientCertRevoked
-            | Reason::ClientCrlStale
-            | Reason::ClientCrlMissing
-    )
+    reason != Reason::ClientCertMissing && reason.is_client_certificate()
 }
 
 /// The one map from reason to status (APISIX §4.2, §5.4; nginx's 400s; RFC 9110 §15.5.20 for 421).

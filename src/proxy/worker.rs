@@ -268,6 +268,7 @@ fn keep_house(worker: &Rc<Worker>, ticks: u64) {
         // First: what it holds, the other holds too.
         worker.discovered.sweep();
         worker.upstreams.sweep();
+        worker.failures.sweep(worker.epoch_millis());
     }
 }
 
@@ -402,6 +403,7 @@ async fn drain(worker: &Rc<Worker>, stop: &watch::Sender<bool>) {
     }
     worker.is_over.set(true);
     worker.pool.clear();
+    worker.failures.sweep(u64::MAX);
     worker.access.borrow_mut().flush();
 }
 

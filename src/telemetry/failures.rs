@@ -1,4 +1,5 @@
 //! The last failures, for `GET /portcullis/v1/failures`: a bounded ring, and counts since start.
+//! The process log hears of them too.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::failure::Reason;
 use crate::telemetry::access::{Kind, Record, visible};
+use crate::telemetry::notices::Notices;
 use crate::telemetry::time::rfc3339_millis;
 
 /// How many failures are kept.
@@ -56,6 +58,7 @@ pub struct Failure {
 pub struct Failures {
     ring: Mutex<VecDeque<Failure>>,
     counts: [AtomicU64; Reason::COUNT],
+    notices: Notices,
 }
 
 impl Default for Failures {
@@ -63,12 +66,13 @@ impl Default for Failures {
         Self {
             ring: Mutex::new(VecDeque::with_capacity(KEPT_COUNT)),
             counts: [const { AtomicU64::new(0) }; Reason::COUNT],
+            notices: Notices::default(),
         }
     }
 }
 
 impl Failures {
-    /// Keeps a failed record. Takes a lock for the time of one move.
+    /// Keeps a failed record. Takes locks for the time of one move each.
     pub fn push(&self, record: &Record<'_>, reason: Reason) {
         if let Some(count) = self.counts.get(reason.index()) {
             count.fetch_add(1, Ordering::Relaxed);
@@ -83,6 +87,13 @@ impl Failures {
         ring.push_back(failure);
         drop(ring);
         drop(oldest);
+        self.notices.push(record, reason);
+    }
+
+    /// Has the process log told of what was only counted so far; to be called now and then with
+    /// the milliseconds since the epoch, and at the end with `u64::MAX`.
+    pub fn sweep(&self, now_millis: u64) {
+        self.notices.sweep(now_millis);
     }
 
     /// The newest failures first, at most `limit`, of one reason or of all.

@@ -10,4 +10,5 @@ pub mod health;
 pub mod log;
 pub mod metrics;
 pub mod negotiated;
+pub mod notices;
 pub mod time;

@@ -297,6 +297,53 @@ fn alert_before_a_reset_is_told_as_that_alert_however_the_request_is_sent() {
     );
 }
 
+/// "The upstream rejects the connection with an SSL alert, visible in the gateway error log": on
+/// standard error, whatever becomes of the records.
+#[test]
+fn alert_of_an_upstream_is_in_the_log_without_access_records_too() {
+    let callers = Callers::new();
+    let server = callers.ca.server(NAME);
+    let origin = TcpOrigin::mutual(&server, &callers.ca.pem());
+    let node = origin.node();
+    let stage = Stage::with(Setup::default().set("access_log", "off"));
+    let ask = |status| {
+        let reply = stage.gateway.connect().get("api.example.com", "/", &[]);
+        reply.expect_status(status);
+    };
+    stage.apply(&upstream(&node, &speaking(TlsVersion::V13)));
+    ask(502);
+    let told = stage
+        .gateway
+        .expect_log("the alert", |line| field(line, "reason") == Some(WANTS));
+    assert_eq!(told["count"], 1, "{told}");
+    for (member, value) in [
+        ("level", "WARN"),
+        ("detail", "tlsv13 alert certificate required"),
+        ("route_id", "all"),
+        ("upstream_id", "backend"),
+        ("node", node.as_str()),
+        ("upstream_sni", NAME),
+    ] {
+        assert_eq!(field(&told, member), Some(value), "{told}");
+    }
+    let remedy = field(&told, "remedy").unwrap_or_default();
+    assert!(remedy.contains("`tls.client_cert`"), "{told}");
+
+    // What follows soon is one line with its count; what is served is none.
+    for _ in 0..3 {
+        ask(502);
+    }
+    let showing = showing(&callers.good, TlsVersion::V13);
+    stage.apply(&upstream(&node, &showing));
+    ask(200);
+    let stopped = stage.gateway.stop();
+    let of_it = |line: &&Value| field(line, "reason") == Some(WANTS);
+    let lines: Vec<_> = stopped.logs.iter().filter(of_it).collect();
+    let all: u64 = lines.iter().filter_map(|line| line["count"].as_u64()).sum();
+    assert!(all == 4 && lines.len() < 4, "{lines:#?}");
+    assert!(stopped.records.is_empty(), "{:?}", stopped.records);
+}
+
 /// The document's experiment: "remove `tls.client_cert` and `tls.client_key` and re-apply".
 #[test]
 fn service_without_its_client_certificate_is_502_at_once_whatever_the_pool_holds() {
