@@ -46,7 +46,7 @@ pub(super) async fn check_schema(call: &mut Call<'_>, word: &str) -> Result<Answ
     Ok(match judged {
         Ok(()) => Answer::empty(StatusCode::OK),
         // Without the words that go before it in the refusal of a write.
-        Err(faults) => Answer::error(StatusCode::BAD_REQUEST, &faults.to_string()),
+        Err(faults) => Answer::error(StatusCode::BAD_REQUEST, &faults.reason()),
     })
 }
 
@@ -190,7 +190,7 @@ async fn check_item(
     let id = match id(kind, &document).and_then(|id| resource::refuse_times(&document).map(|()| id))
     {
         Ok(id) => id,
-        Err(faults) => return Ok(Err(reply::error_msg(&faults))),
+        Err(faults) => return Ok(Err(faults.message())),
     };
     let judged = call.state.control.judge(Put {
         kind,
@@ -204,7 +204,7 @@ async fn check_item(
     });
     match judged.await {
         Ok(_warnings) => Ok(Ok(())),
-        Err(WriteError::Invalid(faults)) => Ok(Err(reply::error_msg(&faults))),
+        Err(WriteError::Invalid(faults)) => Ok(Err(faults.message())),
         Err(error) => Err(error.into()),
     }
 }

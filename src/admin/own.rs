@@ -181,7 +181,7 @@ fn faulty(faults: &Faults) -> Answer {
         .iter()
         .map(|fault| json!({ "pointer": fault.pointer, "reason": fault.reason }))
         .collect();
-    let error_msg = reply::error_msg(faults);
+    let error_msg = faults.message();
     Answer::json(
         StatusCode::BAD_REQUEST,
         json!({ "valid": false, "error_msg": error_msg, "faults": list }),

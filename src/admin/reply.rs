@@ -15,7 +15,7 @@ use super::auth::AuthError;
 use super::list::ListError;
 use super::request::{BodyError, PathError};
 use crate::control::WriteError;
-use crate::resource::fault::{Fault, Faults, Warning};
+use crate::resource::fault::{Faults, Warning};
 use crate::resource::{Id, Kind, Revision, shown};
 use crate::store::StoreError;
 
@@ -332,7 +332,7 @@ impl Refusal {
                 Answer::json(StatusCode::NOT_FOUND, json!({ "message": text }))
             }
             Self::Envelope(faults) | Self::Write(WriteError::Invalid(faults)) => {
-                Answer::error(bad, &error_msg(&faults))
+                Answer::error(bad, &faults.message())
             }
             Self::Write(WriteError::Conflict) => {
                 Answer::error(StatusCode::SERVICE_UNAVAILABLE, &text)
@@ -397,14 +397,6 @@ impl Refusal {
     }
 }
 
-/// The first fault as APISIX words it.
-pub(super) fn error_msg(faults: &Faults) -> String {
-    faults
-        .0
-        .first()
-        .map_or_else(|| "invalid configuration".to_owned(), Fault::message)
-}
-
 /// The first faults with where they are, the rest counted, for the log.
 pub(super) fn all_faults(faults: &Faults) -> String {
     let all = faults.0.iter().take(LOGGED_FAULTS);
@@ -462,6 +454,7 @@ pub(super) fn object<const N: usize>(members: [(&str, Value); N]) -> Map<String,
 mod tests {
     use super::*;
 
+    use crate::resource::fault::Fault;
     use crate::resource::patch::PatchError;
 
     fn told(refusal: Refusal) -> (u16, String) {

@@ -187,7 +187,19 @@ fn collect(schema: &Value, error: &ValidationError<'_>, findings: &mut Vec<Findi
             reason: format!("{}{reason}", place.prefix),
         });
     }
-    // What is wrong in the alternative that was meant: not in APISIX's text, which stays first.
+    // What is lacking: not in APISIX's text, which stays first.
+    if let ValidationErrorKind::OneOfNotValid { .. } = error.kind()
+        && let Some(lacking) = lacking(place.node, error.instance())
+    {
+        let mut rank = place.rank.clone();
+        rank.push(1);
+        findings.push(Finding {
+            rank,
+            pointer: at.to_owned(),
+            reason: lacking,
+        });
+    }
+    // What is wrong in the alternative that was meant: likewise.
     if let ValidationErrorKind::AnyOf { context } = error.kind() {
         let is_other_type = |errors: &&Vec<ValidationError<'_>>| {
             errors.iter().any(|inner| {
@@ -500,6 +512,28 @@ fn none_of_the_required(node: &Value) -> String {
     }
 }
 
+/// What would make a value one of the alternatives that `oneOf` has, where these differ in what they
+/// require: the fewest members, whichever they are.
+fn lacking(node: &Value, value: &Value) -> Option<String> {
+    let value = value.as_object()?;
+    let absent = |schema: &Value| -> Option<Vec<String>> {
+        let names = schema.get("required")?.as_array()?.iter();
+        let names = names.filter_map(Value::as_str);
+        let absent = names.filter(|name| !value.contains_key(*name));
+        Some(absent.map(quoted).collect())
+    };
+    let alternatives = node.get("oneOf")?.as_array()?.iter();
+    let all: Vec<Vec<String>> = alternatives.map(absent).collect::<Option<_>>()?;
+    let fewest = all.iter().map(Vec::len).min().filter(|count| *count > 0)?;
+    let nearest = all.iter().filter(|names| names.len() == fewest);
+    let nearest: Vec<String> = nearest.map(|names| names.join(" and ")).collect();
+    Some(match nearest.as_slice() {
+        [only] if fewest == 1 => format!("property {only} is required"),
+        [only] => format!("properties {only} are required"),
+        several => format!("one of these is required: {}", several.join(", ")),
+    })
+}
+
 fn matches_both(context: &[Vec<ValidationError<'_>>]) -> String {
     let mut matching = context
         .iter()
@@ -738,7 +772,8 @@ mod tests {
         });
         let found = reasons_of(&schema, &json!({"z": 1, "b": {"x": 1}, "a": 1}));
         let pointers: Vec<_> = found.iter().map(|(pointer, _)| pointer.as_str()).collect();
-        assert_eq!(pointers, ["/a", "/d", "/b/x", "/b/y", "/c", "/z", ""]);
+        // What `oneOf` lacks is told behind it.
+        assert_eq!(pointers, ["/a", "/d", "/b/x", "/b/y", "/c", "/z", "", ""]);
     }
 
     #[test]

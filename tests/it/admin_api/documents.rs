@@ -290,7 +290,8 @@ fn rotation_without_names_keeps_them_and_without_client_takes_it_away() {
     let new = gateway.admin_put("/ssls/another", &bare).expect_status(400);
     assert_eq!(
         error_msg(&new),
-        "invalid configuration: then clause did not match"
+        "invalid configuration: then clause did not match: one of these is required: \"sni\", \
+         \"snis\""
     );
 }
 

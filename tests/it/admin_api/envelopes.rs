@@ -335,7 +335,7 @@ fn references_must_exist_and_hold_what_they_name() {
         (
             "/upstreams/1",
             json!({"scheme": "https", "nodes": {"127.0.0.1:1": 1}, "tls": {"client_cert_id": "x"}}),
-            "failed to fetch ssl info by ssl id [x], response code: 404",
+            "failed to fetch ssl info by ssl id [x], response code: 404 (at /tls/client_cert_id)",
         ),
     ] {
         let outcome = gateway.admin_put(path, &document).expect_status(400);

@@ -82,6 +82,12 @@ fn bad_certificate_or_key_is_refused_by_name_and_the_old_pair_serves_on() {
             let refused = door.put(&gateway, "/ssls/1", &document).expect_status(400);
             let found = error_msg(&refused);
             assert!(found.starts_with(text), "{found}\n{text}");
+            // Whichever of the members that these words fit.
+            let place = format!("(at {pointer})");
+            assert!(
+                found.contains(&place) || text.contains(pointer.trim_start_matches('/')),
+                "{found}"
+            );
             for pair in [&good, &other, &rsa] {
                 assert!(
                     pair.key_lines()

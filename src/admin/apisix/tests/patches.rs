@@ -155,13 +155,13 @@ async fn patches_that_say_nothing_or_lead_nowhere_are_refused() {
             "routes/1",
             r#"{"uri":null}"#,
             "invalid configuration: allOf 1 failed: value should match only one schema, but \
-             matches none",
+             matches none: one of these is required: \"uri\", \"uris\"",
         ),
         (
             "routes/1/desc",
             "null",
             "invalid configuration: property \"desc\" validation failed: wrong type: expected \
-             string, got userdata",
+             string, got userdata; userdata is null: leave the member out",
         ),
         (
             "routes/1",
@@ -226,7 +226,7 @@ async fn json_patch_is_api7_s() {
             json!([{"op": "remove", "path": "/uri"}]),
             400,
             "invalid configuration: allOf 1 failed: value should match only one schema, but \
-             matches none",
+             matches none: one of these is required: \"uri\", \"uris\"",
         ),
     ] {
         let told = ask(&list, status).await;
