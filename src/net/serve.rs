@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
@@ -17,9 +18,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::failure::Reason;
 use crate::net::handshake::{self, Greeting, Turns};
 use crate::net::listener;
-use crate::net::stream::Stream;
+use crate::net::stream::{Stream, answer_plainly};
 use crate::net::sweep::{Sweep, Until, millis};
 use crate::telemetry::negotiated::Counts;
 use crate::tls::peer::Accepted;
@@ -46,6 +48,8 @@ pub struct Tls {
     pub turns: Turns,
     /// What they agreed on.
     pub agreed: Arc<Counts>,
+    /// The whole answer to a client that speaks plain HTTP here.
+    pub to_plain_http: Bytes,
 }
 
 /// Serves until `stop` turns true, then lets requests in flight end. Runs in a `LocalSet`.
@@ -89,7 +93,8 @@ where
         let sweep = sweep.clone();
         let stalled = activity.clone();
         tokio::task::spawn_local(async move {
-            let Some((stream, accepted)) = greet(tcp, tls, activity.clone()).await else {
+            let greeted = greet(tcp, peer, tls, activity.clone(), &sweep).await;
+            let Some((stream, accepted)) = greeted else {
                 return;
             };
             let service = service(peer, accepted.as_deref());
@@ -176,22 +181,32 @@ impl Drop for Place {
 
 async fn greet(
     tcp: tokio::net::TcpStream,
+    peer: SocketAddr,
     tls: Option<Tls>,
     activity: Rc<Activity>,
+    sweep: &Rc<Sweep>,
 ) -> Option<(Stream, Option<Box<Accepted>>)> {
     let Some(tls) = tls else {
         return Some((Stream::Plain(Socket::new(tcp, activity)), None));
     };
-    let no_build = |_, _| std::future::ready(Err(crate::failure::Reason::ContextUnavailable));
+    let no_build = |_, _| std::future::ready(Err(Reason::ContextUnavailable));
+    let failed = |reason: Reason, detail: &str| {
+        let reason = reason.code();
+        tracing::info!(reason, detail, %peer, "an admin handshake failed");
+    };
     let greeting = handshake::greet(&tls.acceptor, tcp, activity, &tls.turns, no_build);
     match with_patience(greeting).await? {
         Ok(Greeting::Tls(stream, accepted)) => {
             tls.agreed.add(&stream.agreed());
             Some((Stream::Tls(stream), Some(accepted)))
         }
-        Ok(Greeting::Plain(_)) => None,
+        Ok(Greeting::Plain(socket)) => {
+            failed(Reason::ClientPlaintextOnTls, "");
+            answer_plainly(socket, &tls.to_plain_http, sweep, PATIENCE).await;
+            None
+        }
         Err(refused) => {
-            tracing::info!(reason = ?refused.reason, detail = refused.detail, "an admin handshake failed");
+            failed(refused.reason, &refused.detail);
             None
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::net::sweep::Sweep;
@@ -147,6 +147,24 @@ pub async fn linger(tcp: &TcpStream, sweep: &Rc<Sweep>, linger: Linger) {
         .await;
     });
     let _ = sweep.within(sweep.after(linger.time), drain).await;
+}
+
+/// Answers, with bytes as they stand, a client that speaks plain HTTP where nothing but TLS is
+/// served, and ends the connection so that the answer arrives. All but that end takes `patience`.
+pub async fn answer_plainly(
+    mut socket: Socket,
+    answer: &[u8],
+    sweep: &Rc<Sweep>,
+    patience: Duration,
+) {
+    let answering = async {
+        // What was sent is read first: closing with unread bytes would reset the connection.
+        let mut head = [0; 1024];
+        let _ = socket.read(&mut head).await;
+        let _ = socket.write_all(answer).await;
+    };
+    let _ = sweep.within(sweep.after(patience), answering).await;
+    linger(socket.tcp(), sweep, Linger::SHORT).await;
 }
 
 /// A stream with bytes that were read from it before.

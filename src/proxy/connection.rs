@@ -12,12 +12,12 @@ use bytes::{Bytes, BytesMut};
 use hyper::server::conn::http1::Parts;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::failure::Reason;
 use crate::net::handshake::{self, Greeting, Refused};
-use crate::net::stream::{Linger, Rewound, Stream, linger};
+use crate::net::stream::{Linger, Rewound, Stream, answer_plainly, linger};
 use crate::proxy::body::{UNWANTED, UNWANTED_PAUSE};
 use crate::proxy::conn::{Conn, Phase, Signal, client_facts};
 use crate::proxy::error::Refusal;
@@ -161,7 +161,7 @@ async fn greet(
 }
 
 /// nginx's page for plain HTTP on a TLS port.
-async fn answer_plain(worker: &Worker, mut socket: Socket) {
+async fn answer_plain(worker: &Worker, socket: Socket) {
     let id = worker.ids.next();
     let reply = Refusal::from(Reason::ClientPlaintextOnTls).reply(&id);
     let mut text = b"HTTP/1.1 400 Bad Request\r\n".to_vec();
@@ -173,15 +173,8 @@ async fn answer_plain(worker: &Worker, mut socket: Socket) {
     }
     text.extend_from_slice(format!("content-length: {}\r\n\r\n", reply.body().len()).as_bytes());
     text.extend_from_slice(reply.body());
-    let answer = async {
-        // What was sent is read first: closing with unread bytes would reset the connection.
-        let mut head = [0; 1024];
-        let _ = socket.read(&mut head).await;
-        let _ = socket.write_all(&text).await;
-    };
-    let until = worker.sweep.after(worker.settings.handshake_timeout);
-    let _ = worker.sweep.within(until, answer).await;
-    linger(socket.tcp(), &worker.sweep, Linger::SHORT).await;
+    let patience = worker.settings.handshake_timeout;
+    answer_plainly(socket, &text, &worker.sweep, patience).await;
 }
 
 fn record_refused(

@@ -372,6 +372,21 @@ fn plain_http_on_the_tls_port_gets_the_page_of_nginx() {
         record["reason"] == "client_plaintext_on_tls"
     });
     assert_eq!(record["listener"], "https");
+    // The Admin API's has it too.
+    let at_admin = ask(site.gateway.port("admin_https"));
+    assert_eq!(page(&at_admin.body), page(&theirs.body));
+    assert_eq!(at_admin.header("connection"), Some("close"));
+    let told = site.gateway.expect_log("plain on admin's TLS", |line| {
+        line["reason"] == "client_plaintext_on_tls"
+            && line["message"] == "an admin handshake failed"
+    });
+    assert!(
+        told["peer"]
+            .as_str()
+            .is_some_and(|peer| peer.starts_with("127.0.0.1:"))
+    );
+    let over_tls = site.gateway.admin_https("GET", "/ssls/web");
+    over_tls.send().expect_status(200);
     // Bytes that are neither are not answered for ever.
     let answer = PlainConn::open(site.gateway.https_port()).exchange(b"\x00\x01\x02\r\n\r\n");
     assert!(answer.starts_with(b"HTTP/1.1 400 "), "{answer:?}");

@@ -433,6 +433,9 @@ fn warn(headers: &HeaderMap) {
     }
 }
 
+/// What nginx, and so Apache APISIX and this gateway, answer where nothing but TLS is served.
+const PLAIN_HTTP: &str = "The plain HTTP request was sent to HTTPS port";
+
 /// The public tool's sentence for an answer of 400 and above.
 fn refused(status: StatusCode, body: &[u8]) -> Failed {
     let parsed: Option<Value> = serde_json::from_slice(body).ok();
@@ -446,6 +449,9 @@ fn refused(status: StatusCode, body: &[u8]) -> Failed {
         403 => format!("permission denied: {said}"),
         404 => "resource not found".to_owned(),
         409 => format!("conflict: {said}"),
+        400 if whole.contains(PLAIN_HTTP) => {
+            format!("API error (status 400): {PLAIN_HTTP}; use https://")
+        }
         code => format!("API error (status {code}): {said}"),
     };
     Failed::answered(status.as_u16(), text)
@@ -506,6 +512,11 @@ mod tests {
                 "API error (status 400): bad\\u{1b}[2J",
             ),
             (502, " gone \n", "API error (status 502): gone"),
+            (
+                400,
+                "<title>400 The plain HTTP request was sent to HTTPS port</title>",
+                "API error (status 400): The plain HTTP request was sent to HTTPS port; use https://",
+            ),
         ] {
             let failed = refused(StatusCode::from_u16(status).unwrap(), body.as_bytes());
             assert_eq!(failed.to_string(), expected);

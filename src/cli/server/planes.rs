@@ -6,6 +6,7 @@ use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
@@ -91,6 +92,7 @@ impl Planes {
                         acceptor: self.tls.clone(),
                         turns: turns.clone(),
                         agreed: self.state.metrics.negotiated.counts("admin_https"),
+                        to_plain_http: to_plain_http(),
                     });
                     tokio::task::spawn_local(serve::serve(socket, tls, service, stopped))
                 }
@@ -114,6 +116,22 @@ impl Planes {
         }
         result
     }
+}
+
+/// nginx's page for plain HTTP on a TLS port.
+fn to_plain_http() -> Bytes {
+    let said = "The plain HTTP request was sent to HTTPS port";
+    let page = format!(
+        "<html>\r\n<head><title>400 {said}</title></head>\r\n<body>\r\n\
+         <center><h1>400 Bad Request</h1></center>\r\n<center>{said}</center>\r\n\
+         <hr><center>Portcullis</center>\r\n</body>\r\n</html>\r\n"
+    );
+    let length = page.len();
+    let head = format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: text/html\r\ncontent-length: {length}\r\n\
+         connection: close\r\n\r\n"
+    );
+    (head + &page).into()
 }
 
 /// A hyper service that hands each request to a warp filter, with the client's address.
