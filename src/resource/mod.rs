@@ -272,7 +272,9 @@ pub fn parse(kind: Kind, id: &Id, document: &Document, terms: &Terms) -> Result<
             Kind::Route => route::read(members, terms, &mut verdict)
                 .map(Box::new)
                 .map(Resource::Route),
-            Kind::Secret => secret::read(manager, members, &mut verdict).map(Resource::Secret),
+            Kind::Secret => {
+                secret::read(manager, members, terms, &mut verdict).map(Resource::Secret)
+            }
         }
     };
     shape.respell(&mut verdict);

@@ -250,12 +250,14 @@ fn reason(at: &str, error: &MaterialError) -> String {
 }
 
 fn read_key(at: &str, pem: &str) -> Result<PrivateKey, String> {
-    // APISIX takes what is not PEM for a key it encrypted itself.
-    if !pem
-        .trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n'])
-        .starts_with("---")
-    {
-        return Err("failed to decrypt previous encrypted key".to_owned());
+    let text = pem.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
+    if !text.starts_with("---") {
+        // APISIX takes what is not PEM for a key it encrypted itself. It has no keys of logins.
+        return Err(if at.starts_with("/auth/") {
+            format!("{}: the private key is not PEM", dotted(at))
+        } else {
+            "failed to decrypt previous encrypted key".to_owned()
+        });
     }
     PrivateKey::parse(pem).map_err(|error| reason(at, &error))
 }

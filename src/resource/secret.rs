@@ -9,7 +9,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use super::fault::Verdict;
-use super::{Document, is_reference, members};
+use super::{Document, Terms, is_reference, members, pem};
 
 /// A typed secret. `Debug` shows the names of its members only.
 #[derive(Clone)]
@@ -69,10 +69,15 @@ impl Manager {
 }
 
 /// Reads what the schema has accepted. `None` only with a fault.
-pub(super) fn read(manager: &str, document: &Document, verdict: &mut Verdict) -> Option<Secret> {
+pub(super) fn read(
+    manager: &str,
+    document: &Document,
+    terms: &Terms,
+    verdict: &mut Verdict,
+) -> Option<Secret> {
     let manager = Manager::from_word(manager)?;
     match manager {
-        Manager::Vault => judge_vault(document, verdict),
+        Manager::Vault => judge_vault(document, terms, verdict),
         Manager::Aws => judge_aws(document, verdict),
         Manager::Gcp => judge_gcp(document, verdict),
         Manager::Kubernetes => {}
@@ -93,7 +98,7 @@ pub(super) fn read(manager: &str, document: &Document, verdict: &mut Verdict) ->
 
 /// `prefix` may be absent when the path of `uri` is the one to read (`/v1/…`); `token` may be
 /// absent when `prefix` is, or when `auth` says how to log in.
-fn judge_vault(document: &Document, verdict: &mut Verdict) {
+fn judge_vault(document: &Document, terms: &Terms, verdict: &mut Verdict) {
     let has_prefix = document.contains_key("prefix");
     let uri = members::text(document, "uri").unwrap_or_default();
     if !has_prefix && !path_of(uri).starts_with("/v1/") {
@@ -111,7 +116,7 @@ fn judge_vault(document: &Document, verdict: &mut Verdict) {
         (_, _) => {}
     }
     if let Some(auth) = auth {
-        judge_login(auth, verdict);
+        judge_login(auth, terms, verdict);
     }
     if document.contains_key("issue") {
         if !has_prefix {
@@ -125,8 +130,9 @@ fn judge_vault(document: &Document, verdict: &mut Verdict) {
     }
 }
 
-/// Each method has what it sends, and nothing of another one.
-fn judge_login(auth: &Document, verdict: &mut Verdict) {
+/// Each method has what it sends, and nothing of another one. A client certificate is held to what
+/// those of upstreams are.
+fn judge_login(auth: &Document, terms: &Terms, verdict: &mut Verdict) {
     let method = members::text(auth, "method").unwrap_or_default();
     let (needed, permitted): (&[&str], &[&str]) = match method {
         "approle" => (&["role_id", "secret_id"], &[]),
@@ -145,6 +151,21 @@ fn judge_login(auth: &Document, verdict: &mut Verdict) {
     for member in auth.keys().filter(|member| !known(member)) {
         let reason = format!("auth.{member} has no meaning with method {method}; leave it out");
         verdict.refuse(format!("/auth/{member}"), reason);
+    }
+    if method == "cert"
+        && let (Some(cert), Some(key)) = (members::text(auth, "cert"), members::text(auth, "key"))
+    {
+        let (cert, key) = (
+            ("/auth/cert".to_owned(), cert),
+            ("/auth/key".to_owned(), key),
+        );
+        pem::read_pair(
+            &cert,
+            &key,
+            "failed to handle auth.cert and auth.key: ",
+            terms,
+            verdict,
+        );
     }
 }
 
@@ -237,6 +258,7 @@ mod tests {
     use crate::resource::Kind;
     use crate::resource::Resource;
     use crate::resource::sample::{TERMS, judge_as};
+    use crate::tls::sample;
 
     #[track_caller]
     fn read(id: &str, body: &Value) -> Secret {
@@ -370,7 +392,7 @@ mod tests {
             json!({"auth": approle}),
             json!({"auth": {"method": "approle", "mount": "a", "role_id": "r", "secret_id": "$env://S"}}),
             json!({"auth": {"method": "kubernetes", "role": "r"}}),
-            json!({"auth": {"method": "cert", "cert": "c", "key": "k", "name": "n"}}),
+            json!({"auth": {"method": "cert", "cert": "$env://C", "key": "$env://K", "name": "n"}}),
             json!({"token": "t", "issue": {"role": "r", "cn": "a.test", "ttl": "1h"}}),
         ] {
             read("vault/1", &vault(more));
@@ -429,6 +451,31 @@ mod tests {
         ] {
             let told = refused("gcp/1", &body);
             assert!(told.contains(text) && !told.contains("hush"), "{told}");
+        }
+    }
+
+    #[test]
+    fn certificate_of_a_login_is_held_to_what_others_are() {
+        let ca = sample::ca("ca");
+        let (own, other) = (sample::leaf(&ca, "a", &[]), sample::leaf(&ca, "b", &[]));
+        let vault = |cert: &str, key: &str| {
+            let auth = json!({"method": "cert", "cert": cert, "key": key});
+            json!({"uri": "https://v", "prefix": "kv", "auth": auth})
+        };
+        read("vault/1", &vault(&own.cert, &own.key_pem));
+        for (cert, key, text) in [
+            ("garbage", own.key_pem.as_str(), "failed to parse cert"),
+            (own.cert.as_str(), "garbage", "the private key is not PEM"),
+            (
+                own.cert.as_str(),
+                other.key_pem.as_str(),
+                "does not belong to the certificate",
+            ),
+            ("$env://CERT", "garbage", "the private key is not PEM"),
+        ] {
+            let told = refused("vault/1", &vault(cert, key));
+            let prefix = "failed to handle auth.cert and auth.key: ";
+            assert!(told.starts_with(prefix) && told.contains(text), "{told}");
         }
     }
 

@@ -258,7 +258,11 @@ fn unapproved_keys_and_certificates_are_refused_with_their_member() {
     };
     let tls = |tls: Value| json!({"scheme": "https", "nodes": {"127.0.0.1:1": 1}, "tls": tls});
     let bundle = format!("{}{}", ca.pem(), edwards.cert);
-    let refused: [Refused; 8] = [
+    let vault = |pair: &Pair| {
+        let auth = json!({"method": "cert", "cert": pair.cert, "key": pair.key});
+        json!({"uri": "https://127.0.0.1:1", "prefix": "kv", "auth": auth})
+    };
+    let refused: [Refused; 10] = [
         ("/ssls/1", ssl(&edwards), "cert: certificate 1 has "),
         ("/ssls/1", ssl(&koblitz), "cert: certificate 1 "),
         (
@@ -291,6 +295,16 @@ fn unapproved_keys_and_certificates_are_refused_with_their_member() {
             tls(json!({"verify": true, "ca_certs": [ca.pem(), old.cert]})),
             "failed to validate ca_certs[2]: tls.ca_certs.1: certificate 1 is signed with",
         ),
+        (
+            "/secrets/vault/1",
+            vault(&edwards),
+            "failed to handle auth.cert and auth.key: auth.cert: certificate 1 has ",
+        ),
+        (
+            "/secrets/vault/1",
+            vault(&old),
+            "failed to handle auth.cert and auth.key: auth.cert: certificate 1 is signed with",
+        ),
     ];
     for (path, document, reason) in refused {
         let told = fips.admin_put(path, &document).expect_status(400).json();
@@ -315,6 +329,7 @@ fn unapproved_keys_and_certificates_are_refused_with_their_member() {
                 "verify": true, "ca_certs": [ca.pem()]
             })),
         ),
+        ("/secrets/vault/1", vault(&good)),
     ] {
         for gateway in [&fips, &off] {
             let told = gateway.admin_put(path, &document);
