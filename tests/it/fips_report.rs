@@ -421,6 +421,17 @@ fn signature_holds_for_the_report_and_for_no_other() {
                     .contains("the signature is not this key's over this report"),
                 "{told:?}"
             );
+            // Readers differ over which of two members counts, so neither may be there unsigned.
+            let doubled = text.replacen('{', "{\"statement\":\"FIPS validated\",", 1);
+            for forged in [doubled, format!("{text}{{}}")] {
+                fs::write(at("report.json"), &forged).unwrap();
+                let told = verify("public.pem");
+                assert_eq!(told.status.code(), Some(1), "{told:?}");
+                assert!(
+                    told.stderr.contains("is no report: it is not one JSON"),
+                    "{told:?}"
+                );
+            }
             fs::write(at("report.json"), &text).unwrap();
             let other = Ca::root("Another").client("reports");
             fs::write(at("other.crt"), &other.cert).unwrap();

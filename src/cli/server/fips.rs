@@ -22,6 +22,7 @@ use crate::crypto::digest::sha256;
 use crate::crypto::error::CryptoError;
 use crate::crypto::sign::{SignError, VerifyingKey};
 use crate::failure::chain;
+use crate::resource::json;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::cache::Contexts;
 
@@ -132,7 +133,7 @@ enum CheckError {
         path: String,
         source: std::io::Error,
     },
-    #[error("{path} is no report: it is not JSON")]
+    #[error("{path} is no report: it is not one JSON text whose members are all there once")]
     NotJson {
         path: String,
         source: serde_json::Error,
@@ -168,11 +169,11 @@ fn check(path: &Path, key: &Path) -> Result<String, CheckError> {
             source,
         })
     };
-    let report: Value =
-        serde_json::from_slice(&read(path)?).map_err(|source| CheckError::NotJson {
-            path: text(path),
-            source,
-        })?;
+    // Of a member that is there twice, readers take the first or the last: one would be unsigned.
+    let report = json::parse(&read(path)?).map_err(|source| CheckError::NotJson {
+        path: text(path),
+        source,
+    })?;
     let key = VerifyingKey::parse_pem(&read(key)?).map_err(|source| CheckError::Key {
         path: text(key),
         source,
