@@ -75,7 +75,9 @@ impl Page {
             self.line(name, word(&module[name]));
         }
         self.line("security checks", switch(&module["security_checks"]));
+        self.line("conditional-errors", switch(&module["conditional_errors"]));
         self.line("tls1-prf-ems-check", switch(&module["tls1_prf_ems_check"]));
+        self.line("drbg-no-trunc-md", switch(&module["drbg_no_trunc_md"]));
         let tests = &module["self_tests"];
         let last = format!(
             "{} at {} ({})",

@@ -256,7 +256,10 @@ fn module(around: &Surroundings) -> Value {
         "origin": origin(facts.origin),
         "state": if fips::is_operational() { "operational" } else { "error" },
         "security_checks": true,
+        // A module without it is not started.
+        "conditional_errors": true,
         "tls1_prf_ems_check": facts.is_ems_required,
+        "drbg_no_trunc_md": facts.is_drbg_digest_whole,
         "self_tests": {
             "at_start": rfc3339(facts.started_at),
             "how": "integrity check and known-answer tests, by the module itself: when it is \

@@ -86,6 +86,9 @@ pub struct FipsFacts {
     /// Whether TLS 1.2 without extended master secret is refused by the module; `None` when the
     /// module does not say.
     pub is_ems_required: Option<bool>,
+    /// Whether hash-based random generators take whole digests only (`drbg-no-trunc-md`); `None`
+    /// for a module that does not know the setting.
+    pub is_drbg_digest_whole: Option<bool>,
     /// The full version line of the libcrypto that loaded the module.
     pub libcrypto_version: String,
     /// The active providers, sorted: exactly `base` and `fips`.
@@ -350,6 +353,11 @@ fn prove(
     if sys::provider_number(provider, c"security-checks") != Some(1) {
         return Err(FipsError::SecurityChecksOff);
     }
+    let is_drbg_digest_whole =
+        sys::provider_number(provider, c"drbg-no-trunc-md").map(|number| number == 1);
+    if is_drbg_digest_whole == Some(false) {
+        return Err(FipsError::DrbgDigestsCut);
+    }
     sys::make_fips_default().map_err(CryptoError::during("ask for fips=yes by default"))?;
     check_properties()?;
     sys::provider_self_test(provider).map_err(|source| FipsError::SelfTest { source })?;
@@ -363,6 +371,7 @@ fn prove(
         module_sha256,
         origin: module.origin(module_sha256),
         is_ems_required: sys::provider_number(provider, c"tls1-prf-ems-check").map(|n| n == 1),
+        is_drbg_digest_whole,
         libcrypto_version: openssl::version::version().to_owned(),
         providers,
         probes,

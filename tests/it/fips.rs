@@ -21,7 +21,7 @@ type Break = (fn(&Module) -> Setup, &'static str);
 
 #[test]
 fn start_is_refused_with_its_own_reason_for_each_fault_of_the_module() {
-    let faults: [Break; 9] = [
+    let faults: [Break; 11] = [
         (
             |module| {
                 module.flip_a_bit();
@@ -75,6 +75,20 @@ fn start_is_refused_with_its_own_reason_for_each_fault_of_the_module() {
                 module.setup()
             },
             "without its security checks",
+        ),
+        (
+            |module| {
+                module.change_cnf(|text| text.replace("errors = 1", "errors = 0"));
+                module.setup()
+            },
+            "sets conditional-errors to \"0\"",
+        ),
+        (
+            |module| {
+                module.change_cnf(|text| without(&text, "drbg-no-trunc-md"));
+                module.setup()
+            },
+            "lets random generators use truncated digests",
         ),
         (
             |module| {

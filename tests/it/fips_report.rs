@@ -41,6 +41,10 @@ fn report_of_a_gateway_says_what_it_runs_on() {
         assert_eq!(told["path"], module.file("fips.so").to_str().unwrap());
         assert_eq!(told["sha256"], digest.as_str());
         assert_eq!(
+            (&told["conditional_errors"], &told["drbg_no_trunc_md"]),
+            (&json!(true), &json!(true))
+        );
+        assert_eq!(
             (&told["state"], &told["tls1_prf_ems_check"]),
             (&json!("operational"), &json!(true))
         );

@@ -21,6 +21,8 @@ use crate::crypto::digest::{SHA256_BYTES, Sha256};
 const SECTION: &str = "[fips_sect]";
 /// The parameter with the HMAC-SHA256 of the module's file.
 const MAC_KEY: &str = "module-mac";
+/// The parameter that keeps a module out of its error state when it is 0 (`fips_config(5)`).
+const ERRORS_KEY: &str = "conditional-errors";
 /// What the private configuration begins with; the module's own section follows.
 const PREAMBLE: &str = "\
 config_diagnostics = 1
@@ -187,7 +189,8 @@ fn parse(text: &str) -> Result<Parameters, String> {
                 "has a character that does not belong there in line {number}"
             ));
         }
-        match name {
+        // OpenSSL passes over what is before a dot (`provider_conf.c`, `skip_dot`).
+        match name.split_once('.').map_or(name, |(_, last)| last) {
             "module" | "identity" | "soft_load" => {
                 return Err(format!(
                     "sets {name:?} in line {number}, which would load another file"
@@ -197,11 +200,16 @@ fn parse(text: &str) -> Result<Parameters, String> {
                 return Err(format!("has a second {MAC_KEY} in line {number}"));
             }
             MAC_KEY => parameters.mac = Some(parse_mac(value)?),
+            ERRORS_KEY if value != "1" => {
+                return Err(format!(
+                    "sets {ERRORS_KEY} to {value:?} in line {number}: a test that fails when a key \
+                     is made would not stop the module"
+                ));
+            }
+            "activate" => continue,
             _ => {}
         }
-        if name != "activate" {
-            parameters.lines.push((name.to_owned(), value.to_owned()));
-        }
+        parameters.lines.push((name.to_owned(), value.to_owned()));
     }
     Ok(parameters)
 }
@@ -234,7 +242,7 @@ mod tests {
     fn installed() -> String {
         format!(
             "# made by fipsinstall\n[fips_sect]\nactivate = 1\ninstall-version = 1\n\
-             security-checks = 1\ntls1-prf-ems-check = 1\nmodule-mac = {MAC}\n"
+             conditional-errors = 1\nsecurity-checks = 1\ntls1-prf-ems-check = 1\nmodule-mac = {MAC}\n"
         )
     }
 
@@ -253,7 +261,8 @@ mod tests {
         assert_eq!(
             section,
             format!(
-                "install-version = 1\nsecurity-checks = 1\ntls1-prf-ems-check = 1\n\
+                "install-version = 1\nconditional-errors = 1\nsecurity-checks = 1\n\
+                 tls1-prf-ems-check = 1\n\
                  module-mac = {MAC}\n"
             )
         );
@@ -298,6 +307,18 @@ mod tests {
                 "character that does not belong",
             ),
             ("[fips_sect]\nmodule-mac = 42:AF\n", "not 64 hex digits"),
+            (
+                "[fips_sect]\n1.module = other.so\n",
+                "which would load another file",
+            ),
+            (
+                "[fips_sect]\nconditional-errors = 0\n",
+                "sets conditional-errors to \"0\" in line 2",
+            ),
+            (
+                "[fips_sect]\nx.conditional-errors = 0\n",
+                "sets conditional-errors to",
+            ),
         ];
         for (text, problem) in cases {
             let found = parse(text).unwrap_err();
@@ -307,7 +328,7 @@ mod tests {
         assert!(
             parse(&twice)
                 .unwrap_err()
-                .contains("a second module-mac in line 8")
+                .contains("a second module-mac in line 9")
         );
         let foreign = installed().replace("5A", "5G");
         assert!(parse(&foreign).unwrap_err().contains("not 64 hex digits"));

@@ -155,6 +155,12 @@ pub enum FipsError {
          configuration, by `openssl fipsinstall`"
     )]
     SecurityChecksOff,
+    /// The module's random generators take digests that are cut short.
+    #[error(
+        "the FIPS module lets random generators use truncated digests; set `drbg-no-trunc-md = 1` \
+         in its configuration, by `openssl fipsinstall -pedantic`"
+    )]
+    DrbgDigestsCut,
     /// Something used OpenSSL before the start.
     #[error(
         "OpenSSL's default provider is active beside the FIPS module: OpenSSL was used before \
