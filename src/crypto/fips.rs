@@ -162,7 +162,7 @@ pub fn start(request: &FipsRequest) -> Result<FipsFacts, FipsError> {
         return Err(FipsError::AlreadyStarted);
     }
     init()?;
-    environment::judge()?;
+    environment::judge(&module.path)?;
     module.check(&cnf)?;
     let provider = load(&request.module_dir, &module.path, &cnf)?;
     let facts = prove(&provider, &module, &request.expected_version)?;

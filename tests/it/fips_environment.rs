@@ -66,6 +66,8 @@ fn settings_that_activate_another_provider_stop_the_start() {
             Settings::activating(&["base", "fips", "legacy"], "1"),
             "legacy",
         ),
+        // OpenSSL 3.0 does not look at the value, later ones do.
+        (Settings::activating(&["default"], "0"), "default"),
     ] {
         // The file does what it says to a program that listens to it.
         let mut openssl = program("openssl");
@@ -89,10 +91,33 @@ fn settings_that_activate_another_provider_stop_the_start() {
         // Who does not ask for FIPS mode is not disturbed by a file that is not read.
         under(off(), settings.variable()).start();
     }
+    let listing =
+        "openssl_conf = init\n[init]\nproviders = all\n[all]\nfips = on\n[on]\nactivate = 1\n";
+    for (settings, reason) in [
+        (
+            Settings::of("no configuration"),
+            "which OpenSSL cannot read",
+        ),
+        (
+            Settings::of("openssl_conf = $init\ninit = init\n"),
+            "which OpenSSL cannot read",
+        ),
+        (
+            Settings::of(&format!("{listing}module = /other/fips.so\n")),
+            "which takes \"/other/fips.so\" for OpenSSL's provider \"fips\"",
+        ),
+    ] {
+        let Err(stopped) = under(module.setup(), settings.variable()).try_start() else {
+            panic!("started: {reason}");
+        };
+        assert_eq!(stopped.status.code(), Some(EX_CONFIG), "{stopped:?}");
+        assert!(stopped.words().contains(reason), "{stopped:?}");
+        under(off(), settings.variable()).start();
+    }
+    let own = module.file("fips.so");
     for settings in [
-        Settings::activating(&["default"], "0"),
         Settings::activating(&["base", "fips"], "1"),
-        Settings::of("no configuration"),
+        Settings::of(&format!("{listing}module = {}\n", own.display())),
     ] {
         under(module.setup(), settings.variable()).start();
     }

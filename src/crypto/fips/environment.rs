@@ -4,15 +4,15 @@
 //! another provider for this process asks for two things at once, and is told so at the start rather
 //! than left to believe in one of them. Which section means what: `config(5ossl)`.
 
-use std::env;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
 
 use openssl::conf::{Conf, ConfMethod, ConfRef};
 
-use super::PROVIDER;
 use super::error::FipsError;
+use super::{MODULE_FILE, PROVIDER};
 use crate::crypto::error::CryptoError;
 use crate::crypto::sys;
 
@@ -20,44 +20,72 @@ use crate::crypto::sys;
 const VARIABLE: &str = "OPENSSL_CONF";
 /// The section of the assignments before the first section.
 const TOP: &CStr = c"default";
-/// Values of `activate` that do not.
-const OFF: [&str; 4] = ["0", "no", "false", "off"];
 
-/// Refuses a file in `OPENSSL_CONF` that activates a provider beside `base` and the module.
+/// Refuses a file in `OPENSSL_CONF` that activates another provider than `base` and `module`.
 ///
-/// A file that is not there or that OpenSSL cannot read activates nothing.
+/// A file that is not there activates nothing.
 ///
 /// # Errors
-/// [`FipsError::Environment`], which names file and provider.
-pub(super) fn judge() -> Result<(), FipsError> {
+/// [`FipsError::Environment`] and [`FipsError::EnvironmentModule`], which name file and provider;
+/// [`FipsError::EnvironmentUnreadable`].
+pub(super) fn judge(module: &Path) -> Result<(), FipsError> {
     match env::var_os(VARIABLE) {
-        Some(file) => judge_file(&file),
+        Some(file) => judge_file(&file, module),
         None => Ok(()),
     }
 }
 
-fn judge_file(file: &OsStr) -> Result<(), FipsError> {
+fn judge_file(file: &OsStr, module: &Path) -> Result<(), FipsError> {
     // What came from the environment has no NUL within.
     let Ok(name) = CString::new(file.as_bytes()) else {
         return Ok(());
     };
     let mut conf =
         Conf::new(ConfMethod::default()).map_err(CryptoError::during("read OPENSSL_CONF"))?;
-    if sys::read_conf(&mut conf, &name).is_err() {
-        return Ok(());
+    if let Err(source) = sys::read_conf(&mut conf, &name) {
+        return match fs::metadata(file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Ok(_) | Err(_) => Err(FipsError::EnvironmentUnreadable {
+                file: PathBuf::from(file),
+                source,
+            }),
+        };
     }
-    let is_foreign = |name: &String| name != "base" && name != PROVIDER;
-    match activated(&conf).into_iter().find(is_foreign) {
-        None => Ok(()),
-        Some(provider) => Err(FipsError::Environment {
-            file: PathBuf::from(file),
-            provider,
-        }),
+    for Activated { name, library } in activated(&conf) {
+        if name != "base" && name != PROVIDER {
+            return Err(FipsError::Environment {
+                file: PathBuf::from(file),
+                provider: name,
+            });
+        }
+        if let Some(library) = library.filter(|library| !is_module(Path::new(library), module)) {
+            return Err(FipsError::EnvironmentModule {
+                file: PathBuf::from(file),
+                provider: name,
+                library,
+                module: module.to_path_buf(),
+            });
+        }
     }
+    Ok(())
+}
+
+/// Whether a library that a configuration names is the module: the same file, or its bare name.
+fn is_module(library: &Path, module: &Path) -> bool {
+    let is_bare = [MODULE_FILE, PROVIDER].map(Path::new).contains(&library);
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    is_bare || (library.is_absolute() && real(library).is_some_and(|it| Some(it) == real(module)))
+}
+
+/// A provider that a configuration activates.
+struct Activated {
+    name: String,
+    /// The library that it is to come from, where one is named.
+    library: Option<String>,
 }
 
 /// The providers that a configuration activates, in its order.
-fn activated(conf: &ConfRef) -> Vec<String> {
+fn activated(conf: &ConfRef) -> Vec<Activated> {
     let modules = value(conf, TOP, "openssl_conf").map(|name| section(conf, &name));
     let mut found = Vec::new();
     for (module, list) in modules.unwrap_or_default() {
@@ -67,13 +95,19 @@ fn activated(conf: &ConfRef) -> Vec<String> {
         }
         for (name, settings) in section(conf, &list) {
             let settings = section(conf, &settings);
+            // Of several the last counts (`provider_conf.c`).
             let setting = |wanted: &str| {
-                let found = settings.iter().find(|(name, _)| last(name) == wanted);
+                let mut settings = settings.iter().rev();
+                let found = settings.find(|(name, _)| last(name) == wanted);
                 found.map(|(_, value)| value.as_str())
             };
-            if setting("activate").is_some_and(|value| !OFF.contains(&value)) {
+            // OpenSSL before 3.2 does not look at the value (`config(5ossl)`).
+            if setting("activate").is_some() {
                 let name = setting("identity").unwrap_or_else(|| last(&name));
-                found.push(name.to_owned());
+                found.push(Activated {
+                    name: name.to_owned(),
+                    library: setting("module").map(str::to_owned),
+                });
             }
         }
     }
@@ -102,17 +136,25 @@ mod tests {
 
     use super::*;
 
-    /// The provider that a file of this text is refused for.
+    /// The provider that a file of this text is refused for, or the library that it is to be.
     fn refused(text: &str) -> Option<String> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("openssl.cnf");
         fs::write(&file, text).unwrap();
-        match judge_file(file.as_os_str()) {
+        match judge_file(file.as_os_str(), Path::new("/module/fips.so")) {
             Ok(()) => None,
             Err(FipsError::Environment {
                 file: named,
                 provider,
             }) if named == file => Some(provider),
+            Err(FipsError::EnvironmentModule {
+                file: named,
+                library,
+                ..
+            }) if named == file => Some(library),
+            Err(FipsError::EnvironmentUnreadable { file: named, .. }) if named == file => {
+                Some("unreadable".to_owned())
+            }
             Err(other) => panic!("{other}"),
         }
     }
@@ -132,6 +174,15 @@ mod tests {
                 "default",
             ),
             ("[all]\n1.default = on\n[on]\n1.activate = 1\n", "default"),
+            ("[all]\ndefault = on\n[on]\nactivate = 0\n", "default"),
+            (
+                "[all]\nbase = on\n[on]\nidentity = base\nidentity = default\nactivate = 1\n",
+                "default",
+            ),
+            (
+                "[all]\nfips = on\n[on]\nmodule = /other/fips.so\nactivate = 1\n",
+                "/other/fips.so",
+            ),
             (
                 "[all]\npkcs11 = on\n[on]\nmodule = /x/pkcs11.so\nactivate = 1\n",
                 "pkcs11",
@@ -155,7 +206,7 @@ mod tests {
             part.display()
         );
         assert_eq!(refused(&text), Some("default".to_owned()));
-        fs::write(&part, "[on]\nactivate = 0\n").unwrap();
+        fs::write(&part, "[on]\n").unwrap();
         assert_eq!(refused(&text), None);
     }
 
@@ -163,7 +214,6 @@ mod tests {
     fn file_that_activates_nothing_else_is_none_of_our_business() {
         for text in [
             "",
-            "no configuration",
             "openssl_conf = missing\n",
             "[all]\ndefault = on\n[on]\nactivate = 1\n",
             "openssl_conf = init\n[init]\nssl_conf = all\n[all]\ndefault = on\n[on]\nactivate = 1\n",
@@ -172,13 +222,35 @@ mod tests {
         }
         for text in [
             "[all]\ndefault = on\n[on]\n",
-            "[all]\ndefault = on\n[on]\nactivate = 0\n",
+            "[all]\nfips = on\n[on]\nmodule = fips.so\nactivate = 1\n",
             "[all]\nbase = on\nfips = on\n[on]\nactivate = 1\n",
             "[all]\ndefault = on\n",
         ] {
             assert_eq!(refused(&format!("{LISTING}{text}")), None, "{text}");
         }
-        assert!(judge_file(OsStr::new("/nowhere/openssl.cnf")).is_ok());
-        assert!(judge_file(OsStr::new("")).is_ok());
+        for absent in ["/nowhere/openssl.cnf", ""] {
+            assert!(judge_file(OsStr::new(absent), Path::new("/module/fips.so")).is_ok());
+        }
+    }
+
+    #[test]
+    fn file_that_openssl_cannot_read_is_named() {
+        for text in [
+            "no configuration",
+            "openssl_conf = $x\nx = init\n[init]\nproviders = all\n",
+        ] {
+            assert_eq!(refused(text).as_deref(), Some("unreadable"), "{text}");
+        }
+    }
+
+    #[test]
+    fn module_itself_may_be_named_by_another_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let (module, link) = (folder.path().join("fips.so"), folder.path().join("link"));
+        fs::write(&module, "").unwrap();
+        std::os::unix::fs::symlink(&module, &link).unwrap();
+        assert!(is_module(&module, &module) && is_module(&link, &module));
+        assert!(!is_module(&folder.path().join("other.so"), &module));
+        assert!(!is_module(Path::new("dir/fips.so"), &module));
     }
 }

@@ -101,6 +101,35 @@ pub enum FipsError {
         /// The first such provider.
         provider: String,
     },
+    /// `OPENSSL_CONF` takes another file for the module.
+    #[error(
+        "OPENSSL_CONF names {file:?}, which takes {library:?} for OpenSSL's provider {provider:?}, \
+         and the FIPS module is {module:?}; unset OPENSSL_CONF for this process, which takes no \
+         settings from that file, or take the `module` of that provider away"
+    )]
+    EnvironmentModule {
+        /// The file that the variable names.
+        file: PathBuf,
+        /// The provider.
+        provider: String,
+        /// What that file takes for it.
+        library: String,
+        /// The configured module.
+        module: PathBuf,
+    },
+    /// What `OPENSSL_CONF` asks for cannot be told.
+    #[error(
+        "OPENSSL_CONF names {file:?}, which OpenSSL cannot read, so that what it asks for is not \
+         known; correct it, or unset OPENSSL_CONF for this process, which takes no settings from \
+         that file"
+    )]
+    EnvironmentUnreadable {
+        /// The file that the variable names.
+        file: PathBuf,
+        /// OpenSSL's reason.
+        #[source]
+        source: ErrorStack,
+    },
     /// The file is no module that libcrypto can load.
     #[error(
         "OpenSSL cannot load {path:?} as a provider; check that it is a FIPS module built for \
