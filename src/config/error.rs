@@ -37,6 +37,16 @@ pub struct ConfigError {
     pub problems: Vec<Problem>,
 }
 
+impl ConfigError {
+    /// Whether it is about FIPS mode: which module, and whether it is required.
+    #[must_use]
+    pub fn is_about_fips(&self) -> bool {
+        let keys = ["fips", "fips_module_dir", "fips_version"];
+        let mut problems = self.problems.iter();
+        problems.any(|problem| keys.contains(&problem.path.as_str()))
+    }
+}
+
 impl From<Problem> for ConfigError {
     fn from(problem: Problem) -> Self {
         Self {

@@ -36,6 +36,9 @@ pub const BUILD_FILE: &str = "functional-build";
 /// The name under which libcrypto knows the module.
 pub const PROVIDER: &str = "fips";
 
+/// What shared libraries begin with (elf(5)).
+const ELF: &[u8] = b"\x7fELF";
+
 /// Set by the first start, whether it succeeds or not.
 static BEGUN: AtomicBool = AtomicBool::new(false);
 /// Set by a FIPS start that succeeded.
@@ -289,6 +292,9 @@ impl Module {
 
     /// Refuses a file that is not the one its configuration was made for, before loading it.
     fn check(&self, cnf: &ModuleCnf) -> Result<(), FipsError> {
+        if !self.image.starts_with(ELF) {
+            return Err(FipsError::NoLibrary(self.path.clone()));
+        }
         let Some(mac) = cnf.mac() else {
             return Ok(());
         };
@@ -330,8 +336,9 @@ fn load(dir: &Path, module_path: &Path, cnf: &ModuleCnf) -> Result<Provider, Fip
         source,
     })?;
     drop(file);
-    Provider::load(None, PROVIDER)
-        .map_err(|source| FipsError::of_failed_load(module_path, cnf.path(), source))
+    Provider::load(None, PROVIDER).map_err(|source| {
+        FipsError::of_failed_load(module_path, cnf.path(), cnf.mac().is_some(), source)
+    })
 }
 
 /// Checks everything that must hold once the module is loaded.
@@ -454,6 +461,20 @@ mod tests {
             if *path == dir.path().join(MODULE_FILE)));
         fs::write(dir.path().join(MODULE_FILE), b"x").unwrap();
         assert!(Module::find(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn file_that_is_no_library_is_named_before_it_is_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let cnf = dir.path().join(CNF_FILE);
+        fs::write(&cnf, "[fips_sect]\n").unwrap();
+        let cnf = ModuleCnf::read(&cnf).unwrap();
+        for (image, is_library) in [(&b""[..], false), (&b"text"[..], false), (ELF, true)] {
+            fs::write(dir.path().join(MODULE_FILE), image).unwrap();
+            let checked = Module::find(dir.path()).unwrap().check(&cnf);
+            assert_eq!(checked.is_ok(), is_library);
+            assert!(is_library || matches!(checked, Err(FipsError::NoLibrary(_))));
+        }
     }
 
     #[test]

@@ -175,12 +175,16 @@ fn required_fips_module_that_is_missing_ends_the_start_with_78() {
     assert_eq!(refused.status.code(), Some(78), "{refused:?}");
 
     // Without a folder the configuration itself is at fault; without the demand all is well.
-    let nowhere = Setup::default()
-        .set("fips", "required")
-        .set("fips_module_dir", "null")
-        .run(&["check"]);
-    assert_eq!(nowhere.status.code(), Some(1), "{nowhere:?}");
-    assert!(nowhere.stdout.contains("fips_module_dir"), "{nowhere:?}");
+    for folder in ["null", "fips/out"] {
+        let nowhere = Setup::default()
+            .set("fips", "required")
+            .set("fips_module_dir", folder)
+            .run(&["check"]);
+        assert_eq!(nowhere.status.code(), Some(78), "{nowhere:?}");
+        assert!(nowhere.stdout.contains("fips_module_dir"), "{nowhere:?}");
+    }
+    let other = Setup::default().set("workers", "none").run(&["check"]);
+    assert_eq!(other.status.code(), Some(1), "{other:?}");
     let off = Setup::default().set("fips", "off").run(&["fips"]);
     let mut lines = off.stdout.lines();
     let says_off = lines.any(|line| line.starts_with("fips:") && line.ends_with(" off"));

@@ -21,7 +21,7 @@ type Break = (fn(&Module) -> Setup, &'static str);
 
 #[test]
 fn start_is_refused_with_its_own_reason_for_each_fault_of_the_module() {
-    let faults: [Break; 11] = [
+    let faults: [Break; 13] = [
         (
             |module| {
                 module.flip_a_bit();
@@ -59,11 +59,25 @@ fn start_is_refused_with_its_own_reason_for_each_fault_of_the_module() {
         ),
         (
             |module| {
-                std::fs::write(module.file("fips.so"), "no library").unwrap();
+                std::fs::write(module.file("fips.so"), "\x7fELF and no more").unwrap();
                 module.change_cnf(|text| without(&text, "module-mac"));
                 module.setup()
             },
             "as a provider; check that it is a FIPS module",
+        ),
+        (
+            |module| {
+                std::fs::write(module.file("fips.so"), "").unwrap();
+                module.setup()
+            },
+            "fips.so\" is no shared library",
+        ),
+        (
+            |module| {
+                module.change_cnf(|text| without(&text, "module-mac"));
+                module.setup()
+            },
+            "has no `module-mac`",
         ),
         (
             |module| module.setup().set("fips_version", "3.1.3"),

@@ -35,7 +35,7 @@ enum VerbArgs {
         #[command(flatten)]
         common: Common,
     },
-    /// Validates the configuration and the stored resources; exit code 0 or 1
+    /// Validates the configuration and the stored resources; exit code 0, 1 or 78
     Check {
         #[command(flatten)]
         common: Common,

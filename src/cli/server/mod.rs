@@ -35,13 +35,13 @@ use crate::tls::probe::{self, ProbeError};
 
 /// Something is wrong: the configuration, the store, an address in use.
 const FAILURE: u8 = 1;
-/// OpenSSL could not be started as configured (`EX_CONFIG` of `sysexits.h`).
-const OPENSSL_FAILURE: u8 = 78;
+/// FIPS mode is asked for, and not met (`EX_CONFIG` of `sysexits.h`).
+const FIPS_FAILURE: u8 = 78;
 
 /// Runs `portcullis` with the process's arguments.
 ///
-/// Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 78 the required FIPS module is not in
-/// use.
+/// Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 78 what `fips: required` asks for is
+/// not met.
 #[must_use]
 pub fn main() -> ExitCode {
     let (verb, common) = Args::parse().resolve();
@@ -107,7 +107,7 @@ fn start(common: &Common, say: fn(&str)) -> Result<Config, ExitCode> {
     start_openssl(&config).map_err(|e| {
         say(&format!("portcullis: {}", chain(&e)));
         ExitCode::from(match e {
-            OpensslError::Fips(_) | OpensslError::Probe(_) => OPENSSL_FAILURE,
+            OpensslError::Fips(_) | OpensslError::Probe(_) => FIPS_FAILURE,
             OpensslError::Default(_) => FAILURE,
         })
     })?;
@@ -122,7 +122,11 @@ fn load(common: &Common, say: fn(&str)) -> Result<Config, ExitCode> {
     let env = |name: &str| std::env::var(name).ok();
     Config::load(common.config.as_deref(), &common.sets, &env).map_err(|e| {
         say(&e.to_string());
-        ExitCode::from(FAILURE)
+        ExitCode::from(if e.is_about_fips() {
+            FIPS_FAILURE
+        } else {
+            FAILURE
+        })
     })
 }
 

@@ -51,7 +51,7 @@ pub enum FipsError {
         #[source]
         source: io::Error,
     },
-    /// The configuration of the module holds something it should not, or lacks its MAC.
+    /// The configuration of the module holds something it should not.
     #[error(
         "the FIPS module configuration {path:?} {problem}; make it again with \
          `openssl fipsinstall` of the module's own version"
@@ -61,6 +61,17 @@ pub enum FipsError {
         path: PathBuf,
         /// What is wrong, with the line where there is one.
         problem: String,
+    },
+    /// The module needs its MAC, and the configuration does not have it.
+    #[error(
+        "the FIPS module configuration {cnf:?} has no `module-mac`, and {module:?} does not carry \
+         its MAC within; make it again with `openssl fipsinstall` of the module's own version"
+    )]
+    MacMissing {
+        /// The module's file.
+        module: PathBuf,
+        /// The configuration's file.
+        cnf: PathBuf,
     },
     /// OpenSSL or the module does not take the configuration.
     #[error(
@@ -130,6 +141,12 @@ pub enum FipsError {
         #[source]
         source: ErrorStack,
     },
+    /// The module's file is no library: empty, cut short, or something else.
+    #[error(
+        "the FIPS module {0:?} is no shared library; install the module again, built for this \
+         machine"
+    )]
+    NoLibrary(PathBuf),
     /// The file is no module that libcrypto can load.
     #[error(
         "OpenSSL cannot load {path:?} as a provider; check that it is a FIPS module built for \
@@ -246,7 +263,12 @@ pub enum FipsError {
 
 impl FipsError {
     /// What a failed load of the module means, by the numbers of OpenSSL's error queue.
-    pub(super) fn of_failed_load(module: &Path, cnf: &Path, source: ErrorStack) -> Self {
+    pub(super) fn of_failed_load(
+        module: &Path,
+        cnf: &Path,
+        has_mac: bool,
+        source: ErrorStack,
+    ) -> Self {
         let reasons: Vec<i32> = source
             .errors()
             .iter()
@@ -260,6 +282,7 @@ impl FipsError {
                 cnf,
                 source: Some(source),
             },
+            Cause::Configuration if !has_mac => Self::MacMissing { module, cnf },
             Cause::Configuration => Self::CnfRefused { path: cnf, source },
             Cause::SelfTest => Self::SelfTest { source },
             Cause::Other => Self::Unloadable {
