@@ -80,6 +80,23 @@ pub enum MaterialError {
 }
 
 impl MaterialError {
+    /// Whether only `fips: required` refuses it.
+    #[must_use]
+    pub fn is_about_approval(&self) -> bool {
+        match self {
+            Self::Unapproved(_) | Self::WeakEncryption(WeakEncryption::Scrypt) => true,
+            Self::WeakEncryption(_)
+            | Self::Certificate(_)
+            | Self::Key(_)
+            | Self::Encrypted
+            | Self::Passphrase(_)
+            | Self::Mismatch
+            | Self::KeyType(_)
+            | Self::TooShort { .. }
+            | Self::OpenSsl(_) => false,
+        }
+    }
+
     /// Whether a certificate is at fault, rather than a key.
     #[must_use]
     pub fn is_about_a_certificate(&self) -> bool {
@@ -209,6 +226,15 @@ impl PrivateKey {
         encrypted::is_encrypted(pem)
     }
 
+    /// What `fips: required` refuses of how a key is encrypted, where it is.
+    #[must_use]
+    pub fn unapproved_encryption(pem: &str) -> Option<WeakEncryption> {
+        if !Self::is_encrypted(pem) {
+            return None;
+        }
+        encrypted::judge(pem, true)?.err()
+    }
+
     fn judge(key: PKey<Private>) -> Result<Self, MaterialError> {
         judge_key(&key)?;
         let key = Self(key);
@@ -310,14 +336,19 @@ impl CaBundle {
     /// approved is left out; says how many that were.
     ///
     /// # Errors
-    /// [`MaterialError::Certificate`] when a block cannot be read or none is left.
+    /// [`MaterialError::Certificate`] when a block cannot be read; [`MaterialError::Unapproved`]
+    /// when none is left.
     pub fn parse_public_list(pem: &str) -> Result<(Self, usize), MaterialError> {
-        let mut certificates = parse_certificates(pem)?;
-        let all = certificates.len();
-        if approval::is_required() {
-            certificates.retain(approval::is_approved_issuer);
+        let all = Self::of(parse_certificates(pem)?)?;
+        if !approval::is_required() {
+            return Ok((all, 0));
         }
-        let left_out = all - certificates.len();
+        let mut certificates = all.certificates.clone();
+        certificates.retain(approval::is_approved_issuer);
+        if certificates.is_empty() {
+            all.approve()?;
+        }
+        let left_out = all.certificates.len() - certificates.len();
         Ok((Self::of(certificates)?, left_out))
     }
 

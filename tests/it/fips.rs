@@ -368,6 +368,41 @@ fn unapproved_keys_and_certificates_are_refused_with_their_member() {
 }
 
 #[test]
+fn configured_files_that_fips_refuses_are_told_without_it_and_stop_the_start_with_78() {
+    let Some(module) = Module::copy() else { return };
+    let folder = TempDir::new().unwrap();
+    let ca = Ca::root("Admin CA");
+    for (key, is_good) in [(KeyKind::Ed25519, false), (KeyKind::P256, true)] {
+        let order = Leaf::server("localhost");
+        let files = ca.issue(&Leaf { key, ..order }).write(folder.path(), "x");
+        let (cert, key) = (files.cert.to_str().unwrap(), files.key.to_str().unwrap());
+        for settings in [
+            &[("admin.https.cert", cert), ("admin.https.key", key)][..],
+            &[("upstream.trust_file", cert)],
+            &[("secrets.vault.trust_file", cert)],
+        ] {
+            let with = |setup: Setup| {
+                let settings = settings.iter();
+                settings.fold(setup, |setup, (name, value)| setup.set(name, value))
+            };
+            let told = with(off()).run(&["check"]);
+            assert!(told.status.success(), "{told:?}");
+            let warning = format!("warning: {}: {cert}: certificate 1 has ", settings[0].0);
+            assert_eq!(told.stdout.contains(&warning), !is_good, "{told:?}");
+            match with(module.setup()).try_start() {
+                Ok(_gateway) => assert!(is_good, "started: {settings:?}"),
+                Err(stopped) => {
+                    assert_eq!(stopped.status.code(), Some(EX_CONFIG), "{stopped:?}");
+                    let logs = format!("{:?}", stopped.logs);
+                    assert!(logs.contains("certificate 1 has "), "{stopped:?}");
+                    assert!(!is_good, "{stopped:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn keys_of_each_plain_form_serve_and_encrypted_ones_are_named() {
     let Some(module) = Module::copy() else { return };
     let site = Site::with(module.setup());

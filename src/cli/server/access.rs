@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::admin;
 use crate::admin::auth::{Key, Keys, Sources};
 use crate::cli::server::serve::ServeError;
-use crate::config::{self, Config, KeyFile, KeyMaterial};
+use crate::config::{self, Config, KeyFile, KeyMaterial, TrustFile};
 use crate::crypto::digest::Sha256;
 use crate::crypto::rand;
 use crate::crypto::sign::SigningKey;
@@ -233,17 +233,82 @@ pub(super) fn admin_pair(config: &Config) -> Result<Option<KeyPair>, ServeError>
 
 /// What signs reports on FIPS mode, where a key is configured for that.
 pub(super) fn report_signer(config: &Config) -> Result<Option<SigningKey>, ServeError> {
-    let Some(key_file) = &config.fips.report_key else {
+    let (Some(key_file), Some(key)) = (&config.fips.report_key, report_key(config)?) else {
         return Ok(None);
     };
-    let text = Zeroizing::new(read(&key_file.path)?);
-    let key = private_key(key_file, &text, "fips_report_key_passphrase")?;
     key.signing_key()
         .map(Some)
         .map_err(|source| ServeError::ReportKey {
             path: key_file.path.display().to_string(),
             source,
         })
+}
+
+/// The key that signs reports on FIPS mode, where one is configured.
+pub(super) fn report_key(config: &Config) -> Result<Option<PrivateKey>, ServeError> {
+    let Some(key_file) = &config.fips.report_key else {
+        return Ok(None);
+    };
+    let text = Zeroizing::new(read(&key_file.path)?);
+    private_key(key_file, &text, "fips_report_key_passphrase").map(Some)
+}
+
+/// What `fips: required` would refuse of the files that the configuration names: the member and
+/// its file with the flaw. What cannot be read is not told here ([`troubles`]).
+pub(super) fn would_be_refused(config: &Config) -> Vec<String> {
+    let mut told = Vec::new();
+    let mut tell = |member: &str, path: &Path, flaw: &dyn std::fmt::Display| {
+        told.push(format!("{member}: {}: {flaw}", path.display()));
+    };
+    let (cert, key_file) = admin_files(config);
+    if let Ok(Some(pair)) = admin_pair(config) {
+        for flaw in pair.chain.flaws() {
+            tell("admin.https.cert", &cert, &flaw);
+        }
+        if let Err(flaw) = pair.key.approve() {
+            tell("admin.https.key", &key_file.path, &flaw);
+        }
+    }
+    if let (Some(path), Ok(Some(bundle))) = (&config.admin.https.client_ca, admin_client_ca(config))
+    {
+        for flaw in bundle.flaws() {
+            tell("admin.https.client_ca", path, &flaw);
+        }
+    }
+    if let (Some(key_file), Ok(Some(key))) = (&config.fips.report_key, report_key(config))
+        && let Err(flaw) = key.approve()
+    {
+        tell("fips_report_key", &key_file.path, &flaw);
+    }
+    let encrypted = [
+        ("admin.https.key", Some(&key_file)),
+        ("fips_report_key", config.fips.report_key.as_ref()),
+    ];
+    for (member, key_file) in encrypted {
+        let Some(key_file) = key_file else { continue };
+        let text = Zeroizing::new(read(&key_file.path).unwrap_or_default());
+        if let Some(weak) = PrivateKey::unapproved_encryption(&text) {
+            let flaw = format!("the private key is encrypted {weak}");
+            tell(member, &key_file.path, &flaw);
+        }
+    }
+    let secrets = &config.secrets;
+    let lists = [
+        ("upstream.trust_file", config.upstream.trust_file.as_ref()),
+        ("secrets.vault.trust_file", Some(&secrets.vault.trust_file)),
+        ("secrets.aws.trust_file", Some(&secrets.aws.trust_file)),
+    ];
+    for (member, file) in lists {
+        // Of the system's list FIPS mode leaves out what it does not take: nobody here chose that.
+        let Some(TrustFile::Path(path)) = file else {
+            continue;
+        };
+        let bundle = read(path).ok().and_then(|pem| CaBundle::parse(&pem).ok());
+        for flaw in bundle.iter().flat_map(CaBundle::flaws) {
+            tell(member, path, &flaw);
+        }
+    }
+    told
 }
 
 /// Makes the admin listener's own certificate.

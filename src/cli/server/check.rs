@@ -16,6 +16,7 @@ use crate::control::{self, Control, Finding};
 use crate::failure::chain;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::cache::Contexts;
+use crate::tls::material;
 
 /// Prints what is wrong (`error: …`) and what is unwise (`warning: …`), one finding per line.
 pub(super) fn run(common: &Common, print_config: bool) -> ExitCode {
@@ -29,6 +30,11 @@ pub(super) fn run(common: &Common, print_config: bool) -> ExitCode {
     }
     for warning in &config.warnings {
         print::out(&format!("warning: {warning}"));
+    }
+    if !material::is_approval_required() {
+        for flaw in access::would_be_refused(&config) {
+            print::out(&format!("warning: {flaw}"));
+        }
     }
     if let Some(path) = made_key(&config) {
         print::out(&format!(

@@ -17,6 +17,7 @@ mod sockets;
 mod standalone;
 mod stig;
 
+use std::error::Error;
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ use crate::crypto::error::CryptoError;
 use crate::crypto::fips::{FipsError, FipsRequest, Mode};
 use crate::failure::chain;
 use crate::telemetry::log;
+use crate::tls::material::{self, MaterialError};
 use crate::tls::probe::{self, ProbeError};
 
 /// Something is wrong: the configuration, the store, an address in use.
@@ -94,9 +96,26 @@ fn serve(common: &Common) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("{}", chain(&e));
-            ExitCode::from(FAILURE)
+            ExitCode::from(if is_refused_by_fips(&e) {
+                FIPS_FAILURE
+            } else {
+                FAILURE
+            })
         }
     }
+}
+
+/// Whether a start failed on what only `fips: required` refuses.
+fn is_refused_by_fips(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = material::is_approval_required().then_some(error);
+    while let Some(error) = cause {
+        let material = error.downcast_ref::<MaterialError>();
+        if material.is_some_and(MaterialError::is_about_approval) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Everything before the first thread: configuration, OpenSSL, log.
