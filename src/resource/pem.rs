@@ -235,6 +235,7 @@ fn warn_of_unapproved(at: &str, flaw: &Unapproved, verdict: &mut Verdict) {
 fn reason(at: &str, error: &MaterialError) -> String {
     match error {
         MaterialError::Unapproved(_)
+        | MaterialError::KeyType(_)
         | MaterialError::Encrypted
         | MaterialError::WeakEncryption(_)
         | MaterialError::Passphrase(_) => {
@@ -243,7 +244,6 @@ fn reason(at: &str, error: &MaterialError) -> String {
         MaterialError::Certificate(_)
         | MaterialError::Key(_)
         | MaterialError::Mismatch
-        | MaterialError::KeyType(_)
         | MaterialError::TooShort { .. }
         | MaterialError::OpenSsl(_) => error.to_string(),
     }

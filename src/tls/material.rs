@@ -504,7 +504,8 @@ fn judge_key(key: &PKey<Private>) -> Result<(), MaterialError> {
             bits: key.bits(),
             least: 224,
         }),
-        KeyId::RSA | KeyId::EC | KeyId::RSA_PSS | KeyId::ED25519 | KeyId::ED448 => Ok(()),
+        // RSA-PSS keys have signature algorithms of their own, `rsa_pss_pss_*`, which no profile has.
+        KeyId::RSA | KeyId::EC | KeyId::ED25519 | KeyId::ED448 => Ok(()),
         other => Err(MaterialError::KeyType(key_kind(other))),
     }
 }
@@ -556,6 +557,8 @@ mod tests {
 
     use super::*;
 
+    use openssl::pkey_ctx::PkeyCtx;
+
     fn text(pem: Vec<u8>) -> String {
         String::from_utf8(pem).unwrap()
     }
@@ -568,6 +571,23 @@ mod tests {
         let cipher = Cipher::aes_256_cbc();
         let pem = key.private_key_to_pem_pkcs8_passphrase(cipher, passphrase.as_bytes());
         text(pem.unwrap())
+    }
+
+    #[test]
+    fn rsa_key_for_pss_alone_is_refused_since_tls_here_cannot_use_it() {
+        let made = |id| {
+            let mut ctx = PkeyCtx::new_id(id).unwrap();
+            ctx.keygen_init().unwrap();
+            ctx.set_rsa_keygen_bits(2048).unwrap();
+            text(ctx.keygen().unwrap().private_key_to_pem_pkcs8().unwrap())
+        };
+        PrivateKey::parse(&made(KeyId::RSA)).unwrap();
+        let refused = PrivateKey::parse(&made(KeyId::RSA_PSS)).unwrap_err();
+        let said = refused.to_string();
+        assert!(
+            said.starts_with("unsupported key type RSA-PSS; use RSA"),
+            "{said}"
+        );
     }
 
     #[test]
