@@ -553,11 +553,10 @@ pub(super) fn sha256(bytes: &[u8]) -> Result<Digest, ErrorStack> {
 
 #[cfg(test)]
 mod tests {
+    use openssl::pkey_ctx::PkeyCtx;
     use openssl::symm::Cipher;
 
     use super::*;
-
-    use openssl::pkey_ctx::PkeyCtx;
 
     fn text(pem: Vec<u8>) -> String {
         String::from_utf8(pem).unwrap()

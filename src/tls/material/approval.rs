@@ -1,9 +1,11 @@
 //! What `fips: required` asks of keys and certificates, besides what TLS asks of them anyway.
 //!
-//! RSA of 2048 bits or more, EC on P-256, P-384 or P-521, signatures with SHA-2; and a key that
-//! the FIPS module itself holds, since OpenSSL loads some that it does not have by a legacy path.
+//! RSA of 2048 bits or more with a public exponent that FIPS 186-5 permits, EC on P-256, P-384 or
+//! P-521, signatures with SHA-2; and a key that the FIPS module itself holds, since OpenSSL loads
+//! some that it does not have by a legacy path.
 
 use std::cmp::Ordering;
+use std::ops::RangeInclusive;
 
 use openssl::nid::Nid;
 use openssl::pkey::{HasPublic, Id as KeyId, PKeyRef, Private};
@@ -15,6 +17,9 @@ use crate::crypto::sys;
 
 /// The shortest RSA key, in bits (SP 800-131A).
 const RSA_BITS: u32 = 2048;
+/// How many bits the public exponent of an RSA key has, which is odd: above 2^16, below 2^256
+/// (FIPS 186-5 appendix A.1.1).
+const EXPONENT_BITS: RangeInclusive<i32> = 17..=256;
 /// The curves of FIPS 186, by OpenSSL's names.
 const CURVES: [&str; 3] = ["prime256v1", "secp384r1", "secp521r1"];
 /// The digests that a certificate may be signed with.
@@ -53,6 +58,12 @@ pub enum Flaw {
     /// Too few bits.
     #[error("is RSA of {0} bits, which `fips: required` refuses; use 2048 bits or more")]
     Short(u32),
+    /// Another public exponent.
+    #[error(
+        "is RSA with the public exponent {0}, which `fips: required` refuses; use 65537, as \
+         `openssl genrsa` does"
+    )]
+    Exponent(String),
     /// Another curve.
     #[error("is EC on {0}, which `fips: required` refuses; use P-256, P-384 or P-521")]
     Curve(String),
@@ -81,6 +92,7 @@ impl Flaw {
             Self::Signature(_) => true,
             Self::Algorithm(_)
             | Self::Short(_)
+            | Self::Exponent(_)
             | Self::Curve(_)
             | Self::Unknown
             | Self::Elsewhere => false,
@@ -193,7 +205,7 @@ fn flaws(number: usize, certificate: &X509Ref, standing: Standing) -> Vec<Unappr
 fn approve_key<T: HasPublic>(key: &PKeyRef<T>) -> Result<(), Flaw> {
     match key.id() {
         KeyId::RSA | KeyId::RSA_PSS if key.bits() < RSA_BITS => Err(Flaw::Short(key.bits())),
-        KeyId::RSA | KeyId::RSA_PSS => Ok(()),
+        KeyId::RSA | KeyId::RSA_PSS => approve_exponent(key),
         KeyId::EC => match sys::group_name(key) {
             Some(curve) if CURVES.contains(&curve.as_str()) => Ok(()),
             curve => Err(Flaw::Curve(
@@ -202,6 +214,18 @@ fn approve_key<T: HasPublic>(key: &PKeyRef<T>) -> Result<(), Flaw> {
         },
         other => Err(Flaw::Algorithm(key_kind(other))),
     }
+}
+
+fn approve_exponent<T: HasPublic>(key: &PKeyRef<T>) -> Result<(), Flaw> {
+    let Ok(rsa) = key.rsa() else {
+        return Err(Flaw::Unknown);
+    };
+    let exponent = rsa.e();
+    if EXPONENT_BITS.contains(&exponent.num_bits()) && exponent.is_bit_set(0) {
+        return Ok(());
+    }
+    let shown = exponent.to_dec_str().map(|text| text.to_string());
+    Err(Flaw::Exponent(shown.unwrap_or_default()))
 }
 
 fn approve_signature(certificate: &X509Ref) -> Result<(), Flaw> {
@@ -286,8 +310,16 @@ mod tests {
             assert_eq!(flaw_of(&good, digest), None);
         }
         let ed25519 = PKey::generate_ed25519().unwrap();
+        let of_exponent = |exponent| {
+            let exponent = BigNum::from_u32(exponent).unwrap();
+            PKey::from_rsa(Rsa::generate_with_e(2048, &exponent).unwrap()).unwrap()
+        };
+        assert_eq!(flaw_of(&of_exponent(65537), sha256), None);
+        let (three, fermat) = (of_exponent(3), of_exponent(257));
         for (key, digest, flaw) in [
             (&short, sha256, "is RSA of 1024 bits"),
+            (&three, sha256, "is RSA with the public exponent 3,"),
+            (&fermat, sha256, "is RSA with the public exponent 257,"),
             (&good, MessageDigest::sha1(), "is signed with sha1WithRSA"),
             (&good, MessageDigest::md5(), "is signed with md5WithRSA"),
             (
