@@ -1,7 +1,8 @@
 //! What `fips: required` asks of keys and certificates, besides what TLS asks of them anyway.
 //!
 //! RSA of 2048 bits or more with a public exponent that FIPS 186-5 permits, EC on P-256, P-384 or
-//! P-521, signatures with SHA-2; and a key that the FIPS module itself holds, since OpenSSL loads
+//! P-521, signatures with SHA-256 or
+//! better; and a key that the FIPS module itself holds, since OpenSSL loads
 //! some that it does not have by a legacy path.
 
 use std::cmp::Ordering;
@@ -23,7 +24,7 @@ const EXPONENT_BITS: RangeInclusive<i32> = 17..=256;
 /// The curves of FIPS 186, by OpenSSL's names.
 const CURVES: [&str; 3] = ["prime256v1", "secp384r1", "secp521r1"];
 /// The digests that a certificate may be signed with.
-const DIGESTS: [Nid; 4] = [Nid::SHA224, Nid::SHA256, Nid::SHA384, Nid::SHA512];
+const DIGESTS: [Nid; 3] = [Nid::SHA256, Nid::SHA384, Nid::SHA512];
 
 /// What is not approved.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,7 +68,7 @@ pub enum Flaw {
     /// Another curve.
     #[error("is EC on {0}, which `fips: required` refuses; use P-256, P-384 or P-521")]
     Curve(String),
-    /// Another digest than SHA-2.
+    /// Another digest than those of SHA-2 with 256 bits or more.
     #[error(
         "is signed with {0}, which `fips: required` refuses; have it issued anew with SHA-256, \
          SHA-384 or SHA-512"
@@ -301,12 +302,7 @@ mod tests {
             assert_eq!(PrivateKey(key).approve(), Ok(()), "{curve}");
         }
         let (good, short) = (rsa(2048), rsa(1024));
-        for digest in [
-            sha256,
-            MessageDigest::sha384(),
-            MessageDigest::sha512(),
-            MessageDigest::sha224(),
-        ] {
+        for digest in [sha256, MessageDigest::sha384(), MessageDigest::sha512()] {
             assert_eq!(flaw_of(&good, digest), None);
         }
         let ed25519 = PKey::generate_ed25519().unwrap();
@@ -320,6 +316,11 @@ mod tests {
             (&short, sha256, "is RSA of 1024 bits"),
             (&three, sha256, "is RSA with the public exponent 3,"),
             (&fermat, sha256, "is RSA with the public exponent 257,"),
+            (
+                &good,
+                MessageDigest::sha224(),
+                "is signed with sha224WithRSA",
+            ),
             (&good, MessageDigest::sha1(), "is signed with sha1WithRSA"),
             (&good, MessageDigest::md5(), "is signed with md5WithRSA"),
             (
