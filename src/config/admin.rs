@@ -218,6 +218,7 @@ fn read_keys(
             Ok((key, _)) => keys.push(AdminKey {
                 name: "environment".to_owned(),
                 key,
+                file: secret::file_of(&text),
                 role: Role::Admin,
             }),
             Err((reason, remedy)) => {
@@ -274,7 +275,12 @@ fn read_key(
                     entry.path_of("key")
                 ));
             }
-            Some(AdminKey { name, key, role })
+            Some(AdminKey {
+                name,
+                key,
+                file: secret::file_of(text.expose()),
+                role,
+            })
         }
         Err((reason, remedy)) => {
             entry.refuse("key", reason, remedy);

@@ -16,6 +16,9 @@ pub(super) fn read_key_file(
     let path = section.path(key);
     let text = section.text(passphrase).map(SecretText::new);
     let passphrase_at = section.path_of(passphrase);
+    let passphrase_file = text
+        .as_ref()
+        .and_then(|text| secret::file_of(text.expose()));
     let passphrase = text.and_then(|text| match secret::secret_text(text.expose(), env) {
         Ok((_, true)) if reader.is_on_command_line(&passphrase_at) => {
             let reason = "a passphrase itself is never written on a command line, where every user \
@@ -41,5 +44,9 @@ pub(super) fn read_key_file(
         let remedy = format!("set `{}` to the key's file", section.path_of(key));
         reader.refuse(&passphrase_at, "is given without a key", remedy);
     }
-    path.map(|path| KeyFile { path, passphrase })
+    path.map(|path| KeyFile {
+        path,
+        passphrase,
+        passphrase_file,
+    })
 }

@@ -223,6 +223,8 @@ pub struct KeyFile {
     pub path: PathBuf,
     /// What decrypts it. Default: none, the key is not encrypted.
     pub passphrase: Option<SecretText>,
+    /// The file that the passphrase came from, where it came from one.
+    pub passphrase_file: Option<PathBuf>,
 }
 
 /// Whose Admin API a listener speaks.
@@ -241,6 +243,8 @@ pub struct AdminKey {
     pub name: String,
     /// `key`, read.
     pub key: KeyMaterial,
+    /// The file that it came from, where it came from one.
+    pub file: Option<PathBuf>,
     /// `role`. Default: [`Role::Admin`].
     pub role: Role,
 }

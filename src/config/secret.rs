@@ -88,6 +88,11 @@ pub(super) fn secret_text(text: &str, env: Env<'_>) -> Result<(SecretText, bool)
     }
 }
 
+/// The file that a secret text is read from, where it is written as `@file`.
+pub(super) fn file_of(text: &str) -> Option<PathBuf> {
+    text.strip_prefix('@').map(PathBuf::from)
+}
+
 /// Reads `kek` as written: a path (also as `@path`), or `$env://NAME`.
 pub(super) fn kek(text: &str, env: Env<'_>) -> Result<Kek, Refusal> {
     if let Some(reference) = text.strip_prefix("$env://") {

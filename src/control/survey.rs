@@ -2,12 +2,17 @@
 //!
 //! Every key is loaded anew by that. Keys leave this room as parsed values only, never as text.
 
+use serde_json::Value;
+
 use crate::control::Inner;
 use crate::control::start::{Parts, StartError, assemble};
 use crate::resource::Resource;
+use crate::resource::secret::{Manager, Secret};
 use crate::resource::service::UpstreamRef;
 use crate::resource::ssl::Ssl;
 use crate::resource::upstream::Upstream;
+use crate::secrets::custody::places;
+use crate::secrets::reference::{Reference, SourceKey};
 use crate::snapshot::compile::{Build, Compiled, Piece, compile};
 use crate::snapshot::specs;
 use crate::store::{StoreError, Stored};
@@ -27,6 +32,9 @@ pub struct Surveyed {
     pub versions: Option<Versions>,
     /// Its certificates with their keys, each with the member that holds the key.
     pub pairs: Vec<(&'static str, KeyPair)>,
+    /// Where its keys lie, of those that are files: the root of `secrets.file.roots`, and the path
+    /// below it.
+    pub key_files: Vec<(String, String)>,
 }
 
 /// What an object is to TLS.
@@ -55,6 +63,13 @@ pub enum Role {
         trust: Option<CaBundle>,
         /// Whether that is `upstream.trust_file`, for want of CAs of its own.
         is_trust_file: bool,
+    },
+    /// It is a secret manager.
+    Manager {
+        /// Which.
+        manager: Manager,
+        /// Whether it is reached over TLS, so that its certificate is checked.
+        is_tls: bool,
     },
     /// It cannot be read any more.
     Unreadable,
@@ -88,6 +103,7 @@ impl Inner {
                     closed: Some(error.to_string()),
                     versions: None,
                     pairs: Vec::new(),
+                    key_files: key_files(stored),
                 });
             }
         };
@@ -106,11 +122,23 @@ impl Inner {
             closed,
             versions,
             pairs: pairs(&parsed.resource, &compiled),
+            key_files: key_files(stored),
         })
     }
 
     /// `None` for what has nothing to do with TLS, or is disabled.
     fn role(&self, resource: &Resource, compiled: &Compiled) -> Option<Role> {
+        if let Resource::Secret(secret) = resource {
+            let address = ["uri", "endpoint_url"].map(|member| secret.document.get(member));
+            let address = address.into_iter().flatten().find_map(Value::as_str);
+            return Some(Role::Manager {
+                manager: secret.manager,
+                // Only AWS's own address is not written down.
+                is_tls: address.map_or(secret.manager == Manager::Aws, |address| {
+                    address.starts_with("https://")
+                }),
+            });
+        }
         if let Piece::Identity(_) = &compiled.piece {
             return Some(Role::Identity);
         }
@@ -154,6 +182,28 @@ fn trusted_of_clients(ssl: &Ssl) -> Option<CaBundle> {
     trusted.map(|trusted| trusted.bundle)
 }
 
+/// The files that an object's keys are in.
+fn key_files(stored: &Stored) -> Vec<(String, String)> {
+    let references = places::references(stored.kind, &stored.document);
+    let of_keys = references.into_iter().filter(|(pointer, _)| {
+        let mut words = pointer.split('/');
+        words.any(|word| matches!(word, "key" | "keys" | "client_key"))
+    });
+    let parsed = of_keys.filter_map(|(_, text)| Reference::parse(&text).ok());
+    let files = parsed.filter_map(|reference| match reference.origin {
+        SourceKey::File(root) => Some((root, reference.rest)),
+        SourceKey::Secret(_) | SourceKey::Env => None,
+    });
+    files.collect()
+}
+
+/// What a manager is logged in to with.
+fn login(secret: &Secret) -> Option<KeyPair> {
+    let auth = secret.document.get("auth")?;
+    let text = |member| auth.get(member).and_then(Value::as_str);
+    KeyPair::parse(text("cert")?, text("key")?).ok()
+}
+
 /// The pairs that an object was compiled with.
 fn pairs(resource: &Resource, compiled: &Compiled) -> Vec<(&'static str, KeyPair)> {
     match (&compiled.build, &compiled.piece, resource) {
@@ -168,6 +218,10 @@ fn pairs(resource: &Resource, compiled: &Compiled) -> Vec<(&'static str, KeyPair
         (None, Piece::Identity(Ok(_)), Resource::Ssl(ssl)) => {
             let lent = specs::identity(ssl).ok();
             lent.map(|pair| ("key", pair)).into_iter().collect()
+        }
+        (None, _, Resource::Secret(secret)) => {
+            let login = login(secret);
+            login.map(|pair| ("auth.key", pair)).into_iter().collect()
         }
         (None, _, _) => Vec::new(),
     }

@@ -15,8 +15,8 @@ use rusqlite::{
     Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
 };
 
-pub use self::files::make_directory;
 use self::files::{connect, failed, identify, lock, make_file, prepare, shim, unconfirmed};
+pub use self::files::{holder, make_directory};
 use self::rows::{
     RECORD_COLUMNS, RawExpiring, RawRecord, RawStored, STORED_COLUMNS, limit_number, number,
     read_head, read_revision, read_revisions, write_record,

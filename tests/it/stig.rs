@@ -219,6 +219,114 @@ fn point_of_a_stored_object_names_the_object() {
 }
 
 #[test]
+fn keys_beneath_roots_and_logins_of_managers_are_looked_at_too() {
+    let roots = tempfile::TempDir::new().unwrap();
+    let root = format!("[{{name: certs, path: {}}}]", roots.path().display());
+    let setup = Setup::default().set("fips", "off");
+    let audited = Audited::with(setup.set("secrets.file.roots", &root));
+    let site = &audited.site;
+    let finds = |id: &str, change: &dyn Fn(Setup) -> Setup| {
+        let points = audited.points(change);
+        (
+            points[id]["outcome"].clone(),
+            points[id]["found"].to_string(),
+        )
+    };
+    let as_it_is: &dyn Fn(Setup) -> Setup = &|setup| setup;
+
+    let pair = site.ca.server("a.example.com").write(roots.path(), "a");
+    let text = |path: &std::path::Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let refer = |path| format!("$secret://file/certs/{}", text(path));
+    let referring = json!({
+        "cert": refer(&pair.cert), "key": refer(&pair.key), "snis": ["a.example.com"],
+    });
+    for (mode, outcome) in [(0o644, "fail"), (0o600, "pass")] {
+        fs::set_permissions(&pair.key, Permissions::from_mode(mode)).unwrap();
+        site.gateway.configure("/ssls/a", &referring);
+        let (found, told) = finds("key-file-mode", as_it_is);
+        assert_eq!(found, outcome, "{told}");
+        assert!(told.contains(pair.key.to_str().unwrap()), "{told}");
+    }
+
+    // A file with an admin key, and one with a token, hold secrets as well.
+    let token = roots.path().join("token");
+    fs::write(&token, "a token of many letters, for nobody").unwrap();
+    let named = token.to_str().unwrap();
+    let key = format!("[{{name: a, key: '@{named}', role: admin}}]");
+    for (mode, outcome) in [(0o644, "fail"), (0o600, "pass")] {
+        fs::set_permissions(&token, Permissions::from_mode(mode)).unwrap();
+        for (member, value) in [
+            ("secrets.vault.token_file", named),
+            ("admin.keys", key.as_str()),
+        ] {
+            let (found, told) = finds("key-file-mode", &|setup| setup.set(member, value));
+            assert_eq!(found, outcome, "{member}: {told}");
+        }
+    }
+
+    let vault = |pair: &crate::support::pki::Pair| {
+        let auth = json!({"method": "cert", "cert": pair.cert, "key": pair.key});
+        let secret = json!({"uri": "https://127.0.0.1:1", "prefix": "kv", "auth": auth});
+        site.gateway.configure("/secrets/vault/1", &secret);
+    };
+    let chosen = site.folder.path().join("vault-ca.pem");
+    fs::write(&chosen, site.ca.pem()).unwrap();
+    let trusting: &dyn Fn(Setup) -> Setup =
+        &|setup| setup.set("secrets.vault.trust_file", chosen.to_str().unwrap());
+    let named = "secrets/vault/1: secrets.vault.trust_file: `system`";
+    for (change, outcome) in [(as_it_is, "fail"), (trusting, "pass")] {
+        vault(&site.ca.client("gateway"));
+        let (found, told) = finds("approved-cas", change);
+        assert_eq!(
+            (&found, told.contains(named)),
+            (&json!(outcome), outcome == "fail"),
+            "{told}"
+        );
+        for id in ["key-size", "signature-digest", "chain"] {
+            let (found, told) = finds(id, change);
+            assert_eq!(found, "pass", "{told}");
+            assert!(told.contains("secrets/vault/1 auth.key"), "{told}");
+        }
+    }
+    vault(&site.ca.issue(&Leaf {
+        key: KeyKind::Ed25519,
+        ..Leaf::client("gateway")
+    }));
+    let (found, told) = finds("key-size", trusting);
+    assert_eq!(found, "fail");
+    assert!(
+        told.contains("secrets/vault/1 auth.key: certificate 1 has"),
+        "{told}"
+    );
+    vault(&crate::support::pki::Ca::root("Stranger").client("gateway"));
+    let (found, told) = finds("chain", trusting);
+    assert_eq!(found, "fail");
+    assert!(told.contains("secrets/vault/1 auth.key: "), "{told}");
+}
+
+#[test]
+fn account_is_that_of_the_process_that_serves() {
+    let gateway = Setup::default().set("fips", "off").start();
+    let setup = Setup::default().set("fips", "off").data(&gateway.data());
+    let process = gateway.process_id();
+    let looked_at = || {
+        let told = setup.run(&["check", "--profile", "stig", "--json"]);
+        let report: Value = serde_json::from_str(&told.stdout).unwrap();
+        let mut points = report["points"].as_array().unwrap().clone();
+        points.retain(|point| point["id"] == "service-account");
+        points[0]["looked_at"].to_string()
+    };
+    let serving = looked_at();
+    assert!(
+        serving.contains(&format!("process {process}, which serves")),
+        "{serving}"
+    );
+    gateway.stop();
+    let stopped = looked_at();
+    assert!(stopped.contains("since no gateway runs there"), "{stopped}");
+}
+
+#[test]
 fn page_says_where_it_looked_and_what_to_do() {
     let gateway = Setup::default().set("fips", "off").start();
     let setup = Setup::default().set("fips", "off").data(&gateway.data());

@@ -206,6 +206,7 @@ fn admin_files(config: &Config) -> (PathBuf, KeyFile) {
             let key = KeyFile {
                 path: config.data_dir.join("admin-https.key"),
                 passphrase: None,
+                passphrase_file: None,
             };
             (config.data_dir.join("admin-https.crt"), key)
         }

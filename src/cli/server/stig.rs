@@ -19,9 +19,10 @@ use crate::cli::server::args::{CheckArgs, Common};
 use crate::cli::server::keeping::{self, KeepingError};
 use crate::cli::server::serve::{ServeError, forbid_core_dumps};
 use crate::cli::server::{FAILURE, access, start};
-use crate::config::Config;
-use crate::control::{StartError, survey};
+use crate::config::{Config, TrustFile};
+use crate::control::{self, StartError, survey};
 use crate::failure::chain;
+use crate::resource::secret::Manager;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::cache::Contexts;
 use crate::tls::material::{CaBundle, MaterialError};
@@ -86,15 +87,31 @@ fn answer(config: &Config, approved_cas: Option<&Path>) -> Result<Vec<Point>, St
     };
     let facts = Facts {
         config,
+        secret_files: machine::secret_files(config, &objects, kek_file),
         objects,
+        manager_cas: manager_cas(config)?,
         admin: access::admin_pair(config)?,
         admin_ca: access::admin_client_ca(config)?,
         approved,
-        secret_files: machine::secret_files(config, kek_file),
         account: machine::account(&config.data_dir),
         shippers: machine::log_shippers(Path::new("/etc")),
     };
     Ok(points::all(&facts))
+}
+
+/// Whom secret managers must come from, where a file says so.
+fn manager_cas(config: &Config) -> Result<Vec<(Manager, CaBundle)>, KeepingError> {
+    let secrets = &config.secrets;
+    let all = [
+        (Manager::Vault, &secrets.vault.trust_file),
+        (Manager::Aws, &secrets.aws.trust_file),
+    ];
+    let named = all
+        .into_iter()
+        .filter(|(_, file)| matches!(file, TrustFile::Path(_)));
+    named
+        .map(|(manager, file)| Ok((manager, control::read_trust_file(file)?)))
+        .collect()
 }
 
 fn read_cas(path: &Path) -> Result<(CaBundle, CaStore), StigError> {

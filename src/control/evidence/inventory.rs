@@ -30,7 +30,7 @@ pub(super) fn names(held: &[Surveyed]) -> Vec<Value> {
         let (names, mode) = match &entry.role {
             Role::Names { names, mode, .. } => (names.as_slice(), Some(*mode)),
             Role::Unreadable => (&[][..], None),
-            Role::Identity | Role::Upstream { .. } => return None,
+            Role::Identity | Role::Upstream { .. } | Role::Manager { .. } => return None,
         };
         Some(json!({
             "object": entry.object,

@@ -98,6 +98,21 @@ pub(super) fn make_file(data_dir: &Path, path: &Path) -> Result<(), StoreError> 
     })
 }
 
+/// The process that has the lock of a data directory, where one has it. Takes no lock itself: a
+/// gateway that starts at this moment would be refused.
+#[must_use]
+pub fn holder(data_dir: &Path) -> Option<u32> {
+    let noted = std::fs::read_to_string(data_dir.join(LOCK_NAME)).ok()?;
+    let process = noted.trim();
+    // proc_locks(5): `1: FLOCK ADVISORY WRITE 1234 …`
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let is_held = locks.lines().any(|line| {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        words.get(1) == Some(&"FLOCK") && words.get(4) == Some(&process)
+    });
+    process.parse().ok().filter(|_| is_held)
+}
+
 /// Takes the lock of a data directory, and writes into its file who has it.
 pub(super) fn lock(data_dir: &Path) -> Result<File, StoreError> {
     let path = data_dir.join(LOCK_NAME);

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Kek};
+use crate::control::survey::Surveyed;
 use crate::store::sqlite;
 
 /// Shells that let nobody in.
@@ -26,13 +27,28 @@ pub(super) struct SecretFile {
     pub(super) mode: Result<u32, String>,
 }
 
-/// Every file with a secret that the configuration names or the gateway makes; of the latter those
-/// that are there.
-pub(super) fn secret_files(config: &Config, kek_file: Option<PathBuf>) -> Vec<SecretFile> {
+/// Every file with a secret that the configuration names, that a stored object refers to for its key,
+/// or that the gateway makes; of the last those that are there.
+pub(super) fn secret_files(
+    config: &Config,
+    objects: &[Surveyed],
+    kek_file: Option<PathBuf>,
+) -> Vec<SecretFile> {
     let identity = config.admin.https.identity.as_ref();
     let report_key = config.fips.report_key.as_ref();
     let named = identity.map(|files| files.key.path.clone()).into_iter();
     let named = named.chain(report_key.map(|key| key.path.clone()));
+    let passphrases = [identity.map(|files| &files.key), report_key];
+    let passphrases = passphrases.into_iter().flatten();
+    let named = named.chain(passphrases.filter_map(|key| key.passphrase_file.clone()));
+    let keys = config.admin.keys.iter();
+    let named = named.chain(keys.filter_map(|key| key.file.clone()));
+    let named = named.chain(config.secrets.vault_token_file.clone());
+    let referred = objects.iter().flat_map(|object| &object.key_files);
+    let named = named.chain(referred.filter_map(|(name, path)| {
+        let mut roots = config.secrets.file_roots.iter();
+        Some(roots.find(|root| root.name == *name)?.path.join(path))
+    }));
     let kek = match &config.kek {
         Kek::File(path) => Some(path.clone()),
         Kek::Value(_) | Kek::Search(_) => None,
@@ -53,7 +69,7 @@ pub(super) fn secret_files(config: &Config, kek_file: Option<PathBuf>) -> Vec<Se
     all.collect()
 }
 
-/// The account that the data belongs to.
+/// The account that the gateway runs under.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Account {
     /// Where it was read.
@@ -72,14 +88,21 @@ impl Account {
     }
 }
 
-/// The owner of the data directory; before the first start, who asks.
+/// Who runs the gateway that has the data directory; while none runs, the directory's owner; before
+/// the first start, who asks.
 pub(super) fn account(data_dir: &Path) -> Account {
-    let (place, uid) = match fs::metadata(data_dir) {
-        Ok(metadata) => {
-            let place = format!("the owner of {}", data_dir.display());
+    let running = sqlite::holder(data_dir).and_then(|process| {
+        let owner = fs::metadata(format!("/proc/{process}")).ok()?.uid();
+        Some((format!("process {process}, which serves"), owner))
+    });
+    let (place, uid) = match (running, fs::metadata(data_dir)) {
+        (Some(running), _) => running,
+        (None, Ok(metadata)) => {
+            let dir = data_dir.display();
+            let place = format!("the owner of {dir}, since no gateway runs there");
             (place, metadata.uid())
         }
-        Err(_not_there) => (
+        (None, Err(_not_there)) => (
             "who runs this, since there is no data directory yet".to_owned(),
             rustix::process::getuid().as_raw(),
         ),
@@ -104,23 +127,47 @@ fn passwd_entry(passwd: &str, uid: u32) -> Option<(String, String)> {
     })
 }
 
-/// Where, below `/etc`, the configuration of a program lies that carries logs elsewhere.
-const SHIPPERS: [&str; 9] = [
-    "filebeat/filebeat.yml",
-    "fluent-bit/fluent-bit.conf",
-    "fluent-bit/fluent-bit.yaml",
-    "fluent/fluentd.conf",
-    "otelcol/config.yaml",
-    "promtail/config.yml",
-    "splunkforwarder/outputs.conf",
-    "td-agent/td-agent.conf",
-    "vector/vector.yaml",
+/// Where, below `/etc`, the configuration of a program lies that carries logs elsewhere, and what
+/// its line begins with that says whereto. A file without one is a package that nobody set up.
+const SHIPPERS: [(&str, &str); 9] = [
+    ("filebeat/filebeat.yml", "hosts:"),
+    ("fluent-bit/fluent-bit.conf", "Host "),
+    ("fluent-bit/fluent-bit.yaml", "host:"),
+    ("fluent/fluentd.conf", "host "),
+    ("otelcol/config.yaml", "endpoint:"),
+    ("promtail/config.yml", "url:"),
+    ("splunkforwarder/outputs.conf", "server"),
+    ("td-agent/td-agent.conf", "host "),
+    ("vector/vector.yaml", "inputs:"),
 ];
+
+/// Whether a line says whereto, with something that is no comment and not this machine.
+fn is_whereto(line: &str, word: &str) -> bool {
+    let line = line.trim_start().trim_start_matches("- ");
+    let value = line
+        .strip_prefix(word)
+        .map(|rest| rest.trim_matches([' ', '=', '"', '[', ']']));
+    let local = [
+        "localhost",
+        "127.",
+        "0.0.0.0",
+        "http://localhost",
+        "http://127.",
+    ];
+    value.is_some_and(|value| {
+        !value.is_empty()
+            && !value.starts_with('#')
+            && !local.iter().any(|it| value.starts_with(it))
+    })
+}
 
 /// The files that have logs carried to another machine; `etc` is `/etc`.
 pub(super) fn log_shippers(etc: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = SHIPPERS.iter().map(|name| etc.join(name)).collect();
-    found.retain(|path| path.exists());
+    let set_up = SHIPPERS.iter().filter(|(name, word)| {
+        let text = text(&etc.join(name));
+        text.lines().any(|line| is_whereto(line, word))
+    });
+    let mut found: Vec<PathBuf> = set_up.map(|(name, _)| etc.join(name)).collect();
     let journal = etc.join("systemd/journal-upload.conf");
     if text(&journal).lines().any(|line| is_set(line, "URL")) {
         found.push(journal);
@@ -204,7 +251,24 @@ mod tests {
         assert_eq!(log_shippers(etc.path()), [old, new]);
         let journal = write(journal, "[Upload]\nURL = https://l.example.com\n");
         assert_eq!(log_shippers(etc.path())[0], journal);
-        let vector = write("vector/vector.yaml", "sinks: {}\n");
+        // A package that nobody has set up carries nothing away.
+        for idle in ["sinks: {}\n", "#  inputs: [a]\n", ""] {
+            write("vector/vector.yaml", idle);
+            assert_eq!(log_shippers(etc.path())[0], journal);
+        }
+        let filebeat = "filebeat/filebeat.yml";
+        write(
+            filebeat,
+            "output.elasticsearch:\n  #hosts: [\"a:9200\"]\n  hosts: [\"localhost:9200\"]\n",
+        );
+        assert_eq!(log_shippers(etc.path())[0], journal);
+        let elsewhere = write(
+            filebeat,
+            "output.logstash:\n  hosts: [\"logs.example.com:5044\"]\n",
+        );
+        assert_eq!(log_shippers(etc.path())[0], elsewhere);
+        write(filebeat, "");
+        let vector = write("vector/vector.yaml", "sinks:\n  a:\n    inputs: [\"b\"]\n");
         assert_eq!(log_shippers(etc.path())[0], vector);
     }
 }

@@ -8,6 +8,7 @@ use crate::config::{AccessLog, Config, LogLevel, Store, TrustFile};
 use crate::control::survey::{Role, Surveyed};
 use crate::crypto::fips;
 use crate::crypto::sys::Purpose;
+use crate::resource::secret::Manager;
 use crate::tls::material::{self, CaBundle, KeyPair, Unapproved};
 use crate::tls::policy::ClientAuth;
 use crate::tls::trust::CaStore;
@@ -29,6 +30,8 @@ pub(super) struct Facts<'a> {
     pub(super) admin: Option<KeyPair>,
     /// Whom administrators must come from (`admin.https.client_ca`).
     pub(super) admin_ca: Option<CaBundle>,
+    /// Whom secret managers must come from, of those whose `trust_file` is a file.
+    pub(super) manager_cas: Vec<(Manager, CaBundle)>,
     /// The CAs that the site approves (`--approved-cas`).
     pub(super) approved: Option<(CaBundle, CaStore)>,
     /// Files that hold secrets.
@@ -213,11 +216,20 @@ impl Facts<'_> {
             "client.ca of every ssl",
             "tls.verify and tls.ca_certs of every upstream",
             "upstream.trust_file",
+            "secrets.vault.trust_file and secrets.aws.trust_file",
             "admin.https.client_ca",
             "--approved-cas",
         ]);
         if self.config.upstream.trust_file == Some(TrustFile::System) {
             inquiry.wrong("upstream.trust_file: `system`, whose CAs nobody here chose");
+        }
+        for (object, manager) in self.managers() {
+            if !self.manager_cas.iter().any(|(of, _)| *of == manager) {
+                let word = manager.word();
+                inquiry.wrong(format!(
+                    "{object}: secrets.{word}.trust_file: `system`, whose CAs nobody here chose"
+                ));
+            }
         }
         for object in &self.objects {
             if let Role::Upstream {
@@ -246,7 +258,8 @@ impl Facts<'_> {
             "approved-cas",
             "only CAs that the site approves are trusted",
             "name the site's CAs, PEM, with --approved-cas FILE; take the others out of \
-             `client.ca`, `tls.ca_certs` and `upstream.trust_file`; set `tls.verify: true`",
+             `client.ca`, `tls.ca_certs`, `upstream.trust_file` and the `trust_file` of managers; set \
+             `tls.verify: true`",
         )
     }
 
@@ -435,13 +448,32 @@ impl Facts<'_> {
         }
     }
 
+    /// The secret managers that are reached over TLS.
+    fn managers(&self) -> impl Iterator<Item = (&str, Manager)> {
+        self.objects.iter().filter_map(|object| match &object.role {
+            Role::Manager {
+                manager,
+                is_tls: true,
+            } => Some((object.object.as_str(), *manager)),
+            Role::Manager { is_tls: false, .. }
+            | Role::Names { .. }
+            | Role::Identity
+            | Role::Upstream { .. }
+            | Role::Unreadable => None,
+        })
+    }
+
     /// Who asks clients for certificates: object, depth, CAs.
     fn asking(&self) -> impl Iterator<Item = (&str, u32, Option<&CaBundle>)> {
         self.objects.iter().filter_map(|object| match &object.role {
             Role::Names {
                 mode, depth, ca, ..
             } if *mode != ClientAuth::Off => Some((object.object.as_str(), *depth, ca.as_ref())),
-            Role::Names { .. } | Role::Identity | Role::Upstream { .. } | Role::Unreadable => None,
+            Role::Names { .. }
+            | Role::Identity
+            | Role::Upstream { .. }
+            | Role::Manager { .. }
+            | Role::Unreadable => None,
         })
     }
 
@@ -466,11 +498,20 @@ impl Facts<'_> {
             Role::Upstream { trust: None, .. }
             | Role::Names { .. }
             | Role::Identity
+            | Role::Manager { .. }
             | Role::Unreadable => None,
+        });
+        let managers = self.manager_cas.iter().map(|(manager, bundle)| {
+            let place = format!("secrets.{}.trust_file", manager.word());
+            (place, bundle)
         });
         let admin = self.admin_ca.iter();
         let admin = admin.map(|bundle| ("admin.https.client_ca".to_owned(), bundle));
-        clients.chain(upstreams).chain(admin).collect()
+        clients
+            .chain(upstreams)
+            .chain(managers)
+            .chain(admin)
+            .collect()
     }
 
     /// Every pair that is shown, with where, and what for.
@@ -478,7 +519,7 @@ impl Facts<'_> {
         let stored = self.objects.iter().flat_map(|object| {
             let purpose = match &object.role {
                 Role::Names { .. } | Role::Unreadable => Purpose::Server,
-                Role::Identity | Role::Upstream { .. } => Purpose::Client,
+                Role::Identity | Role::Upstream { .. } | Role::Manager { .. } => Purpose::Client,
             };
             let pairs = object.pairs.iter();
             pairs.map(move |(at, pair)| (format!("{} {at}", object.object), pair, purpose))
