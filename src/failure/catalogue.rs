@@ -171,7 +171,7 @@ catalogue! {
         "The upstream's certificate, or one above it, is not valid yet."
         "Compare the clocks of this machine and of the one that issued the certificate; then wait, or issue it with an earlier start date."
     UpstreamCertInvalid "upstream_cert_invalid" Upstream
-        "The upstream's certificate was refused for another reason: its purpose, its signature, a key too short, or a CA in the chain that is none. The record's detail names it."
+        "The upstream's certificate was refused for another reason: its purpose, its signature, a key too short, or a CA in the chain that is none. The record's detail names it. In FIPS mode a weak or unapproved key or signature is refused even where `tls.verify` is off."
         "Issue the upstream a certificate with the extended key usage `serverAuth`, an RSA key of at least 2048 bits or an EC key of at least 256, signed with SHA-256 or better."
     UpstreamCertRevoked "upstream_cert_revoked" Upstream
         "The upstream's certificate, or one above it, is on its CA's revocation list. The request was answered with 502."

@@ -187,7 +187,13 @@ impl Dialer {
             Ok(()) if connector.protocol == Protocol::Http2 && !tls.is_http2() => {
                 failed(Reason::UpstreamHandshakeFailed, &NOT_HTTP2)
             }
-            Ok(()) => return Ok(Stream::Tls(tls)),
+            Ok(()) => match tls.unapproved_peer() {
+                None => return Ok(Stream::Tls(tls)),
+                Some(flaw) => {
+                    connector.forget(target.peer, name);
+                    failed(Reason::UpstreamCertInvalid, &flaw)
+                }
+            },
             Err(fault) => {
                 // What was offered may be what was refused.
                 connector.forget(target.peer, name);

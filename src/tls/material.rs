@@ -23,6 +23,7 @@ use crate::crypto::sign::{SignError, SigningKey};
 /// A certificate, for the rooms that do not name OpenSSL's crate.
 pub use openssl::x509::X509Ref as Certificate;
 
+pub(in crate::tls) use self::approval::judge_peer;
 pub use self::approval::{Flaw, Part, Unapproved, is_required as is_approval_required};
 pub use self::encrypted::WeakEncryption;
 pub use self::facts::{CertificateFacts, KeyFacts};

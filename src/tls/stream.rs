@@ -18,11 +18,11 @@ use openssl::ssl::{ErrorCode, Ssl, SslRef};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_openssl::SslStream;
 
-use crate::crypto::sys;
+use crate::crypto::{fips, sys};
 use crate::failure::Reason;
 use crate::telemetry::negotiated::Agreed;
 use crate::tls::agreed;
-use crate::tls::material::Digest;
+use crate::tls::material::{Digest, Unapproved, judge_peer};
 use crate::tls::peer::{self, Accepted, Served};
 use crate::tls::select::{self, Choice, Handed};
 use crate::tls::server::ServerContext;
@@ -219,6 +219,14 @@ impl TlsStream {
             }
             Poll::Ready(Ok(_)) | Poll::Pending => None,
         }
+    }
+
+    /// Why FIPS mode does not take the certificate that the peer of a finished handshake showed. Where
+    /// the chain is checked OpenSSL has refused most of it; where it is not, nobody else looks.
+    #[must_use]
+    pub fn unapproved_peer(&self) -> Option<Unapproved> {
+        let certificate = self.ssl().peer_certificate()?;
+        judge_peer(&certificate, fips::mode())
     }
 
     /// Whether the upstream asked for our certificate, now or when the session was opened.

@@ -204,6 +204,49 @@ fn upstreams_get_the_profile_and_nothing_else() {
 }
 
 #[test]
+fn upstream_with_a_weak_certificate_is_refused_even_where_nothing_is_checked() {
+    let Some(module) = Module::copy() else { return };
+    let ca = Ca::root("Origin CA");
+    let of_kind = |key| {
+        let order = Leaf::server("up.example.com");
+        ca.issue(&Leaf { key, ..order })
+    };
+    let order = Leaf::server("up.example.com");
+    let (fips, off) = (module.setup().start(), off().start());
+    for (pair, flaw) in [
+        (of_kind(KeyKind::WeakRsa), Some("is RSA of 1024 bits")),
+        (
+            ca.issue_with_sha1(&order),
+            Some("is signed with ecdsa-with-SHA1"),
+        ),
+        (of_kind(KeyKind::Rsa), None),
+        (of_kind(KeyKind::P256), None),
+    ] {
+        for version in ["-tls1_2", "-tls1_3"] {
+            let origin = Origin::openssl_s_server(&pair, &[version, "-cipher", "ALL@SECLEVEL=0"]);
+            let upstream = json!({"scheme": "https", "nodes": {origin.node(): 1}});
+            let status = if flaw.is_some() { 502 } else { 200 };
+            for (gateway, status) in [(&off, 200), (&fips, status)] {
+                let route = json!({"uri": "/*", "upstream": upstream});
+                let written = gateway.admin_put("/routes/up", &route);
+                assert!(matches!(written.status, Some(200 | 201)), "{written:?}");
+                // Twice: the second may be a session of the first.
+                for _ in 0..2 {
+                    let told = Curl::new(&gateway.http_url("/")).send();
+                    assert_eq!(told.status, Some(status), "{version} {flaw:?}: {told:?}");
+                }
+            }
+        }
+        if let Some(flaw) = flaw {
+            fips.expect_record("the refusal and its cause", |record| {
+                let text = record.to_string();
+                text.contains("upstream_cert_invalid") && text.contains(flaw)
+            });
+        }
+    }
+}
+
+#[test]
 fn peer_without_extended_master_secret_is_refused_on_tls_1_2_by_name() {
     let Some(module) = Module::copy() else { return };
     let folder = TempDir::new().unwrap();

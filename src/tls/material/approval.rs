@@ -149,6 +149,15 @@ fn first(flaws: Vec<Unapproved>) -> Result<(), Unapproved> {
     flaws.into_iter().next().map_or(Ok(()), Err)
 }
 
+/// Why the certificate that a peer showed is not taken where `mode` is in force, whether or not its
+/// chain is checked: the peer's key is used for the handshake all the same.
+pub(in crate::tls) fn judge_peer(certificate: &X509Ref, mode: Mode) -> Option<Unapproved> {
+    match mode {
+        Mode::Default => None,
+        Mode::Fips => flaws(1, certificate, Standing::Shown).into_iter().next(),
+    }
+}
+
 /// Whether `fips: required` takes this one as an issuer.
 pub(super) fn is_approved_issuer(certificate: &X509) -> bool {
     flaws(1, certificate, Standing::Issuer).is_empty()
@@ -372,6 +381,17 @@ mod tests {
         let bundle = CaBundle::of(vec![root.clone(), below]).unwrap();
         assert_eq!(bundle.approve().unwrap_err().part, Part::Certificate(2));
         chain(root).approve().unwrap_err();
+    }
+
+    #[test]
+    fn certificate_of_a_peer_is_judged_in_fips_mode_alone() {
+        let sha256 = MessageDigest::sha256();
+        let good = certificate(&PKey::ec_gen("P-256").unwrap(), sha256, "issuer");
+        let weak = certificate(&rsa(2048), MessageDigest::sha224(), "issuer");
+        assert_eq!(judge_peer(&good, Mode::Fips), None);
+        assert_eq!(judge_peer(&weak, Mode::Default), None);
+        let told = judge_peer(&weak, Mode::Fips).unwrap();
+        assert!(told.flaw.is_about_a_signature(), "{told}");
     }
 
     #[test]
