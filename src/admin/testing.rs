@@ -10,9 +10,7 @@ use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
-use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
-use openssl::nid::Nid;
 use openssl::pkey::PKey;
 use openssl::x509::{X509, X509Name};
 use serde_json::Value;
@@ -77,8 +75,7 @@ pub(super) fn control(live: &Arc<Live>) -> Control {
 
 /// A self-signed certificate for `api.test` and its key, both PEM.
 pub(super) fn pair() -> (String, String) {
-    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-    let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+    let key = PKey::ec_gen("P-256").unwrap();
     let mut name = X509Name::builder().unwrap();
     name.append_entry_by_text("CN", "api.test").unwrap();
     let name = name.build();

@@ -186,6 +186,9 @@ mod tests {
                     [[package]]\nname = \"ring\"\nversion = \"0.2.0\"\n\
                     [[package]]\nname = \"tests\"\nversion = \"1.0.0\"\ndependencies = [\n \"md5\",\n]\n\
                     [[package]]\nname = \"md5\"\nversion = \"1.0.0\"\n";
+        for name in ["aes-kw", "des", "sha-1", "cmac", "ed25519-compact"] {
+            assert!(banned(BANS).contains(name), "{name}");
+        }
         let found = among(&packages(lock), &["a"], &banned(BANS));
         let expected = CryptoCrate {
             name: "ring",

@@ -299,7 +299,16 @@ mod tests {
     }
 
     fn rsa(bits: u32) -> PKey<Private> {
-        PKey::from_rsa(Rsa::generate(bits).unwrap()).unwrap()
+        rsa_of(bits, 65537)
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test's key, of kinds that the module does not make"
+    )]
+    fn rsa_of(bits: u32, exponent: u32) -> PKey<Private> {
+        let exponent = BigNum::from_u32(exponent).unwrap();
+        PKey::from_rsa(Rsa::generate_with_e(bits, &exponent).unwrap()).unwrap()
     }
 
     #[test]
@@ -315,12 +324,7 @@ mod tests {
             assert_eq!(flaw_of(&good, digest), None);
         }
         let ed25519 = PKey::generate_ed25519().unwrap();
-        let of_exponent = |exponent| {
-            let exponent = BigNum::from_u32(exponent).unwrap();
-            PKey::from_rsa(Rsa::generate_with_e(2048, &exponent).unwrap()).unwrap()
-        };
-        assert_eq!(flaw_of(&of_exponent(65537), sha256), None);
-        let (three, fermat) = (of_exponent(3), of_exponent(257));
+        let (three, fermat) = (rsa_of(2048, 3), rsa_of(2048, 257));
         for (key, digest, flaw) in [
             (&short, sha256, "is RSA of 1024 bits"),
             (&three, sha256, "is RSA with the public exponent 3,"),
