@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::digest::{Sha256, sha256};
+use super::sys;
 
 /// What the file names of other cryptographic libraries begin with.
 const OTHERS: [&str; 16] = [
@@ -25,6 +27,9 @@ const OTHERS: [&str; 16] = [
     "libtomcrypt",
     "libwolfssl",
 ];
+
+/// What those of OpenSSL begin with.
+const OPENSSL: [&str; 2] = ["libcrypto.so", "libssl.so"];
 
 /// The code of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,25 +61,43 @@ pub struct Library {
 /// # Errors
 /// The system's, when `/proc/self/maps` or the program's own name cannot be read.
 pub fn mapped() -> io::Result<Libraries> {
-    let mapped = executable(&fs::read_to_string("/proc/self/maps")?);
+    let mappings = executable(&fs::read_to_string("/proc/self/maps")?);
     let program = std::env::current_exe()?;
-    let library = |name: &str| {
-        let shared = mapped.iter().find(|path| begins(path, name));
-        let path = shared.unwrap_or(&program).clone();
+    let library = |address| {
+        let path = found_at(&mappings, address).unwrap_or(&program).to_owned();
         let image = fs::read(&path).ok();
         Library {
-            is_static: shared.is_none(),
+            is_static: path == program,
             sha256: image.and_then(|image| sha256(&[&image]).ok()),
             path,
         }
     };
-    let is_other = |path: &&PathBuf| OTHERS.iter().any(|name| begins(path, name));
+    let [libcrypto, libssl] = sys::code_addresses().map(library);
+    let mut mapped: Vec<PathBuf> = mappings.into_iter().map(|mapping| mapping.file).collect();
+    mapped.sort();
+    mapped.dedup();
+    let used = [libcrypto.path.as_path(), libssl.path.as_path()];
     Ok(Libraries {
-        libcrypto: library("libcrypto.so"),
-        libssl: library("libssl.so"),
-        others: mapped.iter().filter(is_other).cloned().collect(),
+        others: others(&mapped, used),
+        libcrypto,
+        libssl,
         mapped,
     })
+}
+
+/// The file that the code at an address comes from.
+fn found_at(mappings: &[Mapping], address: usize) -> Option<&Path> {
+    let mut all = mappings.iter();
+    let found = all.find(|mapping| mapping.addresses.contains(&address));
+    found.map(|mapping| mapping.file.as_path())
+}
+
+/// Cryptographic libraries beside the ones in use; a second OpenSSL is one.
+fn others(mapped: &[PathBuf], used: [&Path; 2]) -> Vec<PathBuf> {
+    let names = || OTHERS.iter().chain(&OPENSSL);
+    let unused = mapped.iter().filter(|path| !used.contains(&path.as_path()));
+    let others = unused.filter(|path| names().any(|name| begins(path, name)));
+    others.cloned().collect()
 }
 
 fn begins(path: &Path, name: &str) -> bool {
@@ -82,21 +105,26 @@ fn begins(path: &Path, name: &str) -> bool {
     file.is_some_and(|file| file.as_encoded_bytes().starts_with(name.as_bytes()))
 }
 
-/// The files with executable mappings, from the text of `proc_pid_maps(5)`.
-fn executable(maps: &str) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = maps
-        .lines()
-        .filter(|line| {
-            let rights = line.split_ascii_whitespace().nth(1);
-            rights.is_some_and(|rights| rights.contains('x'))
+/// Code of a file in memory.
+struct Mapping {
+    addresses: Range<usize>,
+    file: PathBuf,
+}
+
+/// The executable mappings of files, from the text of `proc_pid_maps(5)`.
+fn executable(maps: &str) -> Vec<Mapping> {
+    let read = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let (from, to) = words.next()?.split_once('-')?;
+        let address = |text| usize::from_str_radix(text, 16).ok();
+        words.next().filter(|rights| rights.contains('x'))?;
+        Some(Mapping {
+            addresses: address(from)?..address(to)?,
+            // Nothing before the path has a slash; the path may have blanks.
+            file: PathBuf::from(line.get(line.find('/')?..)?),
         })
-        // Nothing before the path has a slash; the path may have blanks.
-        .filter_map(|line| line.find('/').and_then(|at| line.get(at..)))
-        .map(PathBuf::from)
-        .collect();
-    files.sort();
-    files.dedup();
-    files
+    };
+    maps.lines().filter_map(read).collect()
 }
 
 #[cfg(test)]
@@ -125,11 +153,26 @@ mod tests {
 7f50-7f60 r-xp 00000000 00:00 0    [vdso]\n\
 7f60-7f70 r-xp 00002000 08:01 11   /usr/lib/libcrypto.so.3\n";
         let found = executable(maps);
-        let expected = [
-            "/opt/a folder/libgnutls.so.30 (deleted)",
+        let files: Vec<_> = found.iter().map(|mapping| mapping.file.as_path()).collect();
+        let [crypto, gnutls] = [
             "/usr/lib/libcrypto.so.3",
-        ];
-        assert_eq!(found, expected.map(PathBuf::from));
-        assert!(begins(&found[0], "libgnutls") && !begins(&found[1], "libgnutls"));
+            "/opt/a folder/libgnutls.so.30 (deleted)",
+        ]
+        .map(Path::new);
+        assert_eq!(files, [crypto, gnutls, crypto]);
+        assert_eq!(found_at(&found, 0x7f15), Some(crypto));
+        assert_eq!(found_at(&found, 0x7f30), None);
+        assert!(begins(files[1], "libgnutls") && !begins(files[0], "libgnutls"));
+    }
+
+    #[test]
+    fn second_openssl_is_told_and_the_one_in_use_is_not() {
+        let [own, ssl, second] = ["/a/libcrypto.so.3", "/a/libssl.so.3", "/b/libcrypto.so.3"];
+        let mapped = [own, ssl, second, "/a/libc.so.6"].map(PathBuf::from);
+        let told = |used: [&str; 2]| others(&mapped, used.map(Path::new));
+        assert_eq!(told([own, ssl]), [PathBuf::from(second)]);
+        // Linked statically, none of them is in use.
+        let all = [own, ssl, second].map(PathBuf::from);
+        assert_eq!(told(["/bin/portcullis"; 2]), all);
     }
 }

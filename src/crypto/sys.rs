@@ -688,6 +688,20 @@ pub fn group_name<T>(key: &PKeyRef<T>) -> Option<String> {
     Some(name.to_string_lossy().into_owned())
 }
 
+/// Where code of libcrypto and of libssl is in this process: the addresses of a function of each.
+#[must_use]
+#[expect(
+    clippy::as_conversions,
+    reason = "nothing else tells where a function is; nothing is called"
+)]
+pub fn code_addresses() -> [usize; 2] {
+    let (libcrypto, libssl) = (
+        ffi::ERR_get_error as *const (),
+        ffi::SSL_CTX_free as *const (),
+    );
+    [libcrypto.addr(), libssl.addr()]
+}
+
 /// The digest that a certificate was signed with, also where it is a parameter (RSA-PSS); `None`
 /// for one that libcrypto does not know, and for signatures without a digest of their own.
 ///
