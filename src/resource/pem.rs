@@ -2,6 +2,9 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::fault::Verdict;
 use super::ssl::Text;
 use super::{Occasion, Terms, texts};
@@ -252,6 +255,13 @@ fn reason(at: &str, error: &MaterialError) -> String {
 fn read_key(at: &str, pem: &str) -> Result<PrivateKey, String> {
     let text = pem.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
     if !text.starts_with("---") {
+        if is_pkcs12(text) {
+            return Err(format!(
+                "{}: PKCS #12 is not read, PEM only; take key and certificate out with `openssl \
+                 pkcs12 -in FILE -nodes -out FILE.pem`",
+                dotted(at)
+            ));
+        }
         // APISIX takes what is not PEM for a key it encrypted itself. It has no keys of logins.
         return Err(if at.starts_with("/auth/") {
             format!("{}: the private key is not PEM", dotted(at))
@@ -260,6 +270,19 @@ fn read_key(at: &str, pem: &str) -> Result<PrivateKey, String> {
         });
     }
     PrivateKey::parse(pem).map_err(|error| reason(at, &error))
+}
+
+/// Whether a text is PKCS #12 in Base64: a sequence that begins with version 3 (RFC 7292 section 4).
+fn is_pkcs12(text: &str) -> bool {
+    let begin: String = text.split_ascii_whitespace().collect::<String>();
+    let begin = begin.get(..12).map(|begin| STANDARD.decode(begin));
+    let Some(Ok(begin)) = begin else { return false };
+    let content = match begin.as_slice() {
+        [0x30, 0x82, _, _, content @ ..] | [0x30, 0x81, _, content @ ..] => content,
+        [0x30, 0x83, _, _, _, content @ ..] | [0x30, 0x80, content @ ..] => content,
+        _ => return false,
+    };
+    content.starts_with(&[0x02, 0x01, 0x03])
 }
 
 /// A moment as HTTP writes dates (RFC 9110 §5.6.7).

@@ -510,6 +510,12 @@ mod tests {
                 "failed to decrypt previous encrypted key",
             ),
             (
+                json!({"key": "MIIJ0QIBAzCCCY8GCSqGSIb3DQEHAaCCCYAEggl8"}),
+                "/key",
+                "key: PKCS #12 is not read, PEM only; take key and certificate out with `openssl \
+                 pkcs12 -in FILE -nodes -out FILE.pem`",
+            ),
+            (
                 json!({"key": good.key_pem}),
                 "/key",
                 "the private key does not belong to the certificate",
