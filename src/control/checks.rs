@@ -130,11 +130,12 @@ pub(super) async fn run(inner: &Arc<Inner>) {
     let sweep = Sweep::new();
     let mut own = JoinSet::new();
     own.spawn_local(sweep.clone().run(|| {}));
-    let dialer = Rc::new(Dialer::new(
+    let dialer = Dialer::new(
         sweep,
         inner.rules.own.clone(),
         inner.rules.resolver.clone(),
-    ));
+    );
+    let dialer = Rc::new(dialer.counting(inner.metrics.clone()));
     let mut running: HashMap<Owner, Running> = HashMap::new();
     let mut seen = None;
     loop {
@@ -330,6 +331,7 @@ impl NodeCheck {
             port: active.port.unwrap_or(self.node.port),
             ip: None,
             peer: &self.peer,
+            object: &self.upstream.owner.to_string(),
             tls,
         };
         let until = self.dialer.after(active.timeout);

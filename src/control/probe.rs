@@ -249,6 +249,7 @@ impl<'a> Probed<'a> {
             port: node.port,
             ip: None,
             peer: &node.address().into(),
+            object: &self.upstream.owner.to_string(),
             tls: self.connector.as_ref().zip(name.as_ref()),
         };
         let limit = self.upstream.timeouts.connect.min(LIMIT);
@@ -282,6 +283,7 @@ fn run(inner: &Inner, probed: &Probed<'_>) -> Result<Vec<(Node, Look)>, ProbeErr
         let sweep = Sweep::new();
         tokio::task::spawn_local(sweep.clone().run(|| {}));
         let dialer = Dialer::new(sweep, inner.rules.own.clone(), inner.rules.resolver.clone());
+        let dialer = dialer.counting(inner.metrics.clone());
         let nodes = probed.upstream.nodes.iter().take(NODES).cloned();
         let looks = nodes.map(|node| probed.look(&dialer, node));
         futures_util::stream::iter(looks)

@@ -15,6 +15,7 @@ use crate::failure::Reason;
 use crate::net::resolve::Resolver;
 use crate::net::stream::Stream;
 use crate::net::sweep::{Sweep, Until};
+use crate::telemetry::metrics::Metrics;
 use crate::tls::socket::{Activity, Socket};
 use crate::tls::stream::TlsStream;
 use crate::tls::upstream::{Protocol, ServerName, UpstreamConnector};
@@ -51,6 +52,8 @@ pub struct Target<'a> {
     pub ip: Option<IpAddr>,
     /// `host:port`, part of the key of its TLS sessions.
     pub peer: &'a Arc<str>,
+    /// What its handshakes are counted as: the object that it belongs to (`upstreams/1`), or the peer.
+    pub object: &'a str,
     /// How to speak TLS and whom to expect; `None`: in the clear.
     pub tls: Option<(&'a UpstreamConnector, &'a ServerName)>,
 }
@@ -63,6 +66,8 @@ pub struct Dialer {
     pub resolver: Resolver,
     /// The gateway's own admin and status addresses: never dialled.
     forbidden: Arc<Forbidden>,
+    /// Where handshakes are counted; a client program counts none.
+    counted: Option<Arc<Metrics>>,
 }
 
 /// Addresses of ours that no node may be.
@@ -141,6 +146,16 @@ impl Dialer {
             resolver,
             sweep,
             forbidden,
+            counted: None,
+        }
+    }
+
+    /// The same dialer; what its handshakes agree on is counted here.
+    #[must_use]
+    pub fn counting(self, metrics: Arc<Metrics>) -> Self {
+        Self {
+            counted: Some(metrics),
+            ..self
         }
     }
 
@@ -183,7 +198,11 @@ impl Dialer {
                 return Err(Refused { error, tls: None });
             }
         };
-        let error = match tls.connect().await {
+        let shaken = tls.connect().await;
+        if let (Ok(()), Some(metrics)) = (&shaken, &self.counted) {
+            metrics.negotiated.called(target.object, &tls.agreed());
+        }
+        let error = match shaken {
             Ok(()) if connector.protocol == Protocol::Http2 && !tls.is_http2() => {
                 failed(Reason::UpstreamHandshakeFailed, &NOT_HTTP2)
             }

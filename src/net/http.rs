@@ -300,6 +300,7 @@ impl Client {
             port: self.origin.port,
             ip: None,
             peer: &self.peer,
+            object: &self.peer,
             tls: self.tls.as_ref().map(|tls| (&tls.connector, &tls.name)),
         };
         let until = self.sweep.after(self.limits.connect);

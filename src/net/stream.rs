@@ -13,7 +13,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::net::sweep::Sweep;
-use crate::telemetry::negotiated::Agreed;
 use crate::tls::socket::{Activity, Socket};
 use crate::tls::stream::{FaultCell, TlsStream};
 
@@ -68,15 +67,6 @@ impl Stream {
         match self {
             Self::Plain(_) => None,
             Self::Tls(tls) => Some(tls.fault()),
-        }
-    }
-
-    /// What the TLS handshake agreed on; `None` in the clear.
-    #[must_use]
-    pub fn agreed(&self) -> Option<Agreed> {
-        match self {
-            Self::Plain(_) => None,
-            Self::Tls(tls) => Some(tls.agreed()),
         }
     }
 

@@ -21,7 +21,6 @@ use crate::matching::authority::Authority;
 use crate::matching::route::{self, Parameters};
 use crate::net::dial::Target;
 use crate::net::resolve::{self, Name};
-use crate::net::stream::Stream;
 use crate::net::sweep::{Until, millis};
 use crate::plugins::proxy_rewrite::Rewritten;
 use crate::proxy::authority;
@@ -797,6 +796,7 @@ impl Tries<'_> {
             port: node.port,
             ip: endpoint.ip,
             peer: &endpoint.peer,
+            object: &self.upstream.owner.to_string(),
             tls,
         };
         let until = self.worker.sweep.after(self.timeouts.connect);
@@ -808,9 +808,6 @@ impl Tries<'_> {
                 Err(_) => HandshakeEnd::Failed,
             };
             self.worker.metrics.handshake(Side::Upstream, end);
-        }
-        if let Some(agreed) = dialled.as_ref().ok().and_then(Stream::agreed) {
-            self.worker.agreed_upstream.add(&agreed);
         }
         let stream = dialled.map_err(|error| Refusal::new(error.reason, error.detail))?;
         let has_identity = connector.is_some_and(|connector| connector.has_identity);

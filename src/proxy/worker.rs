@@ -119,8 +119,6 @@ pub struct Worker {
     pub metrics: Arc<Metrics>,
     /// What its handshakes with clients agreed on.
     pub agreed_downstream: Arc<Counts>,
-    /// What its handshakes with upstreams agreed on.
-    pub agreed_upstream: Arc<Counts>,
     /// The ids of its requests.
     pub ids: RequestIds,
     /// What is read into for as long as it takes to look at it, or to write it elsewhere.
@@ -195,7 +193,8 @@ async fn run(parts: Parts) -> std::io::Result<()> {
         .max_buf_size(parts.settings.header_bytes);
     let worker = Rc::new(Worker {
         contexts: parts.contexts,
-        dialer: Dialer::new(sweep.clone(), parts.forbidden, parts.resolver),
+        dialer: Dialer::new(sweep.clone(), parts.forbidden, parts.resolver)
+            .counting(parts.metrics.clone()),
         pool: Pool::new(parts.settings.pooled),
         upstreams: Upstreams::default(),
         discovered: Discovered::default(),
@@ -203,7 +202,6 @@ async fn run(parts: Parts) -> std::io::Result<()> {
         turns: parts.turns,
         http,
         agreed_downstream: parts.metrics.negotiated.counts("https"),
-        agreed_upstream: parts.metrics.negotiated.counts("upstream"),
         metrics: parts.metrics,
         ids: RequestIds {
             prefix: parts.id_prefix,

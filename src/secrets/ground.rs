@@ -24,6 +24,7 @@ use crate::net::sweep::Sweep;
 use crate::resource::Id;
 use crate::resource::is_reference;
 use crate::resource::secret::Manager;
+use crate::telemetry::metrics::Metrics;
 use crate::tls::material::KeyPair;
 use crate::tls::policy::Versions;
 use crate::tls::trust::CaStore;
@@ -48,6 +49,8 @@ pub struct Ground {
     pub bounds: Bounds,
     /// Where sources tell what changed.
     pub news: News,
+    /// Where handshakes with managers are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Ground {
@@ -93,6 +96,7 @@ impl Ground {
             Arc::clone(&self.forbidden),
             self.resolver.clone(),
         );
+        let dialer = dialer.counting(Arc::clone(&self.metrics));
         let sweep = Rc::clone(&self.sweep);
         Ok(Client::new(origin, tls, limits, sweep, dialer))
     }
@@ -255,6 +259,7 @@ pub(super) mod samples {
             resolver: Resolver::system(),
             bounds: BOUNDS,
             news: News::default(),
+            metrics: Arc::new(Metrics::new().unwrap()),
         })
     }
 }

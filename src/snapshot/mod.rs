@@ -27,6 +27,7 @@ pub use crate::resource::plugins::HeaderRewrite;
 pub use crate::resource::upstream::{Balance, Keepalive, Node, PassHost, Scheme, Timeouts};
 pub use crate::resource::{Id, Kind, Revision};
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -156,6 +157,13 @@ pub struct Owner {
     pub kind: Kind,
     /// Its id.
     pub id: Id,
+}
+
+/// As reports name it, such as `upstreams/1`.
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind.plural(), self.id)
+    }
 }
 
 /// Nodes, how to reach them and how to trust them.

@@ -1,9 +1,11 @@
 //! What TLS handshakes agreed on, counted since the start.
 //!
-//! Each thread that shakes hands has counters of its own, so that counting is one addition to a
-//! number that no other thread writes. Names come from tables: what is not in them is counted as
+//! Each thread that a listener's clients shake hands with has counters of its own, so that counting
+//! is one addition to a number that no other thread writes. Whom the gateway calls is counted by
+//! object, looked up when a connection was opened. Names come from tables: what is not in them is counted as
 //! `other`, never dropped.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -58,18 +60,23 @@ pub struct Agreed {
     pub is_resumed: bool,
 }
 
-/// The counters of one thread for one place: a listener's name, or `upstream`.
+/// The most objects that have counters of their own, a kilobyte each; further ones share one.
+const OBJECTS: usize = 1000;
+/// The place of objects beyond those.
+const REST: &str = "others";
+
+/// Counters for one place: those of one thread for a listener, or those of an object that is called.
 #[derive(Debug)]
 pub struct Counts {
-    place: &'static str,
+    place: String,
     exchanges: [[[AtomicU64; 2]; GROUP_COUNT]; SUITE_COUNT],
     signatures: [[AtomicU64; SIGNATURE_COUNT]; 2],
 }
 
 impl Counts {
-    fn new(place: &'static str) -> Self {
+    fn new(place: &str) -> Self {
         Self {
-            place,
+            place: place.to_owned(),
             exchanges: Default::default(),
             signatures: Default::default(),
         }
@@ -98,33 +105,64 @@ fn position(mut table: impl ExactSizeIterator<Item = &'static str>, name: &str) 
     table.position(|known| known == name).unwrap_or(len)
 }
 
-/// The counters of all threads.
+/// All counters.
 #[derive(Debug, Default)]
-pub struct Negotiated(Mutex<Vec<Arc<Counts>>>);
+pub struct Negotiated {
+    /// Of each thread for each listener.
+    listeners: Mutex<Vec<Arc<Counts>>>,
+    /// Of each object that is called; at most [`OBJECTS`] and [`REST`].
+    objects: Mutex<BTreeMap<String, Arc<Counts>>>,
+}
 
 impl Negotiated {
-    /// Counters for one more thread; taken once, before its first handshake.
+    /// Counters for one more thread of a listener; taken once, before its first handshake.
     #[must_use]
     pub fn counts(&self, place: &'static str) -> Arc<Counts> {
         let counts = Arc::new(Counts::new(place));
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         all.push(counts.clone());
         counts
     }
 
-    /// All that was counted, in the order in which places were named: per place `handshakes`, each
-    /// combination that occurred with its count, and `signatures`.
+    /// Counts a handshake with a server: of an upstream (`upstreams/1`), or of a secret manager
+    /// (its host and port).
+    pub fn called(&self, object: &str, agreed: &Agreed) {
+        let mut all = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let object = if all.contains_key(object) || all.len() < OBJECTS {
+            object
+        } else {
+            REST
+        };
+        let counts = match all.get(object) {
+            Some(counts) => Arc::clone(counts),
+            None => {
+                let new = all.entry(object.to_owned());
+                Arc::clone(new.or_insert_with(|| Arc::new(Counts::new(object))))
+            }
+        };
+        drop(all);
+        counts.add(agreed);
+    }
+
+    /// All that was counted, listeners in the order in which they were named, then objects: per place
+    /// `handshakes`, each combination that occurred with its count, and `signatures`.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let all = self
-            .0
+        let mut all = self
+            .listeners
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let mut places: Vec<&'static str> = Vec::new();
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(objects.values().cloned());
+        drop(objects);
+        let mut places: Vec<&str> = Vec::new();
         for counts in &all {
-            if !places.contains(&counts.place) {
-                places.push(counts.place);
+            if !places.contains(&counts.place.as_str()) {
+                places.push(&counts.place);
             }
         }
         let shown = places.into_iter().map(|place| {
@@ -204,7 +242,6 @@ mod tests {
     fn handshakes_of_all_threads_are_summed_by_place() {
         let negotiated = Negotiated::default();
         let (one, other) = (negotiated.counts("https"), negotiated.counts("https"));
-        let upstream = negotiated.counts("upstream");
         one.add(&AGREED);
         other.add(&AGREED);
         let mutual = Agreed {
@@ -219,7 +256,7 @@ mod tests {
             theirs: None,
             is_resumed: true,
         };
-        upstream.add(&resumed);
+        negotiated.called("upstreams/1", &resumed);
         let expected = json!([
             {
                 "place": "https",
@@ -233,7 +270,7 @@ mod tests {
                 ],
             },
             {
-                "place": "upstream",
+                "place": "upstreams/1",
                 "handshakes": [{
                     "version": "TLSv1.2", "suite": "ECDHE-RSA-AES128-GCM-SHA256",
                     "group": "none", "resumed": true, "count": 1,
@@ -242,6 +279,27 @@ mod tests {
             },
         ]);
         assert_eq!(negotiated.to_json(), expected);
+    }
+
+    #[test]
+    fn objects_beyond_the_bound_share_a_place() {
+        let negotiated = Negotiated::default();
+        for turn in 0..2 {
+            for number in 0..OBJECTS + 2 {
+                negotiated.called(&format!("upstreams/{number:04}"), &AGREED);
+            }
+            let told = negotiated.to_json();
+            let places = told.as_array().unwrap();
+            assert_eq!(places.len(), OBJECTS + 1);
+            let count = |place: &str| {
+                let found = places.iter().find(|row| row["place"] == place).unwrap();
+                found["handshakes"][0]["count"].as_u64().unwrap()
+            };
+            assert_eq!(
+                (count("upstreams/0000"), count(REST)),
+                (turn + 1, 2 * (turn + 1))
+            );
+        }
     }
 
     #[test]

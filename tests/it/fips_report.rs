@@ -1,6 +1,7 @@
 //! Evidence: what the report on FIPS mode says, who may read it, and what its signature is worth.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use openssl::base64;
@@ -132,6 +133,11 @@ fn report_counts_what_was_really_negotiated_and_names_every_key() {
         (module.setup(), "fips", "P-256"),
         (Setup::default().set("fips", "off"), "default", "X25519"),
     ] {
+        // Whom secret managers must come from is known before the gateway is.
+        let managers = Ca::root("Managers");
+        let folder = TempDir::new().unwrap();
+        let trusted = managers.write(folder.path(), "managers");
+        let setup = setup.set("secrets.vault.trust_file", trusted.to_str().unwrap());
         let site = Site::with(setup);
         let gateway = &site.gateway;
         let rsa = site.ca.issue(&Leaf {
@@ -177,6 +183,20 @@ fn report_counts_what_was_really_negotiated_and_names_every_key() {
             .send()
             .expect_status(200);
 
+        // A probe's handshake is one as well, and so is one with a secret manager.
+        own(gateway, "POST", "/probe/routes/up", ADMIN_KEY).expect_status(200);
+        let manager = Leaf {
+            addresses: vec![Ipv4Addr::LOCALHOST.into()],
+            ..Leaf::server("vault.example.com")
+        };
+        let manager = Origin::openssl_s_server(&managers.issue(&manager), &["-tls1_3"]);
+        let vault = json!({"uri": format!("https://{}", manager.node()), "prefix": "kv",
+                           "token": "no token"});
+        gateway.configure("/secrets/vault/1", &vault);
+        let referring = json!({"cert": "$secret://vault/1/web/cert", "snis": ["x.example.com"],
+                               "key": "$secret://vault/1/web/key"});
+        gateway.configure("/ssls/referring", &referring);
+
         let report = report(gateway);
         let places = &report["negotiated"]["places"];
         let count = |place: &str, list: &str, wanted: &Value| -> u64 {
@@ -210,11 +230,12 @@ fn report_counts_what_was_really_negotiated_and_names_every_key() {
             "{places:#}"
         );
         assert_eq!(
-            handshakes("upstream", json!({"version": "TLSv1.3"})),
-            1,
+            handshakes("routes/up", json!({"version": "TLSv1.3"})),
+            2,
             "{places:#}"
         );
         assert_eq!(handshakes("admin_https", json!({})), 1, "{places:#}");
+        assert!(handshakes(&manager.node(), json!({})) >= 1, "{places:#}");
         let signed = |place, by, algorithm| {
             count(
                 place,
@@ -230,8 +251,8 @@ fn report_counts_what_was_really_negotiated_and_names_every_key() {
             "{places:#}"
         );
         assert_eq!(
-            signed("upstream", "gateway", "ECDSA+SHA256"),
-            1,
+            signed("routes/up", "gateway", "ECDSA+SHA256"),
+            2,
             "{places:#}"
         );
 

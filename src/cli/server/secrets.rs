@@ -16,6 +16,7 @@ use crate::secrets::env::Environment;
 use crate::secrets::ground::Ground;
 use crate::secrets::news::News;
 use crate::secrets::settings::{AwsKey, Bounds, Reach, Settings, TokenFrom};
+use crate::telemetry::metrics::Metrics;
 use crate::tls::material::CaBundle;
 
 /// The metadata service of an instance of EC2: link-local, and nowhere else. (EC2 User Guide,
@@ -121,6 +122,7 @@ pub(super) fn ground(
     forbidden: Arc<Forbidden>,
     resolver: Resolver,
     news: News,
+    metrics: Arc<Metrics>,
 ) -> Rc<Ground> {
     let lookup = Box::new(|name: &str| std::env::var(name).ok());
     let environment = Environment::new(lookup, settings.own_variables.clone());
@@ -136,5 +138,6 @@ pub(super) fn ground(
             total: rules.read_timeout,
         },
         news,
+        metrics,
     })
 }

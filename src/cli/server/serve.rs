@@ -226,6 +226,7 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
         let sweep = Sweep::new();
         tokio::task::spawn_local(Rc::clone(&sweep).run(|| {}));
         let news = orders.news.clone();
+        let counted = Arc::clone(&metrics);
         let ground = secrets::ground(
             secret_settings,
             secret_rules,
@@ -233,6 +234,7 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
             forbidden,
             resolver,
             news,
+            counted,
         );
         tokio::task::spawn_local(serve_desk(orders, ground, metrics));
         if let Some(kek) = kek {
