@@ -139,6 +139,16 @@ impl Control {
     }
 }
 
+impl Control {
+    /// The report of a process that does not serve, on what was declared to it. Blocks.
+    ///
+    /// # Errors
+    /// [`EvidenceError`].
+    pub fn report(&self, around: &Surroundings, is_signed: bool) -> Result<Value, EvidenceError> {
+        report(Some(&self.inner), around, is_signed)
+    }
+}
+
 /// The report of a process that does not serve, on what is stored, if anything is.
 ///
 /// # Errors

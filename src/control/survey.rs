@@ -4,8 +4,8 @@
 
 use serde_json::Value;
 
-use crate::control::Inner;
 use crate::control::start::{Parts, StartError, assemble};
+use crate::control::{Control, Finding, Inner};
 use crate::resource::Resource;
 use crate::resource::secret::{Manager, Secret};
 use crate::resource::service::UpstreamRef;
@@ -81,6 +81,30 @@ pub enum Role {
 /// The store cannot be read.
 pub fn survey(parts: Parts) -> Result<Vec<Surveyed>, StartError> {
     Ok(assemble(parts).survey()?)
+}
+
+impl Control {
+    /// Surveys what was declared: what was read of the file, and what of it is closed.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn survey(&self, findings: &[Finding]) -> Result<Vec<Surveyed>, StoreError> {
+        let mut all = self.inner.survey()?;
+        for Finding { kind, id, text, .. } in findings.iter().filter(|found| found.is_error) {
+            let object = format!("{}/{id}", kind.plural());
+            if !all.iter().any(|known| known.object == object) {
+                all.push(Surveyed {
+                    object,
+                    role: Role::Unreadable,
+                    closed: Some(text.clone()),
+                    versions: None,
+                    pairs: Vec::new(),
+                    key_files: Vec::new(),
+                });
+            }
+        }
+        Ok(all)
+    }
 }
 
 impl Inner {

@@ -301,3 +301,38 @@ fn declared_references_are_resolved_and_keep_their_values_when_the_file_changes(
         ask(version, "/c").expect_refused_handshake();
     }
 }
+
+#[test]
+fn reports_speak_of_what_the_file_declares() {
+    let file = Declared::new("apisix.yaml");
+    let ca = Ca::root("Root");
+    let (good, other) = (ca.server("a.example.com"), ca.server("b.example.com"));
+    let bad = Pair {
+        key: other.key.clone(),
+        ..good.clone()
+    };
+    file.declare(&json!({"ssls": [
+        ssl("good", "a.example.com", &good), ssl("bad", "b.example.com", &bad),
+    ]}));
+    let json_of = |verb: &[&str]| -> Value {
+        let told = file.setup.run(verb);
+        serde_json::from_str(&told.stdout).unwrap_or_else(|_| panic!("{told:?}"))
+    };
+    let report = json_of(&["fips", "--json"]);
+    let objects: Vec<_> = report["keys"].as_array().unwrap().iter().collect();
+    let has = |id: &str| objects.iter().any(|key| key["object"] == id);
+    assert!(has("ssls/good") && !has("ssls/bad"), "{report:#}");
+
+    let points = json_of(&["check", "--profile", "stig", "--json"])["points"].clone();
+    let found = |id: &str| {
+        let mut points = points.as_array().unwrap().iter();
+        points.find(|point| point["id"] == id).unwrap()["found"].to_string()
+    };
+    assert!(
+        found("key-size").contains("ssls/bad: closed: "),
+        "{points:#}"
+    );
+    assert!(!found("key-size").contains("ssls/good"), "{points:#}");
+    assert!(found("audit").contains("--standalone"), "{points:#}");
+    assert!(found("key-file-mode").contains("apisix.yaml"), "{points:#}");
+}

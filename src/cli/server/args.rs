@@ -185,9 +185,8 @@ impl Verb {
     /// Whether `--standalone` means something to it.
     pub(super) const fn takes_file(&self) -> bool {
         match self {
-            Self::Serve | Self::Version => true,
-            Self::Check(args) => args.profile.is_none(),
-            Self::RotateKey(_) | Self::Fips(_) | Self::FipsVerify { .. } => false,
+            Self::Serve | Self::Version | Self::Check(_) | Self::Fips(_) => true,
+            Self::RotateKey(_) | Self::FipsVerify { .. } => false,
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::cli::server::serve::forbid_core_dumps;
 use crate::cli::server::standalone::{self, StandaloneError};
 use crate::cli::server::{FAILURE, start};
 use crate::config::Config;
-use crate::control::{self, Control, Finding};
+use crate::control::{self, Finding};
 use crate::failure::chain;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::cache::Contexts;
@@ -49,7 +49,7 @@ pub(super) fn run(common: &Common, print_config: bool) -> ExitCode {
     let troubles = access::troubles(&config);
     troubles.iter().for_each(|trouble| tell(trouble));
     let found = match &common.standalone {
-        Some(path) => declared(&config, path),
+        Some(path) => declared(&config, path).map_err(CheckError::from),
         None => findings(&config),
     };
     let findings = match found {
@@ -96,11 +96,8 @@ fn parts(config: &Config, keeping: Keeping) -> Result<control::Parts, KeepingErr
 }
 
 /// What there is to say about what a file declares.
-fn declared(config: &Config, path: &Path) -> Result<Vec<Finding>, CheckError> {
-    let keeping = keeping::in_memory()?;
-    let control = Control::open(parts(config, keeping)?)?;
-    let (_, adopted) = standalone::read_and_adopt(path, &control)?;
-    Ok(adopted.findings)
+fn declared(config: &Config, path: &Path) -> Result<Vec<Finding>, StandaloneError> {
+    standalone::open(config, path).map(|(_, findings)| findings)
 }
 
 /// Why there is nothing to be said about resources.

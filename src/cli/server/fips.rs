@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::cli::server::args::{Common, FipsArgs};
 use crate::cli::server::keeping::{self, KeepingError};
 use crate::cli::server::serve::{ServeError, forbid_core_dumps};
+use crate::cli::server::standalone::{self, StandaloneError};
 use crate::cli::server::{FAILURE, access, start};
 use crate::cli::{fips_page, print};
 use crate::config::Config;
@@ -34,6 +35,8 @@ enum ReportError {
     #[error(transparent)]
     Serve(#[from] ServeError),
     #[error(transparent)]
+    Standalone(#[from] StandaloneError),
+    #[error(transparent)]
     Evidence(#[from] EvidenceError),
     #[error("the report cannot be written")]
     Json(#[from] serde_json::Error),
@@ -46,7 +49,7 @@ pub(super) fn run(common: &Common, args: &FipsArgs) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    match report(&config, args) {
+    match report(&config, common.standalone.as_deref(), args) {
         Ok(text) => print::out(text.trim_end()),
         Err(error) => {
             print::err(&format!("portcullis: {}", chain(&error)));
@@ -60,7 +63,11 @@ pub(super) fn run(common: &Common, args: &FipsArgs) -> ExitCode {
     }
 }
 
-fn report(config: &Config, args: &FipsArgs) -> Result<String, ReportError> {
+fn report(
+    config: &Config,
+    standalone: Option<&Path>,
+    args: &FipsArgs,
+) -> Result<String, ReportError> {
     let addresses = configured_listeners(config);
     let admin = access::admin_pair(config)?.map(|pair| pair.facts());
     let around = Surroundings {
@@ -70,7 +77,13 @@ fn report(config: &Config, args: &FipsArgs) -> Result<String, ReportError> {
             .map_err(ServeError::from)?,
         ..surroundings(config, addresses)?
     };
-    let report = evidence::evidence(parts(config)?, &around, args.sign)?;
+    let report = match standalone {
+        None => evidence::evidence(parts(config)?, &around, args.sign)?,
+        Some(path) => {
+            let (control, _) = standalone::open(config, path)?;
+            control.report(&around, args.sign)?
+        }
+    };
     if args.is_json() {
         Ok(serde_json::to_string_pretty(&report)?)
     } else {

@@ -49,8 +49,7 @@ pub fn main() -> ExitCode {
     let (verb, common) = Args::parse().resolve();
     if common.standalone.is_some() && !verb.takes_file() {
         print::err(
-            "portcullis: --standalone goes with `serve` and `check` (without --profile) only: leave \
-             it out here",
+            "portcullis: --standalone goes with `serve`, `check` and `fips` only: leave it out here",
         );
         return ExitCode::from(FAILURE);
     }

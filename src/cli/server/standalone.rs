@@ -8,9 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin::configs::Served;
-use crate::control::{Actor, Adopted, Control, Declaring, Finding, WriteError};
+use crate::cli::server::keeping::{self, KeepingError};
+use crate::config::Config;
+use crate::control::{Actor, Adopted, Control, Declaring, Finding, StartError, WriteError};
 use crate::failure::chain;
 use crate::store::file::{self, FileError, Note};
+use crate::telemetry::metrics::Metrics;
+use crate::tls::cache::Contexts;
 
 /// How often the file is looked at. (APISIX, standalone mode.)
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -27,6 +31,10 @@ pub(super) enum StandaloneError {
          gateway if it is meant", .path.display(), .weakens.join("; ")
     )]
     Weaker { path: PathBuf, weakens: Vec<String> },
+    #[error(transparent)]
+    Keeping(#[from] KeepingError),
+    #[error(transparent)]
+    Control(#[from] StartError),
     #[error("{} was not read to its end", .path.display())]
     Unfinished { path: PathBuf },
 }
@@ -125,6 +133,21 @@ fn adopt(served: &Served, control: &Control) -> Result<(), StandaloneError> {
         "the file is served"
     );
     Ok(())
+}
+
+/// What a file declares, held as if it were served, and what there is to say about it. Serves
+/// nothing.
+pub(super) fn open(
+    config: &Config,
+    path: &Path,
+) -> Result<(Control, Vec<Finding>), StandaloneError> {
+    let metrics = Metrics::new().map_err(KeepingError::Metrics)?;
+    let (live, contexts) = (Arc::default(), Arc::new(Contexts::new(1)));
+    let keeping = keeping::in_memory()?;
+    let parts = keeping::parts(config, keeping, live, contexts, Arc::new(metrics))?;
+    let control = Control::open(parts)?;
+    let (_, adopted) = read_and_adopt(path, &control)?;
+    Ok((control, adopted.findings))
 }
 
 /// Reads the file, and has what it declares compiled and published.

@@ -7,7 +7,7 @@
 mod machine;
 mod points;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -18,9 +18,11 @@ use crate::cli::print;
 use crate::cli::server::args::{CheckArgs, Common};
 use crate::cli::server::keeping::{self, KeepingError};
 use crate::cli::server::serve::{ServeError, forbid_core_dumps};
+use crate::cli::server::standalone::{self, StandaloneError};
 use crate::cli::server::{FAILURE, access, start};
 use crate::config::{Config, TrustFile};
-use crate::control::{self, StartError, survey};
+use crate::control::survey::{self, Surveyed};
+use crate::control::{self, StartError};
 use crate::failure::chain;
 use crate::resource::secret::Manager;
 use crate::telemetry::metrics::Metrics;
@@ -33,6 +35,8 @@ use crate::tls::trust::CaStore;
 enum StigError {
     #[error(transparent)]
     Keeping(#[from] KeepingError),
+    #[error(transparent)]
+    Standalone(#[from] StandaloneError),
     #[error(transparent)]
     Survey(#[from] StartError),
     #[error(transparent)]
@@ -53,7 +57,8 @@ pub(super) fn run(common: &Common, args: &CheckArgs) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let points = match answer(&config, args.approved_cas.as_deref()) {
+    let standalone = common.standalone.as_deref();
+    let points = match answer(&config, standalone, args.approved_cas.as_deref()) {
         Ok(points) => points,
         Err(error) => {
             print::err(&format!("portcullis: {}", chain(&error)));
@@ -73,20 +78,24 @@ pub(super) fn run(common: &Common, args: &CheckArgs) -> ExitCode {
     }
 }
 
-fn answer(config: &Config, approved_cas: Option<&Path>) -> Result<Vec<Point>, StigError> {
+fn answer(
+    config: &Config,
+    standalone: Option<&Path>,
+    approved_cas: Option<&Path>,
+) -> Result<Vec<Point>, StigError> {
     let approved = approved_cas.map(read_cas).transpose()?;
-    let (objects, kek_file) = match keeping::open_to_read(config)? {
-        None => (Vec::new(), None),
-        Some(keeping) => {
-            let kek_file = keeping.kek_file.clone();
-            let metrics = Metrics::new().map_err(KeepingError::Metrics)?;
-            let (live, contexts) = (Arc::default(), Arc::new(Contexts::new(1)));
-            let parts = keeping::parts(config, keeping, live, contexts, Arc::new(metrics))?;
-            (survey::survey(parts)?, kek_file)
+    let (objects, kek_file) = match standalone {
+        None => stored(config)?,
+        Some(path) => {
+            let (control, findings) = standalone::open(config, path)?;
+            // Its keys are in it.
+            let objects = control.survey(&findings).map_err(KeepingError::from)?;
+            (objects, Some(path.to_owned()))
         }
     };
     let facts = Facts {
         config,
+        is_declared: standalone.is_some(),
         secret_files: machine::secret_files(config, &objects, kek_file),
         objects,
         manager_cas: manager_cas(config)?,
@@ -97,6 +106,18 @@ fn answer(config: &Config, approved_cas: Option<&Path>) -> Result<Vec<Point>, St
         shippers: machine::log_shippers(Path::new("/etc")),
     };
     Ok(points::all(&facts))
+}
+
+/// What is stored, and the file of what seals it.
+fn stored(config: &Config) -> Result<(Vec<Surveyed>, Option<PathBuf>), StigError> {
+    let Some(keeping) = keeping::open_to_read(config)? else {
+        return Ok((Vec::new(), None));
+    };
+    let kek_file = keeping.kek_file.clone();
+    let metrics = Metrics::new().map_err(KeepingError::Metrics)?;
+    let (live, contexts) = (Arc::default(), Arc::new(Contexts::new(1)));
+    let parts = keeping::parts(config, keeping, live, contexts, Arc::new(metrics))?;
+    Ok((survey::survey(parts)?, kek_file))
 }
 
 /// Whom secret managers must come from, where a file says so.

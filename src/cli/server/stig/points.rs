@@ -24,7 +24,9 @@ const DEEPEST: u32 = 10;
 pub(super) struct Facts<'a> {
     /// The effective configuration.
     pub(super) config: &'a Config,
-    /// What is stored.
+    /// Whether a file takes the store's place (`--standalone`).
+    pub(super) is_declared: bool,
+    /// What is stored, or declared.
     pub(super) objects: Vec<Surveyed>,
     /// The admin listener's certificate, where there is one.
     pub(super) admin: Option<KeyPair>,
@@ -372,7 +374,11 @@ impl Facts<'_> {
             "log.level",
             "/etc: rsyslog, journal-upload, agents that carry logs away",
         ]);
-        if self.config.store == Store::Sqlite {
+        if self.is_declared {
+            inquiry.wrong(
+                "--standalone: who changed the file is recorded by what keeps it, if anything",
+            );
+        } else if self.config.store == Store::Sqlite {
             let text = "the audit chain of changes is in the store, and its head in the log";
             inquiry.judge(true, text);
         } else {
