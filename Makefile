@@ -30,13 +30,13 @@ release: install rust ## Builds the release binaries.
 run: release $(if $(filter 1,$(FIPS)),fips-module-ready) ## Shows both mTLS flows on a real nginx and stays up until Ctrl-C; ONCE=1 ends after the tour, FIPS=1 is in FIPS mode.
 	@tests/tour/run
 
-test: install rust openbao ## Runs every test.
+test: install rust openbao fips-module-ready ## Runs every test; those about FIPS mode on the module that `make fips` builds.
 	@$(CARGO) test --locked
 
 test-unit: install rust ## Runs the tests of the library alone.
 	@$(CARGO) test --locked --lib
 
-test-it: install rust openbao ## Runs the tests that start the real binary.
+test-it: install rust openbao fips-module-ready ## Runs the tests that start the real binary.
 	@$(CARGO) test --locked --test it
 
 test-fips: install rust openbao fips-module-ready ## Runs every test on the FIPS module, and says which it left out.

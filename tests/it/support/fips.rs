@@ -1,8 +1,8 @@
 //! The FIPS module: where it is, and copies of it to break.
 //!
 //! `make test-fips` names it in `PORTCULLIS_TEST_FIPS`; then every gateway of every test runs with
-//! `fips: required`. `make test` finds it where `make fips` leaves it; without one the tests that
-//! are about the module itself say so and end.
+//! `fips: required`. `make test` builds it with `make fips` and finds it there; where cargo is
+//! run by hand without one, the tests that are about the module itself say so and end.
 
 use std::fs;
 use std::path::PathBuf;
