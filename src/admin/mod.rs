@@ -40,6 +40,7 @@ use self::reply::{Answer, Refusal};
 use self::request::Head;
 use crate::control::evidence::Surroundings;
 use crate::control::{Actor, Control, Flavour};
+use crate::crypto::fips::{self, FipsError};
 use crate::crypto::rand;
 use crate::snapshot::live::Live;
 use crate::telemetry::failures::Failures;
@@ -178,6 +179,11 @@ impl Admin {
                 let mut answer = self.answer_as(listener, head, peer, body, &id).await;
                 set(&mut answer, "x-request-id", &id);
                 answer
+            }
+            // Without its module the gateway can tell no caller from another.
+            Err(_) if !fips::is_operational() => {
+                let text = FipsError::ErrorState.to_string();
+                Answer::error(StatusCode::SERVICE_UNAVAILABLE, &text)
             }
             Err(error) => {
                 let error: &dyn std::error::Error = &error;

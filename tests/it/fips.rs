@@ -641,8 +641,22 @@ fn module_that_fails_its_self_test_stops_the_gateway_from_accepting() {
         let line = line.to_string();
         line.contains("no client is accepted any more") && line.contains("integrity failure")
     });
-    // Without the module there is no request id and no audit: nothing is answered but the status.
-    self_test(&gateway).expect_status(500);
+    // Without the module no key can be compared: the Admin API says that, and the status what is.
+    let report = format!(
+        "http://127.0.0.1:{}/portcullis/v1/fips",
+        gateway.port("admin")
+    );
+    for told in [
+        self_test(&gateway),
+        gateway.admin_get("/routes"),
+        Curl::new(&report).send(),
+    ] {
+        let told = told.expect_status(503);
+        assert!(
+            told.body.contains("the FIPS module is in its error state"),
+            "{told:?}"
+        );
+    }
     for listener in ["http", "https"] {
         let url = format!("http://127.0.0.1:{}/", gateway.port(listener));
         eventually(SOON, "nobody listens", || {
