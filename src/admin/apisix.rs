@@ -16,7 +16,7 @@ use super::reply::{self, Answer, Refusal};
 use super::target::{Depth, Target};
 use crate::control::{Amend, Delete, Flavour, Post, Put, Shown, WriteError, Written};
 use crate::resource::patch::Patch;
-use crate::resource::{self, Document, Id, Kind, Revision, plugins};
+use crate::resource::{self, Document, Id, Kind, Revision, plugins, schema};
 use crate::secrets::custody::Opened;
 
 /// The shortest `ttl`, in seconds: what the store counts in.
@@ -268,17 +268,31 @@ fn not_offered(call: &Call<'_>, word: &str, depth: Depth) -> Result<Answer, Refu
     }
 }
 
-/// There is no plugin yet: of all there are none, and each is unknown. (APISIX, `admin/plugins.lua`.)
+/// The schema of a plugin, or of all with what APISIX tells beside it. All are of its `http` subsystem.
+/// (APISIX, `admin/plugins.lua`.)
 fn plugin_schemas(call: &Call<'_>, name: Option<&str>) -> Result<Answer, Refusal> {
     let query = &call.head.query;
     let subsystem = query.find("subsystem").unwrap_or("http");
     if !["http", "stream"].contains(&subsystem) {
         return Err(Refusal::NoSubsystem(subsystem.to_owned()));
     }
-    match name {
-        None if query.find("all") == Some("true") => Ok(Answer::ok(json!({}))),
-        None | Some(_) => Err(Refusal::NoPlugin(subsystem.to_owned())),
-    }
+    let schema = |name: &str| schema::plugin(name).filter(|_| subsystem == "http");
+    let answer = match name {
+        None if query.find("all") == Some("true") => {
+            let all = plugins::PRIORITIES
+                .into_iter()
+                .filter_map(|(name, priority)| {
+                    let about =
+                        json!({"priority": priority, "schema": schema(name)?, "version": 0.1});
+                    Some((name.to_owned(), about))
+                });
+            Some(Value::Object(all.collect()))
+        }
+        None => None,
+        Some(name) => schema(name).cloned(),
+    };
+    let unknown = || Refusal::NoPlugin(subsystem.to_owned());
+    answer.map(Answer::ok).ok_or_else(unknown)
 }
 
 fn empty_list() -> Answer {

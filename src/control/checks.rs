@@ -130,11 +130,7 @@ pub(super) async fn run(inner: &Arc<Inner>) {
     let sweep = Sweep::new();
     let mut own = JoinSet::new();
     own.spawn_local(sweep.clone().run(|| {}));
-    let dialer = Dialer::new(
-        sweep,
-        inner.rules.own.clone(),
-        inner.rules.resolver.clone(),
-    );
+    let dialer = Dialer::new(sweep, inner.rules.own.clone(), inner.rules.resolver.clone());
     let dialer = Rc::new(dialer.counting(inner.metrics.clone()));
     let mut running: HashMap<Owner, Running> = HashMap::new();
     let mut seen = None;

@@ -35,6 +35,9 @@ pub struct HeaderRewrite {
 /// The plugins that are known.
 pub const NAMES: [&str; 1] = ["proxy-rewrite"];
 
+/// Which of them goes first: the greater. (APISIX, `conf/config.yaml`.)
+pub const PRIORITIES: [(&str, u32); 1] = [("proxy-rewrite", 1008)];
+
 /// How many headers one rewrite may name.
 const HEADERS_MAX: usize = 64;
 
@@ -227,6 +230,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::resource::schema;
 
     fn judged(config: &Value) -> (Plugins, Verdict) {
         let mut verdict = Verdict::default();
@@ -252,6 +256,38 @@ mod tests {
         assert!(verdict.faults.is_empty());
         assert_eq!(plugins.headers.unwrap().set[0].0, "x-old");
         assert_eq!(judged(&json!({})).0.headers, Some(HeaderRewrite::default()));
+    }
+
+    #[test]
+    fn schema_that_is_shown_takes_what_is_read_and_refuses_what_is_not() {
+        for (name, _) in PRIORITIES {
+            assert!(schema::plugin(name).is_some(), "{name}");
+        }
+        assert_eq!(schema::plugin("header_lines"), None);
+        let shown = jsonschema::draft7::new(schema::plugin("proxy-rewrite").unwrap()).unwrap();
+        for (config, is_good) in [
+            (json!({}), true),
+            (json!({"headers": {"X-Old": "a", "X-N": 7}}), true),
+            (
+                json!({"headers": {"set": {"a": "b"}, "add": {}, "remove": ["c"]}}),
+                true,
+            ),
+            (json!(1), false),
+            (json!({"uri": "/a"}), false),
+            (json!({"headers": []}), false),
+            (json!({"headers": {"set": []}}), false),
+            (json!({"headers": {"remove": {}}}), false),
+            (json!({"headers": {"remove": [1]}}), false),
+            (json!({"headers": {"set": {}, "X-A": "b"}}), false),
+            (json!({"headers": {"X-A": true}}), false),
+        ] {
+            let is_read = judged(&config).1.faults.is_empty();
+            assert_eq!(
+                (shown.is_valid(&config), is_read),
+                (is_good, is_good),
+                "{config}"
+            );
+        }
     }
 
     #[test]

@@ -10,10 +10,12 @@ use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::{Map, Value};
 
 use super::fault::Fault;
-use super::{Kind, texts};
+use super::{Kind, plugins, texts};
 
 /// The secret managers a secret resource can describe, in the order of their schemas.
 pub const MANAGERS: [&str; 4] = ["vault", "aws", "gcp", "kubernetes"];
+
+static PLUGINS: LazyLock<Value> = LazyLock::new(|| inline(read("plugins.json")));
 
 /// A schema with what was compiled from it.
 struct Compiled {
@@ -36,6 +38,13 @@ static SECRETS: LazyLock<[Compiled; 4]> = LazyLock::new(|| {
 #[must_use]
 pub fn document(kind: Kind, manager: &str) -> Option<&'static Value> {
     compiled(kind, manager).map(|compiled| &compiled.document)
+}
+
+/// The schema of a plugin that is known, for who asks; `resource::plugins` judges by the same rules, in
+/// its own words.
+#[must_use]
+pub fn plugin(name: &str) -> Option<&'static Value> {
+    PLUGINS.get(name).filter(|_| plugins::NAMES.contains(&name))
 }
 
 /// Judges a document by the schema of its kind alone, as `POST /schema/validate` does.
@@ -93,6 +102,7 @@ fn read(file: &str) -> Value {
         "service.json" => include_str!("schema/service.json"),
         "route.json" => include_str!("schema/route.json"),
         "secret.json" => include_str!("schema/secret.json"),
+        "plugins.json" => include_str!("schema/plugins.json"),
         _ => "",
     };
     inline(serde_json::from_str(text).expect("the schemas are JSON"))

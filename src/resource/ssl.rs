@@ -510,7 +510,7 @@ mod tests {
                 "failed to decrypt previous encrypted key",
             ),
             (
-                json!({"key": "MIIJ0QIBAzCCCY8GCSqGSIb3DQEHAaCCCYAEggl8"}),
+                json!({"key": "MIIJ0QIBAzCCCY8GCSqGSIb3DQEHAaCCCYAEggl8MIIJeDCCBe8GCSqGSIb3DQEHAaCCBeAEggXc"}),
                 "/key",
                 "key: PKCS #12 is not read, PEM only; take key and certificate out with `openssl \
                  pkcs12 -in FILE -nodes -out FILE.pem`",

@@ -4,8 +4,8 @@ use openssl::asn1::{Asn1Integer, Asn1Object, Asn1OctetString, Asn1Time};
 use openssl::bn::BigNum;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
-use openssl::pkey::{PKey, Private};
-use openssl::rsa::Rsa;
+use openssl::pkey::{Id as KeyId, PKey, Private};
+use openssl::pkey_ctx::PkeyCtx;
 use openssl::x509::extension::{AuthorityKeyIdentifier, BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509CrlBuilder, X509Extension, X509Name, X509RevokedBuilder};
 
@@ -73,8 +73,10 @@ pub(crate) fn rsa_leaf(ca: &Sample, name: &str, dns: &[&str]) -> Sample {
         dns,
         valid: year(),
     };
-    let key = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
-    certify(&wish, key, Some(ca))
+    let mut ctx = PkeyCtx::new_id(KeyId::RSA).unwrap();
+    ctx.keygen_init().unwrap();
+    ctx.set_rsa_keygen_bits(2048).unwrap();
+    certify(&wish, ctx.keygen().unwrap(), Some(ca))
 }
 
 /// A certificate as wished; self-signed, and a CA, without an issuer.

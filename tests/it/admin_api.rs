@@ -300,7 +300,15 @@ fn words_and_methods_that_do_not_exist_are_refused_as_by_apisix() {
         json!(["proxy-rewrite"])
     );
     let all = gateway.admin_get("/plugins?all=true").expect_status(200);
-    assert_eq!(all.json(), json!({}));
+    let about = &all.json()["proxy-rewrite"];
+    assert_eq!(about["priority"], 1008);
+    let schema = gateway
+        .admin_get("/plugins/proxy-rewrite")
+        .expect_status(200);
+    assert_eq!(about["schema"], schema.json());
+    assert_eq!(schema.json()["properties"]["headers"]["type"], "object");
+    let streams = gateway.admin_get("/plugins?all=true&subsystem=stream");
+    assert_eq!(streams.expect_status(200).json(), json!({}));
     for (path, status, text) in [
         (
             "/plugins/limit-count",
@@ -308,7 +316,7 @@ fn words_and_methods_that_do_not_exist_are_refused_as_by_apisix() {
             "plugin not found in subsystem http",
         ),
         (
-            "/plugins/a?subsystem=stream",
+            "/plugins/proxy-rewrite?subsystem=stream",
             404,
             "plugin not found in subsystem stream",
         ),

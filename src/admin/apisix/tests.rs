@@ -417,7 +417,7 @@ async fn resources_not_offered_are_empty_to_read_and_refused_to_write() {
         room.ask("GET", "/apisix/admin/plugins/list", "", 200)
             .await
             .text,
-        "[]\n"
+        "[\"proxy-rewrite\"]\n"
     );
     let streams = room
         .ask("GET", "/apisix/admin/stream_routes", "", 400)

@@ -33,13 +33,19 @@ enum ReportError {
     #[error(transparent)]
     Keeping(#[from] KeepingError),
     #[error(transparent)]
-    Serve(#[from] ServeError),
+    Serve(Box<ServeError>),
     #[error(transparent)]
     Standalone(#[from] StandaloneError),
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
     #[error("the report cannot be written")]
     Json(#[from] serde_json::Error),
+}
+
+impl From<ServeError> for ReportError {
+    fn from(error: ServeError) -> Self {
+        Self::Serve(Box::new(error))
+    }
 }
 
 /// Prints the report; fails where FIPS is not required, so that a script can rely on it.

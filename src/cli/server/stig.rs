@@ -40,7 +40,7 @@ enum StigError {
     #[error(transparent)]
     Survey(#[from] StartError),
     #[error(transparent)]
-    Serve(#[from] ServeError),
+    Serve(Box<ServeError>),
     #[error("--approved-cas: {path} cannot be read")]
     File {
         path: String,
@@ -48,6 +48,12 @@ enum StigError {
     },
     #[error("--approved-cas: {path}")]
     Cas { path: String, source: MaterialError },
+}
+
+impl From<ServeError> for StigError {
+    fn from(error: ServeError) -> Self {
+        Self::Serve(Box::new(error))
+    }
 }
 
 /// Answers every point; 0 when none fails.

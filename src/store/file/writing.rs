@@ -26,11 +26,13 @@ pub fn write(path: &Path, about: &About, items: &[Item]) -> std::io::Result<()> 
     if read.about != *about || names(&read.items) != names(items) {
         return Err(std::io::Error::other("it would not be read again as it is"));
     }
+    // A link stays one: what it leads to is written.
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_no_file| path.to_owned());
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
-    let mode = std::fs::metadata(path).map_or(0o600, |found| found.permissions().mode() & 0o777);
+    let mode = std::fs::metadata(&path).map_or(0o600, |found| found.permissions().mode() & 0o777);
     let mut draft = path.as_os_str().to_owned();
     draft.push(".new");
     match std::fs::remove_file(&draft) {
@@ -44,7 +46,7 @@ pub fn write(path: &Path, about: &About, items: &[Item]) -> std::io::Result<()> 
         .open(&draft)?;
     file.write_all(&text)?;
     file.sync_all()?;
-    std::fs::rename(&draft, path)?;
+    std::fs::rename(&draft, &path)?;
     std::fs::File::open(folder)?.sync_all()
 }
 
@@ -192,6 +194,14 @@ mod tests {
             assert_eq!(dir.path().read_dir().unwrap().count(), 1);
             std::fs::remove_file(&path).unwrap();
         }
+        let (real, link) = (dir.path().join("real"), dir.path().join("link.json"));
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        std::fs::write(&real, "").unwrap();
+        write(&link, &about, &items).unwrap();
+        assert!(link.is_symlink() && !real.is_symlink());
+        assert_eq!(read(&link, &|_| None).unwrap().items, items);
+        std::fs::remove_file(&link).unwrap();
+        std::fs::remove_file(&real).unwrap();
         let twice = [items[1].clone(), items[1].clone()];
         assert!(write(&dir.path().join("f.yaml"), &about, &twice).is_err());
         assert_eq!(dir.path().read_dir().unwrap().count(), 0);
