@@ -87,15 +87,17 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
 }
 
 async fn show_all(call: &Call<'_>, kind: Kind) -> Result<Answer, Refusal> {
-    let all = call.state.control.list(kind, call.show()).await?;
-    let (flavour, query) = (call.flavour, call.head.query.clone());
+    let flavour = call.flavour;
+    let query = call.head.query.clone();
+    // A pattern may be large.
+    let asked = call::compute(move || Ok(list::select(kind, flavour, &query)?)).await?;
+    let listed = call.state.control.list(kind, call.show(), asked).await?;
     call::compute(move || {
-        let listing = list::select(kind, flavour, &query, all)?;
-        let items = listing.items.into_iter().map(|shown| match flavour {
+        let items = listed.items.into_iter().map(|shown| match flavour {
             Flavour::Apisix => Value::Object(with_indexes(shown, flavour)),
             Flavour::Api7 => Value::Object(value(shown, flavour)),
         });
-        let list = json!({ "list": items.collect::<Value>(), "total": listing.total });
+        let list = json!({ "list": items.collect::<Value>(), "total": listed.total });
         Ok(Answer::ok(list).written())
     })
     .await

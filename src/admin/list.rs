@@ -6,9 +6,20 @@ use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
 use super::request::Query;
-use crate::control::{Flavour, Shown};
+use crate::control::Flavour;
 use crate::resource::{Document, Kind};
+use crate::store::{self, Order, Selection};
 
+/// The members of documents that filters look at.
+const MEMBERS: [&str; 7] = [
+    "name",
+    "labels",
+    "uri",
+    "uris",
+    "paths",
+    "service_id",
+    "upstream_id",
+];
 /// The largest compiled pattern, in bytes.
 const PATTERN_BYTES: usize = 1 << 20;
 
@@ -26,57 +37,24 @@ pub(super) enum ListError {
     },
 }
 
-/// The objects to show, and how many there are on all pages together.
-#[derive(Debug)]
-pub(super) struct Listing {
-    /// Those of the page, in order.
-    pub(super) items: Vec<Shown>,
-    /// How many match.
-    pub(super) total: usize,
-}
-
-/// Filters, orders and pages the objects of a kind, which come ordered by id.
-pub(super) fn select(
-    kind: Kind,
-    flavour: Flavour,
-    query: &Query,
-    all: Vec<Shown>,
-) -> Result<Listing, ListError> {
+/// Which objects of a kind are shown, and in which order.
+pub(super) fn select(kind: Kind, flavour: Flavour, query: &Query) -> Result<Selection, ListError> {
     let page = Page::parse(flavour, query)?;
     let filter = Filter::parse(kind, flavour, query)?;
-    let mut items: Vec<Shown> = all
-        .into_iter()
-        .filter(|shown| filter.accepts(&shown.document))
-        .collect();
-    let total = items.len();
-    match direction(flavour, query, page.is_some()) {
-        Some(Direction::Ascending) => items.sort_by_key(|shown| shown.created),
-        Some(Direction::Descending) => items.sort_by_key(|shown| std::cmp::Reverse(shown.created)),
-        None => {}
-    }
-    if let Some(page) = page {
-        items = items
-            .into_iter()
-            .skip(page.skipped())
-            .take(page.size)
-            .collect();
-    }
-    Ok(Listing { items, total })
+    Ok(Selection {
+        filter: filter.into_store(),
+        order: order(flavour, query, page.is_some()),
+        skipped: page.map_or(0, Page::skipped),
+        limit: page.map(|page| page.size),
+    })
 }
 
-#[derive(Clone, Copy)]
-enum Direction {
-    Ascending,
-    Descending,
-}
-
-/// By creation; `None`: as they come. API7 shows the newest first.
-fn direction(flavour: Flavour, query: &Query, is_paged: bool) -> Option<Direction> {
-    match (flavour, query.find("direction")) {
-        (Flavour::Api7, Some("asc")) => Some(Direction::Ascending),
-        (Flavour::Api7, Some("desc")) => Some(Direction::Descending),
-        (Flavour::Api7, _) => is_paged.then_some(Direction::Descending),
-        (Flavour::Apisix, _) => is_paged.then_some(Direction::Ascending),
+/// By creation where there are pages, else as they lie. API7 shows the newest first.
+fn order(flavour: Flavour, query: &Query, is_paged: bool) -> Order {
+    match (flavour, query.find("direction"), is_paged) {
+        (Flavour::Api7, Some("asc"), _) | (Flavour::Apisix, _, true) => Order::Oldest,
+        (Flavour::Api7, Some("desc"), _) | (Flavour::Api7, _, true) => Order::Newest,
+        (Flavour::Api7 | Flavour::Apisix, _, false) => Order::Id,
     }
 }
 
@@ -117,7 +95,7 @@ impl Page {
 }
 
 /// Which objects are shown; an absent condition holds.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Filter {
     name: Option<Regex>,
     uri: Option<Regex>,
@@ -158,6 +136,28 @@ impl Filter {
             }
         }
         Ok(filter)
+    }
+
+    /// As the store takes it; `None` where every condition is absent.
+    fn into_store(self) -> Option<store::Filter> {
+        let Self {
+            name,
+            uri,
+            label,
+            search,
+            labels,
+            references,
+        } = &self;
+        let is_asked = name.is_some()
+            || uri.is_some()
+            || label.is_some()
+            || search.is_some()
+            || !labels.is_empty()
+            || !references.is_empty();
+        is_asked.then(|| store::Filter {
+            members: &MEMBERS,
+            accepts: Box::new(move |document| self.accepts(document)),
+        })
     }
 
     fn refer(&mut self, member: &'static str, query: &Query) {
@@ -229,12 +229,17 @@ fn is_id(held: &Value, id: &str) -> bool {
 mod tests {
     use super::*;
 
-    use crate::resource::Revision;
+    use crate::crypto::mac::MacKey;
+    use crate::resource::Id;
+    use crate::store::audit::{ChainKey, Origin};
+    use crate::store::memory::Memory;
+    use crate::store::{Change, Commit, Expect, Mutation, Store};
     use serde_json::json;
 
     /// Routes r01..r30, created in the opposite order of their ids.
-    fn routes() -> Vec<Shown> {
-        (1..=30_u64)
+    fn routes() -> Memory {
+        let changes = (1..=30_u64)
+            .rev()
             .map(|number| {
                 let mut document = json!({
                     "id": format!("r{number:02}"),
@@ -247,26 +252,35 @@ mod tests {
                 if number % 2 == 0 {
                     document["labels"] = json!({"even": "yes", "n": number.to_string()});
                 }
-                Shown {
+                let mutation = Mutation::Put {
                     kind: Kind::Route,
-                    id: format!("r{number:02}").parse().unwrap(),
+                    id: format!("r{number:02}").parse::<Id>().unwrap(),
                     document: document.as_object().unwrap().clone(),
-                    created: Revision(100 - number),
-                    modified: Revision(100 + number),
                     expires: None,
+                    expect: Expect::Absent,
+                };
+                Change {
+                    mutation,
+                    changed: Vec::new(),
+                    weakens: Vec::new(),
                 }
             })
-            .collect()
+            .collect();
+        let origin = Origin {
+            time_ms: 0,
+            actor: "a".to_owned(),
+            request_id: "r".to_owned(),
+        };
+        let store = Memory::new(ChainKey::new(MacKey::from_bytes(&[7; 32])));
+        store.commit_all(vec![Commit { origin, changes }]).unwrap();
+        store
     }
 
     fn ids(flavour: Flavour, query: &str) -> Result<(Vec<String>, usize), ListError> {
-        let listing = select(Kind::Route, flavour, &Query::parse(query), routes())?;
-        let ids = listing
-            .items
-            .iter()
-            .map(|shown| shown.id.to_string())
-            .collect();
-        Ok((ids, listing.total))
+        let asked = select(Kind::Route, flavour, &Query::parse(query))?;
+        let found = routes().list(Kind::Route, &asked).unwrap();
+        let ids = found.objects.iter().map(|stored| stored.id.to_string());
+        Ok((ids.collect(), found.total))
     }
 
     fn count(flavour: Flavour, query: &str) -> usize {

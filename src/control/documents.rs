@@ -1,10 +1,11 @@
 //! Documents between store, clear text and clients.
 
-use crate::control::{Inner, Show, Shown, WriteError, store_failed};
+use crate::control::{Inner, Listed, Show, Shown, WriteError, store_failed};
 use crate::resource::fault::Faults;
 use crate::resource::{Id, Kind, Parsed, Terms, parse};
+use crate::secrets::custody::stray::without_strays;
 use crate::secrets::custody::{CustodyError, Opened};
-use crate::store::{Loaded, StoreError, Stored};
+use crate::store::{Filter, Loaded, Selection, StoreError, Stored};
 
 impl Inner {
     /// Everything that is stored, but for what expired and was not deleted yet.
@@ -27,13 +28,23 @@ impl Inner {
         Ok(stored.map(|stored| self.show(stored, show)))
     }
 
-    /// All objects of a kind as a client may see them.
-    pub(super) fn list(&self, kind: Kind, show: Show) -> Result<Vec<Shown>, WriteError> {
-        let all = self.store.list(kind).map_err(store_failed)?;
-        Ok(all
-            .into_iter()
-            .map(|stored| self.show(stored, show))
-            .collect())
+    /// Some objects of a kind as a client may see them; a filter sees no more of any.
+    pub(super) fn list(
+        &self,
+        kind: Kind,
+        show: Show,
+        mut asked: Selection,
+    ) -> Result<Listed, WriteError> {
+        asked.filter = asked.filter.map(|Filter { members, accepts }| Filter {
+            members,
+            accepts: Box::new(move |document| accepts(&without_strays(kind, document))),
+        });
+        let found = self.store.list(kind, &asked).map_err(store_failed)?;
+        let shown = found.objects.into_iter();
+        Ok(Listed {
+            items: shown.map(|stored| self.show(stored, show)).collect(),
+            total: found.total,
+        })
     }
 
     /// A stored object as a client may see it.

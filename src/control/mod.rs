@@ -53,7 +53,7 @@ use crate::snapshot::compile::Ground;
 use crate::snapshot::link::{Ask, Command};
 use crate::snapshot::live::Live;
 use crate::store::file::Item;
-use crate::store::{Store, StoreError};
+use crate::store::{Selection, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::cache::Contexts;
 use crate::tls::trust::CaStores;
@@ -166,6 +166,15 @@ pub struct Shown {
     pub modified: Revision,
     /// When it expires, in milliseconds since 1970-01-01 UTC; `None`: never.
     pub expires: Option<u64>,
+}
+
+/// Objects of a kind as a client may see them.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Those that were asked for, in order.
+    pub items: Vec<Shown>,
+    /// How many fit the filter, shown or not.
+    pub total: usize,
 }
 
 /// A change that was made: durable, published, proved.
@@ -334,12 +343,17 @@ impl Control {
         on_blocking(&self.inner, move |inner| inner.find(kind, &id, show)).await
     }
 
-    /// All objects of a kind, ordered by the bytes of their ids.
+    /// Some objects of a kind. Only those that are given are read whole.
     ///
     /// # Errors
     /// As [`Control::find`].
-    pub async fn list(&self, kind: Kind, show: Show) -> Result<Vec<Shown>, WriteError> {
-        on_blocking(&self.inner, move |inner| inner.list(kind, show)).await
+    pub async fn list(
+        &self,
+        kind: Kind,
+        show: Show,
+        asked: Selection,
+    ) -> Result<Listed, WriteError> {
+        on_blocking(&self.inner, move |inner| inner.list(kind, show, asked)).await
     }
 
     /// Does all of [`Control::put`] that can be done without storing anything: the warnings that

@@ -218,7 +218,7 @@ async fn a_written_name_is_served_and_its_key_seen_nowhere() {
     assert!(!found.document.contains_key("key"));
     let listed = bench
         .control
-        .list(Kind::Ssl, Show::Placeholders)
+        .list(Kind::Ssl, Show::Placeholders, Selection::default())
         .await
         .unwrap();
     let seen = format!("{written:?} {found:?} {listed:?} {}", bench.stored_text());

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::audit::{self, Action, ChainKey, Origin, Record};
-use super::{Change, Commit, Committed, Expect, Mutation, Resealed, Store, StoreError, Stored};
+use super::{Change, Commit, Committed, Expect, Filter, Mutation, Order, Resealed, Selection};
+use super::{Store, StoreError, Stored};
 use crate::crypto::mac::MacKey;
 use crate::resource::{Document, Id, Kind, Revision};
 
@@ -24,6 +25,7 @@ pub(super) fn suite(make: impl Fn(ChainKey) -> Box<dyn Store>) {
     commits_given_together_are_one(make);
     deleted_object_is_gone_and_returns_as_new(make);
     lists_are_in_order_of_ids(make);
+    lists_have_what_is_asked_for(make);
     records_are_gap_free_and_chained(make);
     expiry_is_kept_until_it_is_put_anew(make);
     notes_are_kept_apart(make);
@@ -110,6 +112,12 @@ fn find(store: &dyn Store, kind: Kind, name: &str) -> Option<Stored> {
     store.find(kind, &id(name)).unwrap()
 }
 
+fn list(store: &dyn Store, kind: Kind) -> Vec<Stored> {
+    let all = store.list(kind, &Selection::default()).unwrap();
+    assert_eq!(all.total, all.objects.len());
+    all.objects
+}
+
 fn is_conflict<T>(result: &Result<T, StoreError>) -> bool {
     matches!(result, Err(StoreError::Conflict { .. }))
 }
@@ -149,7 +157,7 @@ fn documents_come_back_as_they_were_put(make: Make<'_>) {
     )
     .unwrap();
     let found = find(&*store, Kind::Route, "1").unwrap();
-    assert_eq!(found, store.list(Kind::Route).unwrap()[0]);
+    assert_eq!(found, list(&*store, Kind::Route)[0]);
     assert_eq!(found, store.load().unwrap().objects[0]);
     let shown = serde_json::to_string(&found.document).unwrap();
     assert_eq!(shown, serde_json::to_string(&document).unwrap());
@@ -330,7 +338,7 @@ fn deleted_object_is_gone_and_returns_as_new(make: Make<'_>) {
     assert!(find(&*store, Kind::Secret, "vault/1").is_some());
     commit(&*store, vec![delete(Kind::Secret, "vault/1", Expect::Any)]).unwrap();
     assert_eq!(find(&*store, Kind::Secret, "vault/1"), None);
-    assert!(store.list(Kind::Secret).unwrap().is_empty());
+    assert!(list(&*store, Kind::Secret).is_empty());
     assert!(store.load().unwrap().objects.is_empty());
     let again = commit(&*store, vec![one()]).unwrap();
     assert_eq!(again.outcomes[0].created, Revision(3));
@@ -352,13 +360,61 @@ fn lists_are_in_order_of_ids(make: Make<'_>) {
     }
     let ids = |all: Vec<Stored>| all.iter().map(|s| s.id.to_string()).collect::<Vec<_>>();
     let ordered = ["-", "10", "9", "B", "_", "a", "b"];
-    assert_eq!(ids(store.list(Kind::Upstream).unwrap()), ordered);
-    assert!(store.list(Kind::Route).unwrap().is_empty());
+    assert_eq!(ids(list(&*store, Kind::Upstream)), ordered);
+    assert!(list(&*store, Kind::Route).is_empty());
     let loaded = store.load().unwrap();
     assert_eq!(loaded.revision, Revision(14));
     let mut sorted = loaded.objects.clone();
     sorted.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
     assert_eq!(loaded.objects, sorted);
+}
+
+fn lists_have_what_is_asked_for(make: Make<'_>) {
+    let store = make(chain_key());
+    // Created in another order than that of their ids; another kind is between them.
+    for (name, team) in [("b", "x"), ("d", "y"), ("a", "x"), ("c", "x")] {
+        let document = json!({"name": name, "team": team, "more": {"team": "z"}});
+        let document = document.as_object().unwrap().clone();
+        let other = put(Kind::Service, name, document.clone(), Expect::Any);
+        let one = put(Kind::Route, name, document, Expect::Any);
+        commit(&*store, vec![other, one]).unwrap();
+    }
+    let of_team = |team: &'static str| Filter {
+        members: &["team", "none"],
+        accepts: Box::new(move |seen| {
+            assert_eq!(seen.keys().collect::<Vec<_>>(), ["team"]);
+            seen.get("team").is_some_and(|own| own == team)
+        }),
+    };
+    for (filter, order, skipped, limit, expected, total) in [
+        (None, Order::Id, 0, None, "abcd", 4),
+        (None, Order::Oldest, 0, None, "bdac", 4),
+        (None, Order::Newest, 1, Some(2), "ad", 4),
+        (None, Order::Id, 3, Some(9), "d", 4),
+        (None, Order::Id, 4, Some(9), "", 4),
+        (None, Order::Id, 0, Some(0), "", 4),
+        (Some("x"), Order::Id, 0, None, "abc", 3),
+        (Some("x"), Order::Newest, 0, Some(2), "ca", 3),
+        (Some("x"), Order::Oldest, 2, None, "c", 3),
+        (Some("z"), Order::Id, 0, None, "", 0),
+    ] {
+        let asked = Selection {
+            filter: filter.map(of_team),
+            order,
+            skipped,
+            limit,
+        };
+        let found = store.list(Kind::Route, &asked).unwrap();
+        let names: String = found.objects.iter().map(|one| one.id.to_string()).collect();
+        assert_eq!(
+            (names.as_str(), found.total),
+            (expected, total),
+            "{asked:?} {filter:?}"
+        );
+        for one in found.objects {
+            assert_eq!(store.find(Kind::Route, &one.id).unwrap(), Some(one));
+        }
+    }
 }
 
 fn records_are_gap_free_and_chained(make: Make<'_>) {
@@ -409,7 +465,7 @@ fn expiry_is_kept_until_it_is_put_anew(make: Make<'_>) {
     commit(&*store, all.into()).unwrap();
     assert_eq!(find(&*store, Kind::Route, "c").unwrap().expires, Some(3));
     assert_eq!(store.load().unwrap().objects[2].expires, Some(3));
-    assert_eq!(store.list(Kind::Route).unwrap()[2].expires, Some(3));
+    assert_eq!(list(&*store, Kind::Route)[2].expires, Some(3));
     let expiring = |limit| {
         let found = store.expiring(limit).unwrap();
         let found = found.into_iter();

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::audit::{self, ChainKey, Entry, Head, Record, VerifyError};
-use super::{
-    Commit, Committed, Expiring, Loaded, Mutation, Outcome, Resealed, Store, StoreError, Stored,
-};
+use super::{Commit, Committed, Expiring, Filter, Loaded, Mutation, Outcome, Resealed, Selected};
+use super::{Selection, Store, StoreError, Stored};
 use crate::resource::{Document, Id, Kind, Revision};
 
 /// A [`Store`] in memory.
@@ -83,14 +82,29 @@ impl Store for Memory {
         Ok(self.state().objects.get(&(kind, id.clone())).cloned())
     }
 
-    fn list(&self, kind: Kind) -> Result<Vec<Stored>, StoreError> {
+    fn list(&self, kind: Kind, asked: &Selection) -> Result<Selected, StoreError> {
         let state = self.state();
-        Ok(state
-            .objects
-            .values()
-            .filter(|stored| stored.kind == kind)
-            .cloned()
-            .collect())
+        let of_kind = state.objects.values().filter(|stored| stored.kind == kind);
+        let all: Vec<&Stored> = match &asked.filter {
+            None => of_kind.collect(),
+            Some(Filter { members, accepts }) => of_kind
+                .filter(|stored| {
+                    let seen = stored.document.iter();
+                    let seen = seen.filter(|(name, _)| members.contains(&name.as_str()));
+                    accepts(
+                        &seen
+                            .map(|(name, value)| (name.clone(), value.clone()))
+                            .collect(),
+                    )
+                })
+                .collect(),
+        };
+        let total = all.len();
+        let page = asked.cut(all, |stored| stored.created);
+        Ok(Selected {
+            objects: page.into_iter().cloned().collect(),
+            total,
+        })
     }
 
     fn commit_all(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError> {

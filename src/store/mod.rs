@@ -48,11 +48,11 @@ pub trait Store: Send + Sync {
     /// As [`Store::load`].
     fn find(&self, kind: Kind, id: &Id) -> Result<Option<Stored>, StoreError>;
 
-    /// All objects of a kind, ordered by the bytes of their ids.
+    /// Some objects of a kind. Of the others no more is read than tells that they are not asked for.
     ///
     /// # Errors
     /// As [`Store::load`].
-    fn list(&self, kind: Kind) -> Result<Vec<Stored>, StoreError>;
+    fn list(&self, kind: Kind, asked: &Selection) -> Result<Selected, StoreError>;
 
     /// Applies all changes of all commits, in order, and writes their audit records; or does
     /// nothing. What makes them durable is done once for all of them.
@@ -175,6 +175,76 @@ pub enum Resealed {
         /// What it is to be.
         after: String,
     },
+}
+
+/// Which objects of a kind are asked for.
+///
+/// # Defaults
+/// All of them, by id.
+#[derive(Default)]
+pub struct Selection {
+    /// Which of them count; `None`: each.
+    pub filter: Option<Filter>,
+    /// In which order they come.
+    pub order: Order,
+    /// How many of those that count are passed over.
+    pub skipped: usize,
+    /// How many are given at most; `None`: all.
+    pub limit: Option<usize>,
+}
+
+/// What an object must be like to count.
+pub struct Filter {
+    /// The members of a document that `accepts` looks at.
+    pub members: &'static [&'static str],
+    /// Whether an object counts whose document has these members; it sees no others.
+    pub accepts: Box<dyn Fn(&Document) -> bool + Send + Sync>,
+}
+
+/// In which order objects come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// By the bytes of their ids.
+    #[default]
+    Id,
+    /// By their creation.
+    Oldest,
+    /// By their creation, backwards.
+    Newest,
+}
+
+/// The objects that were asked for.
+#[derive(Debug, Default, PartialEq)]
+pub struct Selected {
+    /// Those within the bounds, in order.
+    pub objects: Vec<Stored>,
+    /// How many count, whatever the bounds.
+    pub total: usize,
+}
+
+impl Selection {
+    /// Those of all that count, in the order of their ids, which are given; `created` is when one
+    /// was.
+    fn cut<T>(&self, mut all: Vec<T>, created: impl Fn(&T) -> Revision) -> Vec<T> {
+        match self.order {
+            Order::Id => {}
+            Order::Oldest => all.sort_by_key(created),
+            Order::Newest => all.sort_by_key(|one| std::cmp::Reverse(created(one))),
+        }
+        let limit = self.limit.unwrap_or(usize::MAX);
+        all.into_iter().skip(self.skipped).take(limit).collect()
+    }
+}
+
+impl std::fmt::Debug for Selection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Selection")
+            .field("filter", &self.filter.as_ref().map(|filter| filter.members))
+            .field("order", &self.order)
+            .field("skipped", &self.skipped)
+            .field("limit", &self.limit)
+            .finish()
+    }
 }
 
 /// An object as it is kept.

@@ -18,14 +18,12 @@ use rusqlite::{
 use self::files::{connect, failed, identify, lock, make_file, prepare, shim, unconfirmed};
 pub use self::files::{holder, make_directory};
 use self::rows::{
-    RECORD_COLUMNS, RawExpiring, RawRecord, RawStored, STORED_COLUMNS, limit_number, number,
-    read_head, read_revision, read_revisions, write_record,
+    RECORD_COLUMNS, RawExpiring, RawRecord, RawStored, STORED_COLUMNS, filter_rows, limit_number,
+    list_rows, number, read_head, read_revision, read_revisions, write_record,
 };
 use super::audit::{self, ChainKey, Entry, Head, Origin, Record, VerifyError};
-use super::{
-    Change, Commit, Committed, Expiring, Loaded, Mutation, Outcome, Resealed, Store, StoreError,
-    Stored,
-};
+use super::{Change, Commit, Committed, Expiring, Loaded, Mutation, Outcome, Resealed, Selected};
+use super::{Selection, Store, StoreError, Stored};
 use crate::resource::{Id, Kind, Revision};
 
 mod files;
@@ -416,17 +414,33 @@ impl Store for Sqlite {
         row.map(|row| self.database.decode(row)).transpose()
     }
 
-    fn list(&self, kind: Kind) -> Result<Vec<Stored>, StoreError> {
-        let objects = self.database.read(|conn| {
-            conn.prepare_cached(&format!(
-                "SELECT {STORED_COLUMNS} FROM resource WHERE kind = ?1 ORDER BY id"
-            ))?
-            .query_map([kind.plural()], |row| {
-                RawStored::read(row).map(|raw| self.database.decode(raw))
-            })?
-            .collect::<Result<Vec<_>, _>>()
+    fn list(&self, kind: Kind, asked: &Selection) -> Result<Selected, StoreError> {
+        // Ids first, then what lies under those of them that are shown.
+        let selected = self.database.read(|conn| {
+            let all = match &asked.filter {
+                None => list_rows(conn, kind)?,
+                Some(filter) => match filter_rows(conn, kind, filter)? {
+                    Ok(all) => all,
+                    Err(id) => return Ok(Err(id)),
+                },
+            };
+            let total = all.len();
+            let mut find = conn.prepare_cached(&format!(
+                "SELECT {STORED_COLUMNS} FROM resource WHERE kind = ?1 AND id = ?2"
+            ))?;
+            let page = asked.cut(all, |row| row.created).into_iter();
+            let page = page.map(|row| find.query_row([kind.plural(), &row.id], RawStored::read));
+            Ok(Ok((page.collect::<Result<Vec<_>, _>>()?, total)))
         })?;
-        objects.into_iter().collect()
+        let (page, total) = selected.map_err(|id| {
+            self.database
+                .damaged(format!("object {}/{id} cannot be read", kind.plural()))
+        })?;
+        let page = page.into_iter().map(|raw| self.database.decode(raw));
+        Ok(Selected {
+            objects: page.collect::<Result<_, _>>()?,
+            total,
+        })
     }
 
     fn commit_all(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError> {
@@ -625,7 +639,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::super::contract::{self, chain_key, commit, id, named, put};
-    use super::super::{Expect, audit};
+    use super::super::{Expect, Filter, audit};
     use super::*;
     use crate::resource::Document;
 
@@ -752,6 +766,53 @@ mod tests {
         );
         assert!(store.find(Kind::Route, &id("bad")).is_err());
         assert!(store.find(Kind::Route, &id("good")).unwrap().is_some());
+    }
+
+    #[test]
+    fn list_reads_no_more_of_others_than_it_takes_to_leave_them_out() {
+        let dir = TempDir::new().unwrap();
+        let store = open(&dir);
+        let all = ["a", "b", "c"].map(|name| put(Kind::Route, name, named(name), Expect::Any));
+        commit(&store, all.into()).unwrap();
+        let spoil = |document: &str| {
+            outside(&dir)
+                .execute(
+                    "UPDATE resource SET document = ?1 WHERE id = 'b'",
+                    [document],
+                )
+                .unwrap();
+        };
+        let page = |skipped, filter: Option<&'static str>| {
+            let asked = Selection {
+                filter: filter.map(|name| Filter {
+                    members: &["name"],
+                    accepts: Box::new(move |seen| seen.get("name").is_some_and(|own| own == name)),
+                }),
+                skipped,
+                limit: Some(1),
+                ..Selection::default()
+            };
+            store.list(Kind::Route, &asked).map(|page| {
+                let ids = page.objects.iter().map(|stored| stored.id.to_string());
+                (ids.collect::<Vec<_>>(), page.total)
+            })
+        };
+        // No document at all: only a page that has it fails, and a filter, which must look.
+        spoil("{");
+        assert_eq!(page(0, None).unwrap(), (vec!["a".to_owned()], 3));
+        assert_eq!(page(2, None).unwrap(), (vec!["c".to_owned()], 3));
+        assert!(page(1, None).is_err());
+        let refusal = page(0, Some("a")).unwrap_err();
+        assert!(
+            refusal
+                .to_string()
+                .contains("object routes/b cannot be read"),
+            "{refusal}"
+        );
+        // Half a surrogate pair, where no filter looks: it is passed over unread.
+        spoil(r#"{"name": "b", "more": {"text": "\ud800"}}"#);
+        assert_eq!(page(0, Some("a")).unwrap(), (vec!["a".to_owned()], 1));
+        assert!(page(1, None).is_err());
     }
 
     #[test]

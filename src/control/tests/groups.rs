@@ -7,7 +7,7 @@ use super::*;
 use crate::resource::patch::Patch;
 use crate::store::audit::{ChainKey, Head, Record, VerifyError};
 use crate::store::sqlite::Database;
-use crate::store::{Committed, Expiring, Loaded, Resealed, Stored};
+use crate::store::{Committed, Expiring, Loaded, Resealed, Selected, Selection, Stored};
 
 /// A store that refuses an object with this id, counts its transactions, and may be unsure.
 struct Picky {
@@ -47,8 +47,8 @@ impl Store for Picky {
     fn find(&self, kind: Kind, id: &Id) -> Result<Option<Stored>, StoreError> {
         self.store.find(kind, id)
     }
-    fn list(&self, kind: Kind) -> Result<Vec<Stored>, StoreError> {
-        self.store.list(kind)
+    fn list(&self, kind: Kind, asked: &Selection) -> Result<Selected, StoreError> {
+        self.store.list(kind, asked)
     }
     fn commit_all(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError> {
         self.commits.fetch_add(1, Ordering::Relaxed);
@@ -314,8 +314,9 @@ async fn a_thousand_writers_leave_exactly_what_was_acknowledged() {
             Did::Refused => {}
         }
     }
-    let stored = store.list(Kind::Route).unwrap();
+    let stored = store.list(Kind::Route, &Selection::default()).unwrap();
     let (counted, others): (Vec<_>, Vec<_>) = stored
+        .objects
         .into_iter()
         .partition(|one| one.id.as_str() == "counted");
     let labels = counted[0].document["labels"].as_object().unwrap();

@@ -1,6 +1,7 @@
 //! Keys where no key belongs.
 
 use super::*;
+use crate::store::Filter;
 
 /// Every way to put a key beside a certificate, with the member it is in.
 fn doubled(sample: &Sample) -> [(&'static str, String); 3] {
@@ -78,7 +79,10 @@ async fn a_stored_key_where_none_belongs_is_not_shown() {
     let ca = sample::ca("ca");
     let leaf = sample::leaf(&ca, "a", &["a.example"]);
     let client = json!({"ca": format!("{}{}", ca.cert, ca.key_pem)});
-    let document = object(json!({"sni": "a.example", "cert": leaf.cert, "client": client}));
+    let labels = json!({"key": ca.key_pem});
+    let document = object(json!({
+        "sni": "a.example", "cert": leaf.cert, "client": client, "labels": labels,
+    }));
     let change = Change {
         mutation: Mutation::Put {
             kind: Kind::Ssl,
@@ -113,6 +117,20 @@ async fn a_stored_key_where_none_belongs_is_not_shown() {
         pem.contains(&ca.cert) && pem.contains("[withheld]"),
         "{pem}"
     );
+    // A filter could ask for it piece by piece.
+    for (part, total) in [(canary(&ca), 0), ("[withheld]", 1)] {
+        let part = part.to_owned();
+        let holds = move |seen: &Document| seen["labels"]["key"].as_str().unwrap().contains(&part);
+        let asked = Selection {
+            filter: Some(Filter {
+                members: &["labels"],
+                accepts: Box::new(holds),
+            }),
+            ..Selection::default()
+        };
+        let listed = bench.control.list(Kind::Ssl, Show::Omitted, asked).await;
+        assert_eq!(listed.unwrap().total, total);
+    }
     let (parts, _commands) = parts(&bench.store, 7, Rules::default());
     let findings = check(parts).unwrap();
     assert!(findings.iter().any(|found| found.pointer == "/client/ca"));

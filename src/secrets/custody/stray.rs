@@ -39,6 +39,16 @@ pub fn stray_keys(kind: Kind, document: &Document) -> Vec<Fault> {
     found
 }
 
+/// A document, or a part of one, without the private keys in members that are no secret ones.
+#[must_use]
+pub fn without_strays(kind: Kind, document: &Document) -> Cow<'_, Document> {
+    let mut shown = Cow::Borrowed(document);
+    if !stray_keys(kind, document).is_empty() {
+        cut_strays(kind, shown.to_mut());
+    }
+    shown
+}
+
 /// Cuts every private key out of the members that are no secret ones.
 pub(super) fn cut_strays(kind: Kind, document: &mut Document) {
     if stray_keys(kind, document).is_empty() {

@@ -1,10 +1,13 @@
 //! The rows of the tables, to and from Rust.
 
+use std::fmt;
+
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::super::audit::{Action, Head, Mac, Origin, Record};
-use super::super::{Expiring, Stored};
-use crate::resource::{Id, Kind, Revision};
+use super::super::{Expiring, Filter, Stored};
+use crate::resource::{Document, Id, Kind, Revision};
 
 /// The columns of `audit`, in the order of [`RawRecord`].
 pub(super) const RECORD_COLUMNS: &str =
@@ -74,6 +77,89 @@ impl RawExpiring {
             modified: Revision(self.modified),
             expires: self.expires,
         })
+    }
+}
+
+/// An object of a kind by its id, and its age.
+pub(super) struct Listed {
+    /// Its id.
+    pub(super) id: String,
+    /// The revision that created it.
+    pub(super) created: Revision,
+}
+
+/// The rows of a kind, in the order of their ids.
+pub(super) fn list_rows(conn: &Connection, kind: Kind) -> rusqlite::Result<Vec<Listed>> {
+    conn.prepare_cached("SELECT id, created FROM resource WHERE kind = ?1 ORDER BY id")?
+        .query_map([kind.plural()], |row| {
+            Ok(Listed {
+                id: row.get(0)?,
+                created: Revision(unsigned(row, 1)?),
+            })
+        })?
+        .collect()
+}
+
+/// The rows of a kind that a filter accepts, in the order of their ids; or the id of one whose
+/// document cannot be read.
+pub(super) fn filter_rows(
+    conn: &Connection,
+    kind: Kind,
+    filter: &Filter,
+) -> rusqlite::Result<Result<Vec<Listed>, String>> {
+    let mut query = conn
+        .prepare_cached("SELECT id, created, document FROM resource WHERE kind = ?1 ORDER BY id")?;
+    let mut rows = query.query([kind.plural()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let Ok(seen) = read_members(row.get_ref(2)?.as_str()?, filter.members) else {
+            return Ok(Err(row.get(0)?));
+        };
+        if (filter.accepts)(&seen) {
+            found.push(Listed {
+                id: row.get(0)?,
+                created: Revision(unsigned(row, 1)?),
+            });
+        }
+    }
+    Ok(Ok(found))
+}
+
+/// These members of a document; the others are passed over without being kept.
+fn read_members(text: &str, members: &[&str]) -> serde_json::Result<Document> {
+    let mut document = serde_json::Deserializer::from_str(text);
+    let seen = Members(members).deserialize(&mut document)?;
+    document.end()?;
+    Ok(seen)
+}
+
+struct Members<'a>(&'a [&'a str]);
+
+impl<'de> DeserializeSeed<'de> for Members<'_> {
+    type Value = Document;
+
+    fn deserialize<D: Deserializer<'de>>(self, document: D) -> Result<Document, D::Error> {
+        document.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Members<'_> {
+    type Value = Document;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a document")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Document, A::Error> {
+        let mut seen = Document::new();
+        while let Some(name) = members.next_key::<String>()? {
+            if self.0.contains(&name.as_str()) {
+                seen.insert(name, members.next_value()?);
+            } else {
+                members.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(seen)
     }
 }
 
