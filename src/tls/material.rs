@@ -4,6 +4,7 @@
 //! came from (a document, a file, a secret manager) is not known here.
 
 mod approval;
+mod bundles;
 mod encrypted;
 mod facts;
 mod revocation;
@@ -330,7 +331,7 @@ impl CaBundle {
     /// [`MaterialError::Certificate`] when a block cannot be read or there is none; in FIPS mode
     /// [`MaterialError::Unapproved`].
     pub fn parse(pem: &str) -> Result<Self, MaterialError> {
-        Self::parse_all([pem])
+        bundles::read(pem, || Self::parse_all([pem]))
     }
 
     /// Reads a list that others keep, such as the operating system's. In FIPS mode what is not
