@@ -7,6 +7,7 @@ mod approval;
 mod bundles;
 mod encrypted;
 mod facts;
+mod plain;
 mod revocation;
 
 use std::fmt;
@@ -189,6 +190,9 @@ impl PrivateKey {
     pub fn parse(pem: &str) -> Result<Self, MaterialError> {
         if Self::is_encrypted(pem) {
             return Err(MaterialError::Encrypted);
+        }
+        if let Some(key) = plain::read(pem) {
+            return Self::judge(key);
         }
         // The callback gives no passphrase; without it OpenSSL would prompt on the terminal.
         let key = PKey::private_key_from_pem_callback(trim(pem).as_bytes(), |_| Ok(0))
