@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::fault::Verdict;
-use super::ssl::Text;
+use super::ssl::{Pair, Text};
 use super::{Occasion, Terms, texts};
 use crate::tls::material::{
     self, CaBundle, CertChain, CrlDates, Crls, KeyPair, MaterialError, PrivateKey, Unapproved,
@@ -17,7 +17,7 @@ pub(super) type Located<'d> = (String, &'d str);
 
 /// Reads a certificate with its key; `prefix` precedes the reasons (`failed to handle …: `).
 ///
-/// When one of them is a reference only the other is parsed. The chain is returned when it is
+/// When one of them is a reference only the other is read. The chain is returned when it is
 /// known, for further checks.
 pub(super) fn read_pair(
     (cert_at, cert): &Located<'_>,
@@ -25,12 +25,16 @@ pub(super) fn read_pair(
     prefix: &str,
     terms: &Terms,
     verdict: &mut Verdict,
-) -> ((Text, Text), Option<CertChain>) {
-    let texts = (Text::read(cert), Text::read(key));
+) -> (Pair, Option<CertChain>) {
+    let mut pair = Pair {
+        cert: Text::read(cert),
+        key: Text::read(key),
+        read: None,
+    };
     let refuse = |at: &str, reason: String, verdict: &mut Verdict| {
         verdict.refuse(at, format!("{prefix}{reason}"));
     };
-    let chain = match &texts.0 {
+    let chain = match &pair.cert {
         Text::Reference(_) => None,
         Text::Literal(pem) => match CertChain::parse(pem) {
             Ok(chain) => {
@@ -43,7 +47,7 @@ pub(super) fn read_pair(
             }
         },
     };
-    let private = match &texts.1 {
+    let private = match &pair.key {
         Text::Reference(_) => None,
         Text::Literal(pem) => match read_key(key_at, pem) {
             Ok(private) => Some(private),
@@ -59,10 +63,11 @@ pub(super) fn read_pair(
         (None, Some(key)) => key.approve().err().map(|flaw| (key_at, flaw)),
         (None, None) => None,
     };
-    if let (Some(chain), Some(private)) = (&chain, private)
-        && let Err(error) = KeyPair::join(chain.clone(), private)
-    {
-        refuse(key_at, error.to_string(), verdict);
+    if let (Some(chain), Some(private)) = (&chain, private) {
+        match KeyPair::join(chain.clone(), private) {
+            Ok(read) => pair.read = Some(read),
+            Err(error) => refuse(key_at, error.to_string(), verdict),
+        }
     }
     if let Some((at, flaw)) = unapproved {
         warn_of_unapproved(at, &flaw, verdict);
@@ -70,7 +75,7 @@ pub(super) fn read_pair(
     if let Some(chain) = &chain {
         date_leaf(cert_at, chain, terms, verdict);
     }
-    (texts, chain)
+    (pair, chain)
 }
 
 /// Reads trusted issuers; `prefix` precedes the reasons.

@@ -10,7 +10,7 @@ use super::pem::{self, Located};
 use super::{Document, Terms, is_reference, members, texts};
 use crate::matching::patterns::{PATTERN_COUNT_MAX, PathRegexes, PatternFault};
 use crate::matching::sni::SniPattern;
-use crate::tls::material::{self, CaBundle, CertChain};
+use crate::tls::material::{self, CaBundle, CertChain, KeyPair};
 use crate::tls::policy::{ClientAuth, TlsVersion, Versions};
 
 /// A PEM text in a document, or a reference to where it is kept.
@@ -43,6 +43,17 @@ impl std::fmt::Debug for Text {
     }
 }
 
+/// A certificate with its key, in a document.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The certificate, with what is sent with it.
+    pub cert: Text,
+    /// Its key.
+    pub key: Text,
+    /// Both as they were read; `None` where one of them is a reference, or has a fault.
+    pub read: Option<KeyPair>,
+}
+
 /// What an ssl resource is for (`type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -59,8 +70,8 @@ pub struct Ssl {
     pub role: Role,
     /// The names served; empty for role client. As given, normalised, no duplicates.
     pub names: Vec<SniPattern>,
-    /// `cert`/`key` first, then `certs`/`keys`: certificate text and key text.
-    pub pairs: Vec<(Text, Text)>,
+    /// `cert`/`key` first, then `certs`/`keys`.
+    pub pairs: Vec<Pair>,
     /// What is asked of clients (`client`).
     pub client: Option<Client>,
     /// `status` is not 0.
@@ -141,7 +152,7 @@ fn read_pairs(
     document: &Document,
     terms: &Terms,
     verdict: &mut Verdict,
-) -> (Vec<(Text, Text)>, Vec<CertChain>) {
+) -> (Vec<Pair>, Vec<CertChain>) {
     let mut pairs = Vec::new();
     let mut chains = Vec::new();
     let mut add = |cert: &Located<'_>, key: &Located<'_>, prefix: &str, verdict: &mut Verdict| {
@@ -606,8 +617,8 @@ mod tests {
             "key": "$ENV://KEY",
             "client": {"ca": "$env://CA"}
         })));
-        assert!(matches!(&ssl.pairs[0].0, Text::Reference(text) if text.starts_with("$secret")));
-        assert!(matches!(&ssl.pairs[0].1, Text::Reference(text) if text == "$ENV://KEY"));
+        assert!(matches!(&ssl.pairs[0].cert, Text::Reference(text) if text.starts_with("$secret")));
+        assert!(matches!(&ssl.pairs[0].key, Text::Reference(text) if text == "$ENV://KEY"));
         assert!(matches!(&ssl.client.unwrap().ca, Text::Reference(_)));
         // One half as text: it is read, and not held against the other.
         accepted(Kind::Ssl, &with(&json!({"key": "$env://KEY"})));

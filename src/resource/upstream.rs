@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::checks::{self, Checks};
 use super::fault::Verdict;
-use super::ssl::Text;
+use super::ssl::{Pair, Text};
 use super::{Document, Id, Terms, balance, members, nodes, texts, trust};
 use crate::matching::authority::Authority;
 use crate::matching::balance::HashKey;
@@ -196,8 +196,8 @@ pub enum Identity {
     /// None.
     #[default]
     None,
-    /// Certificate text and key text.
-    Inline(Box<(Text, Text)>),
+    /// A certificate with its key.
+    Inline(Box<Pair>),
     /// The ssl of type client with this id (`client_cert_id`).
     Ssl(Id),
 }

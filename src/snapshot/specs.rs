@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::failure::Reason;
 use crate::resource::Id;
-use crate::resource::ssl::{Client, Ssl, Text};
+use crate::resource::ssl::{Client, Pair, Ssl, Text};
 use crate::resource::upstream::{Scheme, UpstreamTls};
 use crate::tls::material::{CaBundle, CrlError, Crls, Digest, KeyPair, MaterialError};
 use crate::tls::policy::{ClientAuth, ClientPolicy};
@@ -203,7 +203,7 @@ pub const fn protocol(scheme: Scheme) -> Protocol {
 ///
 /// # Errors
 /// `Unresolved` and `Material`.
-pub fn inline_identity(pair: &(Text, Text)) -> Result<KeyPair, SpecError> {
+pub fn inline_identity(pair: &Pair) -> Result<KeyPair, SpecError> {
     key_pair(pair, "/client_cert", "/client_key")
 }
 
@@ -252,8 +252,11 @@ fn pair_pointers(index: usize) -> (String, String) {
     }
 }
 
-fn key_pair(pair: &(Text, Text), cert_at: &str, key_at: &str) -> Result<KeyPair, SpecError> {
-    let (cert, key) = (literal(&pair.0, cert_at)?, literal(&pair.1, key_at)?);
+fn key_pair(pair: &Pair, cert_at: &str, key_at: &str) -> Result<KeyPair, SpecError> {
+    if let Some(read) = &pair.read {
+        return Ok(read.clone());
+    }
+    let (cert, key) = (literal(&pair.cert, cert_at)?, literal(&pair.key, key_at)?);
     KeyPair::parse(cert, key).map_err(|error| {
         let at = if error.is_about_a_certificate() {
             cert_at
