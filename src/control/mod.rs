@@ -25,6 +25,7 @@ mod retire;
 mod settle;
 mod start;
 pub mod survey;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -259,6 +260,8 @@ struct Inner {
     desk: Option<Desk>,
     /// Objects with references, and how these fare.
     tracker: refresh::Tracker,
+    /// Ssls whose certificates and keys are still to be read.
+    taken: taken::Taken,
     /// What a file declared last.
     declared: adopt::Declared,
     /// Told when something is stored that expires.
@@ -391,6 +394,12 @@ impl Control {
     /// Builds what workers ask for, until all of them are gone. Runs on control's runtime.
     pub async fn serve_asks(&self, asks: mpsc::Receiver<Ask>) {
         build::serve(&self.inner, asks).await;
+    }
+
+    /// Reads the certificates and keys that the start took as they lie, and closes the names of an
+    /// ssl whose are no good; returns when all are read. Runs on control's runtime.
+    pub async fn examine_taken(&self) {
+        taken::run(&self.inner).await;
     }
 
     /// Keeps the values of references up to date, until the runtime ends. Runs in control's

@@ -19,6 +19,7 @@ use crate::control::probe;
 use crate::control::refresh::Tracker;
 use crate::control::retire::Retired;
 use crate::control::settle::weaker_names;
+use crate::control::taken::Taken;
 use crate::control::{Inner, WriteError};
 use crate::matching::route::Router;
 use crate::net::dial::Forbidden;
@@ -34,7 +35,7 @@ use crate::secrets::custody::{Custody, CustodyError, Reason as CustodyReason};
 use crate::secrets::desk::Desk;
 use crate::secrets::generation::Generation;
 use crate::snapshot::closed::close;
-use crate::snapshot::compile::{Build, compile};
+use crate::snapshot::compile::{Build, Piece, compile};
 use crate::snapshot::link::Command;
 use crate::snapshot::live::Live;
 use crate::snapshot::{Change, Snapshot};
@@ -258,6 +259,7 @@ pub(super) fn assemble(parts: Parts) -> Inner {
         retired: Retired::default(),
         desk,
         tracker: Tracker::default(),
+        taken: Taken::default(),
         declared: Declared::default(),
         expiry: tokio::sync::Notify::new(),
         queue: Queue::default(),
@@ -279,6 +281,11 @@ impl Inner {
         let references = references_of(*kind, &Opened::new(*kind, stored.document.clone()));
         self.tracker
             .touch(*kind, id, &references, &Generation::default());
+        if references.is_empty()
+            && let Some((piece, store)) = self.take(stored)
+        {
+            return Ok((stored_change(stored, piece), store));
+        }
         let (piece, store) = match self.read(stored) {
             Ok(parsed) => {
                 let compiled = compile(*kind, id, &parsed.resource, &self.ground());
@@ -308,18 +315,7 @@ impl Inner {
                 (close(*kind, id, &stored.document), None)
             }
         };
-        let (kind, id) = (*kind, id.clone());
-        let (created, modified) = (stored.created, stored.modified);
-        Ok((
-            Change::Put {
-                kind,
-                id,
-                created,
-                modified,
-                piece,
-            },
-            store,
-        ))
+        Ok((stored_change(stored, piece), store))
     }
 
     /// What there is to say about one stored object.
@@ -399,6 +395,17 @@ impl Inner {
         for (pattern, winner) in snapshot.lost_names(id) {
             tracing::warn!(ssl = %id, name = %pattern, %winner, "an older ssl has this name too");
         }
+    }
+}
+
+/// The change that brings a stored object into a snapshot as this piece.
+pub(super) fn stored_change(stored: &Stored, piece: Piece) -> Change {
+    Change::Put {
+        kind: stored.kind,
+        id: stored.id.clone(),
+        created: stored.created,
+        modified: stored.modified,
+        piece,
     }
 }
 

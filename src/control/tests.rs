@@ -25,6 +25,7 @@ mod expiry;
 mod groups;
 mod strays;
 mod strict;
+mod taken;
 
 /// Control on a store in memory, with one worker's ends.
 struct Bench {

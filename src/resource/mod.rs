@@ -211,6 +211,18 @@ pub struct Terms {
     pub trust_file_configured: bool,
     /// Why it is judged.
     pub occasion: Occasion,
+    /// Whether an ssl's own certificates and keys are read.
+    pub pairs: Pairs,
+}
+
+/// Whether a document's own certificates and keys are read when it is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairs {
+    /// They are, and must belong together.
+    Read,
+    /// They are taken as they lie: they were read when the document was accepted, and are again
+    /// before anything is served with them.
+    Taken,
 }
 
 impl Terms {
@@ -222,6 +234,7 @@ impl Terms {
             now,
             trust_file_configured,
             occasion: Occasion::Write,
+            pairs: Pairs::Read,
         }
     }
 
@@ -233,6 +246,7 @@ impl Terms {
             now,
             trust_file_configured,
             occasion: Occasion::Load,
+            pairs: Pairs::Read,
         }
     }
 }

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::fault::Verdict;
 use super::ssl::{Pair, Text};
-use super::{Occasion, Terms, texts};
+use super::{Occasion, Pairs, Terms, texts};
 use crate::tls::material::{
     self, CaBundle, CertChain, CrlDates, Crls, KeyPair, MaterialError, PrivateKey, Unapproved,
 };
@@ -31,6 +31,9 @@ pub(super) fn read_pair(
         key: Text::read(key),
         read: None,
     };
+    if terms.pairs == Pairs::Taken {
+        return (pair, None);
+    }
     let refuse = |at: &str, reason: String, verdict: &mut Verdict| {
         verdict.refuse(at, format!("{prefix}{reason}"));
     };

@@ -24,8 +24,8 @@ use crate::snapshot::{
 };
 use crate::tls::material::{CaBundle, Digest};
 use crate::tls::policy::{ClientAuth, ClientPolicy, Versions};
-use crate::tls::server::ServerSpec;
-use crate::tls::trust::CaStores;
+use crate::tls::server::{self, ServerSpec};
+use crate::tls::trust::{CaStore, CaStores};
 use crate::tls::upstream::{self, Protocol, UpstreamSpec};
 
 /// A digest that nothing has.
@@ -269,6 +269,34 @@ fn compile_server(id: &Id, ssl: &resource::ssl::Ssl, ground: &Ground<'_>) -> Com
             }
         }
     }
+}
+
+/// Compiles an enabled server ssl whose pairs were taken as they lie: the piece that [`compile`]
+/// makes of it if they are good, and its CA store. `None` where they must be read to tell.
+///
+/// All that it asks of clients is compiled as always.
+#[must_use]
+pub fn compile_taken(
+    id: &Id,
+    ssl: &resource::ssl::Ssl,
+    ground: &Ground<'_>,
+) -> Option<(Piece, Option<Arc<CaStore>>)> {
+    if !ssl.enabled || ssl.role != Role::Server {
+        return None;
+    }
+    let chains = specs::taken_chains(ssl)?;
+    let (policy, ca) = specs::asked(ssl, ground.stores).ok()?;
+    let context = server::context_key(id.as_str(), &policy, &chains, ssl.versions).ok()?;
+    let serving = Ok(Serving {
+        context,
+        versions: ssl.versions,
+    });
+    let piece = ServerPiece {
+        patterns: ssl.names.clone(),
+        policy: Arc::new(policy),
+        serving,
+    };
+    Some((Piece::Server(piece), ca))
 }
 
 type Trouble = Option<(String, SpecError)>;

@@ -9,7 +9,7 @@ use crate::failure::Reason;
 use crate::resource::Id;
 use crate::resource::ssl::{Client, Pair, Ssl, Text};
 use crate::resource::upstream::{Scheme, UpstreamTls};
-use crate::tls::material::{CaBundle, CrlError, Crls, Digest, KeyPair, MaterialError};
+use crate::tls::material::{CaBundle, CertChain, CrlError, Crls, Digest, KeyPair, MaterialError};
 use crate::tls::policy::{ClientAuth, ClientPolicy};
 use crate::tls::server::{Alpn, ServerSpec};
 use crate::tls::trust::{CaStore, CaStores};
@@ -80,10 +80,7 @@ impl SpecError {
 /// # Errors
 /// Any [`SpecError`] but `NoTrust` and `NoIdentity`.
 pub fn server(id: &Id, ssl: &Ssl, stores: &CaStores) -> Result<ServerSpec, SpecError> {
-    let (policy, trusted) = policy(ssl.client.as_ref())?;
-    let ca = trusted
-        .map(|trusted| intern(stores, trusted, "/client/ca"))
-        .transpose()?;
+    let (policy, ca) = asked(ssl, stores)?;
     let pairs = ssl.pairs.iter().enumerate();
     let pairs = pairs
         .map(|(index, pair)| {
@@ -99,6 +96,30 @@ pub fn server(id: &Id, ssl: &Ssl, stores: &CaStores) -> Result<ServerSpec, SpecE
         versions: ssl.versions,
         alpn: Alpn::default(),
     })
+}
+
+/// What an ssl asks of clients, with the store of whom it trusts.
+///
+/// # Errors
+/// As [`policy`].
+pub(super) fn asked(
+    ssl: &Ssl,
+    stores: &CaStores,
+) -> Result<(ClientPolicy, Option<Arc<CaStore>>), SpecError> {
+    let (policy, trusted) = policy(ssl.client.as_ref())?;
+    let ca = trusted.map(|trusted| intern(stores, trusted, "/client/ca"));
+    Ok((policy, ca.transpose()?))
+}
+
+/// The digests of the chains of a server ssl whose pairs were taken as they lie; `None` where they
+/// must be read.
+pub(super) fn taken_chains(ssl: &Ssl) -> Option<Vec<Digest>> {
+    let pairs = ssl.pairs.iter().map(|pair| match (&pair.cert, &pair.key) {
+        (Text::Literal(cert), Text::Literal(_)) => CertChain::digest_of(cert),
+        (Text::Reference(_), _) | (_, Text::Reference(_)) => None,
+    });
+    let chains: Vec<_> = pairs.collect::<Option<_>>()?;
+    (!chains.is_empty()).then_some(chains)
 }
 
 /// Whom chains must come from, and the revocation lists that they are held against.

@@ -148,6 +148,13 @@ impl CertChain {
         Ok(chain)
     }
 
+    /// The digest that the chain of a PEM text would have, without its certificates being read:
+    /// `None` where there is anything else in the text, or no certificate.
+    #[must_use]
+    pub fn digest_of(pem: &str) -> Option<Digest> {
+        plain::digest_of_certificates(pem)
+    }
+
     /// SHA-256 of the leaf's DER, as `openssl x509 -fingerprint -sha256` prints it.
     ///
     /// # Errors

@@ -66,13 +66,27 @@ impl ServerSpec {
     /// # Errors
     /// OpenSSL's own, from hashing.
     pub fn key(&self) -> Result<Digest, ErrorStack> {
-        let mut text = policy::session_id_context(&self.ssl_id, &self.policy)?.to_vec();
-        for pair in &self.pairs {
-            text.extend_from_slice(&pair.digest()?);
-        }
-        text.extend_from_slice(format!("{:?}", self.versions).as_bytes());
-        material::sha256(&text)
+        let chains = self.pairs.iter().map(KeyPair::digest);
+        let chains = chains.collect::<Result<Vec<_>, _>>()?;
+        context_key(&self.ssl_id, &self.policy, &chains, self.versions)
     }
+}
+
+/// Key of the context of an ssl in the cache, from the digests of its chains
+/// ([`KeyPair::digest`], in order).
+///
+/// # Errors
+/// OpenSSL's own, from hashing.
+pub fn context_key(
+    ssl_id: &str,
+    policy: &ClientPolicy,
+    chains: &[Digest],
+    versions: Versions,
+) -> Result<Digest, ErrorStack> {
+    let mut text = policy::session_id_context(ssl_id, policy)?.to_vec();
+    text.extend(chains.iter().flatten());
+    text.extend_from_slice(format!("{versions:?}").as_bytes());
+    material::sha256(&text)
 }
 
 /// The context of a name, with what a switch to it must re-apply.

@@ -241,6 +241,8 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
             let rekeying = control.clone();
             tokio::task::spawn_local(async move { rekeying.watch_key(kek).await });
         }
+        let examining = control.clone();
+        tokio::task::spawn_local(async move { examining.examine_taken().await });
         let refreshing = control.clone();
         tokio::task::spawn_local(async move { refreshing.refresh_secrets().await });
         let expiring = control.clone();

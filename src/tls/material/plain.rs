@@ -1,7 +1,8 @@
-//! Private keys in PKCS#8 without a passphrase (RFC 5958), which nearly all are, read the short way.
+//! PEM texts without anything out of the ordinary, read the short way.
 //!
-//! OpenSSL 3 reads a PEM text by trying a decoder for each form of each kind of key; set up anew
-//! for each text, that costs several times what is left when form and kind are known.
+//! OpenSSL 3 reads a private key by trying a decoder for each form of each kind of key; set up anew
+//! for each text, that costs several times what is left when form and kind are known. And to tell
+//! a chain from another no certificate has to be understood.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,33 +10,63 @@ use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
 use zeroize::Zeroizing;
 
+use super::{Digest, sha256};
+
 /// How every boundary begins (RFC 7468 section 2).
 const BOUNDARY: &str = "-----BEGIN ";
-/// The boundaries of such a key (RFC 7468 section 10).
-const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
-const END: &str = "-----END PRIVATE KEY-----";
+/// The boundaries of a certificate (RFC 7468 section 5).
+const BEGIN_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
+const END_CERTIFICATE: &str = "-----END CERTIFICATE-----";
+/// The boundaries of a PKCS#8 key without a passphrase, as nearly all are (RFC 7468 section 10).
+const BEGIN_KEY: &str = "-----BEGIN PRIVATE KEY-----";
+const END_KEY: &str = "-----END PRIVATE KEY-----";
 
-/// The key of a text that has one such block and no other; `None` where OpenSSL must be asked what
-/// the text is.
+/// The key of a text that has one PKCS#8 block and no other; `None` where OpenSSL must be asked
+/// what the text is.
 pub(super) fn read(pem: &str) -> Option<PKey<Private>> {
-    let (before, rest) = pem.split_once(BEGIN)?;
-    let (body, after) = rest.split_once(END)?;
-    if before.contains(BOUNDARY) || body.contains('-') || after.contains(BOUNDARY) {
+    let (before, rest) = pem.split_once(BEGIN_KEY)?;
+    let (body, after) = rest.split_once(END_KEY)?;
+    if before.contains(BOUNDARY) || after.contains(BOUNDARY) {
         return None;
     }
+    let key = PKey::private_key_from_pkcs8(&decode(body)?);
+    // What it left behind must not be taken for the error of a later call.
+    key.inspect_err(|_| drop(ErrorStack::get())).ok()
+}
+
+/// The digest of a text's chain; `None` where a block of it is no certificate.
+pub(super) fn digest_of_certificates(pem: &str) -> Option<Digest> {
+    let mut digests = Vec::new();
+    let (mut before, mut rest) = pem.split_once(BEGIN_CERTIFICATE)?;
+    loop {
+        let (body, after) = rest.split_once(END_CERTIFICATE)?;
+        if before.contains(BOUNDARY) {
+            return None;
+        }
+        digests.extend_from_slice(&sha256(&decode(body)?).ok()?);
+        match after.split_once(BEGIN_CERTIFICATE) {
+            Some(split) => (before, rest) = split,
+            None if after.contains(BOUNDARY) => return None,
+            None => return sha256(&digests).ok(),
+        }
+    }
+}
+
+/// The bytes of a block, which are wiped when dropped: they may be a key's.
+fn decode(body: &str) -> Option<Zeroizing<Vec<u8>>> {
     let mut packed = Zeroizing::new(Vec::with_capacity(body.len()));
     packed.extend(body.bytes().filter(|byte| !byte.is_ascii_whitespace()));
     let mut der = Zeroizing::new(vec![0; packed.len()]);
     let length = STANDARD.decode_slice(&*packed, &mut der).ok()?;
-    let key = PKey::private_key_from_pkcs8(der.get(..length)?);
-    // What it left behind must not be taken for the error of a later call.
-    key.inspect_err(|_| drop(ErrorStack::get())).ok()
+    der.truncate(length);
+    Some(der)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::material::PrivateKey;
+    use crate::tls::material::{CertChain, PrivateKey};
+    use crate::tls::sample;
     use openssl::rsa::Rsa;
 
     fn pem(key: &PKey<Private>) -> String {
@@ -78,12 +109,45 @@ mod tests {
             &cut,
             &short,
             "",
-            BEGIN,
+            BEGIN_KEY,
         ] {
             assert!(read(text).is_none(), "{text}");
         }
         assert!(ErrorStack::get().errors().is_empty());
         assert!(PrivateKey::parse(&older).is_ok());
         assert!(PrivateKey::parse(&short).is_err());
+    }
+
+    #[test]
+    fn digest_of_a_text_is_that_of_its_chain() {
+        let ca = sample::ca("ca");
+        let leaf = sample::leaf(&ca, "leaf", &["a.example"]);
+        for text in [
+            leaf.cert.clone(),
+            format!("a note\n{}between\n{}behind", leaf.cert, ca.cert),
+            leaf.cert.replace('\n', "\r\n"),
+        ] {
+            let chain = CertChain::parse(&text).unwrap();
+            assert_eq!(CertChain::digest_of(&text), Some(chain.digest().unwrap()));
+        }
+    }
+
+    #[test]
+    fn text_with_anything_else_has_no_digest() {
+        let ca = sample::ca("ca");
+        let (cert, key) = (&ca.cert, &ca.key_pem);
+        let trusted = cert.replace("CERTIFICATE", "TRUSTED CERTIFICATE");
+        for text in [
+            String::new(),
+            "text".to_owned(),
+            cert.replace("-----END", "!-----END"),
+            format!("{cert}{key}"),
+            format!("{key}{cert}"),
+            format!("{cert}{key}{cert}"),
+            format!("{cert}{trusted}"),
+            format!("{cert}{BEGIN_CERTIFICATE}"),
+        ] {
+            assert_eq!(CertChain::digest_of(&text), None, "{text}");
+        }
     }
 }
