@@ -116,6 +116,45 @@ fn two_client_certificates_to_one_node_never_mix() {
     }
 }
 
+/// Streams of one connection are no closer to each other than requests that follow one another.
+#[test]
+fn client_certificates_never_mix_where_some_are_spoken_to_in_http2() {
+    let ca = Ca::root("CA");
+    let origin = Origin::nginx(&Nginx {
+        is_http2: true,
+        ..Nginx::mutual(ca.server(NAME), ca.pem())
+    });
+    let ids = ["alice", "bob", "alice-2", "bob-2"];
+    for version in TlsVersion::ALL {
+        let gateway = Setup::default().set("access_log", "off").start();
+        let (alice, bob) = (ca.client("alice"), ca.client("bob"));
+        let to = |id: &str| {
+            let pair = if id.starts_with("alice") {
+                &alice
+            } else {
+                &bob
+            };
+            let mut upstream = upstream(&origin.node(), &showing(pair, version));
+            if id.ends_with("-2") {
+                upstream["scheme"] = "grpcs".into();
+            }
+            upstream
+        };
+        configure(&gateway, &ids.map(|id| (id, to(id))));
+        let told = Mutex::new(Told::default());
+        interleave(&gateway, &ids, |id, reply| {
+            assert_eq!(reply.status, 200, "{reply:?}");
+            let body = reply.text();
+            let name = id.trim_end_matches("-2");
+            assert_eq!(seen(&body, "dn"), format!("CN={name}"));
+            let protocol = if name == id { "HTTP/1.1" } else { "HTTP/2.0" };
+            assert_eq!(seen(&body, "server_protocol"), protocol);
+            told.lock().unwrap().note(id, &body);
+        });
+        told.into_inner().unwrap().expect_apart(&ids);
+    }
+}
+
 #[test]
 fn what_is_believed_of_one_node_never_mixes_either() {
     let ca = Ca::root("CA");
