@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::support::Finished;
 use crate::support::a6::A6;
-use crate::support::client::openssl_s_client;
+use crate::support::client::{Curl, openssl_s_client};
 use crate::support::gateway::Gateway;
 use crate::support::origin::{Nginx, Origin, seen};
 use crate::support::pki::{Ca, Pair};
@@ -167,6 +167,12 @@ fn follow_all(paste: Paste) {
     reader
         .follow("Create route using this upstream")
         .expect_success();
+
+    let here = json!({"nodes": {"secure-backend:443": null, mutual.node(): 1}});
+    reader.update("upstream", "mtls-backend", &here);
+    let url = reader.gateway.http_url("/api/part-2");
+    let served = Curl::new(&url).send().expect_status(200);
+    assert_eq!(seen(&served.body, "dn"), "CN=gateway");
 
     // Part 3: both.
     reader.fill(&[
