@@ -17,6 +17,7 @@ use crate::support::upstream::{Cases, NAME, checking, record_of, showing, upstre
 
 /// One way of naming an upstream; `PORT` is its port.
 struct Case {
+    /// Empty: the upstream does not say.
     pass_host: &'static str,
     upstream_host: Option<&'static str>,
     node: &'static str,
@@ -64,6 +65,12 @@ impl Case {
         self
     }
 
+    /// Without `pass_host`, which then is `pass`.
+    const fn unsaid(mut self) -> Self {
+        self.pass_host = "";
+        self
+    }
+
     /// With `tls.server_name`, which leads to this `name`.
     const fn named(mut self, server_name: &'static str, name: &'static str) -> Self {
         self.server_name = Some(server_name);
@@ -76,11 +83,15 @@ const API: &str = "api.example.com";
 const UP: &str = "up.example.com";
 const TLS: &str = "tls.example.com";
 
-const CASES: [Case; 23] = [
+const CASES: [Case; 25] = [
     Case::pass("api.example.com", "api.example.com", API),
     Case::pass("API.Example.com:9080", "api.example.com:9080", API),
     Case::pass("api.example.com.", "api.example.com", API),
     Case::pass("api.example.com", "api.example.com", API).at_localhost(),
+    Case::pass("api.example.com", "api.example.com", API).unsaid(),
+    Case::pass("192.0.2.1", "192.0.2.1", TLS)
+        .unsaid()
+        .named("tls.example.com", TLS),
     Case::pass("192.0.2.1", "192.0.2.1", "192.0.2.1"),
     Case::pass("[2001:db8::1]:9080", "[2001:db8::1]:9080", "2001:db8::1"),
     Case::pass("api.example.com", "api.example.com", TLS).named("TLS.example.com.", TLS),
@@ -190,10 +201,12 @@ impl Stage {
         }
         let mut upstream = json!({
             "scheme": scheme,
-            "pass_host": case.pass_host,
             "nodes": [{"host": case.node, "port": origin.port(), "weight": 1}],
             "tls": tls,
         });
+        if !case.pass_host.is_empty() {
+            upstream["pass_host"] = case.pass_host.into();
+        }
         if let Some(host) = case.upstream_host {
             upstream["upstream_host"] = host.into();
         }
