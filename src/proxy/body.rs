@@ -16,7 +16,7 @@ use crate::failure::{Reason, chain};
 use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::again::{Kept, Part, Return};
 use crate::proxy::conn::{Conn, InFlight, Waiting};
-use crate::proxy::exchange::UpstreamConn;
+use crate::proxy::exchange::{AnswerBody, UpstreamConn};
 use crate::proxy::headers;
 use crate::proxy::multiplex::Lease;
 use crate::proxy::outcome::Outcome;
@@ -118,6 +118,15 @@ impl RequestBody {
         }
     }
 
+    /// A body that is at hand.
+    #[cfg(test)]
+    pub(super) fn of(content: &[Bytes], sweep: Rc<Sweep>) -> Self {
+        let mut body = Self::empty(sweep);
+        body.upload.done.set(false);
+        body.again = content.iter().cloned().map(Part::Data).collect();
+        body
+    }
+
     /// Whether there is nothing to send, so that the request can be repeated.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -158,14 +167,6 @@ impl RequestBody {
             again,
             kept: None,
         }
-    }
-
-    /// Whether there is a body and nobody knows how long it is.
-    #[must_use]
-    pub fn has_unknown_length(&self) -> bool {
-        self.incoming
-            .as_ref()
-            .is_some_and(|incoming| incoming.size_hint().exact().is_none())
     }
 
     /// Keeps a stream's place as long as it is sent.
@@ -338,7 +339,7 @@ impl ReplyBody {
 
 /// An upstream's body, with the connection that goes back to its pool at the end.
 pub struct Streamed {
-    incoming: Incoming,
+    incoming: AnswerBody,
     upstream: Option<UpstreamConn>,
     outcome: Box<Outcome>,
     conn: Rc<Conn>,
@@ -348,6 +349,8 @@ pub struct Streamed {
     waiting: Option<Waiting>,
     /// Its head, or its trailers, said that nothing follows.
     has_closed: bool,
+    /// How it broke off; told when what came before is on its way.
+    broken: Option<BodyError>,
 }
 
 impl Streamed {
@@ -355,7 +358,7 @@ impl Streamed {
     /// two reads, in milliseconds.
     #[must_use]
     pub fn new(
-        incoming: Incoming,
+        incoming: AnswerBody,
         upstream: UpstreamConn,
         outcome: Box<Outcome>,
         conn: Rc<Conn>,
@@ -373,6 +376,7 @@ impl Streamed {
             patience,
             waiting: None,
             has_closed,
+            broken: None,
         };
         if body.incoming.is_end_stream() {
             body.finish();
@@ -401,10 +405,14 @@ impl Streamed {
     fn fail(&mut self, reason: Reason, detail: String) -> BodyError {
         self.outcome.fail(reason, detail);
         self.upstream = None;
+        self.incoming = AnswerBody::Whole(None);
         BodyError::Upstream
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 self.waiting = None;
@@ -433,8 +441,10 @@ impl Streamed {
             }
             Poll::Ready(Some(Err(error))) => {
                 let detail = format!("in the body: {}", chain(&error));
-                let error = self.fail(Reason::UpstreamReset, detail);
-                Poll::Ready(Some(Err(error)))
+                // hyper throws away what it has not written yet, up to the answer's head.
+                self.broken = Some(self.fail(Reason::UpstreamReset, detail));
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
             Poll::Pending => {
                 let until = Until::At(self.conn.now().saturating_add(self.patience));
@@ -488,7 +498,7 @@ impl Body for ReplyBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes, _) => bytes.is_none(),
-            Self::Streamed(body) => body.incoming.is_end_stream(),
+            Self::Streamed(body) => body.incoming.is_end_stream() && body.broken.is_none(),
             Self::Nothing(_) => true,
         }
     }

@@ -1,29 +1,28 @@
 //! The seam to upstreams: a request's head and body in, a response's head and body out.
 //!
-//! hyper's clients behind it, of HTTP/1.1 and of HTTP/2. The rest of the room knows
+//! Behind it are our own HTTP/1.1 and hyper's HTTP/2. The rest of the room knows
 //! [`UpstreamConn::exchange`] only.
 
-use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::CONNECTION;
-use http::{Request, Response, StatusCode, Version};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
-use tokio::task::JoinHandle;
 
 use crate::failure::{Reason, chain};
-use crate::net::stream::{Rewound, Stream};
+use crate::net::stream::Stream;
 use crate::net::sweep::{Sweep, Until, millis};
 use crate::proxy::body::{RequestBody, Upload};
 use crate::proxy::multiplex::{self, Lease, NotOpened, Shared};
-use crate::proxy::pool::{Bucket, Kept, Open};
-use crate::proxy::upgrade::{self, Switched};
+use crate::proxy::pool::{Bucket, Kept};
+use crate::proxy::single::{self, Rest, Single};
+use crate::proxy::upgrade::Switched;
 use crate::tls::socket::Activity;
 use crate::tls::stream::FaultCell;
 
@@ -31,8 +30,6 @@ use crate::tls::stream::FaultCell;
 const RECORD_ALERT: u8 = 0x15;
 /// How long the rest of a body is carried after its request was answered.
 const REST_OF_BODY: Duration = Duration::from_secs(30);
-/// How long a failed connection's own error is waited for.
-const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// A connection to an upstream that is ready for a request, or carries one.
 pub struct UpstreamConn {
@@ -53,68 +50,131 @@ pub struct UpstreamConn {
 /// How a request is sent.
 enum Wire {
     /// Over a connection of its own.
-    One {
-        sender: SendRequest<RequestBody>,
-        driver: JoinHandle<Driven>,
-        /// What is left of the connection is asked for: its request may make it one of another
-        /// protocol.
-        may_switch: Rc<Cell<bool>>,
-    },
+    One(Rc<Single>),
     /// As a stream of a connection.
     Many(Rc<Lease>),
 }
 
-/// How a connection of HTTP/1.1 ended.
-enum Driven {
-    /// With its HTTP.
-    Over(Option<hyper::Error>),
-    /// Its bytes go on.
-    Switched(Switched),
+/// An exchange that ended without a response head.
+pub struct Unanswered {
+    /// Why: the connection is of no further use; [`UpstreamConn::explain`] has words for it.
+    pub why: Broken,
+    /// What of the request reached the upstream.
+    pub sent: Sent,
+}
+
+/// What of a request reached the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Not a byte.
+    Nothing,
+    /// Perhaps all of it.
+    Something,
 }
 
 /// How an exchange ended without a response head.
 pub enum Broken {
     /// It took too long.
     Late,
-    /// Because of the client's body.
-    Client(Reason, hyper::Error),
+    /// Because of the client's body; with the detail for the record.
+    Client(Reason, String),
     /// With the connection.
-    Connection(hyper::Error),
+    One(single::Error),
+    /// With the stream, or its connection.
+    Many(hyper::Error),
     /// It had no request.
     NoRequest,
     /// The request's Host cannot be said in HTTP/2.
     NoAuthority,
 }
 
+/// An answer's content.
+pub enum AnswerBody {
+    /// All of it.
+    Whole(Option<Bytes>),
+    /// What comes over a connection of its own.
+    One(Rc<Single>),
+    /// What comes as a stream of a connection.
+    Many(Incoming),
+}
+
+/// How an answer's content ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// On a connection of its own.
+    #[error(transparent)]
+    One(#[from] single::Error),
+    /// As a stream of a connection.
+    #[error(transparent)]
+    Many(#[from] hyper::Error),
+}
+
+impl AnswerBody {
+    /// The content, if all of it is here.
+    pub fn take_whole(&mut self) -> Option<Option<Bytes>> {
+        match self {
+            Self::Whole(content) => Some(content.take()),
+            Self::One(_) | Self::Many(_) => None,
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        let this = self.get_mut();
+        match this {
+            Self::Whole(content) => Poll::Ready(content.take().map(|data| Ok(Frame::data(data)))),
+            Self::One(conn) => {
+                let polled = conn.poll_content(cx).map_err(AnswerError::from);
+                if conn.is_end_of_content() {
+                    // What it carries from here on is another's.
+                    *this = Self::Whole(None);
+                }
+                polled
+            }
+            Self::Many(incoming) => Pin::new(incoming).poll_frame(cx).map_err(AnswerError::from),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(content) => content.is_none(),
+            Self::One(conn) => conn.is_end_of_content(),
+            Self::Many(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let length = match self {
+            Self::Whole(content) => {
+                let count = content.as_ref().map_or(0, Bytes::len);
+                Some(u64::try_from(count).unwrap_or(u64::MAX))
+            }
+            Self::One(conn) => conn.content_length(),
+            Self::Many(incoming) => return incoming.size_hint(),
+        };
+        length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
 impl UpstreamConn {
     /// Speaks HTTP/1.1 over a fresh connection.
-    ///
-    /// # Errors
-    /// hyper's own; none before the first byte.
-    pub async fn open(
-        stream: Stream,
-        bucket: Rc<Bucket>,
-        has_identity: bool,
-    ) -> Result<Self, hyper::Error> {
+    #[must_use]
+    pub fn open(stream: Stream, bucket: Rc<Bucket>, has_identity: bool) -> Self {
         let fault = stream.fault();
         let activity = stream.activity().clone();
         let asked = match &stream {
             Stream::Plain(_) => false,
             Stream::Tls(tls) => tls.certificate_was_asked(),
         };
-        let (sender, conn) = http1::Builder::new()
-            .handshake(TokioIo::new(stream))
-            .await?;
-        let open = bucket.count_open();
-        let may_switch = Rc::<Cell<bool>>::default();
-        let driver = tokio::task::spawn_local(drive(conn, open, may_switch.clone()));
-        let wire = Wire::One {
-            sender,
-            driver,
-            may_switch,
-        };
-        Ok(Self {
-            wire,
+        Self {
+            wire: Wire::One(Single::new(stream, bucket.count_open())),
             fault,
             activity,
             bucket,
@@ -123,7 +183,7 @@ impl UpstreamConn {
             upload: Rc::default(),
             ends: false,
             served: 0,
-        })
+        }
     }
 
     /// Speaks HTTP/2 over a fresh connection, and takes its first stream.
@@ -190,11 +250,20 @@ impl UpstreamConn {
         }
     }
 
-    /// Whether the upstream, or an error, ended it.
+    /// Whether the upstream, or an error, ended it. Of an idle one.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         match &self.wire {
-            Wire::One { sender, .. } => sender.is_closed(),
+            Wire::One(conn) => conn.is_closed(),
+            Wire::Many(lease) => lease.shared().is_closed(),
+        }
+    }
+
+    /// Whether it carries no further request, by what is known without a look at it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        match &self.wire {
+            Wire::One(conn) => conn.is_over(),
             Wire::Many(lease) => lease.shared().is_closed(),
         }
     }
@@ -217,58 +286,90 @@ impl UpstreamConn {
         self.bucket.clone()
     }
 
-    /// Takes a request, sends it and waits for the response's head. A request of which no byte was
-    /// sent is put back.
+    /// Takes a request, sends it and waits for the response's head.
+    ///
+    /// The request is put back, if no byte of it was sent; over HTTP/1.1 one without a body is not
+    /// even taken.
     ///
     /// `patience`: the longest time without a byte in either direction, in milliseconds; waiting
     /// for the client's body does not count.
     ///
     /// # Errors
-    /// [`Broken`]: the connection is of no further use; [`UpstreamConn::explain`] says why.
+    /// [`Unanswered`].
     pub async fn exchange(
         &mut self,
         request: &mut Option<Request<RequestBody>>,
         sweep: &Rc<Sweep>,
         patience: u64,
-    ) -> Result<Response<Incoming>, Broken> {
+    ) -> Result<Response<AnswerBody>, Unanswered> {
         self.served = self.served.saturating_add(1);
-        let (sender, may_switch) = match &mut self.wire {
-            Wire::One {
-                sender, may_switch, ..
-            } => (sender, may_switch),
+        match &self.wire {
+            Wire::One(conn) => {
+                let conn = conn.clone();
+                let answer = self.exchange_one(&conn, request, sweep, patience).await;
+                answer.map_err(|why| Unanswered {
+                    why,
+                    sent: if conn.has_sent() {
+                        Sent::Something
+                    } else {
+                        Sent::Nothing
+                    },
+                })
+            }
             Wire::Many(lease) => {
                 let lease = lease.clone();
-                return self.exchange_many(&lease, request, sweep, patience).await;
+                let answer = self.exchange_many(&lease, request, sweep, patience).await;
+                answer.map_err(|why| Unanswered {
+                    why,
+                    sent: if request.is_some() {
+                        Sent::Nothing
+                    } else {
+                        Sent::Something
+                    },
+                })
             }
-        };
-        let until = Until::At(sweep.now().saturating_add(patience));
-        match sweep.within(until, sender.ready()).await {
-            Ok(ready) => ready.map_err(Broken::Connection)?,
-            Err(_expired) => return Err(Broken::Late),
         }
-        let Some(mut req) = request.take() else {
+    }
+
+    /// [`exchange`](Self::exchange) over a connection of its own.
+    async fn exchange_one(
+        &mut self,
+        conn: &Rc<Single>,
+        request: &mut Option<Request<RequestBody>>,
+        sweep: &Rc<Sweep>,
+        patience: u64,
+    ) -> Result<Response<AnswerBody>, Broken> {
+        let Some(req) = request else {
             return Err(Broken::NoRequest);
         };
-        multiplex::frame(&mut req);
-        may_switch.set(upgrade::is_asked(req.headers()));
         self.upload = req.body().upload();
-        let sent = sender.try_send_request(req);
-        tokio::pin!(sent);
+        conn.begin(request);
         loop {
             let until = Until::Idle {
                 activity: self.activity.clone(),
                 since: sweep.now(),
                 limit: patience,
             };
-            match sweep.within(until, sent.as_mut()).await {
+            let answer = poll_fn(|cx| conn.poll_answer(cx));
+            match sweep.within(until, answer).await {
                 Ok(Ok(resp)) => {
-                    self.ends = is_last(&resp);
-                    if resp.status() != StatusCode::SWITCHING_PROTOCOLS {
-                        may_switch.set(false);
-                    }
-                    return Ok(resp);
+                    self.ends = conn.is_over();
+                    let content = match conn.take_content() {
+                        Some(content) => {
+                            AnswerBody::Whole(Some(content).filter(|all| !all.is_empty()))
+                        }
+                        None => AnswerBody::One(conn.clone()),
+                    };
+                    // Nothing waits for a body that the client may take its time with.
+                    conn.carry();
+                    return Ok(resp.map(|()| content));
                 }
-                Ok(Err(failure)) => return Err(self.failed(failure, request)),
+                Ok(Err(error)) => {
+                    return Err(match self.upload.broken.get() {
+                        Some(reason) => Broken::Client(reason, chain(&error)),
+                        None => Broken::One(error),
+                    });
+                }
                 Err(_expired) if self.upload.waits_for_client.get() => {}
                 Err(_expired) => return Err(Broken::Late),
             }
@@ -283,7 +384,7 @@ impl UpstreamConn {
         request: &mut Option<Request<RequestBody>>,
         sweep: &Rc<Sweep>,
         patience: u64,
-    ) -> Result<Response<Incoming>, Broken> {
+    ) -> Result<Response<AnswerBody>, Broken> {
         let Some(mut req) = request.take() else {
             return Err(Broken::NoRequest);
         };
@@ -302,7 +403,7 @@ impl UpstreamConn {
             match sweep.within(Until::At(until), sent.as_mut()).await {
                 Ok(Ok(resp)) => {
                     self.upload.answered.set(true);
-                    return Ok(resp);
+                    return Ok(resp.map(AnswerBody::Many));
                 }
                 Ok(Err(failure)) => {
                     let broken = self.failed(failure, request);
@@ -336,20 +437,18 @@ impl UpstreamConn {
         let unsent = failure.take_message();
         let error = failure.into_error();
         if let Some(reason) = self.upload.broken.get() {
-            return Broken::Client(reason, error);
+            return Broken::Client(reason, error.to_string());
         }
         *request = unsent;
-        Broken::Connection(error)
+        Broken::Many(error)
     }
 
     /// What is left of the connection after a 101 that its request asked for.
-    pub async fn into_switched(self) -> Option<Switched> {
-        let Wire::One { driver, .. } = self.wire else {
-            return None;
-        };
-        match driver.await {
-            Ok(Driven::Switched(switched)) => Some(switched),
-            Ok(Driven::Over(_)) | Err(_) => None,
+    #[must_use]
+    pub fn into_switched(self) -> Option<Switched> {
+        match self.wire {
+            Wire::One(conn) => conn.take_switched(),
+            Wire::Many(_) => None,
         }
     }
 
@@ -357,36 +456,33 @@ impl UpstreamConn {
     ///
     /// A request may be answered before its body was sent. The rest is still carried, for a while:
     /// so both connections stay in step and serve on.
-    pub fn put_back(mut self, sweep: &Rc<Sweep>) {
+    pub fn put_back(self, sweep: &Rc<Sweep>) {
+        // A stream's place is given back with the last of request and answer.
+        let Wire::One(conn) = &self.wire else { return };
         let bucket = self.bucket.clone();
-        if matches!(self.wire, Wire::Many(_)) {
-            // Its place is given back with the last of request and answer.
-            return;
-        }
-        if self.upload.done.get() {
-            bucket.put(Kept::One(self));
-            return;
-        }
-        let sweep = sweep.clone();
-        tokio::task::spawn_local(async move {
-            let Wire::One { sender, .. } = &mut self.wire else {
-                return;
-            };
-            let rest = sweep
-                .within(sweep.after(REST_OF_BODY), sender.ready())
-                .await;
-            if let Ok(Ok(())) = rest {
-                bucket.put(Kept::One(self));
+        match conn.rest() {
+            Rest::Over => {}
+            Rest::Ready => bucket.put(Kept::One(self)),
+            Rest::Sending => {
+                let (conn, sweep) = (conn.clone(), sweep.clone());
+                tokio::task::spawn_local(async move {
+                    let sent = poll_fn(|cx| conn.poll_sent(cx));
+                    let sent = sweep.within(sweep.after(REST_OF_BODY), sent).await;
+                    if sent.is_ok() && conn.rest() == Rest::Ready {
+                        bucket.put(Kept::One(self));
+                    }
+                });
             }
-        });
+        }
     }
 
-    /// Names what ended an exchange, with the detail for the record. hyper often says only that it
-    /// was cancelled, while the TLS stream and the connection's own task know why.
-    pub async fn explain(self, broken: Broken, sweep: &Rc<Sweep>) -> (Reason, String) {
-        let error = match broken {
+    /// Names what ended an exchange, with the detail for the record. The TLS stream often knows
+    /// better why than who read from it.
+    #[must_use]
+    pub fn explain(self, broken: &Broken) -> (Reason, String) {
+        let (detail, is_violation) = match broken {
             Broken::Late => return (Reason::UpstreamTimeout, "no answer in time".to_owned()),
-            Broken::Client(reason, error) => return (reason, error.to_string()),
+            Broken::Client(reason, detail) => return (*reason, detail.clone()),
             Broken::NoRequest => {
                 return (Reason::Internal, "there is no request to send".to_owned());
             }
@@ -394,65 +490,24 @@ impl UpstreamConn {
                 let detail = "its host is no authority of HTTP/2".to_owned();
                 return (Reason::AuthorityInvalid, detail);
             }
-            Broken::Connection(error) => error,
+            Broken::One(error) => (chain(error), error.is_violation()),
+            Broken::Many(error) => (chain(error), error.is_parse() || is_violation(error)),
         };
-        let Self {
-            wire,
-            fault,
-            activity,
-            asked,
-            has_identity,
-            ..
-        } = self;
-        let own = match wire {
-            Wire::One { sender, driver, .. } => {
-                drop(sender);
-                match sweep.within(sweep.after(LAST_WORD), driver).await {
-                    Ok(Ok(Driven::Over(own))) => own,
-                    Ok(Ok(Driven::Switched(_)) | Err(_)) | Err(_) => None,
-                }
-            }
-            // A stream's error has its connection's.
-            Wire::Many(_) => None,
-        };
-        if let Some(fault) = fault.as_ref().and_then(|fault| fault.borrow().clone()) {
-            return (
-                fault.upstream_reason(asked, has_identity),
-                fault.to_string(),
-            );
+        let fault = self.fault.as_ref();
+        if let Some(fault) = fault.and_then(|fault| fault.borrow().clone()) {
+            let reason = fault.upstream_reason(self.asked, self.has_identity);
+            return (reason, fault.to_string());
         }
-        let error = own.as_ref().unwrap_or(&error);
-        let alert = fault.is_none() && activity.first_byte() == Some(RECORD_ALERT);
+        let alert = fault.is_none() && self.activity.first_byte() == Some(RECORD_ALERT);
         let reason = if alert {
             Reason::UpstreamExpectsTls
-        } else if error.is_parse() || is_violation(error) {
+        } else if is_violation {
             Reason::UpstreamProtocolError
         } else {
             Reason::UpstreamReset
         };
-        (reason, chain(error))
+        (reason, detail)
     }
-}
-
-/// Runs a connection to its end, which it says to the upstream; unless its bytes are asked for.
-async fn drive(
-    mut conn: http1::Connection<TokioIo<Stream>, RequestBody>,
-    open: Open,
-    may_switch: Rc<Cell<bool>>,
-) -> Driven {
-    if let Err(error) = poll_fn(|cx| conn.poll_without_shutdown(cx)).await {
-        return Driven::Over(Some(error));
-    }
-    let left = conn.into_parts();
-    let mut stream = left.io.into_inner();
-    if may_switch.get() {
-        let prefix = left.read_buf;
-        let io = Rewound { prefix, stream };
-        return Driven::Switched(Switched { io, open });
-    }
-    // Where the upstream was first, there is nobody left to say it to.
-    let _ = stream.shutdown().await;
-    Driven::Over(None)
 }
 
 impl Broken {
@@ -460,9 +515,11 @@ impl Broken {
     #[must_use]
     pub fn is_refused(&self) -> bool {
         match self {
-            Self::Connection(error) => http2_cause(error)
+            Self::Many(error) => http2_cause(error)
                 .is_some_and(|cause| cause.reason() == Some(h2::Reason::REFUSED_STREAM)),
-            Self::Late | Self::Client(..) | Self::NoRequest | Self::NoAuthority => false,
+            Self::Late | Self::Client(..) | Self::One(_) | Self::NoRequest | Self::NoAuthority => {
+                false
+            }
         }
     }
 }
@@ -474,16 +531,6 @@ fn is_violation(error: &hyper::Error) -> bool {
 
 fn http2_cause(error: &hyper::Error) -> Option<&h2::Error> {
     std::error::Error::source(error)?.downcast_ref()
-}
-
-/// Whether a connection ends with this answer (RFC 9112 §9.3).
-fn is_last(resp: &Response<Incoming>) -> bool {
-    let options = resp.headers().get_all(CONNECTION).iter();
-    let mut options = options
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','));
-    resp.version() == Version::HTTP_10
-        || options.any(|option| option.trim().eq_ignore_ascii_case("close"))
 }
 
 /// A time-out as [`UpstreamConn::exchange`] takes it.

@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::task::Poll;
 
-use http::header::{CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
+use http::header::{HOST, TE, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, Version};
 use hyper::client::conn::http2::{self, SendRequest};
@@ -237,15 +237,6 @@ pub fn unaddress(req: &mut Request<RequestBody>) {
     }
     req.headers_mut().remove(TE);
     *req.version_mut() = Version::HTTP_11;
-}
-
-/// Frames a request for HTTP/1.1: a body of unknown length is said aloud, because for GET and HEAD
-/// hyper takes silence for "no body".
-pub fn frame(req: &mut Request<RequestBody>) {
-    if req.body().has_unknown_length() && !req.headers().contains_key(CONTENT_LENGTH) {
-        req.headers_mut()
-            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
 }
 
 impl Drop for Lease {

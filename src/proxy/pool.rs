@@ -50,6 +50,13 @@ impl Kept {
         }
     }
 
+    fn is_over(&self) -> bool {
+        match self {
+            Self::One(conn) => conn.is_over(),
+            Self::Many(shared) => shared.is_closed(),
+        }
+    }
+
     fn served(&self) -> u32 {
         match self {
             Self::One(conn) => conn.served,
@@ -194,7 +201,7 @@ impl Bucket {
     /// here or in all, it takes the place of the one that was idle longest.
     pub fn put(&self, conn: Kept) {
         let keepalive = self.keepalive.get();
-        if conn.is_closed()
+        if conn.is_over()
             || conn.served() >= keepalive.requests
             || keepalive.size == 0
             || self.limit == 0
@@ -378,9 +385,7 @@ mod tests {
             let open = async |bucket: &Rc<Bucket>| {
                 let tcp = TcpStream::connect(address).await.unwrap();
                 let stream = Stream::Plain(Socket::new(tcp, Activity::new(clock.clone())));
-                let conn = UpstreamConn::open(stream, bucket.clone(), false).await;
-                let conn = conn.map(Kept::One);
-                conn.unwrap()
+                Kept::One(UpstreamConn::open(stream, bucket.clone(), false))
             };
             let pool = Pool::new(3);
             let (a, b) = (bucket(&pool, "a:1", 2), bucket(&pool, "b:1", 3));

@@ -28,7 +28,7 @@ use crate::proxy::authorize;
 use crate::proxy::body::{ReplyBody, RequestBody, Streamed, Upload};
 use crate::proxy::conn::{Conn, Signal, Tunnelled};
 use crate::proxy::error::{GRPC_STATUS, Refusal};
-use crate::proxy::exchange::{UpstreamConn, patience};
+use crate::proxy::exchange::{AnswerBody, AnswerError, Sent, Unanswered, UpstreamConn, patience};
 use crate::proxy::headers;
 use crate::proxy::multiplex::Turn;
 use crate::proxy::outcome::Outcome;
@@ -123,7 +123,7 @@ fn deliver(
 ) -> Response<ReplyBody> {
     match answer {
         Answer::Streamed(resp, upstream, patience) => {
-            let (mut head, incoming) = resp.into_parts();
+            let (mut head, mut incoming) = resp.into_parts();
             if !conn.is_http2() && upstream.ends && !upload.done.get() {
                 // Nobody is left to carry the rest of the request's body to.
                 head.headers.insert(CONNECTION, CLOSE);
@@ -134,6 +134,11 @@ fn deliver(
             }
             outcome.answered(head.status);
             outcome.is_trailers_only = head.headers.contains_key(GRPC_STATUS);
+            if let Some(whole) = incoming.take_whole() {
+                upstream.put_back(&worker.sweep);
+                let body = ReplyBody::whole(whole.unwrap_or_default(), outcome);
+                return Response::from_parts(head, body);
+            }
             let body = Streamed::new(incoming, upstream, outcome, conn, &worker.sweep, patience);
             Response::from_parts(head, ReplyBody::Streamed(Box::new(body)))
         }
@@ -205,7 +210,7 @@ impl Rest<'_> {
 /// An upstream's answer, ready for the client.
 enum Answer {
     /// To be streamed, with the longest wait between two reads.
-    Streamed(Response<Incoming>, UpstreamConn, u64),
+    Streamed(Response<AnswerBody>, UpstreamConn, u64),
     /// Read whole to be looked at.
     Whole(Response<Bytes>),
     /// The upstream goes over to another protocol; with its time-outs.
@@ -821,9 +826,8 @@ impl Tries<'_> {
                 )),
             };
         }
-        UpstreamConn::open(stream, endpoint.bucket.clone(), has_identity)
-            .await
-            .map_err(|error| Refusal::new(Reason::UpstreamReset, error.to_string()))
+        let bucket = endpoint.bucket.clone();
+        Ok(UpstreamConn::open(stream, bucket, has_identity))
     }
 
     /// Sends the request over a connection and reads the answer's head. Where there is none and
@@ -838,12 +842,13 @@ impl Tries<'_> {
     ) -> Result<Answer, TryError> {
         let more = kept || self.upstream.nodes.len() > 1;
         let has_body = req.as_ref().is_some_and(|req| !req.body().is_empty());
+        // Over HTTP/1.1 what has no body stays here, to be repeated.
+        let is_many = self.upstream.scheme.is_http2();
+        let repeats = more && !has_body && is_idempotent(&outcome.method);
         // Over HTTP/2 an upstream may refuse what it did not look at, whatever method and body.
-        let refuses = more && self.upstream.scheme.is_http2();
-        let copy = req
-            .as_ref()
-            .filter(|req| refuses || more && !has_body && is_idempotent(req.method()))
-            .map(|req| req.headers().clone());
+        let refuses = more && is_many;
+        let copy = req.as_ref().filter(|_| refuses);
+        let copy = copy.map(|req| req.headers().clone());
         let kept = req.as_mut().filter(|_| refuses && has_body);
         let kept = kept.map(|req| req.body_mut().keep());
         let patience = patience(if has_body {
@@ -852,37 +857,36 @@ impl Tries<'_> {
             self.timeouts.read
         });
         outcome.upstream_started = Some(Instant::now());
-        match upstream.exchange(req, &self.worker.sweep, patience).await {
-            Ok(resp) => self
-                .answer(upstream, endpoint, resp, patience)
-                .await
-                .map_err(|refusal| TryError {
+        let unanswered = match upstream.exchange(req, &self.worker.sweep, patience).await {
+            Ok(resp) => {
+                // What was answered is not sent again.
+                *req = None;
+                let answer = self.answer(upstream, endpoint, resp, patience).await;
+                return answer.map_err(|refusal| TryError {
                     refusal,
                     sent: Sent::Something,
-                }),
-            Err(broken) => {
-                let sent = if req.is_some() {
-                    Sent::Nothing
-                } else {
-                    let body = match &kept {
-                        None if is_idempotent(&outcome.method) || broken.is_refused() => {
-                            Some(RequestBody::empty(self.worker.sweep.clone()))
-                        }
-                        Some(kept) if broken.is_refused() => {
-                            Box::pin(kept.wait(&self.worker.sweep)).await
-                        }
-                        None | Some(_) => None,
-                    };
-                    *req = copy
-                        .zip(body)
-                        .map(|(headers, body)| self.repeat(outcome, headers, body));
-                    Sent::Something
-                };
-                let (reason, detail) = Box::pin(upstream.explain(broken, &self.worker.sweep)).await;
-                let refusal = Refusal::new(reason, detail);
-                Err(TryError { refusal, sent })
+                });
             }
+            Err(unanswered) => unanswered,
+        };
+        let Unanswered { why, sent } = unanswered;
+        if sent == Sent::Something && is_many {
+            let body = match &kept {
+                None if is_idempotent(&outcome.method) || why.is_refused() => {
+                    Some(RequestBody::empty(self.worker.sweep.clone()))
+                }
+                Some(kept) if why.is_refused() => Box::pin(kept.wait(&self.worker.sweep)).await,
+                None | Some(_) => None,
+            };
+            *req = copy
+                .zip(body)
+                .map(|(headers, body)| self.repeat(outcome, headers, body));
+        } else if sent == Sent::Something && !repeats {
+            *req = None;
         }
+        let (reason, detail) = upstream.explain(&why);
+        let refusal = Refusal::new(reason, detail);
+        Err(TryError { refusal, sent })
     }
 
     /// The request once more.
@@ -904,11 +908,11 @@ impl Tries<'_> {
         &self,
         upstream: UpstreamConn,
         endpoint: &Endpoint,
-        mut resp: Response<Incoming>,
+        mut resp: Response<AnswerBody>,
         patience: u64,
     ) -> Result<Answer, Refusal> {
         if resp.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Box::pin(self.switch(upstream, resp)).await;
+            return self.switch(upstream, resp);
         }
         if !headers::is_plainly_framed(resp.headers())
             || resp.headers().contains_key(TRANSFER_ENCODING)
@@ -946,10 +950,10 @@ impl Tries<'_> {
     }
 
     /// The upstream's consent to another protocol, if that is one it was asked for.
-    async fn switch(
+    fn switch(
         &self,
         upstream: UpstreamConn,
-        mut resp: Response<Incoming>,
+        mut resp: Response<AnswerBody>,
     ) -> Result<Answer, Refusal> {
         let agreed = self.protocols;
         let agreed = agreed.and_then(|asked| upgrade::agreed(resp.headers(), asked));
@@ -959,7 +963,7 @@ impl Tries<'_> {
                 "its 101 is for a protocol that it was not asked for",
             ));
         };
-        let Some(switched) = upstream.into_switched().await else {
+        let Some(switched) = upstream.into_switched() else {
             return Err(Refusal::new(
                 Reason::UpstreamReset,
                 "it ended the connection with its 101",
@@ -972,7 +976,7 @@ impl Tries<'_> {
     }
 
     /// Reads an answer of at most [`NGINX_PAGE_BYTES`], which its head announced.
-    async fn collect_page(&self, incoming: Incoming, patience: u64) -> Result<Bytes, Refusal> {
+    async fn collect_page(&self, incoming: AnswerBody, patience: u64) -> Result<Bytes, Refusal> {
         let sweep = &self.worker.sweep;
         let until = Until::At(sweep.now().saturating_add(patience));
         let mut incoming = incoming;
@@ -983,7 +987,7 @@ impl Tries<'_> {
                     page.extend_from_slice(&data);
                 }
             }
-            Ok::<_, hyper::Error>(page.freeze())
+            Ok::<_, AnswerError>(page.freeze())
         };
         match sweep.within(until, read).await {
             Ok(Ok(page)) => Ok(page),
@@ -1005,15 +1009,6 @@ fn takes_no_connection(refusal: &Refusal) -> bool {
 struct TryError {
     refusal: Refusal,
     sent: Sent,
-}
-
-/// What of a request reached the upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sent {
-    /// Not a byte.
-    Nothing,
-    /// Perhaps all of it.
-    Something,
 }
 
 /// RFC 9110 §9.2.2.
@@ -1065,7 +1060,7 @@ fn may_go_elsewhere(reason: Reason) -> bool {
 }
 
 /// Whether an answer can be nginx's own page for a TLS problem: 400, closing, HTML, short, plain.
-fn may_be_nginx_400(resp: &Response<Incoming>, suspicious: bool) -> bool {
+fn may_be_nginx_400(resp: &Response<AnswerBody>, suspicious: bool) -> bool {
     let is = |name: HeaderName, wanted: &str| {
         resp.headers()
             .get(name)

@@ -60,12 +60,6 @@ pub fn ask(headers: &mut HeaderMap, protocols: Option<&HeaderValue>) {
     }
 }
 
-/// Whether a request asks its upstream for another protocol.
-#[must_use]
-pub fn is_asked(headers: &HeaderMap) -> bool {
-    headers.contains_key(UPGRADE)
-}
-
 /// The protocol that a 101 goes over to, if it is one of those that were asked for.
 #[must_use]
 pub fn agreed(answer: &HeaderMap, asked: &HeaderValue) -> Option<HeaderValue> {
