@@ -19,8 +19,8 @@ use super::reply::{Answer, Refusal};
 use super::request::BodyError;
 use crate::control::{Declaring, Show, Shown, WriteError};
 use crate::resource::Kind;
-use crate::store::StoreError;
 use crate::store::file::{self, About, Note};
+use crate::store::{Selection, StoreError};
 
 const X_DIGEST: HeaderName = HeaderName::from_static("x-digest");
 const X_LAST_MODIFIED: HeaderName = HeaderName::from_static("x-last-modified");
@@ -72,8 +72,7 @@ pub(super) async fn answer(call: &mut Call<'_>) -> Result<Answer, Refusal> {
 async fn show(call: &Call<'_>, served: &Arc<Served>) -> Result<Answer, Refusal> {
     let mut items = Vec::new();
     for kind in Kind::ALL {
-        let all = call.state.control.list(kind, Show::Placeholders).await?;
-        items.push((kind, all));
+        items.push((kind, all(call, kind).await?));
     }
     let accept = call.head.header("accept").unwrap_or_default();
     let is_yaml = accept.starts_with("application/yaml");
@@ -94,6 +93,13 @@ async fn show(call: &Call<'_>, served: &Arc<Served>) -> Result<Answer, Refusal> 
         Ok(with_notes(answer, &note.about))
     })
     .await
+}
+
+/// All objects of a kind, with placeholders, by id.
+async fn all(call: &Call<'_>, kind: Kind) -> Result<Vec<Shown>, Refusal> {
+    let control = &call.state.control;
+    let listed = control.list(kind, Show::Placeholders, Selection::default());
+    Ok(listed.await?.items)
 }
 
 /// Everything, as APISIX words it: sections that are not empty, their versions, the notes.
@@ -274,7 +280,7 @@ async fn keep_sections(
         if !is_given || next.version(section) != now.about.version(section) {
             continue;
         }
-        let all = call.state.control.list(kind, Show::Placeholders).await?;
+        let all = all(call, kind).await?;
         let kept = whole(vec![(kind, all)], now).shift_remove(section);
         match kept {
             Some(kept) => sections.insert(section.to_owned(), kept),

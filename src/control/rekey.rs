@@ -326,6 +326,7 @@ mod tests {
     use crate::store::audit::{Head, Origin, Record, VerifyError};
     use crate::store::sqlite::Database;
     use crate::store::{Change, Commit, Committed, Expect, Expiring, Loaded, Mutation};
+    use crate::store::{Selected, Selection};
 
     /// A store whose process dies before one of its writes.
     struct Mortal {
@@ -354,8 +355,8 @@ mod tests {
         fn find(&self, kind: Kind, id: &Id) -> Result<Option<Stored>, StoreError> {
             self.store.find(kind, id)
         }
-        fn list(&self, kind: Kind) -> Result<Vec<Stored>, StoreError> {
-            self.store.list(kind)
+        fn list(&self, kind: Kind, asked: &Selection) -> Result<Selected, StoreError> {
+            self.store.list(kind, asked)
         }
         fn commit_all(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError> {
             self.store.commit_all(commits)

@@ -535,7 +535,11 @@ fn what_was_changed_meanwhile_is_not_sealed_anew(make: Make<'_>) {
         store.meta_put(name, "before").unwrap();
     }
     let mut resealed: Vec<Resealed> = Vec::new();
-    for mut stored in store.list(Kind::Route).unwrap() {
+    for mut stored in store
+        .list(Kind::Route, &Selection::default())
+        .unwrap()
+        .objects
+    {
         stored.document = named("anew");
         resealed.push(Resealed::Object(stored));
     }

@@ -139,13 +139,15 @@ fn session_that_is_pushed_out_of_the_cache_leads_to_a_full_handshake() {
         let session = session_of(&alice, NAME);
         assert!(served(&nobody.clone().session(&session), NAME).1);
         let others = site.client("open.example.com").tls(version);
-        let newest = (0..10).map(|_| session_of(&others, "open.example.com"));
-        let newest = newest.last().expect("sessions");
+        let made: Vec<_> = (0..10)
+            .map(|_| session_of(&others, "open.example.com"))
+            .collect();
+        let newest = made.last().expect("sessions");
         let refused = nobody.session(&session).get(NAME, "/x").unwrap_err();
         assert_eq!(refused, missing(version));
         assert!(!served(&alice.session(&session), NAME).1, "{version:?}");
         // What is not the oldest is kept.
-        assert!(served(&others.session(&newest), "open.example.com").1);
+        assert!(served(&others.session(newest), "open.example.com").1);
     }
 }
 

@@ -41,6 +41,7 @@ async fn connection() -> (Rc<Single>, TcpStream) {
     let (near, far) = sockets().await;
     let key = PoolKey {
         peer: "a:1".into(),
+        ip: None,
         trust: None,
         name: None,
         protocol: Protocol::Http1,

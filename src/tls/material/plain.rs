@@ -67,7 +67,8 @@ mod tests {
     use super::*;
     use crate::tls::material::{CertChain, PrivateKey};
     use crate::tls::sample;
-    use openssl::rsa::Rsa;
+    use openssl::pkey::Id as KeyId;
+    use openssl::pkey_ctx::PkeyCtx;
 
     fn pem(key: &PKey<Private>) -> String {
         String::from_utf8(key.private_key_to_pem_pkcs8().unwrap()).unwrap()
@@ -75,10 +76,13 @@ mod tests {
 
     #[test]
     fn key_is_the_one_that_openssl_reads() {
+        let mut rsa = PkeyCtx::new_id(KeyId::RSA).unwrap();
+        rsa.keygen_init().unwrap();
+        rsa.set_rsa_keygen_bits(2048).unwrap();
         let keys = [
             PKey::ec_gen("P-256").unwrap(),
             PKey::ec_gen("P-384").unwrap(),
-            PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap(),
+            rsa.keygen().unwrap(),
         ];
         for key in keys {
             let text = pem(&key);
