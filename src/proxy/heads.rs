@@ -54,7 +54,7 @@ pub struct AnswerHead {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
     /// As HTTP's grammar has it.
-    #[error("its answer is not HTTP/1.1: {0}")]
+    #[error("its answer is not HTTP/1.1")]
     Syntax(#[from] httparse::Error),
     /// No status, or a header that is none.
     #[error("its answer has a status or a header that is none")]

@@ -61,6 +61,7 @@ fn hop_by_hop_headers_end_at_the_gateway_on_the_way_up() {
         names,
         [
             "authorization",
+            "cdn-loop",
             "cookie",
             "host",
             "x-forwarded-for",

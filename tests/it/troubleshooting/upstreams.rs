@@ -607,7 +607,7 @@ fn scheme_that_does_not_fit_the_port_is_502_until_it_does() {
         (
             alerting.node(),
             "upstream_expects_tls",
-            "invalid HTTP version parsed",
+            "its answer is not HTTP/1.1: invalid HTTP version",
         ),
         // OpenSSL's own server leaves without a word: nothing tells it from a crash.
         (
