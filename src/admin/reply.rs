@@ -346,6 +346,12 @@ impl Refusal {
                  back or not; write the object again",
                 )
             }
+            Self::Write(WriteError::Store(error)) if matches!(*error, StoreError::KeyReplaced) => {
+                Answer::error(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the key-encryption key was replaced meanwhile; nothing was changed, send it again",
+                )
+            }
             Self::Write(WriteError::Store(_)) => Answer::error(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the store failed; nothing was changed",
