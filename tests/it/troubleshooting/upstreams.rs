@@ -613,7 +613,7 @@ fn scheme_that_does_not_fit_the_port_is_502_until_it_does() {
         (
             openssl.node(),
             "upstream_reset",
-            "connection closed before message completed",
+            "the connection ended before the answer did",
         ),
         (closed.node(), "upstream_refused", nobody.as_str()),
     ] {
