@@ -32,7 +32,14 @@ impl Config {
             "https.fallback_sni",
             self.https.fallback_sni.as_deref().unwrap_or("none"),
         );
-        lines.add("https.session_tickets", "off");
+        let tickets = if self.https.session_tickets {
+            "on"
+        } else {
+            "off"
+        };
+        lines.add("https.session_tickets", tickets);
+        let ticket_secret = self.https.session_ticket_secret.as_ref();
+        lines.add("https.session_ticket_secret", secret(ticket_secret));
         lines.add("https.session_cache.size", self.https.session_cache.size);
         lines.add(
             "https.session_cache.timeout",

@@ -13,7 +13,7 @@ use super::keyring::read_keyring;
 use super::listen::ListenAddr;
 use super::reader::{Reader, Section};
 use super::rules::judge;
-use super::secret::{self, Env, Kek};
+use super::secret::{self, Env, Kek, SecretText, read_secret};
 use super::secrets::read_secrets;
 use super::source::Source;
 use super::{
@@ -33,6 +33,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const INSTANT: Duration = Duration::from_millis(1);
+/// What a secret has at least that keys of 256 bits are derived from.
+const TICKET_SECRET_BYTES: usize = 32;
 
 impl Config {
     /// Reads the configuration: the file, then `PORTCULLIS_SET`, then `sets` (`path.to.key=value`).
@@ -112,7 +114,7 @@ fn read_root(reader: &Reader, env: Env<'_>) -> Config {
     let data_dir = data_dir.unwrap_or_else(|| PathBuf::from("./portcullis-data"));
     let workers = root.count("workers", 0, 0..=1024);
     let http = read_http(&root.section("http"));
-    let https = read_https(&root.section("https"));
+    let https = read_https(&root.section("https"), reader, env, &mut warnings);
     let admin = read_admin(&root.section("admin"), reader, env, &mut warnings);
     let status = read_status(&root.section("status"));
     let store = read_store(&root);
@@ -178,20 +180,12 @@ fn read_http(section: &Section<'_>) -> Http {
     http
 }
 
-fn read_https(section: &Section<'_>) -> Https {
-    match section.word("session_tickets").as_deref() {
-        None | Some("off") => {}
-        Some("on") => section.refuse(
-            "session_tickets",
-            "stateless session tickets are not supported by this version",
-            "write `off`; sessions are resumed from `https.session_cache`",
-        ),
-        Some(_) => section.refuse(
-            "session_tickets",
-            "is neither `on` nor `off`",
-            "write `off`",
-        ),
-    }
+fn read_https(
+    section: &Section<'_>,
+    reader: &Reader,
+    env: Env<'_>,
+    warnings: &mut Vec<String>,
+) -> Https {
     let cache = section.section("session_cache");
     let session_cache = SessionCache {
         size: cache.count("size", 20_480, 0..=10_000_000),
@@ -205,10 +199,13 @@ fn read_https(section: &Section<'_>) -> Https {
         );
     }
     cache.close();
+    let session_tickets = section.choice("session_tickets", false, &[("on", true), ("off", false)]);
     let https = Https {
         listen: section.listen("listen", ListenAddr::everywhere(9443)),
         fallback_sni: read_fallback_sni(section),
         session_cache,
+        session_tickets,
+        session_ticket_secret: read_ticket_secret(section, session_tickets, reader, env, warnings),
         handshake_timeout: section.duration(
             "handshake_timeout",
             10 * SECOND,
@@ -217,6 +214,32 @@ fn read_https(section: &Section<'_>) -> Https {
     };
     section.close();
     https
+}
+
+fn read_ticket_secret(
+    section: &Section<'_>,
+    session_tickets: bool,
+    reader: &Reader,
+    env: Env<'_>,
+    warnings: &mut Vec<String>,
+) -> Option<SecretText> {
+    let key = "session_ticket_secret";
+    let secret = read_secret(section, key, "secret", reader, env, warnings)?;
+    if !session_tickets {
+        section.refuse(
+            key,
+            "is given, and `https.session_tickets` is `off`",
+            "write `https.session_tickets: on`, or take the secret out",
+        );
+    }
+    if secret.expose().len() < TICKET_SECRET_BYTES {
+        section.refuse(
+            key,
+            format!("has fewer than {TICKET_SECRET_BYTES} bytes"),
+            "make one with `openssl rand -hex 32`",
+        );
+    }
+    Some(secret)
 }
 
 fn read_fallback_sni(section: &Section<'_>) -> Option<String> {
@@ -449,7 +472,7 @@ mod tests {
             listen.iter().map(ToString::to_string).collect()
         };
         assert_eq!(shown(&config.http.listen), ["0.0.0.0:9080", "[::]:9080"]);
-        assert!(config.http.http2);
+        assert!(config.http.http2 && !config.https.session_tickets);
         assert_eq!(shown(&config.https.listen), ["0.0.0.0:9443", "[::]:9443"]);
         assert_eq!(
             shown(&config.admin.listen),
@@ -478,7 +501,7 @@ mod tests {
             "data_dir: /d\nworkers: 3\nstore: memory\nfips: required\nfips_module_dir: /m\n\
              fips_version: 3.1.3\nfips_self_test_interval: 5m\nkek: /k\naccess_log: /a.log\nshutdown_timeout: 2m\n\
              http: {listen: [], client_auth_names: allow, http2: off}\n\
-             https: {listen: 1, fallback_sni: A.Test., session_tickets: off, handshake_timeout: 500ms,\n\
+             https: {listen: 1, fallback_sni: A.Test., session_tickets: on, handshake_timeout: 500ms,\n\
              \x20       session_cache: {size: 5, timeout: 7}}\n\
              admin: {listen: [], key_sources: [query, cookie], cors: ['https://a.test'], https: {listen: [],\n\
              \x20       flavour: apisix, cert: /c, key: /k, client_ca: /ca}}\n\
@@ -497,6 +520,7 @@ mod tests {
         assert_eq!(config.https.fallback_sni.as_deref(), Some("a.test"));
         assert_eq!(config.https.handshake_timeout, Duration::from_millis(500));
         assert_eq!(config.https.session_cache.timeout, Duration::from_secs(7));
+        assert!(config.https.session_tickets && config.https.session_ticket_secret.is_none());
         assert_eq!(config.access_log, AccessLog::File("/a.log".into()));
         assert_eq!(config.upstream.trust_file, Some(TrustFile::System));
         assert_eq!(config.proxy.nginx_400, Nginx400::Pass);
@@ -568,13 +592,18 @@ mod tests {
             ),
             (
                 "https.session_tickets",
+                "https: {session_tickets: x}",
                 "https: {session_tickets: on}",
-                "https: {session_tickets: off}",
             ),
             (
-                "https.session_tickets",
-                "https: {session_tickets: x}",
-                "https: {session_tickets: false}",
+                "https.session_ticket_secret",
+                "https: {session_tickets: on, session_ticket_secret: 0123456789012345678901234567890}",
+                "https: {session_tickets: on, session_ticket_secret: 01234567890123456789012345678901}",
+            ),
+            (
+                "https.session_ticket_secret",
+                "https: {session_ticket_secret: 01234567890123456789012345678901}",
+                "https: {session_tickets: off}",
             ),
             (
                 "https.fallback_sni",

@@ -121,8 +121,17 @@ pub struct Https {
     /// `https.fallback_sni`: the name that clients without SNI are treated as having sent; lower
     /// case, no trailing dot. Default: none, such clients get an alert.
     pub fallback_sni: Option<String>,
-    /// `https.session_cache`. (`https.session_tickets` is `off`: this version knows no other.)
+    /// `https.session_cache`.
     pub session_cache: SessionCache,
+    /// `https.session_tickets`: `on` or `off` (default); whether clients keep their sessions
+    /// themselves, sealed, instead of the gateway (nginx: `ssl_session_tickets`).
+    pub session_tickets: bool,
+    /// `https.session_ticket_secret`: what the tickets' keys are derived from, at least 32 bytes,
+    /// the same for all gateways that are to resume each other's sessions. Default: none, keys are
+    /// drawn at random and are this process's own.
+    ///
+    /// Invariant: only with `session_tickets`.
+    pub session_ticket_secret: Option<SecretText>,
     /// `https.handshake_timeout`. Default 10 s.
     pub handshake_timeout: Duration,
 }
@@ -133,8 +142,8 @@ pub struct SessionCache {
     /// `https.session_cache.size`: sessions kept per listener; 0: no resumption. Default 20,480
     /// (OpenSSL's).
     pub size: u32,
-    /// `https.session_cache.timeout`: how long a session may be resumed, whole seconds. Default
-    /// 10 min (APISIX's).
+    /// `https.session_cache.timeout`: how long a session may be resumed, also one in a ticket, and
+    /// how often tickets' keys change; whole seconds. Default 10 min (APISIX's).
     pub timeout: Duration,
 }
 

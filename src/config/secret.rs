@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use super::reader::{Reader, Section};
+
 /// A secret text. Shows as `[secret]`, is wiped when dropped.
 #[derive(Clone)]
 pub struct SecretText(Zeroizing<String>);
@@ -91,6 +93,43 @@ pub(super) fn secret_text(text: &str, env: Env<'_>) -> Result<(SecretText, bool)
 /// The file that a secret text is read from, where it is written as `@file`.
 pub(super) fn file_of(text: &str) -> Option<PathBuf> {
     text.strip_prefix('@').map(PathBuf::from)
+}
+
+/// The secret of a key, as [`secret_text`] reads it, never from a command line; `what` names it in
+/// sentences.
+pub(super) fn read_secret(
+    section: &Section<'_>,
+    key: &'static str,
+    what: &str,
+    reader: &Reader,
+    env: Env<'_>,
+    warnings: &mut Vec<String>,
+) -> Option<SecretText> {
+    let text = section.text(key).map(SecretText::new)?;
+    let path = section.path_of(key);
+    match secret_text(text.expose(), env) {
+        Ok((_, true)) if reader.is_on_command_line(&path) => {
+            let reason = format!(
+                "a {what} itself is never written on a command line, where every user of the \
+                 machine can read it"
+            );
+            section.refuse(key, reason, "write `@file` or `$env://NAME`");
+            None
+        }
+        Ok((secret, is_literal)) => {
+            if is_literal {
+                warnings.push(format!(
+                    "{path}: the {what} itself stands in the configuration; prefer `@file` or \
+                     `$env://NAME`"
+                ));
+            }
+            Some(secret)
+        }
+        Err((reason, remedy)) => {
+            section.refuse(key, reason, remedy);
+            None
+        }
+    }
 }
 
 /// Reads `kek` as written: a path (also as `@path`), or `$env://NAME`.

@@ -28,6 +28,7 @@ pub mod survey;
 mod taken;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod write;
 
 pub use crate::resource::Flavour;
@@ -57,6 +58,7 @@ use crate::store::file::Item;
 use crate::store::{Selection, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::cache::Contexts;
+use crate::tls::tickets::TicketKeys;
 use crate::tls::trust::CaStores;
 
 /// Who asks for a change; goes into the audit record and the process log.
@@ -450,6 +452,11 @@ impl Control {
     /// `self_test_interval`. Returns at once where there is none. Runs on control's runtime.
     pub async fn watch_module(&self, self_test_interval: Duration) {
         module::watch(&self.inner, self_test_interval).await;
+    }
+
+    /// Changes the keys of session tickets in time, until the runtime ends. Runs on control's runtime.
+    pub async fn turn_ticket_keys(&self, keys: &TicketKeys) {
+        tickets::run(&self.inner, keys).await;
     }
 
     /// Runs the FIPS module's self-tests now. One that fails is dealt with as by the watch.

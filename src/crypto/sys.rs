@@ -47,6 +47,49 @@ mod c {
             callback: Option<unsafe extern "C" fn(*mut ffi::SSL, *mut c_void) -> c_int>,
             arg: *mut c_void,
         );
+        pub(super) fn SSL_CTX_set_tlsext_ticket_key_evp_cb(
+            ctx: *mut ffi::SSL_CTX,
+            callback: Option<
+                unsafe extern "C" fn(
+                    *mut ffi::SSL,
+                    *mut u8,
+                    *mut u8,
+                    *mut ffi::EVP_CIPHER_CTX,
+                    *mut ffi::EVP_MAC_CTX,
+                    c_int,
+                ) -> c_int,
+            >,
+        ) -> c_int;
+        pub(super) fn SSL_CTX_set_session_ticket_cb(
+            ctx: *mut ffi::SSL_CTX,
+            generate: Option<unsafe extern "C" fn(*mut ffi::SSL, *mut c_void) -> c_int>,
+            decrypt: Option<
+                unsafe extern "C" fn(
+                    *mut ffi::SSL,
+                    *mut ffi::SSL_SESSION,
+                    *const u8,
+                    usize,
+                    c_int,
+                    *mut c_void,
+                ) -> c_int,
+            >,
+            arg: *mut c_void,
+        ) -> c_int;
+        pub(super) fn SSL_SESSION_set1_ticket_appdata(
+            session: *mut ffi::SSL_SESSION,
+            data: *const c_void,
+            len: usize,
+        ) -> c_int;
+        pub(super) fn SSL_SESSION_get0_ticket_appdata(
+            session: *mut ffi::SSL_SESSION,
+            data: *mut *mut c_void,
+            len: *mut usize,
+        ) -> c_int;
+        pub(super) fn OSSL_PARAM_construct_utf8_string(
+            key: *const c_char,
+            value: *mut c_char,
+            size: usize,
+        ) -> ffi::OSSL_PARAM;
         pub(super) fn SSL_get_signature_type_nid(ssl: *const ffi::SSL, key: *mut c_int) -> c_int;
         pub(super) fn SSL_get_peer_signature_type_nid(
             ssl: *const ffi::SSL,
@@ -186,6 +229,13 @@ const SSL_CTRL_GET_NEGOTIATED_GROUP: c_int = 134;
 /// `SSL_CTRL_GET_SIGNATURE_NID` and `SSL_CTRL_GET_PEER_SIGNATURE_NID` of `ssl.h`.
 const SSL_CTRL_GET_SIGNATURE_NID: c_int = 132;
 const SSL_CTRL_GET_PEER_SIGNATURE_NID: c_int = 108;
+/// `SSL_TICKET_SUCCESS` and `SSL_TICKET_SUCCESS_RENEW` of `ssl.h`.
+const TICKET_SUCCESS: c_int = 5;
+const TICKET_SUCCESS_RENEW: c_int = 6;
+/// `SSL_TICKET_RETURN_IGNORE_RENEW`, `…_USE` and `…_USE_RENEW` of `ssl.h`.
+const TICKET_RETURN_IGNORE_RENEW: c_int = 2;
+const TICKET_RETURN_USE: c_int = 3;
+const TICKET_RETURN_USE_RENEW: c_int = 4;
 /// `SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN` of `ssl.h`.
 const SSL_SHUTDOWN_BOTH: c_int = 3;
 
@@ -436,6 +486,196 @@ pub fn on_certificate_request(ctx: &mut SslContextBuilder, mark: fn(&mut SslRef)
     // SAFETY: `ctx` is a live SSL_CTX; a function pointer is as wide as a data pointer on every
     // platform OpenSSL supports, and `call` turns it back.
     unsafe { c::SSL_CTX_set_cert_cb(ctx.as_ptr(), Some(call), mark as *mut c_void) };
+}
+
+/// The MAC of one session ticket, before it is computed.
+#[derive(Debug)]
+pub struct TicketMac(*mut ffi::EVP_MAC_CTX);
+
+impl TicketMac {
+    /// Makes it HMAC-SHA256 with this key.
+    ///
+    /// `EVP_MAC_init(3)`: returns 1 on success, and keeps neither key nor parameters.
+    ///
+    /// # Errors
+    /// OpenSSL's own, when no provider offers it.
+    pub fn set_hmac_sha256(&mut self, key: &[u8]) -> Result<(), ErrorStack> {
+        let digest = c"SHA2-256".as_ptr().cast_mut();
+        // SAFETY: both names are C strings that live for ever, and libcrypto only reads the value;
+        // a size of 0 has it measure the value.
+        let digest = unsafe { c::OSSL_PARAM_construct_utf8_string(c"digest".as_ptr(), digest, 0) };
+        // SAFETY: the call makes a value from nothing.
+        let params = [digest, unsafe { ffi::OSSL_PARAM_construct_end() }];
+        // SAFETY: the context is live for as long as this value, which `seal_tickets` lends out
+        // within libssl's call; key and parameters are valid for this one.
+        let rc = unsafe { ffi::EVP_MAC_init(self.0, key.as_ptr(), key.len(), params.as_ptr()) };
+        succeeded(rc)
+    }
+}
+
+/// What libssl is told of a ticket that a client brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ticket {
+    /// Its key is known.
+    Good,
+    /// Its key is known and going out of use: the client gets another ticket.
+    Renew,
+    /// Its key is unknown: a full handshake, and another ticket.
+    Unknown,
+}
+
+/// Seals and opens session tickets; libssl asks through [`seal_tickets`].
+///
+/// No function may panic. Each is called for connections of the context that the tickets are of.
+pub trait TicketKeys {
+    /// A ticket is to be made: fills in the key's name and the IV, and sets cipher and MAC up.
+    ///
+    /// # Errors
+    /// OpenSSL's own; the handshake ends.
+    fn seal(
+        ssl: &SslRef,
+        name: &mut [u8; 16],
+        iv: &mut [u8; 16],
+        cipher: &mut CipherCtxRef,
+        mac: &mut TicketMac,
+    ) -> Result<(), ErrorStack>;
+
+    /// A ticket under the key of this name is to be opened: sets cipher and MAC up, unless the key
+    /// is unknown.
+    ///
+    /// # Errors
+    /// OpenSSL's own; the handshake ends.
+    fn open(
+        ssl: &SslRef,
+        name: &[u8; 16],
+        iv: &[u8; 16],
+        cipher: &mut CipherCtxRef,
+        mac: &mut TicketMac,
+    ) -> Result<Ticket, ErrorStack>;
+
+    /// A ticket is about to be made of the connection's session: what goes into it besides is
+    /// attached now ([`attach_to_ticket`]).
+    ///
+    /// # Errors
+    /// OpenSSL's own; the handshake ends.
+    fn attach(ssl: &mut SslRef) -> Result<(), ErrorStack>;
+
+    /// Whether a session that came in a ticket is to be resumed; else there is a full handshake.
+    fn admit(session: &SslSessionRef) -> bool;
+}
+
+/// Has the session tickets of a context's connections sealed and opened by `K`.
+///
+/// `SSL_CTX_set_tlsext_ticket_key_evp_cb(3)`: asked with 1 to seal and 0 to open, the answer is
+/// negative on failure, 0 for an unknown key, 1, or 2 to renew. `SSL_CTX_set_session_ticket_cb(3)`:
+/// asked before a ticket is made, and with what an opened one held. Both return 1.
+///
+/// # Errors
+/// OpenSSL's own.
+pub fn seal_tickets<K: TicketKeys>(ctx: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+    unsafe extern "C" fn key<K: TicketKeys>(
+        ssl: *mut ffi::SSL,
+        name: *mut u8,
+        iv: *mut u8,
+        cipher: *mut ffi::EVP_CIPHER_CTX,
+        mac: *mut ffi::EVP_MAC_CTX,
+        seals: c_int,
+    ) -> c_int {
+        // SAFETY: libssl passes live objects that it does not touch meanwhile, room for a name of
+        // 16 bytes and, as EVP_MAX_IV_LENGTH is, for an IV of 16; when a ticket is opened both are
+        // the client's, which are at least as long, and are only read.
+        let (ssl, cipher) = unsafe { (SslRef::from_ptr(ssl), CipherCtxRef::from_ptr_mut(cipher)) };
+        let mut mac = TicketMac(mac);
+        let answer = if seals == 1 {
+            // SAFETY: as above; to be written, and borrowed by nobody else.
+            let (name, iv) = unsafe { (&mut *name.cast(), &mut *iv.cast()) };
+            K::seal(ssl, name, iv, cipher, &mut mac).map(|()| Ticket::Good)
+        } else {
+            // SAFETY: as above; to be read.
+            let (name, iv) = unsafe { (&*name.cast(), &*iv.cast()) };
+            K::open(ssl, name, iv, cipher, &mut mac)
+        };
+        match answer {
+            Ok(Ticket::Unknown) => 0,
+            Ok(Ticket::Good) => 1,
+            Ok(Ticket::Renew) => 2,
+            Err(_) => -1,
+        }
+    }
+    unsafe extern "C" fn generate<K: TicketKeys>(ssl: *mut ffi::SSL, _arg: *mut c_void) -> c_int {
+        // SAFETY: libssl passes the live SSL that it is processing and does not touch it meanwhile.
+        let ssl = unsafe { SslRef::from_ptr_mut(ssl) };
+        c_int::from(K::attach(ssl).is_ok())
+    }
+    unsafe extern "C" fn decrypted<K: TicketKeys>(
+        _ssl: *mut ffi::SSL,
+        session: *mut ffi::SSL_SESSION,
+        _name: *const u8,
+        _name_len: usize,
+        status: c_int,
+        _arg: *mut c_void,
+    ) -> c_int {
+        if session.is_null() || !matches!(status, TICKET_SUCCESS | TICKET_SUCCESS_RENEW) {
+            return TICKET_RETURN_IGNORE_RENEW;
+        }
+        // SAFETY: with these two states libssl passes the session that it just made of the ticket.
+        let session = unsafe { SslSessionRef::from_ptr(session) };
+        match (K::admit(session), status) {
+            (false, _) => TICKET_RETURN_IGNORE_RENEW,
+            (true, TICKET_SUCCESS) => TICKET_RETURN_USE,
+            (true, _) => TICKET_RETURN_USE_RENEW,
+        }
+    }
+    // SAFETY: `ctx` is a live SSL_CTX, exclusively borrowed; the functions live for ever.
+    unsafe {
+        succeeded(c::SSL_CTX_set_tlsext_ticket_key_evp_cb(
+            ctx.as_ptr(),
+            Some(key::<K>),
+        ))?;
+        succeeded(c::SSL_CTX_set_session_ticket_cb(
+            ctx.as_ptr(),
+            Some(generate::<K>),
+            Some(decrypted::<K>),
+            ptr::null_mut(),
+        ))
+    }
+}
+
+/// Attaches bytes to the session of a connection, for the ticket that is about to be made of it.
+///
+/// `SSL_SESSION_set1_ticket_appdata(3)`: copies them, and returns 1 on success.
+///
+/// # Errors
+/// OpenSSL's own: there is no session, or no memory.
+pub fn attach_to_ticket(ssl: &mut SslRef, bytes: &[u8]) -> Result<(), ErrorStack> {
+    // SAFETY: `ssl` is a live SSL, exclusively borrowed; its session is live, or null, which the
+    // next call refuses; the bytes are valid for it.
+    let rc = unsafe {
+        let session = ffi::SSL_get_session(ssl.as_ptr());
+        if session.is_null() {
+            return Err(ErrorStack::get());
+        }
+        c::SSL_SESSION_set1_ticket_appdata(session, bytes.as_ptr().cast(), bytes.len())
+    };
+    succeeded(rc)
+}
+
+/// What was attached to the ticket that a session came from; empty when nothing was.
+///
+/// `SSL_SESSION_get0_ticket_appdata(3)`: the bytes are the session's.
+#[must_use]
+pub fn attached_to_ticket(session: &SslSessionRef) -> &[u8] {
+    let (mut data, mut len) = (ptr::null_mut::<c_void>(), 0_usize);
+    // SAFETY: `session` is live; the call reads it and writes the two, which are valid for it.
+    let rc = unsafe {
+        c::SSL_SESSION_get0_ticket_appdata(session.as_ptr(), &raw mut data, &raw mut len)
+    };
+    if rc != 1 || data.is_null() {
+        return &[];
+    }
+    // SAFETY: libssl wrote where its bytes are and how many; they change only with the session,
+    // which is borrowed for as long as they are.
+    unsafe { std::slice::from_raw_parts(data.cast(), len) }
 }
 
 /// A distinguished name in RFC 2253 form, as nginx's `$ssl_client_s_dn` shows it.

@@ -66,6 +66,8 @@ pub struct Metrics {
     pub body_bytes_out: IntCounter,
     /// `portcullis_handshakes_in_flight`.
     pub handshakes_in_flight: IntGauge,
+    /// `portcullis_session_ticket_keys_total`.
+    pub ticket_keys: IntCounter,
     /// `portcullis_snapshot_version`.
     pub snapshot_version: IntGauge,
     /// `portcullis_names_closed`.
@@ -170,6 +172,10 @@ impl Metrics {
                 .counter("response_body_bytes_total", "Bytes of answers' bodies.")?,
             handshakes_in_flight: make
                 .gauge("handshakes_in_flight", "Client handshakes being made.")?,
+            ticket_keys: make.counter(
+                "session_ticket_keys_total",
+                "Changes of the key of session tickets.",
+            )?,
             snapshot_version: make.gauge("snapshot_version", "Version of what is served.")?,
             names_closed: make
                 .gauge("names_closed", "Names that an ssl claims but cannot serve.")?,

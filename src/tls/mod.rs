@@ -19,6 +19,7 @@ pub mod selfsigned;
 pub mod server;
 pub mod socket;
 pub mod stream;
+pub mod tickets;
 pub mod trust;
 pub mod tryout;
 pub mod upstream;

@@ -21,6 +21,7 @@ use crate::tls::material;
 use crate::tls::policy::{ClientAuth, ClientPolicy};
 use crate::tls::select::{self, Choice};
 use crate::tls::server::ServerContext;
+use crate::tls::tickets::Along;
 use crate::tls::trust::CaStore;
 use crate::tls::verdict::client_chain_reason;
 
@@ -57,7 +58,7 @@ pub struct Accepted {
 #[derive(Debug)]
 pub struct ClientCertificate {
     leaf: X509,
-    sent: Vec<X509>,
+    sent: Sent,
     names: OnceCell<Names>,
     identity: OnceCell<Identity>,
 }
@@ -65,6 +66,34 @@ pub struct ClientCertificate {
 /// How many of a certificate's names a sentence has, and how much of each.
 const NAMES: usize = 8;
 const NAME_CHARS: usize = 253;
+
+/// What a client sent along with its certificate.
+#[derive(Debug)]
+enum Sent {
+    /// In this handshake, or in that of the session in the cache.
+    Chain(Vec<X509>),
+    /// In the handshake that a ticket comes from.
+    Ticket(Along),
+    /// Nobody knows any more.
+    Unknown,
+}
+
+impl Sent {
+    fn with(ssl: &SslRef) -> Self {
+        match ssl.peer_cert_chain() {
+            Some(chain) => Self::Chain(chain.iter().map(ToOwned::to_owned).collect()),
+            None => Along::of(ssl).map_or(Self::Unknown, Self::Ticket),
+        }
+    }
+
+    fn certificates(&self) -> Result<&[X509], ErrorStack> {
+        match self {
+            Self::Chain(chain) => Ok(chain),
+            Self::Ticket(along) => along.certificates(),
+            Self::Unknown => Ok(&[]),
+        }
+    }
+}
 
 /// A certificate in words. Made on first use.
 #[derive(Debug)]
@@ -155,7 +184,7 @@ impl ClientCertificate {
     pub fn judge(&self, ca: &CaStore, policy: &ClientPolicy) -> Result<(), Reason> {
         let judge = || -> Result<X509VerifyResult, ErrorStack> {
             let mut sent = Stack::new()?;
-            for certificate in &self.sent {
+            for certificate in self.sent.certificates()? {
                 sent.push(certificate.clone())?;
             }
             ca.judge(&self.leaf, &sent, Purpose::Client, policy.depth)
@@ -178,12 +207,16 @@ impl ClientCertificate {
         Ok(())
     }
 
-    /// Whether a certificate that was sent along is past its end. It may have no part in the
-    /// verified chain, so this asks for a judgement and is none.
-    fn is_outlived(&self, now: &Asn1TimeRef) -> bool {
-        self.sent
-            .iter()
-            .any(|certificate| certificate.not_after() < now)
+    /// Whether a certificate that was sent along is past its end, as far as is known. It may have
+    /// no part in the verified chain, so this asks for a judgement and is none.
+    fn is_outlived(&self, now: &Asn1TimeRef, seconds: i64) -> bool {
+        match &self.sent {
+            Sent::Chain(chain) => chain
+                .iter()
+                .any(|certificate| certificate.not_after() < now),
+            Sent::Ticket(along) => along.end < seconds,
+            Sent::Unknown => true,
+        }
     }
 }
 
@@ -201,12 +234,7 @@ pub(super) fn identify(ssl: &SslRef, now: i64) -> Result<Accepted, Reason> {
     let resumed = ssl.session_reused();
     let client = ssl.peer_certificate().map(|leaf| ClientCertificate {
         leaf,
-        sent: ssl
-            .peer_cert_chain()
-            .into_iter()
-            .flatten()
-            .map(ToOwned::to_owned)
-            .collect(),
+        sent: Sent::with(ssl),
         names: OnceCell::new(),
         identity: OnceCell::new(),
     });
@@ -229,10 +257,10 @@ pub(super) fn identify(ssl: &SslRef, now: i64) -> Result<Accepted, Reason> {
             error => return Err(client_chain_reason(error)),
         }
         if resumed {
-            let now = Asn1Time::from_unix(now).map_err(|_openssl: ErrorStack| Reason::Internal)?;
-            client.judge_dates(&now)?;
+            let time = Asn1Time::from_unix(now).map_err(|_openssl: ErrorStack| Reason::Internal)?;
+            client.judge_dates(&time)?;
             if let Some(ca) = &context.ca
-                && (ca.is_outlived(&now) || client.is_outlived(&now))
+                && (ca.is_outlived(&time) || client.is_outlived(&time, now))
             {
                 client.judge(ca, policy)?;
             }

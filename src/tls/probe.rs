@@ -364,7 +364,8 @@ fn acceptor(
         versions: Versions::default(),
         alpn: Alpn::Http1,
     })?;
-    ListenerAcceptor::new(Arc::new(Always(Arc::new(context))), SessionCache::default())
+    let always = Arc::new(Always(Arc::new(context)));
+    ListenerAcceptor::new(always, SessionCache::default(), None)
 }
 
 /// How both sides of one probe ended.

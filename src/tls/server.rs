@@ -20,6 +20,7 @@ use crate::tls::policy::{self, ClientPolicy, Versions};
 use crate::tls::select::{self, Choose};
 use crate::tls::socket::Socket;
 use crate::tls::stream::TlsStream;
+use crate::tls::tickets::{self, TicketKeys};
 use crate::tls::trust::CaStore;
 use crate::tls::{context, material};
 
@@ -162,24 +163,41 @@ impl Default for SessionCache {
 /// Built once and never rebuilt: it owns the session cache. Shared by all workers.
 pub struct ListenerAcceptor {
     ctx: SslContext,
+    tickets: Option<Arc<TicketKeys>>,
 }
 
 impl ListenerAcceptor {
     /// An acceptor that asks `choose` for each ClientHello.
     ///
+    /// With `tickets` clients get stateless tickets under these keys. The cache is then for those
+    /// that know none, and 0 sessions switch it alone off.
+    ///
     /// # Errors
     /// OpenSSL's own.
-    pub fn new(choose: Arc<dyn Choose>, sessions: SessionCache) -> Result<Self, ErrorStack> {
+    pub fn new(
+        choose: Arc<dyn Choose>,
+        sessions: SessionCache,
+        tickets: Option<Arc<TicketKeys>>,
+    ) -> Result<Self, ErrorStack> {
         let mut ctx = context::base(SslMethod::tls_server(), Versions::default())?;
         // Never asked: the callback always switches to another context.
         serve(&mut ctx, Alpn::Http1);
+        if tickets.is_some() {
+            // A connection has the options that its listener's context had when it was opened.
+            ctx.clear_options(SslOptions::NO_TICKET);
+            sys::seal_tickets::<TicketKeys>(&mut ctx)?;
+            // Each costs as much as many records; a client that comes back gets the next one.
+            ctx.set_num_tickets(1)?;
+        }
         if sessions.sessions > 0 {
             ctx.set_session_cache_mode(SslSessionCacheMode::SERVER);
             ctx.set_session_cache_size(sessions.sessions);
         } else {
             // To OpenSSL a size of 0 is no bound.
             ctx.set_session_cache_mode(SslSessionCacheMode::OFF);
-            ctx.set_num_tickets(0)?;
+            if tickets.is_none() {
+                ctx.set_num_tickets(0)?;
+            }
         }
         sys::set_session_timeout(&mut ctx, sessions.timeout_seconds);
         // Any id: replaced together with the context. Without one, every resumption attempt
@@ -195,7 +213,10 @@ impl ListenerAcceptor {
                 Err(ErrorStack::get())
             })
         });
-        Ok(Self { ctx: ctx.build() })
+        Ok(Self {
+            ctx: ctx.build(),
+            tickets,
+        })
     }
 
     /// A connection before its handshake.
@@ -213,7 +234,11 @@ impl ListenerAcceptor {
     /// # Errors
     /// OpenSSL's own: out of memory.
     pub(super) fn ssl(&self) -> Result<Ssl, ErrorStack> {
-        Ssl::new(&self.ctx)
+        let mut ssl = Ssl::new(&self.ctx)?;
+        if let Some(keys) = &self.tickets {
+            tickets::equip(&mut ssl, keys);
+        }
+        Ok(ssl)
     }
 }
 

@@ -153,7 +153,7 @@ fn unknown_key_is_refused_with_the_nearest_wherever_it_is_written() {
 fn values_that_cannot_be_are_refused_and_all_are_named_at_once() {
     let setup = Setup::default()
         .file("workers: many\nshutdown_timeout: soon\nstore: etcd\n")
-        .set("https.session_tickets", "on")
+        .set("https.session_tickets", "maybe")
         .set("limits.header_bytes", "1");
     // The tests' own setting of `workers` would win.
     let setup = setup.set("workers", "many");

@@ -92,80 +92,85 @@ fn every_certificate_of_the_chain_is_checked() {
 
 #[test]
 fn new_list_ends_the_sessions_and_connections_of_whom_it_revokes() {
-    let site = Site::start();
-    let ca = Ca::root("Client CA");
-    for version in TlsVersion::ALL {
-        let (alice, mallory) = (ca.client("alice"), ca.client("mallory"));
-        site.put_ssl(
-            "mtls",
-            NAME,
-            &client(&ca.pem(), &ca.crl(&[], Validity::Now), "required"),
-        );
-        let open = |pair: &Pair| {
-            let client = site.client(NAME).tls(version).cert(pair);
-            let mut conn = client.connect().unwrap();
-            assert_eq!(conn.get(NAME, "/x").unwrap().status, 200);
-            let session = conn.session();
-            (conn, client.session(&session))
-        };
-        let (mut kept, returning) = open(&alice);
-        let (mut ended, refused) = open(&mallory);
-        let mut second = H2Conn::connect(&site.client(NAME).tls(version).cert(&mallory)).unwrap();
-        assert_eq!(second.get(NAME, "/x").unwrap().status, 200);
-        for client in [&returning, &refused] {
-            assert!(client.connect().unwrap().is_resumed(), "{version:?}");
-        }
+    for site in Site::each_way() {
+        let ca = Ca::root("Client CA");
+        for version in TlsVersion::ALL {
+            let (alice, mallory) = (ca.client("alice"), ca.client("mallory"));
+            site.put_ssl(
+                "mtls",
+                NAME,
+                &client(&ca.pem(), &ca.crl(&[], Validity::Now), "required"),
+            );
+            let open = |pair: &Pair| {
+                let client = site.client(NAME).tls(version).cert(pair);
+                let mut conn = client.connect().unwrap();
+                assert_eq!(conn.get(NAME, "/x").unwrap().status, 200);
+                let session = conn.session();
+                (conn, client.session(&session))
+            };
+            let (mut kept, returning) = open(&alice);
+            let (mut ended, refused) = open(&mallory);
+            let mut second =
+                H2Conn::connect(&site.client(NAME).tls(version).cert(&mallory)).unwrap();
+            assert_eq!(second.get(NAME, "/x").unwrap().status, 200);
+            for client in [&returning, &refused] {
+                assert!(client.connect().unwrap().is_resumed(), "{version:?}");
+            }
 
-        let crl = ca.crl(&[&mallory], Validity::Now);
-        site.put_ssl("mtls", NAME, &client(&ca.pem(), &crl, "required"));
-        let since = Instant::now();
-        ended.expect_end();
-        // A request that is on its way already is not served either.
-        eventually(SOON, "its connection over HTTP/2 ends", || {
-            let answer = second.get(NAME, "/x");
-            assert!(answer.as_ref().is_ok_and(|answer| answer.status == 421) || answer.is_err());
-            answer.err().map(drop)
-        });
-        assert!(
-            since.elapsed() < Duration::from_secs(1),
-            "{:?}",
-            since.elapsed()
-        );
-        let refusal = refused.get(NAME, "/x").unwrap_err();
-        assert_eq!(refusal, Ended::Alert(CERTIFICATE_REVOKED), "{version:?}");
-        assert_eq!(kept.get(NAME, "/x").unwrap().status, 200);
-        // Who is not on it is judged once more, and served.
-        let mut conn = returning.connect().unwrap();
-        assert_eq!(conn.get(NAME, "/x").unwrap().status, 200);
-        assert!(!conn.is_resumed());
+            let crl = ca.crl(&[&mallory], Validity::Now);
+            site.put_ssl("mtls", NAME, &client(&ca.pem(), &crl, "required"));
+            let since = Instant::now();
+            ended.expect_end();
+            // A request that is on its way already is not served either.
+            eventually(SOON, "its connection over HTTP/2 ends", || {
+                let answer = second.get(NAME, "/x");
+                assert!(
+                    answer.as_ref().is_ok_and(|answer| answer.status == 421) || answer.is_err()
+                );
+                answer.err().map(drop)
+            });
+            assert!(
+                since.elapsed() < Duration::from_secs(1),
+                "{:?}",
+                since.elapsed()
+            );
+            let refusal = refused.get(NAME, "/x").unwrap_err();
+            assert_eq!(refusal, Ended::Alert(CERTIFICATE_REVOKED), "{version:?}");
+            assert_eq!(kept.get(NAME, "/x").unwrap().status, 200);
+            // Who is not on it is judged once more, and served.
+            let mut conn = returning.connect().unwrap();
+            assert_eq!(conn.get(NAME, "/x").unwrap().status, 200);
+            assert!(!conn.is_resumed());
+        }
     }
 }
 
 #[test]
 fn list_that_ends_lets_nobody_in_and_resumes_nobody() {
-    let site = Site::start();
-    let ca = Ca::root("Client CA");
-    let alice = ca.client("alice");
-    let crl = ca.crl(&[], Validity::For(Duration::from_secs(4)));
-    site.put_ssl("mtls", NAME, &client(&ca.pem(), &crl, "required"));
-    let returning = TlsVersion::ALL.map(|version| {
-        let client = site.client(NAME).tls(version).cert(&alice);
-        let mut conn = client.connect().unwrap();
-        assert_eq!(conn.get(NAME, "/x").unwrap().status, 200);
-        client.session(&conn.session())
-    });
-    for (version, client) in TlsVersion::ALL.into_iter().zip(returning) {
-        eventually(SOON, "the list ends", || {
-            client.get(NAME, "/x").err().map(drop)
+    for site in Site::each_way() {
+        let ca = Ca::root("Client CA");
+        let alice = ca.client("alice");
+        let crl = ca.crl(&[], Validity::For(Duration::from_secs(4)));
+        site.put_ssl("mtls", NAME, &client(&ca.pem(), &crl, "required"));
+        let returning = TlsVersion::ALL.map(|version| {
+            let client = site.client(NAME).tls(version).cert(&alice);
+            let mut conn = client.connect().unwrap();
+            assert_eq!(conn.get(NAME, "/x").unwrap().status, 200);
+            client.session(&conn.session())
         });
-        let refused = ask(&site, version, &alice).unwrap_err();
-        assert_eq!(refused, Ended::Alert(CERTIFICATE_EXPIRED));
+        for (version, client) in TlsVersion::ALL.into_iter().zip(returning) {
+            eventually(SOON, "the list ends", || {
+                client.get(NAME, "/x").err().map(drop)
+            });
+            let refused = ask(&site, version, &alice).unwrap_err();
+            assert_eq!(refused, Ended::Alert(CERTIFICATE_EXPIRED));
+        }
+        expect_reason(&site, "client_crl_stale", "us", "CN=alice");
+        // The next list is all it takes.
+        let next = ca.crl(&[], Validity::Now);
+        site.put_ssl("mtls", NAME, &client(&ca.pem(), &next, "required"));
+        assert_eq!(ask(&site, TlsVersion::V13, &alice), Ok(200));
     }
-    expect_reason(&site, "client_crl_stale", "us", "CN=alice");
-    // The next list is all it takes.
-    let next = ca.crl(&[], Validity::Now);
-    site.put_ssl("mtls", NAME, &client(&ca.pem(), &next, "required"));
-    assert_eq!(ask(&site, TlsVersion::V13, &alice), Ok(200));
 }
 
 #[test]

@@ -371,7 +371,7 @@ pub(super) fn acceptor(
     })
     .map_err(|error| failed(&error))?;
     let always = Arc::new(Always(Arc::new(context)));
-    let acceptor = ListenerAcceptor::new(always, SessionCache::default());
+    let acceptor = ListenerAcceptor::new(always, SessionCache::default(), None);
     Ok(Arc::new(acceptor.map_err(|error| failed(&error))?))
 }
 

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
@@ -22,6 +22,7 @@ use crate::cli::server::standalone::{Standalone, StandaloneError};
 use crate::config::{self, Config};
 use crate::control::evidence::Surroundings;
 use crate::control::{self, Control};
+use crate::crypto::mac::MacKey;
 use crate::crypto::{self, rand};
 use crate::matching::sni::SniName;
 use crate::net::dial::Forbidden;
@@ -43,6 +44,7 @@ use crate::telemetry::metrics::{Metrics, MetricsError};
 use crate::tls::cache::Contexts;
 use crate::tls::material::{KeyPair, MaterialError};
 use crate::tls::server::{ListenerAcceptor, SessionCache};
+use crate::tls::tickets::{Origin, TicketKeys};
 
 /// Asks of workers that may wait for control.
 const ASKS: usize = 1024;
@@ -177,8 +179,10 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
     let admin_pair = access::obtain_admin_pair(config)?;
     let evidence = Arc::new(surroundings(config, &sockets, &admin_pair, started_at)?);
     let admin_tls = access::acceptor(config, admin_pair)?;
+    let tickets = ticket_keys(config)?;
     let own = Own {
         config,
+        tickets: tickets.as_ref(),
         live: &live,
         contexts: &contexts,
         metrics: &metrics,
@@ -243,6 +247,10 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
         }
         let examining = control.clone();
         tokio::task::spawn_local(async move { examining.examine_taken().await });
+        if let Some(tickets) = tickets {
+            let turning = control.clone();
+            tokio::task::spawn_local(async move { turning.turn_ticket_keys(&tickets).await });
+        }
         let refreshing = control.clone();
         tokio::task::spawn_local(async move { refreshing.refresh_secrets().await });
         let expiring = control.clone();
@@ -293,6 +301,22 @@ fn draw_id() -> io::Result<u16> {
     Ok(u16::from_be_bytes(bytes))
 }
 
+/// The keys of session tickets, where clients get any.
+fn ticket_keys(config: &Config) -> Result<Option<Arc<TicketKeys>>, ServeError> {
+    if !config.https.session_tickets {
+        return Ok(None);
+    }
+    let origin = match &config.https.session_ticket_secret {
+        Some(secret) => Origin::Shared(MacKey::from_bytes(secret.expose().as_bytes())),
+        None => Origin::Drawn,
+    };
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let keys = TicketKeys::new(origin, config.https.session_cache.timeout, now)?;
+    Ok(Some(Arc::new(keys)))
+}
+
 /// As many descriptors as the system permits.
 fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
@@ -322,6 +346,7 @@ fn target(log: &config::AccessLog) -> Option<Target> {
 /// What the workers share.
 struct Own<'a> {
     config: &'a Config,
+    tickets: Option<&'a Arc<TicketKeys>>,
     live: &'a Arc<Live>,
     contexts: &'a Arc<Contexts>,
     metrics: &'a Arc<Metrics>,
@@ -361,7 +386,8 @@ impl Own<'_> {
             let acceptor = if name == "https" {
                 let chooser =
                     Chooser::new(self.live.clone(), self.contexts.clone(), fallback.clone());
-                let acceptor = ListenerAcceptor::new(Arc::new(chooser), sessions)
+                let tickets = self.tickets.cloned();
+                let acceptor = ListenerAcceptor::new(Arc::new(chooser), sessions, tickets)
                     .map_err(|error| ServeError::ListenerTls(error.to_string()))?;
                 Some(Arc::new(acceptor))
             } else {

@@ -20,6 +20,7 @@ pub(crate) struct Site {
     /// Where tests keep files.
     pub(crate) folder: TempDir,
     ca_file: PathBuf,
+    setup: Setup,
     _origin: Origin,
 }
 
@@ -36,7 +37,7 @@ impl Site {
         let ca = Ca::root("Site CA");
         let ca_file = ca.write(folder.path(), "site-ca");
         let origin = Origin::nginx(&Nginx::default());
-        let gateway = setup.start();
+        let gateway = setup.clone().start();
         let upstream = json!({"type": "roundrobin", "nodes": {origin.node(): 1}});
         gateway
             .admin_put("/routes/all", &json!({"uri": "/*", "upstream": upstream}))
@@ -46,8 +47,21 @@ impl Site {
             ca,
             folder,
             ca_file,
+            setup,
             _origin: origin,
         }
+    }
+
+    /// One after the other, gateways that keep sessions in their cache and in tickets that clients
+    /// keep.
+    pub(crate) fn each_way() -> impl Iterator<Item = Self> {
+        Self::each_way_with(Setup::default)
+    }
+
+    /// The same, set up otherwise.
+    pub(crate) fn each_way_with(setup: impl Fn() -> Setup) -> impl Iterator<Item = Self> {
+        let ways = ["off", "on"].into_iter();
+        ways.map(move |tickets| Self::with(setup().set("https.session_tickets", tickets)))
     }
 
     /// Stops the gateway, does something to its data folder, and starts it again.
@@ -58,7 +72,7 @@ impl Site {
         assert!(stopped.status.success(), "{stopped:#?}");
         meanwhile(&path);
         Self {
-            gateway: Setup::default().data(&data).start(),
+            gateway: self.setup.clone().data(&data).start(),
             ..self
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use openssl::nid::Nid;
 use openssl::pkey::PKey;
 use openssl::ssl::{
-    self, ErrorCode, Ssl, SslContext, SslContextBuilder, SslMethod, SslSession,
+    self, ErrorCode, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSession,
     SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
 };
 use openssl::x509::X509;
@@ -32,6 +32,7 @@ pub(crate) struct TlsClient {
     pair: Option<Pair>,
     session: Option<Session>,
     signatures: Option<&'static str>,
+    knows_tickets: bool,
 }
 
 /// A TLS session as DER, to be offered as often as one likes.
@@ -83,6 +84,7 @@ impl TlsClient {
             pair: None,
             session: None,
             signatures: None,
+            knows_tickets: true,
         }
     }
 
@@ -113,6 +115,12 @@ impl TlsClient {
     /// Takes these signatures of the server only, such as `RSA-PSS+SHA256:RSA+SHA256`.
     pub(crate) fn signatures(mut self, list: &'static str) -> Self {
         self.signatures = Some(list);
+        self
+    }
+
+    /// Does not know session tickets, of TLS 1.2; with TLS 1.3 there is nothing else.
+    pub(crate) fn without_tickets(mut self) -> Self {
+        self.knows_tickets = false;
         self
     }
 
@@ -184,6 +192,9 @@ impl TlsClient {
         ctx.set_security_level(0);
         if let Some(list) = self.signatures {
             ctx.set_sigalgs_list(list).unwrap();
+        }
+        if !self.knows_tickets {
+            ctx.set_options(SslOptions::NO_TICKET);
         }
         if let Some(version) = self.version {
             let version = Some(SslVersion::from(version));

@@ -1,0 +1,573 @@
+//! Stateless session tickets: their keys, and what goes into a ticket beside the session.
+//!
+//! What keeps a ticket at its name and policy is the session id context, as for every session; it
+//! is part of what libssl seals. Here is what libssl leaves out: keys that change with time, and
+//! what a client sent along with its certificate, of which a ticket has the leaf alone.
+
+use std::cell::OnceCell;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use openssl::cipher::Cipher;
+use openssl::cipher_ctx::CipherCtxRef;
+use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
+use openssl::ssl::{Ssl, SslRef, SslSessionRef};
+use openssl::x509::{X509, X509Ref};
+use zeroize::Zeroizing;
+
+use crate::crypto::error::CryptoError;
+use crate::crypto::mac::MacKey;
+use crate::crypto::rand;
+use crate::crypto::sys::{self, Ticket, TicketMac};
+use crate::tls::material;
+
+/// The form of what is attached to a ticket. Another one leads to a full handshake.
+const FORM: u8 = 1;
+/// The form of what did not fit.
+const UNREAD: u8 = 0;
+/// Bytes of certificates that a ticket takes, the leaf among them. A client reads no ticket of
+/// 16 KiB and more (`SSL3_RT_MAX_PLAIN_LENGTH`), and breaks off instead.
+const CERTIFICATE_BYTES: usize = 12 * 1024;
+
+/// Where keys come from.
+#[derive(Debug)]
+pub enum Origin {
+    /// Each is drawn at random and known to this process alone.
+    Drawn,
+    /// Each is derived from this secret and the time, so that all who have both make the same.
+    Shared(MacKey),
+}
+
+/// The keys of session tickets, shared by the listeners of the process.
+///
+/// Time is cut into periods as long as a session may be resumed. Each has a key of its own, which
+/// is accepted for one period more: as long as the last ticket under it lives.
+pub struct TicketKeys {
+    origin: Origin,
+    period: u64,
+    held: ArcSwap<Held>,
+    cipher: Cipher,
+}
+
+/// The keys of one period.
+struct Held {
+    /// Its number since the epoch.
+    period: u64,
+    /// What tickets are made with.
+    current: Arc<Key>,
+    /// What else opens tickets.
+    accepted: Vec<Arc<Key>>,
+}
+
+/// A key: AES-256-CBC, then HMAC-SHA256, as libssl seals tickets (RFC 5077 §4).
+struct Key {
+    /// Stands in front of each ticket; tells nothing of the rest.
+    name: [u8; 16],
+    cipher: Zeroizing<[u8; 32]>,
+    mac: Zeroizing<[u8; 32]>,
+}
+
+impl TicketKeys {
+    /// Keys for tickets that live for `period`, as of `now` (since the epoch).
+    ///
+    /// # Errors
+    /// No active provider offers AES-256-CBC or HMAC-SHA256, or there is no randomness.
+    pub fn new(origin: Origin, period: Duration, now: Duration) -> Result<Self, CryptoError> {
+        let period = period.as_secs().max(1);
+        let cipher = Cipher::fetch(None, "AES-256-CBC", None)
+            .map_err(CryptoError::during("find AES-256-CBC for session tickets"))?;
+        let number = now.as_secs() / period;
+        let held = Held::new(&origin, period, number, None)?;
+        Ok(Self {
+            origin,
+            period,
+            held: ArcSwap::from_pointee(held),
+            cipher,
+        })
+    }
+
+    /// Goes over to the keys of the period that `now` is in; whether that is another one.
+    ///
+    /// # Errors
+    /// As [`TicketKeys::new`]; the keys stay as they are.
+    pub fn turn(&self, now: Duration) -> Result<bool, CryptoError> {
+        let held = self.held.load();
+        let number = now.as_secs() / self.period;
+        if number == held.period {
+            return Ok(false);
+        }
+        let next = Held::new(&self.origin, self.period, number, Some(&held.current))?;
+        self.held.store(Arc::new(next));
+        Ok(true)
+    }
+
+    /// How long the period that `now` is in goes on.
+    #[must_use]
+    pub fn rest(&self, now: Duration) -> Duration {
+        let number = now.as_secs() / self.period;
+        let next = Duration::from_secs(number.saturating_add(1).saturating_mul(self.period));
+        next.saturating_sub(now)
+    }
+}
+
+impl Held {
+    fn new(
+        origin: &Origin,
+        period: u64,
+        number: u64,
+        former: Option<&Arc<Key>>,
+    ) -> Result<Self, CryptoError> {
+        let (current, accepted) = match origin {
+            Origin::Drawn => (Key::draw()?, former.into_iter().cloned().collect()),
+            Origin::Shared(secret) => {
+                let derive = |number| Key::derive(secret, period, number);
+                // The next one is in use where a clock is ahead of ours.
+                let beside = [number.saturating_sub(1), number.saturating_add(1)];
+                let beside = beside
+                    .into_iter()
+                    .map(|number| derive(number).map(Arc::new));
+                (derive(number)?, beside.collect::<Result<_, _>>()?)
+            }
+        };
+        Ok(Self {
+            period: number,
+            current: Arc::new(current),
+            accepted,
+        })
+    }
+
+    /// The key of this name, and whether it is the one in use.
+    fn find(&self, name: &[u8; 16]) -> Option<(&Key, Ticket)> {
+        if self.current.name == *name {
+            return Some((&self.current, Ticket::Good));
+        }
+        let found = self.accepted.iter().find(|key| key.name == *name)?;
+        Some((found, Ticket::Renew))
+    }
+}
+
+impl Key {
+    fn draw() -> Result<Self, CryptoError> {
+        Ok(Self {
+            name: rand::array()?,
+            cipher: Zeroizing::new(rand::array()?),
+            mac: Zeroizing::new(rand::array()?),
+        })
+    }
+
+    /// The key of a period, from a secret: a key derivation in counter mode whose pseudorandom
+    /// function is HMAC-SHA256, one block for each part (NIST SP 800-108 §4.1).
+    fn derive(secret: &MacKey, period: u64, number: u64) -> Result<Self, CryptoError> {
+        let part = |label: &[u8]| {
+            secret.mac(&[
+                &1_u32.to_be_bytes(),
+                b"portcullis session ticket ",
+                label,
+                &[0],
+                &period.to_be_bytes(),
+                &number.to_be_bytes(),
+                &256_u32.to_be_bytes(),
+            ])
+        };
+        Ok(Self {
+            name: part(b"name")?.first_chunk().copied().unwrap_or_default(),
+            cipher: Zeroizing::new(part(b"cipher")?),
+            mac: Zeroizing::new(part(b"mac")?),
+        })
+    }
+}
+
+impl fmt::Debug for TicketKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TicketKeys")
+            .field("period", &self.period)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Gives a connection the keys of its tickets.
+pub(super) fn equip(ssl: &mut SslRef, keys: &Arc<TicketKeys>) {
+    if let Some(index) = index() {
+        ssl.set_ex_data(index, keys.clone());
+    }
+}
+
+fn keys(ssl: &SslRef) -> Result<&TicketKeys, ErrorStack> {
+    let keys = index().and_then(|index| ssl.ex_data(index));
+    keys.map(AsRef::as_ref).ok_or_else(ErrorStack::get)
+}
+
+fn index() -> Option<Index<Ssl, Arc<TicketKeys>>> {
+    static INDEX: OnceLock<Option<Index<Ssl, Arc<TicketKeys>>>> = OnceLock::new();
+    *INDEX.get_or_init(|| Ssl::new_ex_index().ok())
+}
+
+impl sys::TicketKeys for TicketKeys {
+    fn seal(
+        ssl: &SslRef,
+        name: &mut [u8; 16],
+        iv: &mut [u8; 16],
+        cipher: &mut CipherCtxRef,
+        mac: &mut TicketMac,
+    ) -> Result<(), ErrorStack> {
+        let keys = keys(ssl)?;
+        let held = keys.held.load();
+        let key = &held.current;
+        *name = key.name;
+        openssl::rand::rand_bytes(iv)?;
+        cipher.encrypt_init(Some(&keys.cipher), Some(&*key.cipher), Some(iv))?;
+        mac.set_hmac_sha256(&*key.mac)
+    }
+
+    fn open(
+        ssl: &SslRef,
+        name: &[u8; 16],
+        iv: &[u8; 16],
+        cipher: &mut CipherCtxRef,
+        mac: &mut TicketMac,
+    ) -> Result<Ticket, ErrorStack> {
+        let keys = keys(ssl)?;
+        let held = keys.held.load();
+        let Some((key, found)) = held.find(name) else {
+            return Ok(Ticket::Unknown);
+        };
+        cipher.decrypt_init(Some(&keys.cipher), Some(&*key.cipher), Some(iv))?;
+        mac.set_hmac_sha256(&*key.mac)?;
+        Ok(found)
+    }
+
+    fn attach(ssl: &mut SslRef) -> Result<(), ErrorStack> {
+        // What was resumed has what the ticket before it had.
+        if ssl.session_reused() {
+            return Ok(());
+        }
+        let Some(leaf) = ssl.peer_certificate() else {
+            return Ok(());
+        };
+        let sent = ssl.peer_cert_chain().into_iter().flatten();
+        let attached = Along::pack(&leaf, sent)?;
+        sys::attach_to_ticket(ssl, &attached)
+    }
+
+    fn admit(session: &SslSessionRef) -> bool {
+        let attached = sys::attached_to_ticket(session);
+        // Nothing: the client showed no certificate.
+        attached.is_empty() || Along::unpack(attached).is_some()
+    }
+}
+
+/// What a client sent along with its certificate, as a ticket keeps it.
+#[derive(Debug)]
+pub(super) struct Along {
+    /// When the first of it expires, epoch seconds; `i64::MAX` when there is nothing.
+    pub(super) end: i64,
+    certificates: Vec<Vec<u8>>,
+    parsed: OnceCell<Vec<X509>>,
+}
+
+impl Along {
+    /// What came in the ticket that a connection was resumed from; `None` when nothing can be known.
+    pub(super) fn of(ssl: &SslRef) -> Option<Self> {
+        Self::unpack(sys::attached_to_ticket(ssl.session()?))
+    }
+
+    /// The certificates.
+    ///
+    /// # Errors
+    /// OpenSSL's own.
+    pub(super) fn certificates(&self) -> Result<&[X509], ErrorStack> {
+        if let Some(parsed) = self.parsed.get() {
+            return Ok(parsed);
+        }
+        let all = self.certificates.iter();
+        let parsed = all
+            .map(|der| X509::from_der(der))
+            .collect::<Result<_, _>>()?;
+        Ok(self.parsed.get_or_init(|| parsed))
+    }
+
+    /// In bytes: the form, the end, each certificate behind its length. What does not fit is left
+    /// out, and such a ticket is never resumed.
+    fn pack<'a>(
+        leaf: &X509Ref,
+        sent: impl Iterator<Item = &'a X509Ref>,
+    ) -> Result<Vec<u8>, ErrorStack> {
+        let mut room = CERTIFICATE_BYTES.checked_sub(leaf.to_der()?.len());
+        let mut end = i64::MAX;
+        let mut certificates = Vec::new();
+        for certificate in sent {
+            let der = certificate.to_der()?;
+            room = room.and_then(|room| room.checked_sub(der.len()));
+            end = end.min(material::validity(certificate)?.1);
+            certificates.extend_from_slice(&u32::try_from(der.len()).unwrap_or(0).to_be_bytes());
+            certificates.extend_from_slice(&der);
+        }
+        if room.is_none() {
+            return Ok(vec![UNREAD]);
+        }
+        let mut packed = vec![FORM];
+        packed.extend_from_slice(&end.to_be_bytes());
+        packed.extend_from_slice(&certificates);
+        Ok(packed)
+    }
+
+    fn unpack(packed: &[u8]) -> Option<Self> {
+        let (form, rest) = packed.split_first()?;
+        if *form != FORM {
+            return None;
+        }
+        let (end, mut rest) = rest.split_first_chunk()?;
+        let mut certificates = Vec::new();
+        while !rest.is_empty() {
+            let (len, after) = rest.split_first_chunk()?;
+            let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;
+            let (der, after) = after.split_at_checked(len)?;
+            certificates.push(der.to_vec());
+            rest = after;
+        }
+        Some(Self {
+            end: i64::from_be_bytes(*end),
+            certificates,
+            parsed: OnceCell::new(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use openssl::ssl::{SslMethod, SslSession, SslSessionCacheMode};
+
+    use super::*;
+    use crate::tls::context;
+    use crate::tls::material::{CaBundle, KeyPair};
+    use crate::tls::memory::{Side, shake};
+    use crate::tls::policy::{ClientAuth, ClientPolicy, TlsVersion, Versions};
+    use crate::tls::sample;
+    use crate::tls::select::Always;
+    use crate::tls::server::{Alpn, ListenerAcceptor, ServerContext, ServerSpec, SessionCache};
+    use crate::tls::trust::CaStore;
+
+    const VERSIONS: [TlsVersion; 2] = [TlsVersion::V1_2, TlsVersion::V1_3];
+    const PERIOD: Duration = Duration::from_secs(600);
+
+    /// The beginning of the period with this number.
+    fn time(period: u32) -> Duration {
+        PERIOD * period
+    }
+
+    fn drawn() -> Arc<TicketKeys> {
+        Arc::new(TicketKeys::new(Origin::Drawn, PERIOD, time(7)).unwrap())
+    }
+
+    fn shared(secret: &[u8], now: Duration) -> Arc<TicketKeys> {
+        let origin = Origin::Shared(MacKey::from_bytes(secret));
+        Arc::new(TicketKeys::new(origin, PERIOD, now).unwrap())
+    }
+
+    /// A name that requires certificates of a CA, and a client that has one.
+    struct Stage {
+        store: Arc<CaStore>,
+        server: KeyPair,
+        client: KeyPair,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let ca = sample::ca("Client CA");
+            let pair =
+                |sample: &sample::Sample| KeyPair::parse(&sample.cert, &sample.key_pem).unwrap();
+            let mut client = pair(&sample::leaf(&ca, "client", &[]));
+            // Sent along, for nothing but being kept.
+            let other = pair(&sample::ca("Beside"));
+            client.chain.intermediates.push(other.chain.leaf);
+            Self {
+                store: Arc::new(CaStore::new(&CaBundle::parse(&ca.cert).unwrap()).unwrap()),
+                server: pair(&sample::leaf(&sample::ca("CA"), "a.test", &["a.test"])),
+                client,
+            }
+        }
+
+        fn acceptor(&self, ssl_id: &str, keys: &Arc<TicketKeys>) -> ListenerAcceptor {
+            let policy =
+                ClientPolicy::new(ClientAuth::Required, 1, self.store.digest, Vec::new()).unwrap();
+            let context = ServerContext::build(ServerSpec {
+                ssl_id: ssl_id.into(),
+                pairs: vec![self.server.clone()],
+                policy: Arc::new(policy),
+                ca: Some(self.store.clone()),
+                versions: Versions::default(),
+                alpn: Alpn::Http1,
+            })
+            .unwrap();
+            let no_cache = SessionCache {
+                sessions: 0,
+                timeout_seconds: 600,
+            };
+            let always = Arc::new(Always(Arc::new(context)));
+            ListenerAcceptor::new(always, no_cache, Some(keys.clone())).unwrap()
+        }
+
+        /// Whether a handshake resumed `offered`, what came along, and the newest session.
+        fn meet(
+            &self,
+            acceptor: &ListenerAcceptor,
+            version: TlsVersion,
+            offered: Option<&Vec<u8>>,
+        ) -> (bool, Option<usize>, Vec<u8>) {
+            let versions = Versions {
+                min: version,
+                max: version,
+            };
+            let mut ctx = context::base(SslMethod::tls_client(), versions).unwrap();
+            context::install(&mut ctx, &self.client).unwrap();
+            ctx.set_session_cache_mode(SslSessionCacheMode::CLIENT);
+            let newest = Arc::new(Mutex::new(None));
+            let kept = newest.clone();
+            ctx.set_new_session_callback(move |_, session| {
+                // A copy: libssl spoils the original when a connection breaks off.
+                *kept.lock().unwrap() = Some(session.to_der().unwrap());
+            });
+            let mut client = Ssl::new(&ctx.build()).unwrap();
+            if let Some(session) = offered {
+                let session = SslSession::from_der(session).unwrap();
+                sys::offer_session(&mut client, &session).unwrap();
+            }
+            let (server, client) = shake(acceptor.ssl().unwrap(), client);
+            let (Side::Done(mut server), Side::Done(mut client)) = (server, client) else {
+                panic!("the handshake fails");
+            };
+            // With TLS 1.3 the ticket comes before the first bytes.
+            server.ssl_write(b"x").unwrap();
+            client.ssl_read(&mut [0]).unwrap();
+            let is_resumed = server.ssl().session_reused();
+            assert_eq!(is_resumed, client.ssl().session_reused());
+            let along = Along::of(server.ssl());
+            let along = along.map(|along| along.certificates().unwrap().len());
+            let newest = newest.lock().unwrap().take();
+            // A ticket of TLS 1.2 that renews another one is told to nobody.
+            let held = || client.ssl().session().map(|held| held.to_der().unwrap());
+            let newest = newest.or_else(held);
+            (is_resumed, along, newest.unwrap())
+        }
+    }
+
+    #[test]
+    fn ticket_brings_back_who_the_client_is_and_all_that_it_sent() {
+        let (stage, keys) = (Stage::new(), drawn());
+        let acceptor = stage.acceptor("a", &keys);
+        for version in VERSIONS {
+            let (is_resumed, _, mut session) = stage.meet(&acceptor, version, None);
+            assert!(!is_resumed);
+            for _ in 0..3 {
+                let (is_resumed, along, next) = stage.meet(&acceptor, version, Some(&session));
+                assert!(is_resumed && along == Some(1), "{version:?} {along:?}");
+                session = next;
+            }
+        }
+    }
+
+    #[test]
+    fn ticket_is_good_for_its_ssl_alone() {
+        let (stage, keys) = (Stage::new(), drawn());
+        let (here, there) = (stage.acceptor("a", &keys), stage.acceptor("b", &keys));
+        for version in VERSIONS {
+            let (_, _, session) = stage.meet(&here, version, None);
+            assert!(!stage.meet(&there, version, Some(&session)).0);
+            assert!(stage.meet(&here, version, Some(&session)).0);
+        }
+    }
+
+    #[test]
+    fn key_is_accepted_for_one_period_more_than_it_is_used() {
+        let (stage, keys) = (Stage::new(), drawn());
+        let acceptor = stage.acceptor("a", &keys);
+        let resumes = |version, session: &Vec<u8>| {
+            let (is_resumed, _, _) = stage.meet(&acceptor, version, Some(session));
+            is_resumed
+        };
+        for (version, start) in VERSIONS.into_iter().zip([7, 17]) {
+            keys.turn(time(start)).unwrap();
+            let (_, _, old) = stage.meet(&acceptor, version, None);
+            assert!(!keys.turn(time(start) + PERIOD / 2).unwrap());
+            assert!(keys.turn(time(start + 1)).unwrap());
+            let (is_resumed, _, renewed) = stage.meet(&acceptor, version, Some(&old));
+            assert!(is_resumed, "{version:?}");
+            assert!(keys.turn(time(start + 2)).unwrap());
+            assert!(!resumes(version, &old), "{version:?}");
+            // What the old one was exchanged for is under the next key.
+            assert!(resumes(version, &renewed), "{version:?}");
+        }
+    }
+
+    #[test]
+    fn gateways_with_one_secret_resume_each_others_sessions() {
+        let stage = Stage::new();
+        let here = stage.acceptor("a", &shared(b"secret", time(7)));
+        for (secret, now, is_resumed) in [
+            (&b"secret"[..], time(7), true),
+            // Their clocks differ by less than a period.
+            (b"secret", time(6), true),
+            (b"secret", time(8), true),
+            (b"secret", time(9), false),
+            (b"another", time(7), false),
+        ] {
+            let there = stage.acceptor("a", &shared(secret, now));
+            for version in VERSIONS {
+                let (_, _, session) = stage.meet(&here, version, None);
+                let met = stage.meet(&there, version, Some(&session));
+                assert_eq!(met.0, is_resumed, "{version:?} at {now:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_ticket_is_asked_for_again() {
+        let (mut stage, keys) = (Stage::new(), drawn());
+        let beside = stage.client.chain.intermediates[0].clone();
+        let acceptor = stage.acceptor("a", &keys);
+        for (count, is_resumed) in [(2, true), (80, false)] {
+            stage.client.chain.intermediates = vec![beside.clone(); count];
+            for version in VERSIONS {
+                let (_, _, session) = stage.meet(&acceptor, version, None);
+                let met = stage.meet(&acceptor, version, Some(&session));
+                assert_eq!(met.0, is_resumed, "{version:?} {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_differ_in_every_part_and_rest_until_their_period_ends() {
+        let secret = MacKey::from_bytes(b"secret");
+        let all = [(600, 1), (600, 2), (60, 1)]
+            .map(|(period, number)| Key::derive(&secret, period, number).unwrap());
+        let parts: std::collections::HashSet<Vec<u8>> = all
+            .iter()
+            .flat_map(|key| [key.name.to_vec(), key.cipher.to_vec(), key.mac.to_vec()])
+            .collect();
+        assert_eq!(parts.len(), 9);
+        let keys = drawn();
+        assert_eq!(keys.rest(time(7)), PERIOD);
+        assert_eq!(
+            keys.rest(time(8) - Duration::from_secs(1)),
+            Duration::from_secs(1)
+        );
+        assert!(!format!("{keys:?}").contains("cipher"));
+    }
+
+    #[test]
+    fn broken_attachments_are_not_read() {
+        let good = [&[FORM][..], &[0; 8], &[0, 0, 0, 1], b"x"].concat();
+        assert_eq!(Along::unpack(&good).unwrap().certificates.len(), 1);
+        for length in 0..good.len() {
+            let is_whole = Along::unpack(&good[..length]).is_some();
+            // Without any certificate it ends behind the time.
+            assert_eq!(is_whole, length == 9, "{length}");
+        }
+        assert!(Along::unpack(&[&[UNREAD], &good[1..]].concat()).is_none());
+    }
+}
