@@ -90,6 +90,20 @@ mod c {
             value: *mut c_char,
             size: usize,
         ) -> ffi::OSSL_PARAM;
+        pub(super) fn SSL_CTX_set_msg_callback(
+            ctx: *mut ffi::SSL_CTX,
+            callback: Option<
+                unsafe extern "C" fn(
+                    c_int,
+                    c_int,
+                    c_int,
+                    *const c_void,
+                    usize,
+                    *mut ffi::SSL,
+                    *mut c_void,
+                ),
+            >,
+        );
         pub(super) fn SSL_get_signature_type_nid(ssl: *const ffi::SSL, key: *mut c_int) -> c_int;
         pub(super) fn SSL_get_peer_signature_type_nid(
             ssl: *const ffi::SSL,
@@ -229,6 +243,9 @@ const SSL_CTRL_GET_NEGOTIATED_GROUP: c_int = 134;
 /// `SSL_CTRL_GET_SIGNATURE_NID` and `SSL_CTRL_GET_PEER_SIGNATURE_NID` of `ssl.h`.
 const SSL_CTRL_GET_SIGNATURE_NID: c_int = 132;
 const SSL_CTRL_GET_PEER_SIGNATURE_NID: c_int = 108;
+/// `SSL_CTRL_SET_MSG_CALLBACK_ARG` and `SSL3_RT_HANDSHAKE` of `ssl.h` and `ssl3.h`.
+const SSL_CTRL_SET_MSG_CALLBACK_ARG: c_int = 16;
+const HANDSHAKE: c_int = 22;
 /// `SSL_TICKET_SUCCESS` and `SSL_TICKET_SUCCESS_RENEW` of `ssl.h`.
 const TICKET_SUCCESS: c_int = 5;
 const TICKET_SUCCESS_RENEW: c_int = 6;
@@ -486,6 +503,46 @@ pub fn on_certificate_request(ctx: &mut SslContextBuilder, mark: fn(&mut SslRef)
     // SAFETY: `ctx` is a live SSL_CTX; a function pointer is as wide as a data pointer on every
     // platform OpenSSL supports, and `call` turns it back.
     unsafe { c::SSL_CTX_set_cert_cb(ctx.as_ptr(), Some(call), mark as *mut c_void) };
+}
+
+/// Calls `seen` with the type of every handshake message that a connection of `ctx` receives
+/// (RFC 8446 §4).
+///
+/// `SSL_CTX_set_msg_callback(3)`: libssl calls it for all messages, and for the parts of records.
+/// `seen` must not panic; it is a plain function, so it owns nothing.
+pub fn on_handshake_message(ctx: &mut SslContextBuilder, seen: fn(&SslRef, u8)) {
+    unsafe extern "C" fn call(
+        is_sent: c_int,
+        _version: c_int,
+        content: c_int,
+        bytes: *const c_void,
+        len: usize,
+        ssl: *mut ffi::SSL,
+        arg: *mut c_void,
+    ) {
+        if is_sent != 0 || content != HANDSHAKE || len == 0 || bytes.is_null() || ssl.is_null() {
+            return;
+        }
+        // SAFETY: the message has `len` bytes, at least one; `arg` is the function pointer given
+        // below, never null; libssl passes the live SSL that it is processing.
+        unsafe {
+            let kind = *bytes.cast::<u8>();
+            let seen: fn(&SslRef, u8) = std::mem::transmute(arg);
+            seen(SslRef::from_ptr(ssl), kind);
+        }
+    }
+    // SAFETY: `ctx` is a live SSL_CTX; `SSL_CTX_set_msg_callback_arg(3)` is this command. A function
+    // pointer is as wide as a data pointer on every platform OpenSSL supports, and `call` turns it
+    // back.
+    unsafe {
+        c::SSL_CTX_set_msg_callback(ctx.as_ptr(), Some(call));
+        ffi::SSL_CTX_ctrl(
+            ctx.as_ptr(),
+            SSL_CTRL_SET_MSG_CALLBACK_ARG,
+            0,
+            seen as *mut c_void,
+        );
+    }
 }
 
 /// The MAC of one session ticket, before it is computed.

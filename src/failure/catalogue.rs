@@ -112,6 +112,9 @@ catalogue! {
     ClientHandshakeFailed "client_handshake_failed" Client
         "The TLS handshake with the client failed for a reason that has no name of its own; the record's detail has OpenSSL's words. An alert from the client, e.g. that it does not trust our certificate, counts here."
         "Read the record's detail. For `unknown ca` or `bad certificate` give the client the CA of the ssl's `cert`, and put the intermediates into `cert` after the leaf."
+    ClientKeyUpdateFlood "client_key_update_flood" Client
+        "The client had the connection's keys changed more than 32 times within a minute (KeyUpdate, TLS 1.3). The connection was closed."
+        "Nothing here, if the client is a stranger: it cost no more than its own connection. If it is one of yours, look for what has it send KeyUpdates; no TLS library needs more than one in millions of records."
     ClientGone "client_gone" Client
         "The client closed or reset the connection before the answer was complete."
         "Nothing here, if it is rare. If it is common, compare the client's time-out with the upstream's duration in the record."

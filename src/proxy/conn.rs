@@ -377,6 +377,12 @@ impl Conn {
         self.activity.read_bytes() != self.read_before.get()
     }
 
+    /// Whether it was given up because the client sent too many KeyUpdates.
+    #[must_use]
+    pub fn is_flooded(&self) -> bool {
+        self.activity.is_flooded()
+    }
+
     /// Whether an answer waits for the client to take it.
     #[must_use]
     pub fn is_blocked(&self) -> bool {

@@ -59,9 +59,12 @@ pub async fn run(worker: Rc<Worker>, inbound: Rc<Inbound>, tcp: TcpStream, peer:
         conn.speaks_http2();
     }
     if conn.is_http2() {
-        Box::pin(http2::serve(worker, conn, io)).await;
+        Box::pin(http2::serve(worker.clone(), conn.clone(), io)).await;
     } else {
-        Box::pin(serve(worker, conn, io)).await;
+        Box::pin(serve(worker.clone(), conn.clone(), io)).await;
+    }
+    if conn.is_flooded() {
+        record_broken(&worker, &conn, Reason::ClientKeyUpdateFlood, "");
     }
     drop((place, counted));
 }

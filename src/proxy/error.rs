@@ -161,6 +161,7 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::SniUnknown
         | Reason::HandshakeTimeout
         | Reason::HandshakeOverload
+        | Reason::ClientKeyUpdateFlood
         | Reason::ClientGone => StatusCode::BAD_REQUEST,
         Reason::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
         Reason::NameClosed | Reason::AuthorityPolicyMismatch | Reason::ClientPolicyChanged => {

@@ -10,6 +10,7 @@ use openssl::ssl::{SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions
 
 use crate::crypto::fips::{self, Mode};
 use crate::crypto::sys;
+use crate::tls::key_updates;
 use crate::tls::material::KeyPair;
 use crate::tls::policy::{DEFAULT_PROFILE, FIPS_PROFILE, Profile, TlsVersion, Versions};
 
@@ -32,7 +33,8 @@ pub fn profile() -> &'static Profile {
 ///
 /// # Defaults
 /// Security level 2; the process's profile; no renegotiation, compression or early data; no chain
-/// built for our own certificate; read-ahead; buffers kept while a connection is busy.
+/// built for our own certificate; read-ahead; buffers kept while a connection is busy; KeyUpdates
+/// counted.
 ///
 /// # Errors
 /// OpenSSL's own.
@@ -62,6 +64,7 @@ pub(super) fn base(method: SslMethod, versions: Versions) -> Result<SslContextBu
     ctx.set_ciphersuites(profile.suites)?;
     ctx.set_groups_list(&profile.groups.to_string_lossy())?;
     ctx.set_sigalgs_list(profile.sigalgs)?;
+    key_updates::count(&mut ctx);
     Ok(ctx)
 }
 

@@ -8,6 +8,7 @@ mod agreed;
 pub mod cache;
 mod context;
 pub mod identity;
+mod key_updates;
 pub mod material;
 mod memory;
 pub mod peer;

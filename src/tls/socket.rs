@@ -12,6 +12,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::tls::key_updates::KeyUpdates;
+
 /// A coarse clock: milliseconds since its start, set by one sweep per thread.
 pub type Clock = Rc<Cell<u64>>;
 
@@ -25,6 +27,7 @@ pub struct Activity {
     written_bytes: Cell<u64>,
     first_byte: Cell<Option<u8>>,
     blocked: Cell<bool>,
+    flooded: Cell<bool>,
 }
 
 impl Activity {
@@ -40,6 +43,7 @@ impl Activity {
             written_bytes: Cell::new(0),
             first_byte: Cell::new(None),
             blocked: Cell::new(false),
+            flooded: Cell::new(false),
         })
     }
 
@@ -85,6 +89,12 @@ impl Activity {
         self.blocked.get()
     }
 
+    /// Whether the connection was given up because its peer sent too many KeyUpdates.
+    #[must_use]
+    pub fn is_flooded(&self) -> bool {
+        self.flooded.get()
+    }
+
     fn read(&self, count: usize, bytes: &[u8]) {
         if self.read_bytes.get() == 0 {
             self.first_byte.set(bytes.first().copied());
@@ -118,6 +128,8 @@ pub struct Socket {
     /// The peer takes no more; see [`Socket::hear_out`].
     takes_no_more: bool,
     activity: Rc<Activity>,
+    /// What comes in over TLS that has a limit.
+    key_updates: Option<KeyUpdates>,
 }
 
 impl Socket {
@@ -129,6 +141,7 @@ impl Socket {
             drained: false,
             takes_no_more: false,
             activity,
+            key_updates: None,
         }
     }
 
@@ -157,6 +170,23 @@ impl Socket {
         }
         self.activity.wrote(&written);
         written
+    }
+
+    /// Reads no more once there are too many of these. Where libssl is reading, it ends with that.
+    pub(super) fn limit(&mut self, key_updates: KeyUpdates) {
+        self.key_updates = Some(key_updates);
+    }
+
+    fn is_flooded(&self) -> bool {
+        if self.activity.is_flooded() {
+            return true;
+        }
+        let updates = self.key_updates.as_ref();
+        let is_flooded = updates.is_some_and(|updates| updates.are_too_many(self.activity.now()));
+        if is_flooded {
+            self.activity.flooded.set(true);
+        }
+        is_flooded
     }
 
     /// The stream below.
@@ -197,6 +227,10 @@ impl AsyncRead for Socket {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
                 Err(error) => Poll::Ready(Err(error)),
             };
+        }
+        if self.is_flooded() {
+            let error = io::Error::new(io::ErrorKind::ConnectionAborted, "too many KeyUpdates");
+            return Poll::Ready(Err(error));
         }
         let (room, before) = (buf.remaining(), buf.filled().len());
         // tokio clears readiness on a short read by itself: on Linux a short read of an

@@ -22,6 +22,7 @@ use crate::crypto::{fips, sys};
 use crate::failure::Reason;
 use crate::telemetry::negotiated::Agreed;
 use crate::tls::agreed;
+use crate::tls::key_updates::KeyUpdates;
 use crate::tls::material::{Digest, Unapproved, judge_peer};
 use crate::tls::peer::{self, Accepted, Served};
 use crate::tls::select::{self, Choice, Handed};
@@ -69,7 +70,8 @@ impl TlsStream {
     ///
     /// # Errors
     /// OpenSSL's own: out of memory.
-    pub(super) fn connecting(ssl: Ssl, socket: Socket) -> Result<Self, ErrorStack> {
+    pub(super) fn connecting(mut ssl: Ssl, mut socket: Socket) -> Result<Self, ErrorStack> {
+        socket.limit(KeyUpdates::of(&mut ssl));
         Ok(Self {
             inner: SslStream::new(ssl, socket)?,
             fault: FaultCell::default(),

@@ -29,6 +29,7 @@ mod fips;
 mod fips_environment;
 mod fips_report;
 mod grpc;
+mod handshakes;
 mod headers;
 mod health;
 mod hot_reload;
