@@ -4,6 +4,7 @@ use openssl::x509::X509;
 use serde_json::{Value, json};
 
 use crate::support::client::{Curl, openssl_s_client};
+use crate::support::h2::H2Conn;
 use crate::support::origin::{Nginx, Origin, seen};
 use crate::support::pki::{Ca, KeyKind, Leaf, Pair, PairFiles, Usage, Validity};
 use crate::support::site::Site;
@@ -532,6 +533,56 @@ fn skip_patterns_let_pass_paths_that_can_be_read_in_one_way_only() {
     site.put_ssl("mtls", NAME, &json!({"client": {"ca": ca.pem()}}));
     for path in &tricks[..13] {
         assert_eq!(ask(Some(&alice), path), 200, "{path}");
+    }
+}
+
+#[test]
+fn each_request_of_a_connection_is_judged_by_its_own_path() {
+    let site = Site::start();
+    let ca = Ca::root("Client CA");
+    let client = json!({"ca": ca.pem(), "skip_mtls_uri_regex": ["^/public/"]});
+    site.put_ssl("mtls", NAME, &json!({"client": client}));
+    let (alice, mallory) = (ca.client("alice"), Ca::root("Other CA").client("mallory"));
+    for version in TlsVersion::ALL {
+        for (pair, refusal) in [
+            (None, "No required SSL certificate was sent"),
+            (Some(&mallory), "The SSL certificate error"),
+        ] {
+            let mut client = site.client(NAME).tls(version);
+            if let Some(pair) = pair {
+                client = client.cert(pair);
+            }
+            let mut conn = client.connect().unwrap();
+            let mut second = H2Conn::connect(&client).unwrap();
+            for _ in 0..3 {
+                assert_eq!(conn.get(NAME, "/public/x").unwrap().status, 200);
+                assert_eq!(second.get(NAME, "/public/x").unwrap().status, 200);
+            }
+            for path in ["/private", "/public/../private", "/public/%2e%2e/private"] {
+                let mut conn = client.connect().unwrap();
+                assert_eq!(conn.get(NAME, "/public/x").unwrap().status, 200);
+                let mut second = H2Conn::connect(&client).unwrap();
+                assert_eq!(second.get(NAME, "/public/x").unwrap().status, 200);
+                for refused in [conn.get(NAME, path), second.get(NAME, path)] {
+                    let refused = refused.unwrap();
+                    assert_eq!(refused.status, 400, "{path}: {refused:?}");
+                    let is_told = refused.body.contains(refusal);
+                    assert_eq!(is_told, path == "/private", "{path}: {refused:?}");
+                }
+            }
+            let refused = conn.get(NAME, "/private").unwrap();
+            let over_http2 = second.get(NAME, "/private").unwrap();
+            assert_eq!((refused.status, over_http2.status), (400, 400));
+            assert_eq!(page(&refused.body), page(&over_http2.body));
+        }
+        // Whoever has a certificate has all of them, over one connection.
+        let client = site.client(NAME).tls(version).cert(&alice);
+        let mut conn = client.connect().unwrap();
+        let mut second = H2Conn::connect(&client).unwrap();
+        for path in ["/public/x", "/private", "/public/x", "/private"] {
+            assert_eq!(conn.get(NAME, path).unwrap().status, 200, "{path}");
+            assert_eq!(second.get(NAME, path).unwrap().status, 200, "{path}");
+        }
     }
 }
 

@@ -332,6 +332,8 @@ impl Compared {
         });
         let leaf = Leaf {
             dns_names: vec!["one.example".to_owned(), "two.example".to_owned()],
+            uris: vec!["spiffe://example/one".to_owned()],
+            emails: vec!["a@one.example".to_owned(), "b@one.example".to_owned()],
             // Half a day more than whole ones, for what is told in days.
             validity: Validity::For(Duration::from_secs(20 * 86_400 + 43_200)),
             ..Leaf::client("Zoë, \"the\" client + more")
@@ -399,7 +401,22 @@ fn variables_of_a_certificate_are_spelled_as_nginx_spells_them() {
                 json!([["ssl_client_san_dns", "==", "one.example,two.example"]]),
                 true,
             ),
-            (json!([["ssl_client_san_uri", "==", null]]), true),
+            (
+                json!([["ssl_client_san_uri", "==", "spiffe://example/one"]]),
+                true,
+            ),
+            (
+                json!([["ssl_client_san_uri", "has", "spiffe://example/two"]]),
+                false,
+            ),
+            (
+                json!([["ssl_client_san_email", "has", "b@one.example"]]),
+                true,
+            ),
+            (
+                json!([["ssl_client_san_email", "has", "one.example"]]),
+                false,
+            ),
             (
                 json!([["ssl_client_cert", "~~", "^-----BEGIN CERT.*\n\t"]]),
                 true,

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::client::{Curl, CurlOutcome};
 use super::origin::free_port;
-use super::pki::{Ca, KeyKind, Leaf, Usage, Validity};
+use super::pki::{Ca, Leaf};
 use super::{eventually, program};
 
 /// How long it has to start: its storage elects a leader first.
@@ -34,12 +34,9 @@ impl Bao {
         let folder = TempDir::new().expect("a folder");
         let ca = Ca::root("Bao CA");
         let pair = ca.issue(&Leaf {
-            common_name: "bao".to_owned(),
             dns_names: Vec::new(),
             addresses: vec!["127.0.0.1".parse().expect("an address")],
-            usage: Usage::Server,
-            validity: Validity::Now,
-            key: KeyKind::P256,
+            ..Leaf::server("bao")
         });
         pair.write(folder.path(), "bao");
         let ca_file = ca.write(folder.path(), "bao-ca");

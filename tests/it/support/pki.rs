@@ -51,6 +51,9 @@ pub(crate) struct Leaf {
     pub(crate) common_name: String,
     pub(crate) dns_names: Vec<String>,
     pub(crate) addresses: Vec<IpAddr>,
+    /// Further subject alternative names.
+    pub(crate) uris: Vec<String>,
+    pub(crate) emails: Vec<String>,
     pub(crate) usage: Usage,
     pub(crate) validity: Validity,
     pub(crate) key: KeyKind,
@@ -272,6 +275,8 @@ impl Leaf {
             common_name: dns_name.to_owned(),
             dns_names: vec![dns_name.to_owned()],
             addresses: Vec::new(),
+            uris: Vec::new(),
+            emails: Vec::new(),
             usage: Usage::Server,
             validity: Validity::Now,
             key: KeyKind::P256,
@@ -307,14 +312,21 @@ impl Leaf {
             let mut key = AuthorityKeyIdentifier::new();
             extensions.push(key.keyid(true).build(&context).unwrap());
         }
-        if !self.dns_names.is_empty() || !self.addresses.is_empty() {
-            let mut names = SubjectAlternativeName::new();
-            for name in &self.dns_names {
-                names.dns(name);
-            }
-            for address in &self.addresses {
-                names.ip(&address.to_string());
-            }
+        let mut names = SubjectAlternativeName::new();
+        for name in &self.dns_names {
+            names.dns(name);
+        }
+        for address in &self.addresses {
+            names.ip(&address.to_string());
+        }
+        for uri in &self.uris {
+            names.uri(uri);
+        }
+        for email in &self.emails {
+            names.email(email);
+        }
+        let counts = [&self.dns_names, &self.uris, &self.emails].map(Vec::len);
+        if counts.iter().sum::<usize>() + self.addresses.len() > 0 {
             extensions.push(names.build(&context).unwrap());
         }
         let mut usage = ExtendedKeyUsage::new();
