@@ -327,7 +327,7 @@ fn connections_that_break_and_answers_that_are_late_tell_of_a_node() {
             &gateway,
             &json!({
                 "nodes": {node.node(): 1, well.node(): 1},
-                "timeout": {"connect": 5, "send": 0.3, "read": 0.3},
+                "timeout": {"connect": 5, "send": 2, "read": 2},
                 "checks": {
                     "active": {
                         "type": "tcp",
