@@ -442,8 +442,9 @@ fn find_route(request: &RequestVariables<'_>) -> Result<(Arc<Route>, Option<Rewr
                 .vars
                 .as_ref()
                 .is_none_or(|vars| vars.holds(&variables));
-        if is_meant && let Some(rewrite) = &route.headers {
-            rewritten = Some(Rewritten::of(rewrite, &variables));
+        if is_meant {
+            let rewrite = route.headers.as_ref();
+            rewritten = rewrite.map(|rewrite| Rewritten::of(rewrite, &variables));
         }
         is_meant
     };
