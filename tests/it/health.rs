@@ -321,6 +321,8 @@ fn connections_that_break_and_answers_that_are_late_tell_of_a_node() {
         (TcpOrigin::silent(), "timeout_failure"),
     ] {
         let well = TcpOrigin::echoing();
+        // A check that succeeded between the failure and the look at it would clear its count.
+        let undecided = TcpOrigin::silent();
         let gateway = Setup::default().set("workers", "1").start();
         let mut client = gateway.connect();
         lead_to(
@@ -330,7 +332,8 @@ fn connections_that_break_and_answers_that_are_late_tell_of_a_node() {
                 "timeout": {"connect": 5, "send": 2, "read": 2},
                 "checks": {
                     "active": {
-                        "type": "tcp",
+                        "port": undecided.port(),
+                        "timeout": 3600,
                         "healthy": {"interval": 3600},
                         "unhealthy": {"interval": 3600},
                     },
