@@ -1,5 +1,6 @@
 //! The configuration as an operator gives it: file, environment, command line, and `check`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -322,9 +323,16 @@ fn address_that_another_gateway_has_is_refused_by_name() {
 
 #[test]
 fn listener_that_is_switched_off_is_not_opened() {
+    let on = Gateway::start();
+    assert!(on.listening_ports().contains(&on.port("http")));
     let gateway = Setup::default().set("http.listen", "[]").start();
     let is_open = |line: &serde_json::Value| field(line, "listener") == Some("http");
     assert!(!gateway.logs().iter().any(is_open));
+    // The kernel says the same: whatever listens is another listener.
+    let ports: BTreeSet<u16> = ["https", "admin", "admin_https", "status"]
+        .map(|listener| gateway.port(listener))
+        .into();
+    assert_eq!(gateway.listening_ports(), ports);
     assert_eq!(
         shown_serial(gateway.https_port(), "x.example.com", TlsVersion::V13),
         None

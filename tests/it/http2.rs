@@ -7,14 +7,14 @@ use serde_json::json;
 
 use crate::support::client::Curl;
 use crate::support::gateway::{Setup, field};
-use crate::support::h2::H2Conn;
+use crate::support::h2::{H2Conn, H2Stream};
 use crate::support::h2_origin::H2Origin;
 use crate::support::origin::{TcpOrigin, ok, read_head, seen};
 use crate::support::pki::Ca;
 use crate::support::raw::RawClient;
 use crate::support::site::Site;
 use crate::support::upstream::record_of;
-use crate::support::{SOON, TlsVersion};
+use crate::support::{SOON, TlsVersion, eventually};
 
 const NAME: &str = "api.example.com";
 
@@ -191,20 +191,16 @@ fn http2_in_the_clear_has_the_rules_of_the_plain_port() {
 fn preface_may_come_in_pieces_but_not_for_ever() {
     let setup = Setup::default().set("limits.header_timeout", "500ms");
     let site = Site::with(setup);
-    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    // Settings, and GET http://h/ (RFC 7541 §6.1, §6.2.2).
-    let frames = [
-        &[0, 0, 0, 4, 0, 0, 0, 0, 0][..],
-        &[0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x84, 0x86, 0x01, 1, b'h'],
-    ];
+    // GET http://h/ (RFC 7541 §6.1, §6.2.2).
+    let get = [0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x84, 0x86, 0x01, 1, b'h'];
     let mut client = site.gateway.connect();
-    for byte in preface.as_bytes().iter().chain(frames.concat().iter()) {
+    for byte in HELLO.iter().chain(&get) {
         client.send([*byte]);
     }
     // Its settings, an acknowledgement, and the answer's head: a frame of type 1 on stream 1.
     let mut kinds = Vec::new();
     while !kinds.contains(&1) {
-        kinds.push(read_frame(&mut client));
+        kinds.push(read_frame(&mut client).kind);
     }
     // What only begins like it is HTTP/1.1, all of it.
     let mut client = site.gateway.connect();
@@ -215,21 +211,165 @@ fn preface_may_come_in_pieces_but_not_for_ever() {
     let reply = client.read_reply().expect_status(200);
     assert_eq!(seen(&reply.text(), "method"), "PRIVATE");
     let mut silent = site.gateway.connect();
-    silent.send(&preface[..10]);
+    silent.send(&HELLO[..10]);
     assert!(silent.is_ended());
     site.gateway.expect_record("who kept us waiting", |record| {
         field(record, "reason") == Some("client_timeout")
     });
 }
 
-/// Reads a frame of HTTP/2 and gives its type.
-fn read_frame(client: &mut RawClient) -> u8 {
+/// A frame of HTTP/2 (RFC 9113 §4.1), without its flags.
+struct Frame {
+    kind: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+/// Reads a frame.
+fn read_frame(client: &mut RawClient) -> Frame {
     let mut head = [0; 9];
     client.read_exact(&mut head).unwrap();
     let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-    let mut body = vec![0; length as usize];
-    client.read_exact(&mut body).unwrap();
-    head[3]
+    let mut payload = vec![0; length as usize];
+    client.read_exact(&mut payload).unwrap();
+    Frame {
+        kind: head[3],
+        stream: u32::from_be_bytes([head[5], head[6], head[7], head[8]]),
+        payload,
+    }
+}
+
+/// The preface, and settings that say nothing.
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const SETTINGS: u8 = 4;
+const RST_STREAM: u8 = 3;
+
+#[test]
+fn settings_say_what_a_client_may_do_and_one_stream_more_is_refused() {
+    let origin = TcpOrigin::silent();
+    let site = Site::start();
+    let upstream = json!({"nodes": {origin.node(): 1}});
+    let route = json!({"uri": "/*", "upstream": upstream});
+    site.gateway.configure("/routes/all", &route);
+    let mut client = site.gateway.connect();
+    client.send(HELLO);
+    let settings = read_frame(&mut client);
+    assert_eq!((settings.kind, settings.stream), (SETTINGS, 0));
+    let settings: Vec<(u8, u32)> = settings
+        .payload
+        .chunks(6)
+        .map(|one| (one[1], u32::from_be_bytes([one[2], one[3], one[4], one[5]])))
+        .collect();
+    // MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE (RFC 9113 §6.5.2).
+    for setting in [(3, 128), (4, 1 << 20)] {
+        assert!(settings.contains(&setting), "{settings:?}");
+    }
+    // GET http://h/ on stream 1, 3, 5 …: nothing answers, so that all stay open.
+    for number in 0..129_u32 {
+        let stream = (2 * number + 1).to_be_bytes();
+        let head = [&[0, 0, 6, 1, 5][..], &stream].concat();
+        client.send([&head[..], &[0x82, 0x84, 0x86, 0x01, 1, b'h']].concat());
+    }
+    let refused = loop {
+        let frame = read_frame(&mut client);
+        if frame.kind == RST_STREAM {
+            break frame;
+        }
+        assert_ne!(frame.kind, 7, "GOAWAY {:?}", frame.payload);
+    };
+    // REFUSED_STREAM (RFC 9113 §7).
+    assert_eq!(
+        (refused.stream, &refused.payload[..]),
+        (257, &[0, 0, 0, 7][..])
+    );
+}
+
+/// A site whose one name asks for certificates of `ca`, before an upstream that reads bodies whole.
+fn mutual(ca: &Ca) -> (Site, TcpOrigin) {
+    let site = Site::start();
+    let origin = TcpOrigin::echoing();
+    let upstream = json!({"nodes": {origin.node(): 1}});
+    let route = json!({"uri": "/*", "upstream": upstream});
+    site.gateway.configure("/routes/all", &route);
+    site.put_ssl("mtls", NAME, &json!({"client": {"ca": ca.pem()}}));
+    (site, origin)
+}
+
+/// Begins a request of which the second half of the body is still to come; its upstream has it.
+fn half(conn: &mut H2Conn, origin: &TcpOrigin) -> H2Stream {
+    let request = http::Request::post(format!("https://{NAME}/up"))
+        .header("content-length", "4")
+        .body(())
+        .unwrap();
+    let mut stream = conn.send(request, false).unwrap();
+    stream.upload.send_data("ha".into(), false).unwrap();
+    eventually(SOON, "the request is under way", || {
+        conn.drive(tokio::task::yield_now());
+        let heads = origin.heads();
+        heads
+            .iter()
+            .any(|head| head.starts_with("POST "))
+            .then_some(())
+    });
+    stream
+}
+
+#[test]
+fn connection_that_may_not_go_on_is_told_so_by_goaway() {
+    let (ca, other) = (Ca::root("Clients"), Ca::root("Others"));
+    let alice = ca.client("alice");
+    for version in TlsVersion::ALL {
+        let (site, origin) = mutual(&ca);
+        let client = site.client(NAME).tls(version).cert(&alice);
+        let open = || {
+            let mut conn = H2Conn::connect(&client).unwrap();
+            assert_eq!(conn.get(NAME, "/first").unwrap().status, 200);
+            conn
+        };
+        let (mut idle, mut busy) = (open(), open());
+        let mut begun = half(&mut busy, &origin);
+        // Who is let in on is not told anything.
+        let both = json!({"client": {"ca": ca.pem() + &other.pem()}});
+        site.put_ssl("mtls", NAME, &both);
+        assert_eq!(idle.get(NAME, "/still").unwrap().status, 200);
+
+        site.put_ssl("mtls", NAME, &json!({"client": {"ca": other.pem()}}));
+        assert_eq!(idle.expect_goaway(), h2::Reason::NO_ERROR);
+        // What was admitted comes to its end; what follows does not.
+        begun.upload.send_data("lf".into(), true).unwrap();
+        assert_eq!(busy.read(begun).unwrap().status, 200);
+        assert_eq!(busy.get(NAME, "/next").unwrap().status, 421);
+        assert_eq!(busy.expect_goaway(), h2::Reason::NO_ERROR);
+    }
+}
+
+#[test]
+fn connection_of_a_deleted_ssl_is_told_so_by_goaway() {
+    let ca = Ca::root("Clients");
+    let alice = ca.client("alice");
+    for version in TlsVersion::ALL {
+        let (site, _origin) = mutual(&ca);
+        let mut conn = H2Conn::connect(&site.client(NAME).tls(version).cert(&alice)).unwrap();
+        assert_eq!(conn.get(NAME, "/first").unwrap().status, 200);
+        site.gateway.admin_delete("/ssls/mtls").expect_status(200);
+        assert_eq!(conn.expect_goaway(), h2::Reason::NO_ERROR);
+    }
+}
+
+#[test]
+fn gateway_that_ends_says_goaway_and_answers_what_is_under_way() {
+    let ca = Ca::root("Clients");
+    let alice = ca.client("alice");
+    for version in TlsVersion::ALL {
+        let (site, origin) = mutual(&ca);
+        let mut conn = H2Conn::connect(&site.client(NAME).tls(version).cert(&alice)).unwrap();
+        assert_eq!(conn.get(NAME, "/first").unwrap().status, 200);
+        let mut begun = half(&mut conn, &origin);
+        site.gateway.ask_to_stop();
+        assert_eq!(conn.expect_goaway(), h2::Reason::NO_ERROR);
+        begun.upload.send_data("lf".into(), true).unwrap();
+        assert_eq!(conn.read(begun).unwrap().status, 200);
+    }
 }
 
 #[test]

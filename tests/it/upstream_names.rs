@@ -5,7 +5,7 @@
 //! `:authority`.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::{Value, json};
 
@@ -277,6 +277,35 @@ fn address_is_checked_as_an_address_only() {
             } else {
                 let reason = "upstream_name_mismatch";
                 cases.expect_refused("by address", &upstream, 502, reason);
+            }
+        }
+    }
+}
+
+#[test]
+fn address_of_ipv6_is_dialled_and_checked_as_one() {
+    let ca = Ca::root("CA");
+    let at = |address: Ipv6Addr| {
+        ca.issue(&Leaf {
+            dns_names: Vec::new(),
+            addresses: vec![address.into()],
+            ..Leaf::server("by address")
+        })
+    };
+    let mut cases = Cases::start();
+    for (address, is_served) in [
+        (Ipv6Addr::LOCALHOST, true),
+        (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), false),
+    ] {
+        let origin = Origin::openssl_s_server(&at(address), &["-accept", "[::1]:0"]);
+        for version in TlsVersion::ALL {
+            let node = format!("[::1]:{}", origin.port());
+            let mut upstream = upstream(&node, &checking(&ca.pem(), version));
+            upstream["pass_host"] = "node".into();
+            if is_served {
+                cases.expect_served(&node, &upstream);
+            } else {
+                cases.expect_refused(&node, &upstream, 502, "upstream_name_mismatch");
             }
         }
     }

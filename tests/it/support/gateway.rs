@@ -3,7 +3,7 @@
 //! Where it listens is learned from its log, one line per listener; every log line and access record
 //! is kept for assertions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -239,6 +239,30 @@ impl Gateway {
             Some(address) => address.port(),
             None => panic!("listener {listener} was not asked for"),
         }
+    }
+
+    /// The ports its process listens on, as the kernel tells them.
+    #[track_caller]
+    pub(crate) fn listening_ports(&self) -> BTreeSet<u16> {
+        let proc = format!("/proc/{}", self.process_id());
+        let sockets: HashSet<String> = fs::read_dir(format!("{proc}/fd"))
+            .unwrap()
+            .filter_map(|fd| {
+                let target = fs::read_link(fd.ok()?.path()).ok()?;
+                let inode = target.to_str()?.strip_prefix("socket:[")?;
+                Some(inode.trim_end_matches(']').to_owned())
+            })
+            .collect();
+        let table = fs::read_to_string(format!("{proc}/net/tcp")).unwrap();
+        // Local address, state (0A listens) and inode: proc_pid_net(5).
+        let listening = table.lines().filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (address, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+            let port = address.rsplit_once(':')?.1;
+            (*state == "0A" && sockets.contains(*inode))
+                .then(|| u16::from_str_radix(port, 16).unwrap())
+        });
+        listening.collect()
     }
 
     #[track_caller]

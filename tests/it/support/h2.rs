@@ -2,14 +2,16 @@
 //! and does on single streams what curl cannot be made to do.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{RecvStream, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::Request;
 use openssl::ssl::Ssl;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,9 +20,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 use tokio_openssl::SslStream;
 
-use super::SOON;
 use super::pki::serial;
 use super::tls::{Answer, Ended, Session, TlsClient};
+use super::{SOON, eventually};
 
 /// The protocol's name in ALPN's wire form (RFC 7301 §3.1).
 const ALPN: &[u8] = b"\x02h2";
@@ -155,6 +157,25 @@ impl H2Conn {
             body: String::new(),
         };
         Ok((answer, body))
+    }
+
+    /// Waits for the server's GOAWAY and gives its reason (RFC 9113 §6.8).
+    #[track_caller]
+    pub(crate) fn expect_goaway(&mut self) -> Reason {
+        let (runtime, sender) = (&self.runtime, &mut self.sender);
+        let error = eventually(SOON, "a GOAWAY", || {
+            runtime.block_on(async {
+                // The task that reads has a turn first.
+                tokio::task::yield_now().await;
+                let ready = poll_fn(|cx| Poll::Ready(sender.poll_ready(cx))).await;
+                match ready {
+                    Poll::Ready(Err(error)) => Some(error),
+                    Poll::Ready(Ok(())) | Poll::Pending => None,
+                }
+            })
+        });
+        assert!(error.is_go_away() && error.is_remote(), "{error}");
+        error.reason().expect("a GOAWAY has one")
     }
 
     /// Runs `work` while the connection goes on.
