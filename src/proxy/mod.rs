@@ -4,6 +4,7 @@
 //! request path takes no lock and wakes no other thread. It reads the snapshot and never the store.
 
 pub mod again;
+mod answer;
 pub mod authority;
 pub mod authorize;
 pub mod body;
@@ -19,12 +20,14 @@ pub mod http2;
 pub mod loops;
 pub mod multiplex;
 pub mod outcome;
+mod place;
 pub mod pool;
 pub mod registry;
 pub mod request;
 pub mod settings;
 pub mod single;
 pub mod slot;
+mod tries;
 pub mod tunnel;
 pub mod upgrade;
 pub mod upstream;

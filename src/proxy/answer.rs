@@ -1,0 +1,188 @@
+//! An upstream's answer, looked at before it is passed on: its framing, what it goes over to, and
+//! what nginx says in place of a TLS alert.
+
+use bytes::{Bytes, BytesMut};
+use http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, TRANSFER_ENCODING,
+};
+use http::{Response, StatusCode, Version};
+use http_body_util::BodyExt;
+use hyper::body::Body;
+
+use crate::failure::Reason;
+use crate::net::sweep::Until;
+use crate::proxy::error::Refusal;
+use crate::proxy::exchange::{AnswerBody, AnswerError, UpstreamConn};
+use crate::proxy::headers;
+use crate::proxy::settings::Nginx400;
+use crate::proxy::tries::Tries;
+use crate::proxy::upgrade::{self, Switched};
+use crate::proxy::upstream::Endpoint;
+use crate::snapshot::Timeouts;
+
+/// The status of the last upstream answer, shown when it is a 5xx, as APISIX does.
+const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
+/// The longest answer that can be nginx's own page.
+const NGINX_PAGE_BYTES: u64 = 1024;
+
+/// An upstream's answer, ready for the client.
+pub(super) enum Answer {
+    /// To be streamed, with the longest wait between two reads.
+    Streamed(Response<AnswerBody>, UpstreamConn, u64),
+    /// Read whole to be looked at.
+    Whole(Response<Bytes>),
+    /// The upstream goes over to another protocol; with its time-outs.
+    Switched(Response<()>, Switched, Timeouts),
+}
+
+impl Answer {
+    pub(super) fn status(&self) -> u16 {
+        match self {
+            Self::Streamed(resp, ..) => resp.status().as_u16(),
+            Self::Whole(resp) => resp.status().as_u16(),
+            Self::Switched(resp, ..) => resp.status().as_u16(),
+        }
+    }
+}
+
+impl Tries<'_> {
+    /// Looks at an answer's head: what nginx says instead of a TLS alert is named here.
+    pub(super) async fn answer(
+        &self,
+        upstream: UpstreamConn,
+        endpoint: &Endpoint,
+        mut resp: Response<AnswerBody>,
+        patience: u64,
+    ) -> Result<Answer, Refusal> {
+        if resp.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(upstream, resp);
+        }
+        if !headers::is_plainly_framed(resp.headers())
+            || resp.headers().contains_key(TRANSFER_ENCODING)
+                && resp.headers().contains_key(CONTENT_LENGTH)
+        {
+            return Err(Refusal::new(
+                Reason::UpstreamProtocolError,
+                "its answer has a transfer coding that is not chunked alone, or a length beside it",
+            ));
+        }
+        let suspect = self.worker.settings.nginx_400 == Nginx400::Refuse
+            && may_be_nginx_400(&resp, self.upstream.trust.is_none() || upstream.asked);
+        headers::to_downstream(resp.headers_mut());
+        if resp.status().is_server_error()
+            && let Some(status) = headers::text_value(resp.status().as_str())
+        {
+            resp.headers_mut().insert(UPSTREAM_STATUS, status);
+        }
+        if !suspect {
+            return Ok(Answer::Streamed(resp, upstream, patience));
+        }
+        let (head, incoming) = resp.into_parts();
+        let bytes = Box::pin(self.collect_page(incoming, patience)).await?;
+        match nginx_verdict(&bytes, self.upstream.trust.is_some()) {
+            None => Ok(Answer::Whole(Response::from_parts(head, bytes))),
+            Some((reason, title)) => {
+                if let (Some(trust), Some(name)) = (&self.upstream.trust, &endpoint.name)
+                    && let Some(connector) = self.worker.contexts.upstream(&trust.fingerprint)
+                {
+                    connector.forget(&endpoint.peer, name);
+                }
+                Err(Refusal::new(reason, format!("nginx answered: {title}")))
+            }
+        }
+    }
+
+    /// The upstream's consent to another protocol, if that is one it was asked for.
+    fn switch(
+        &self,
+        upstream: UpstreamConn,
+        mut resp: Response<AnswerBody>,
+    ) -> Result<Answer, Refusal> {
+        let agreed = self.protocols;
+        let agreed = agreed.and_then(|asked| upgrade::agreed(resp.headers(), asked));
+        let Some(agreed) = agreed else {
+            return Err(Refusal::new(
+                Reason::UpstreamProtocolError,
+                "its 101 is for a protocol that it was not asked for",
+            ));
+        };
+        let Some(switched) = upstream.into_switched() else {
+            return Err(Refusal::new(
+                Reason::UpstreamReset,
+                "it ended the connection with its 101",
+            ));
+        };
+        headers::to_downstream(resp.headers_mut());
+        upgrade::ask(resp.headers_mut(), Some(&agreed));
+        let resp = resp.map(drop);
+        Ok(Answer::Switched(resp, switched, self.timeouts))
+    }
+
+    /// Reads an answer of at most [`NGINX_PAGE_BYTES`], which its head announced.
+    async fn collect_page(&self, incoming: AnswerBody, patience: u64) -> Result<Bytes, Refusal> {
+        let sweep = &self.worker.sweep;
+        let until = Until::At(sweep.now().saturating_add(patience));
+        let mut incoming = incoming;
+        let read = async {
+            let mut page = BytesMut::new();
+            while let Some(frame) = incoming.frame().await {
+                if let Ok(data) = frame?.into_data() {
+                    page.extend_from_slice(&data);
+                }
+            }
+            Ok::<_, AnswerError>(page.freeze())
+        };
+        match sweep.within(until, read).await {
+            Ok(Ok(page)) => Ok(page),
+            Ok(Err(error)) => Err(Refusal::new(Reason::UpstreamReset, error.to_string())),
+            Err(_) => Err(Reason::UpstreamTimeout.into()),
+        }
+    }
+}
+
+/// Whether an answer can be nginx's own page for a TLS problem: 400, closing, HTML, short, plain.
+fn may_be_nginx_400(resp: &Response<AnswerBody>, suspicious: bool) -> bool {
+    let is = |name: HeaderName, wanted: &str| {
+        resp.headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.to_ascii_lowercase().starts_with(wanted))
+    };
+    suspicious
+        && resp.status() == StatusCode::BAD_REQUEST
+        // In HTTP/2 no header says so (RFC 9113 §8.2.2).
+        && (resp.version() == Version::HTTP_2 || is(CONNECTION, "close"))
+        && is(CONTENT_TYPE, "text/html")
+        && !resp.headers().contains_key(CONTENT_ENCODING)
+        // HEAD has no page to tell by, and is passed on.
+        && resp.body().size_hint().exact().is_some_and(|len| (1..=NGINX_PAGE_BYTES).contains(&len))
+}
+
+/// Which of nginx's pages it is (`ngx_http_special_response.c`: 494 to 497), if one, and its title.
+fn nginx_verdict(page: &[u8], tls: bool) -> Option<(Reason, &'static str)> {
+    let page = std::str::from_utf8(page).ok()?;
+    let mut pages = NGINX_PAGES.iter();
+    let (_, reason, title) = pages.find(|(of_tls, _, title)| {
+        *of_tls == tls && page.contains(&format!("<title>{title}</title>"))
+    })?;
+    Some((*reason, title))
+}
+
+/// nginx's pages for TLS: whether they come over TLS, what they mean, their titles.
+const NGINX_PAGES: [(bool, Reason, &str); 3] = [
+    (
+        true,
+        Reason::UpstreamWantsClientCert,
+        "400 No required SSL certificate was sent",
+    ),
+    (
+        true,
+        Reason::UpstreamRejectedOurCert,
+        "400 The SSL certificate error",
+    ),
+    (
+        false,
+        Reason::UpstreamExpectsTls,
+        "400 The plain HTTP request was sent to HTTPS port",
+    ),
+];

@@ -1,0 +1,210 @@
+//! Where a request goes: its route, its upstream and what is asked of it there, by one snapshot.
+
+use std::sync::Arc;
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+
+use crate::failure::Reason;
+use crate::matching::route::{self, Parameters};
+use crate::plugins::proxy_rewrite::Rewritten;
+use crate::proxy::authorize;
+use crate::proxy::conn::Conn;
+use crate::proxy::error::Refusal;
+use crate::proxy::outcome::Outcome;
+use crate::proxy::variables::{RequestVariables, RouteVariables};
+use crate::proxy::worker::Worker;
+use crate::snapshot::{Balance, Route, Snapshot, Timeouts, Upstream, UpstreamSource};
+
+/// Where a request goes, as of one snapshot.
+pub(super) struct Place {
+    version: u64,
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) timeouts: Timeouts,
+    /// Another protocol may be asked for.
+    pub(super) upgrades: bool,
+    /// What the request is hashed by, where its upstream asks for it.
+    pub(super) hash: u32,
+    /// The target that the upstream gets, where it is not the client's.
+    pub(super) target: Option<Uri>,
+    /// What its route does to the headers that the upstream gets.
+    rewritten: Option<Rewritten>,
+}
+
+impl Place {
+    /// Rewrites the upstream's headers. Returns them as they were, where that is otherwise.
+    pub(super) fn rewrite(&mut self, headers: &mut HeaderMap) -> Option<HeaderMap> {
+        let rewritten = self.rewritten.take()?;
+        let prepared = headers.clone();
+        rewritten.apply(headers);
+        Some(prepared)
+    }
+
+    pub(super) fn is_outdated(&self, worker: &Worker) -> bool {
+        worker.snapshot().version != self.version
+    }
+}
+
+/// Authorises a request and finds where it goes, all of it by the same snapshot.
+pub(super) async fn find_place(
+    worker: &Worker,
+    conn: &Conn,
+    headers: &HeaderMap,
+    taken: &[(HeaderName, HeaderValue)],
+    outcome: &mut Outcome,
+) -> Result<Place, Refusal> {
+    let authority = outcome.authority.clone().ok_or(Reason::Internal)?;
+    let uri = &outcome.uri;
+    let raw_path = uri.path();
+    let (snapshot, path) = authorize::admit(worker, conn, uri, &authority).await?;
+    let variables = RequestVariables {
+        worker,
+        snapshot: &snapshot,
+        outcome,
+        headers,
+        taken,
+        path: &path,
+    };
+    let (route, rewritten) = find_route(&variables)?;
+    let upstream = find_upstream(&snapshot, &route);
+    let hash = match upstream.as_ref().map(|upstream| &upstream.balance) {
+        Ok(Balance::Hash(key)) => key.hash(&RouteVariables {
+            request: &variables,
+            parameters: &Parameters::NONE,
+        }),
+        Ok(Balance::RoundRobin | Balance::LeastBusy | Balance::Quicker) | Err(_) => 0,
+    };
+    let stripped = route
+        .path_prefix
+        .as_ref()
+        .and_then(|prefix| prefix.strip(raw_path, &path));
+    let target = match stripped {
+        Some(path) => Some(with_path(uri, &path)?),
+        None => origin_form(uri),
+    };
+    outcome.route = Some(route.clone());
+    let mut upstream = upstream?;
+    outcome.upstream = Some(upstream.clone());
+    if let Some(discovery) = upstream.discovery.clone() {
+        let found = worker.discovered.find(worker, &upstream, &discovery);
+        let found = Box::pin(found).await?;
+        upstream = found;
+        outcome.upstream = Some(upstream.clone());
+    }
+    Ok(Place {
+        version: snapshot.version,
+        timeouts: route.timeouts.unwrap_or(upstream.timeouts),
+        // HTTP/2 has no upgrade (RFC 9113 §8.6).
+        upgrades: !upstream.scheme.is_http2() && passes_upgrades(&snapshot, &route),
+        upstream,
+        hash,
+        target,
+        rewritten,
+    })
+}
+
+/// The first route in order that also fits method, peer and variables, and what it does to headers.
+fn find_route(request: &RequestVariables<'_>) -> Result<(Arc<Route>, Option<Rewritten>), Refusal> {
+    let outcome = request.outcome;
+    let authority = outcome.authority.as_ref().ok_or(Reason::Internal)?;
+    let peer = outcome.conn().peer.ip().to_canonical();
+    let mut rewritten = None;
+    let fits = |route: &Arc<Route>, parameters: &Parameters<'_>| {
+        let variables = RouteVariables {
+            request,
+            parameters,
+        };
+        let is_meant = (route.methods.is_empty() || route.methods.contains(&outcome.method))
+            && (route.remote_addrs.is_empty()
+                || route.remote_addrs.iter().any(|net| net.contains(&peer)))
+            && route
+                .vars
+                .as_ref()
+                .is_none_or(|vars| vars.holds(&variables));
+        if is_meant {
+            let rewrite = route.headers.as_ref();
+            rewritten = rewrite.map(|rewrite| Rewritten::of(rewrite, &variables));
+        }
+        is_meant
+    };
+    let asked = route::Request {
+        host: authority.host(),
+        authority: authority.as_str(),
+        path: request.path,
+    };
+    let routes = &request.snapshot.routes;
+    let route = routes.find_for(&asked, fits).ok_or(Reason::RouteNotFound)?;
+    match route.closed {
+        Some(Reason::ServiceMissing) => {
+            let service = route.service.as_ref().map(ToString::to_string);
+            Err(Refusal::new(
+                Reason::ServiceMissing,
+                service.unwrap_or_default(),
+            ))
+        }
+        Some(reason) => Err(Refusal::new(
+            Reason::RouteClosed,
+            format!("{}: {}", route.id, reason.code()),
+        )),
+        None => Ok((route.clone(), rewritten)),
+    }
+}
+
+/// The route's own upstream, else its service's (APISIX §4.2).
+fn find_upstream(snapshot: &Snapshot, route: &Route) -> Result<Arc<Upstream>, Refusal> {
+    let source = match (&route.upstream, &route.service) {
+        (Some(source), _) => source,
+        (None, Some(id)) => {
+            let service = snapshot
+                .services
+                .get(id)
+                .ok_or_else(|| Refusal::new(Reason::ServiceMissing, id.to_string()))?;
+            service.upstream.as_ref().ok_or(Reason::NoUpstream)?
+        }
+        (None, None) => return Err(Reason::NoUpstream.into()),
+    };
+    let upstream = match source {
+        UpstreamSource::Inline(upstream) => upstream,
+        UpstreamSource::Id(id) => snapshot
+            .upstreams
+            .get(id)
+            .ok_or_else(|| Refusal::new(Reason::UpstreamMissing, id.to_string()))?,
+    };
+    match upstream.closed {
+        Some(reason) => Err(Refusal::new(
+            reason,
+            format!("{} {}", upstream.owner.kind, upstream.owner.id),
+        )),
+        None => Ok(upstream.clone()),
+    }
+}
+
+/// Whether upgrades pass: as the route says, else as its service does (APISIX §4.2).
+fn passes_upgrades(snapshot: &Snapshot, route: &Route) -> bool {
+    let service = route.service.as_ref();
+    let service = service.and_then(|id| snapshot.services.get(id));
+    route
+        .upgrades
+        .unwrap_or_else(|| service.is_some_and(|service| service.upgrades))
+}
+
+/// The request target for an upstream, where it is not the client's: path and query as sent.
+fn origin_form(uri: &Uri) -> Option<Uri> {
+    uri.authority()?;
+    let target = uri
+        .path_and_query()
+        .cloned()
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    Some(Uri::from(target))
+}
+
+/// Another path with the query as sent.
+fn with_path(uri: &Uri, path: &str) -> Result<Uri, Refusal> {
+    let target = match uri.query() {
+        Some(query) => format!("{path}?{query}").parse::<PathAndQuery>(),
+        None => path.parse(),
+    };
+    target
+        .map(Uri::from)
+        .map_err(|error| Refusal::new(Reason::PathInvalid, error.to_string()))
+}
