@@ -1,10 +1,8 @@
-//! An upstream's answer, looked at before it is passed on: its framing, what it goes over to, and
-//! what nginx says in place of a TLS alert.
+//! An upstream's answer, looked at before it is passed on: what it goes over to, and what nginx says
+//! in place of a TLS alert.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, TRANSFER_ENCODING,
-};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use http::{Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Body;
@@ -56,15 +54,6 @@ impl Tries<'_> {
     ) -> Result<Answer, Refusal> {
         if resp.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(upstream, resp);
-        }
-        if !headers::is_plainly_framed(resp.headers())
-            || resp.headers().contains_key(TRANSFER_ENCODING)
-                && resp.headers().contains_key(CONTENT_LENGTH)
-        {
-            return Err(Refusal::new(
-                Reason::UpstreamProtocolError,
-                "its answer has a transfer coding that is not chunked alone, or a length beside it",
-            ));
         }
         let suspect = self.worker.settings.nginx_400 == Nginx400::Refuse
             && may_be_nginx_400(&resp, self.upstream.trust.is_none() || upstream.asked);

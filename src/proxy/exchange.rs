@@ -350,7 +350,10 @@ impl UpstreamConn {
                 since: sweep.now(),
                 limit: patience,
             };
-            let answer = poll_fn(|cx| conn.poll_answer(cx));
+            let answer = poll_fn(|cx| {
+                let headers = request.as_mut().map(Request::headers_mut);
+                conn.poll_answer(cx, headers)
+            });
             match sweep.within(until, answer).await {
                 Ok(Ok(resp)) => {
                     self.ends = conn.is_over();
@@ -365,6 +368,10 @@ impl UpstreamConn {
                     return Ok(resp.map(|()| content));
                 }
                 Ok(Err(error)) => {
+                    if error.is_violation() {
+                        // What was answered, however badly, is not sent again.
+                        *request = None;
+                    }
                     return Err(match self.upload.broken.get() {
                         Some(reason) => Broken::Client(reason, chain(&error)),
                         None => Broken::One(error),

@@ -9,6 +9,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, Entry, HOST, HeaderMap, HeaderName,
     HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
+use smallvec::SmallVec;
 
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
@@ -68,9 +69,12 @@ pub fn to_upstream(
     via: &Via,
     authority: &Authority,
 ) -> Result<Taken, Reason> {
-    let taken = strip(headers, |name| {
-        is_hop_by_hop(name) || name == "forwarded" || is_identity(name)
-    });
+    let mut taken = Taken::new();
+    strip(
+        headers,
+        |name| is_hop_by_hop(name) || name == "forwarded" || is_identity(name),
+        |name, line| taken.push((name.clone(), line)),
+    );
     join_cookies(headers);
     append_forwarded_for(headers, &via.peer);
     headers.insert(X_REAL_IP, via.peer.clone());
@@ -130,14 +134,16 @@ pub fn is_spelling_of(own: &str, name: &str) -> bool {
 
 /// Takes out of a client's trailers what its headers may not have either.
 pub fn trailers_to_upstream(trailers: &mut HeaderMap) {
-    strip(trailers, |name| {
-        is_hop_by_hop(name) || name == "forwarded" || is_ours(name) || is_identity(name)
-    });
+    strip(
+        trailers,
+        |name| is_hop_by_hop(name) || name == "forwarded" || is_ours(name) || is_identity(name),
+        |_name, _line| {},
+    );
 }
 
 /// Turns an upstream's headers into ours for the client.
 pub fn to_downstream(headers: &mut HeaderMap) {
-    strip(headers, is_hop_by_hop);
+    strip(headers, is_hop_by_hop, |_name, _line| {});
 }
 
 /// Whether a message's body is framed in one way that is understood here: by its length, or by
@@ -183,7 +189,8 @@ fn append_forwarded_for(headers: &mut HeaderMap, peer: &HeaderValue) {
 /// HTTP/2 clients may send each cookie in a line of its own; HTTP/1.1 has one line
 /// (RFC 9113 §8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
-    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+    // Most requests repeat no name at all.
+    if headers.len() == headers.keys_len() || headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
     }
     let lines: Vec<&[u8]> = headers
@@ -196,45 +203,46 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes what Connection names, and every header whose name `ends` here; returns those lines.
-fn strip(headers: &mut HeaderMap, ends: impl Fn(&str) -> bool) -> Taken {
-    // Nothing is allocated where nothing ends.
-    let mut found: Vec<HeaderName> = Vec::new();
-    let mut names_more = false;
-    for name in headers.keys().filter(|name| ends(name.as_str())) {
-        names_more |= name == CONNECTION;
+/// Removes what Connection names, and every header whose name `ends` here; `take` gets those lines.
+fn strip(
+    headers: &mut HeaderMap,
+    ends: impl Fn(&str) -> bool,
+    mut take: impl FnMut(&HeaderName, HeaderValue),
+) {
+    // Of most messages it is none or one.
+    let mut found: SmallVec<[HeaderName; 2]> = SmallVec::new();
+    for (name, value) in headers.iter() {
+        if !ends(name.as_str()) {
+            continue;
+        }
+        if name == CONNECTION {
+            found.extend(named_by(value));
+        }
         found.push(name.clone());
     }
-    if names_more {
-        let named = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .map(str::trim)
-            // Connection's own words are nearly all that it ever says.
-            .filter(|token| {
-                !["keep-alive", "close"]
-                    .iter()
-                    .any(|own| token.eq_ignore_ascii_case(own))
-            })
-            .filter_map(|token| token.parse().ok())
-            // What the message cannot do without is not a client's to remove.
-            .filter(|name| name != HOST && name != CONTENT_LENGTH);
-        found.extend(named);
-    }
-    let mut taken = Vec::with_capacity(found.len());
     for name in found {
         if let Entry::Occupied(entry) = headers.entry(&name) {
             let (_, lines) = entry.remove_entry_mult();
-            taken.extend(lines.map(|line| (name.clone(), line)));
+            lines.for_each(|line| take(&name, line));
         }
     }
     debug_assert!(
         !headers.contains_key(UPGRADE),
         "an upgrade never passes unasked"
     );
-    taken
+}
+
+/// The headers that a line of Connection names (RFC 9110 §7.6.1).
+fn named_by(connection: &HeaderValue) -> impl Iterator<Item = HeaderName> {
+    // Its own words are nearly all that it ever says.
+    const OWN: [&str; 2] = ["keep-alive", "close"];
+    let tokens = connection.to_str().unwrap_or_default().split(',');
+    tokens
+        .map(str::trim)
+        .filter(|token| !OWN.iter().any(|own| token.eq_ignore_ascii_case(own)))
+        .filter_map(|token| token.parse().ok())
+        // What the message cannot do without is not a client's to remove.
+        .filter(|name| name != HOST && name != CONTENT_LENGTH)
 }
 
 /// Whether a header says what only we say.

@@ -17,6 +17,10 @@ use crate::proxy::headers;
 const HEAD_BYTES: usize = 64 << 10;
 const HEAD_LINES: usize = 100;
 
+/// What a line has besides its name and value, and a head besides target and lines: room for it.
+const LINE_BYTES: usize = ": \r\n".len();
+const REST_BYTES: usize = 128;
+
 /// How a request's body is framed (RFC 9112 §6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
@@ -76,6 +80,9 @@ pub enum HeadError {
 pub fn write_request<B>(out: &mut Vec<u8>, req: &Request<B>, framing: Framing) {
     let target = req.uri().path_and_query();
     let target = target.map_or("/", PathAndQuery::as_str);
+    let lines = req.headers().iter();
+    let lines = lines.map(|(name, value)| name.as_str().len() + value.len() + LINE_BYTES);
+    out.reserve(target.len() + lines.sum::<usize>() + REST_BYTES);
     for part in [req.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
@@ -100,7 +107,6 @@ pub fn write_request<B>(out: &mut Vec<u8>, req: &Request<B>, framing: Framing) {
 }
 
 fn write_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.reserve(name.len() + value.len() + 4);
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -109,11 +115,16 @@ fn write_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 
 /// Takes an answer's head out of `input`; `None`, if it is not all there.
 ///
-/// `method` is the request's.
+/// `method` is the request's, `request_headers` are its headers if they are still here: a final
+/// answer's are put in their place, as nobody needs them any more.
 ///
 /// # Errors
-/// [`HeadError`]: the rest of the connection cannot be read.
-pub fn read_answer(input: &mut BytesMut, method: &Method) -> Result<Option<AnswerHead>, HeadError> {
+/// [`HeadError`]: the rest of the connection cannot be read, and `request_headers` are lost.
+pub fn read_answer(
+    input: &mut BytesMut,
+    method: &Method,
+    request_headers: Option<&mut HeaderMap>,
+) -> Result<Option<AnswerHead>, HeadError> {
     let mut lines = [const { MaybeUninit::uninit() }; HEAD_LINES];
     let mut parsed = httparse::Response::new(&mut []);
     let config = ParserConfig::default();
@@ -130,7 +141,10 @@ pub fn read_answer(input: &mut BytesMut, method: &Method) -> Result<Option<Answe
         Some(_) | None => Version::HTTP_10,
     };
     let mut framing = Lines::default();
-    let headers = take_headers(input, length, parsed.headers, &mut framing)?;
+    let room = request_headers.filter(|_| is_final(status));
+    let mut headers = room.map(std::mem::take).unwrap_or_default();
+    headers.clear();
+    take_headers(input, length, parsed.headers, &mut framing, &mut headers)?;
     let reason = parsed
         .reason
         .filter(|reason| Some(*reason) != status.canonical_reason())
@@ -153,6 +167,11 @@ pub fn read_answer(input: &mut BytesMut, method: &Method) -> Result<Option<Answe
     }))
 }
 
+/// Whether no other answer follows (RFC 9110 §15.2); behind a 101 it is another protocol's bytes.
+pub fn is_final(status: StatusCode) -> bool {
+    !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
+}
+
 /// The headers of a head of `length` bytes. They share one copy of it: a slice of what was read
 /// would keep the whole buffer alive.
 fn take_headers(
@@ -160,10 +179,11 @@ fn take_headers(
     length: usize,
     lines: &[Header<'_>],
     framing: &mut Lines,
-) -> Result<HeaderMap, HeadError> {
+    headers: &mut HeaderMap,
+) -> Result<(), HeadError> {
     let head = Bytes::copy_from_slice(input.get(..length).unwrap_or_default());
     let begin = input.as_ptr().addr();
-    let mut headers = HeaderMap::with_capacity(lines.len());
+    headers.reserve(lines.len());
     for line in lines {
         let name = HeaderName::from_bytes(line.name.as_bytes());
         let name = name.map_err(|_invalid| HeadError::Field)?;
@@ -178,7 +198,7 @@ fn take_headers(
         framing.note(&name, &value);
         headers.append(name, value);
     }
-    Ok(headers)
+    Ok(())
 }
 
 /// What a head's lines say of framing, noted on the way.
@@ -280,7 +300,7 @@ mod tests {
     use super::*;
 
     fn read(head: &str) -> Result<Option<AnswerHead>, HeadError> {
-        read_answer(&mut BytesMut::from(head.as_bytes()), &Method::GET)
+        read_answer(&mut BytesMut::from(head.as_bytes()), &Method::GET, None)
     }
 
     fn end(lines: &str) -> Result<(Ends, bool), HeadError> {
@@ -364,9 +384,35 @@ mod tests {
         let head = "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n";
         assert_eq!(read(head).unwrap().unwrap().ends, Ends::Length(7));
         let mut input = BytesMut::from(head);
-        let answer = read_answer(&mut input, &Method::HEAD).unwrap().unwrap();
+        let answer = read_answer(&mut input, &Method::HEAD, None)
+            .unwrap()
+            .unwrap();
         assert_eq!(answer.ends, Ends::Length(0));
         assert_eq!(answer.resp.headers()[CONTENT_LENGTH], "7");
+    }
+
+    #[test]
+    fn final_answer_takes_the_place_of_the_requests_headers_and_has_none_of_them() {
+        let mut asked = HeaderMap::new();
+        for name in ["host", "x-asked", "cookie"] {
+            asked.append(name, HeaderValue::from_static("asked"));
+        }
+        asked.append("cookie", HeaderValue::from_static("twice"));
+        let mut read = |head: &str| {
+            let mut input = BytesMut::from(head);
+            let answer = read_answer(&mut input, &Method::GET, Some(&mut asked)).unwrap();
+            (answer.map(|answer| answer.resp), asked.len())
+        };
+        // Who only informs, or is not all here, may be followed by the end of the connection.
+        let hints = "HTTP/1.1 103 Hints\r\nlink: x\r\n\r\n";
+        assert_eq!(read(hints).1, 4);
+        let last = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\ncookie: told\r\n";
+        assert_eq!(read(last).1, 4);
+        let (resp, left) = read(&format!("{last}\r\n"));
+        let resp = resp.unwrap();
+        assert_eq!((resp.headers().len(), left), (2, 0));
+        assert_eq!(resp.headers()["cookie"], "told");
+        assert_eq!(resp.headers()[CONTENT_LENGTH], "0");
     }
 
     #[test]
@@ -384,7 +430,9 @@ mod tests {
     fn status_reason_and_headers_are_as_they_were_sent() {
         let head = "HTTP/1.1 299 All\tis well\r\nX-A: 1\r\nx-empty:\r\nx-a:  two \r\n\r\nrest";
         let mut input = BytesMut::from(head);
-        let answer = read_answer(&mut input, &Method::GET).unwrap().unwrap();
+        let answer = read_answer(&mut input, &Method::GET, None)
+            .unwrap()
+            .unwrap();
         assert_eq!(&input[..], b"rest");
         assert_eq!(answer.resp.status().as_u16(), 299);
         let reason = answer.resp.extensions().get::<ReasonPhrase>().unwrap();
@@ -473,7 +521,7 @@ mod tests {
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
             let mut input = BytesMut::from(&b"HTTP/1.1 200 OK\r\n"[..]);
             input.extend_from_slice(&bytes);
-            let _ = read_answer(&mut input, &Method::GET);
+            let _ = read_answer(&mut input, &Method::GET, None);
             let _ = read_trailers(&bytes);
         }
     }

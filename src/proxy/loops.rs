@@ -44,6 +44,9 @@ impl Mark {
     /// # Errors
     /// `loop_detected`.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        if !headers.contains_key(CDN_LOOP) {
+            return Ok(());
+        }
         let lines = headers.get_all(CDN_LOOP).iter();
         let entries = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
         let own = entries.filter(|entry| {

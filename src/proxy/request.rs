@@ -112,7 +112,7 @@ fn deliver(
                 head.headers.insert(TRAILER, GRPC_TRAILERS);
             }
             outcome.answered(head.status);
-            outcome.is_trailers_only = head.headers.contains_key(GRPC_STATUS);
+            outcome.is_trailers_only = client.is_grpc && head.headers.contains_key(GRPC_STATUS);
             if let Some(whole) = incoming.take_whole() {
                 upstream.put_back(&worker.sweep);
                 let body = ReplyBody::whole(whole.unwrap_or_default(), outcome);
@@ -224,10 +224,15 @@ async fn forward(
     }
     *req.version_mut() = Version::HTTP_11;
     req.extensions_mut().clear();
+    let mut asks = false;
     loop {
         let protocols = protocols.as_ref().filter(|_| place.upgrades);
-        if let Some(req) = request.as_mut() {
+        // Whoever asked already may not at another place.
+        if (asks || protocols.is_some())
+            && let Some(req) = request.as_mut()
+        {
             upgrade::ask(req.headers_mut(), protocols);
+            asks = protocols.is_some();
         }
         let tries = Tries {
             worker,

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::task::AbortHandle;
@@ -176,10 +176,15 @@ impl Single {
     }
 
     /// Sends the request and reads the head of its answer; heads before it, which only inform, are
-    /// passed over (RFC 9110 §15.2).
-    pub fn poll_answer(&self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Error>> {
+    /// passed over (RFC 9110 §15.2). `request_headers` are given up to the answer's, if the request
+    /// is still there: it is not to be sent again then.
+    pub fn poll_answer(
+        &self,
+        cx: &mut Context<'_>,
+        request_headers: Option<&mut HeaderMap>,
+    ) -> Poll<Result<Response<()>, Error>> {
         let state = &mut *self.0.borrow_mut();
-        let answer = ready!(state.poll_answer(cx));
+        let answer = ready!(state.poll_answer(cx, request_headers));
         if answer.is_err() {
             state.give_up();
         }
@@ -320,7 +325,11 @@ impl State {
         self.is_broken = true;
     }
 
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Error>> {
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut request_headers: Option<&mut HeaderMap>,
+    ) -> Poll<Result<Response<()>, Error>> {
         if let Poll::Ready(Err(error)) = self.poll_send(cx) {
             return Poll::Ready(Err(error));
         }
@@ -332,10 +341,13 @@ impl State {
         }
         loop {
             if !self.input.is_empty()
-                && let Some(head) = heads::read_answer(&mut self.input, &self.method)?
+                && let Some(head) = heads::read_answer(
+                    &mut self.input,
+                    &self.method,
+                    request_headers.as_deref_mut(),
+                )?
             {
-                let status = head.resp.status();
-                if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+                if heads::is_final(head.resp.status()) {
                     return Poll::Ready(Ok(self.answered(head)));
                 }
                 continue;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use http::header::{HOST, HeaderMap, HeaderValue};
 use http::{Method, Request, Uri};
+use smallvec::SmallVec;
 
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
@@ -23,6 +24,9 @@ use crate::proxy::worker::Worker;
 use crate::snapshot::{Timeouts, Upstream};
 use crate::telemetry::health::Turned;
 use crate::telemetry::metrics::{HandshakeEnd, Side};
+
+/// The nodes that were tried.
+type Tried = SmallVec<[usize; 4]>;
 
 /// The tries of one request.
 pub(super) struct Tries<'a> {
@@ -47,7 +51,7 @@ impl Tries<'_> {
         let started = self.worker.sweep.now();
         let resolver = &self.worker.dialer.resolver;
         let turns = self.worker.upstreams.turns(self.upstream, resolver);
-        let mut tried: Vec<usize> = Vec::new();
+        let mut tried = Tried::new();
         let mut last: Option<Refusal> = None;
         for attempt in 0..=self.upstream.retries {
             if attempt > 0 && self.retry_time_is_over(started) {
@@ -109,7 +113,7 @@ impl Tries<'_> {
             .is_some_and(|limit| self.worker.sweep.now().saturating_sub(started) >= millis(limit))
     }
 
-    fn next(&self, turns: &Turns, tried: &mut Vec<usize>) -> Option<usize> {
+    fn next(&self, turns: &Turns, tried: &mut Tried) -> Option<usize> {
         // A single node may be tried again.
         if self.upstream.nodes.len() == 1 {
             tried.clear();

@@ -71,7 +71,7 @@ fn request(method: Method, body: &[Bytes]) -> Option<Request<RequestBody>> {
 }
 
 async fn answer(conn: &Rc<Single>) -> Result<Response<()>, Error> {
-    poll_fn(|cx| conn.poll_answer(cx)).await
+    poll_fn(|cx| conn.poll_answer(cx, None)).await
 }
 
 async fn content(conn: &Rc<Single>) -> Result<(Vec<u8>, Option<HeaderMap>), Error> {
@@ -83,6 +83,32 @@ async fn content(conn: &Rc<Single>) -> Result<(Vec<u8>, Option<HeaderMap>), Erro
         }
     }
     Ok((content, trailers))
+}
+
+#[test]
+fn request_that_may_be_repeated_keeps_its_headers_until_it_is_answered() {
+    run(async {
+        for (told, is_answered) in [
+            (
+                "HTTP/1.1 103 Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\nx",
+                false,
+            ),
+            ("HTTP/1.1 103 Hints\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", true),
+        ] {
+            let (conn, mut far) = connection().await;
+            let mut req = request(Method::GET, &[]).unwrap();
+            req.headers_mut()
+                .insert("x-asked", http::HeaderValue::from_static("yes"));
+            let mut req = Some(req);
+            conn.begin(&mut req);
+            far.write_all(told.as_bytes()).await.unwrap();
+            drop(far);
+            let headers = req.as_mut().unwrap().headers_mut();
+            let answer = poll_fn(|cx| conn.poll_answer(cx, Some(&mut *headers))).await;
+            assert_eq!(answer.is_ok(), is_answered, "{told:?}");
+            assert_eq!(headers.contains_key("x-asked"), !is_answered, "{told:?}");
+        }
+    });
 }
 
 /// As when the upstream resets what it does not read.
@@ -256,7 +282,7 @@ fn an_answer_counts_though_the_request_cannot_be_written() {
         let body = vec![Bytes::from(vec![7; 1 << 20]); 32];
         let (conn, mut far) = connection().await;
         conn.begin(&mut request(Method::POST, &body));
-        assert!(poll_fn(|cx| Poll::Ready(conn.poll_answer(cx).is_pending())).await);
+        assert!(poll_fn(|cx| Poll::Ready(conn.poll_answer(cx, None).is_pending())).await);
         far.write_all(b"HTTP/1.1 413 Large\r\ncontent-length: 0\r\n\r\n")
             .await
             .unwrap();
