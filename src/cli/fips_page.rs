@@ -213,15 +213,26 @@ impl Page {
                 .map(|curve| format!(" on {curve}"))
                 .unwrap_or_default();
             let provider = key["provider"].as_str().unwrap_or("NONE");
-            let certificate = &key["certificate"];
-            let text = format!(
-                "{} {} bits{curve}, provider {provider}; {}, signed with {}, until {}",
+            let mut text = format!(
+                "{} {} bits{curve}, provider {provider}",
                 word(&key["algorithm"]),
                 word(&key["bits"]),
-                word(&certificate["subject"]),
-                word(&certificate["signature_algorithm"]),
-                word(&certificate["not_after"])
             );
+            let certificate = &key["certificate"];
+            if !certificate.is_null() {
+                let _ = write!(
+                    text,
+                    "; {}, signed with {}, until {}",
+                    word(&certificate["subject"]),
+                    word(&certificate["signature_algorithm"]),
+                    word(&certificate["not_after"])
+                );
+            }
+            for (before, name) in [("id ", "key_id"), ("", "purpose"), ("from ", "from")] {
+                if let Some(told) = key[name].as_str() {
+                    let _ = write!(text, "; {before}{told}");
+                }
+            }
             self.line(place.trim_end(), text);
         }
     }
@@ -316,8 +327,13 @@ mod tests {
             "fips": "required",
             "module": {"name": "OpenSSL FIPS Provider", "tls1_prf_ems_check": true},
             "openssl": {"providers": ["base", "fips"]},
-            "keys": [{"object": "ssls/1", "member": "key", "algorithm": "EC", "bits": 256,
-                      "curve": "prime256v1", "provider": null, "certificate": null}],
+            "keys": [
+                {"object": "ssls/1", "member": "key", "algorithm": "EC", "bits": 256,
+                 "curve": "prime256v1", "provider": null, "certificate": null},
+                {"object": "kek", "member": "", "purpose": "seals", "from": "/etc/portcullis/kek",
+                 "key_id": "0123456789abcdef", "algorithm": "AES-256-GCM", "bits": 256,
+                 "curve": null, "provider": "fips", "certificate": null},
+            ],
             "negotiated": null,
         });
         let text = page(&report);
@@ -337,10 +353,13 @@ mod tests {
             let line = format!("{name:<COLUMN$} {value}");
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
-        assert!(
-            text.contains("EC 256 bits on prime256v1, provider NONE"),
-            "{text}"
-        );
+        for line in [
+            "ssls/1 key:                EC 256 bits on prime256v1, provider NONE",
+            "kek:                       AES-256-GCM 256 bits, provider fips; id 0123456789abcdef; \
+             seals; from /etc/portcullis/kek",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
         assert!(
             !text.contains("Signature") && !text.contains("null"),
             "{text}"

@@ -23,6 +23,7 @@ use crate::crypto::error::CryptoError;
 use crate::crypto::fips::{self, Expected, Occasion, Origin};
 use crate::crypto::libraries::{self, Library};
 use crate::crypto::sign::{SignError, SigningKey};
+use crate::crypto::symmetric::CipherFacts;
 use crate::store::StoreError;
 use crate::telemetry::time::rfc3339;
 use crate::tls;
@@ -43,8 +44,8 @@ pub struct Surroundings {
     pub configuration: Sha256,
     /// The configuration file.
     pub file: Option<PathBuf>,
-    /// Key and certificate of the admin listener, where there are any.
-    pub admin: Option<(KeyFacts, CertificateFacts)>,
+    /// The keys that the configuration names; those of resources are in the store.
+    pub keys: Vec<OwnKey>,
     /// What signs reports (`fips_report_key`).
     pub signer: Option<SigningKey>,
     /// `fips_self_test_interval`.
@@ -64,6 +65,30 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Whether it speaks TLS.
     pub is_tls: bool,
+}
+
+/// A key of the gateway itself, told without showing it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnKey {
+    /// The member of the configuration that it belongs to, such as `fips_report_key`.
+    pub member: &'static str,
+    /// What it is for.
+    pub purpose: &'static str,
+    /// Where it comes from: a file, or in words.
+    pub from: String,
+    /// What it is.
+    pub material: OwnMaterial,
+}
+
+/// What a key of the gateway itself is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnMaterial {
+    /// A private key with its certificate.
+    Pair(KeyFacts, CertificateFacts),
+    /// A private key alone.
+    Private(KeyFacts),
+    /// A secret key.
+    Secret(CipherFacts),
 }
 
 /// Why there is no report.
@@ -100,7 +125,7 @@ impl Surroundings {
             listeners: Vec::new(),
             configuration: Sha256::from_bytes([0; 32]),
             file: None,
-            admin: None,
+            keys: Vec::new(),
             signer: None,
             self_test_interval: Duration::from_secs(3600),
             started_at: SystemTime::UNIX_EPOCH,
@@ -172,9 +197,9 @@ fn report(
         (true, None) => return Err(EvidenceError::NoSigner),
     };
     let held = inner.map(Inner::survey).transpose()?.unwrap_or_default();
-    let mut keys: Vec<Value> = Vec::new();
-    if let Some((key, certificate)) = &around.admin {
-        keys.push(inventory::key_json("admin.https", "", key, certificate));
+    let mut keys = inventory::own_keys(&around.keys);
+    if let Some(inner) = inner {
+        keys.extend(inventory::key_encryption_keys(&inner.custody)?);
     }
     keys.extend(inventory::keys(&held));
     let mut report = Map::new();

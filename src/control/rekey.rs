@@ -5,6 +5,7 @@
 //! end one transaction makes the next key the only one, and only if nothing is left of the former.
 //! A process that is killed at any moment finds by the notes where it was.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::control::Inner;
@@ -14,7 +15,7 @@ use crate::secrets::custody::kek::{CHECK_NAME, Kek};
 use crate::secrets::custody::obtain::ObtainError;
 use crate::secrets::custody::rotation::{CHAIN_NAME, NEXT_NAME, Rotation};
 use crate::secrets::custody::seal::mark_of;
-use crate::secrets::custody::{Custody, CustodyError, Opened, Reason};
+use crate::secrets::custody::{Custody, CustodyError, KeptIn, Opened, Reason};
 use crate::secrets::generation::{Generation, GenerationError};
 use crate::store::audit::{CHAIN_LABEL, ChainKey, PastError};
 use crate::store::{Resealed, Store, StoreError, Stored};
@@ -297,10 +298,19 @@ impl Inner {
         let (from, to) = (current.id(), next.id());
         tracing::info!(from, to, "the key-encryption key is being replaced");
         let lock = || self.writer.blocking_lock();
+        let tell = |kek: &Kek, file: &Path| {
+            self.custody
+                .locate(kek.id(), &KeptIn::File(file.to_path_buf()));
+        };
+        self.custody.go_over(&next)?;
+        tell(&next, &files.next);
         let count = rekey(&*self.store, &self.custody, (&current, &next), lock)?;
         tracing::info!(from, to, count, "the key-encryption key was replaced");
         match files.settle(&next) {
-            Ok(true) => {}
+            Ok(true) => {
+                tell(&current, &files.old);
+                tell(&next, files.place.as_deref().unwrap_or(&files.next));
+            }
             Ok(false) => tracing::warn!("{}", files.out_of_place(&files.next)),
             Err(error) => {
                 let error = crate::failure::chain(&error);

@@ -16,7 +16,7 @@ use crate::secrets::reference::{Reference, SourceKey};
 use crate::snapshot::compile::{Build, Compiled, Piece, compile};
 use crate::snapshot::specs;
 use crate::store::{StoreError, Stored};
-use crate::tls::material::{CaBundle, KeyPair};
+use crate::tls::material::{CaBundle, KeyPair, PrivateKey};
 use crate::tls::policy::{ClientAuth, Versions};
 
 /// A stored object that has to do with TLS. Disabled ones are left out: they claim nothing.
@@ -32,6 +32,8 @@ pub struct Surveyed {
     pub versions: Option<Versions>,
     /// Its certificates with their keys, each with the member that holds the key.
     pub pairs: Vec<(&'static str, KeyPair)>,
+    /// Its private keys that have no certificate, each with its member.
+    pub keys: Vec<(&'static str, PrivateKey)>,
     /// Where its keys lie, of those that are files: the root of `secrets.file.roots`, and the path
     /// below it.
     pub key_files: Vec<(String, String)>,
@@ -99,6 +101,7 @@ impl Control {
                     closed: Some(text.clone()),
                     versions: None,
                     pairs: Vec::new(),
+                    keys: Vec::new(),
                     key_files: Vec::new(),
                 });
             }
@@ -127,6 +130,7 @@ impl Inner {
                     closed: Some(error.to_string()),
                     versions: None,
                     pairs: Vec::new(),
+                    keys: Vec::new(),
                     key_files: key_files(stored),
                 });
             }
@@ -146,6 +150,7 @@ impl Inner {
             closed,
             versions,
             pairs: pairs(&parsed.resource, &compiled),
+            keys: signing_key(&parsed.resource).into_iter().collect(),
             key_files: key_files(stored),
         })
     }
@@ -226,6 +231,16 @@ fn login(secret: &Secret) -> Option<KeyPair> {
     let auth = secret.document.get("auth")?;
     let text = |member| auth.get(member).and_then(Value::as_str);
     KeyPair::parse(text("cert")?, text("key")?).ok()
+}
+
+/// What a manager's logins are signed with, unless it lies elsewhere.
+fn signing_key(resource: &Resource) -> Option<(&'static str, PrivateKey)> {
+    let Resource::Secret(secret) = resource else {
+        return None;
+    };
+    let text = secret.document.get("auth_config")?.get("private_key")?;
+    let key = PrivateKey::parse(text.as_str()?).ok()?;
+    Some(("auth_config.private_key", key))
 }
 
 /// The pairs that an object was compiled with.

@@ -15,6 +15,7 @@
 //! | [`mac`] | HMAC-SHA256 |
 //! | [`aead`] | AES-256-GCM for secrets at rest |
 //! | [`cbc`] | AES-CBC, decryption only, for what APISIX has sealed |
+//! | [`symmetric`] | what can be told of keys of these two |
 //! | [`sign`] | signatures with SHA-256, for evidence |
 //! | [`rand`] | random bytes and identifiers |
 //! | [`compare`] | comparing secrets in constant time |
@@ -32,6 +33,7 @@ pub mod libraries;
 pub mod mac;
 pub mod rand;
 pub mod sign;
+pub mod symmetric;
 pub mod sys;
 
 /// The full version line of the libcrypto in use, such as `OpenSSL 3.0.17 1 Jul 2025`.

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use openssl::base64;
 use serde_json::{Value, json};
@@ -294,6 +296,118 @@ fn report_counts_what_was_really_negotiated_and_names_every_key() {
             (&upstreams[0]["object"], &upstreams[0]["verify"]),
             (&json!("routes/up"), &json!(false))
         );
+    }
+}
+
+/// A key-encryption key, as a file has it.
+const KEK: &str = "5f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
+
+#[test]
+fn keys_that_the_gateway_has_for_itself_are_reported_and_none_is_shown() {
+    let Some(module) = Module::copy() else { return };
+    let folder = TempDir::new().unwrap();
+    let order = Leaf {
+        key: KeyKind::Rsa,
+        ..Leaf::client("reports")
+    };
+    let signer = Ca::root("Auditor").issue(&order);
+    let report_key = signer.write(folder.path(), "reports").key;
+    let account = Ca::root("Google").issue(&order);
+    let kek = folder.path().join("kek-for-reports");
+    fs::write(&kek, KEK).unwrap();
+    fs::set_permissions(&kek, fs::Permissions::from_mode(0o600)).unwrap();
+    for (setup, provider) in [
+        (module.setup(), "fips"),
+        (Setup::default().set("fips", "off"), "default"),
+    ] {
+        let bare = setup.clone().start();
+        let rows = report(&bare)["keys"].as_array().unwrap().clone();
+        let objects: Vec<_> = rows.iter().map(|row| &row["object"]).collect();
+        assert_eq!(objects, ["admin.https", "kek"]);
+        let made = bare.data_path().join("kek");
+        assert_eq!(rows[1]["from"], made.to_str().unwrap());
+        bare.stop();
+
+        let setup = setup
+            .set("fips_report_key", report_key.to_str().unwrap())
+            .set("kek", kek.to_str().unwrap())
+            .set("https.session_tickets", "on")
+            .set("data_encryption.keyring", "[$env://RING, $env://LONG]")
+            .env("RING", "a-ring-of-sixtee")
+            .env("LONG", "a-ring-of-thirty-two-bytes-in-it")
+            .data(&Arc::new(TempDir::new().unwrap()));
+        let gateway = setup.clone().start();
+        let google = json!({"auth_config": {"client_email": "e", "project_id": "p",
+                                            "private_key": account.key}});
+        gateway.configure("/secrets/gcp/1", &google);
+        let told = report(&gateway);
+        let keys = told["keys"].as_array().unwrap();
+        let find = |object: &str, algorithm: &str| {
+            let is_it = |key: &&Value| key["object"] == object && key["algorithm"] == algorithm;
+            let found = keys.iter().find(is_it);
+            found.unwrap_or_else(|| panic!("{object} {algorithm}: {keys:#?}"))
+        };
+        for (object, algorithm, bits, from) in [
+            ("fips_report_key", "RSA", 2048, report_key.to_str().unwrap()),
+            ("kek", "AES-256-GCM", 256, kek.to_str().unwrap()),
+            (
+                "https.session_tickets",
+                "AES-256-CBC",
+                256,
+                "drawn by the process that serves",
+            ),
+            (
+                "data_encryption.keyring",
+                "AES-128-CBC",
+                128,
+                "the configuration",
+            ),
+            (
+                "data_encryption.keyring",
+                "AES-256-CBC",
+                256,
+                "the configuration",
+            ),
+        ] {
+            let key = find(object, algorithm);
+            assert_eq!((&key["bits"], &key["from"]), (&json!(bits), &json!(from)));
+            assert_eq!(key["provider"], provider, "{object}");
+            assert_eq!(key["certificate"], Value::Null);
+            assert!(!key["purpose"].as_str().unwrap().is_empty());
+        }
+        let of_manager = find("secrets/gcp/1", "RSA");
+        assert_eq!(of_manager["member"], "auth_config.private_key");
+        assert_eq!(of_manager["provider"], provider);
+        let mut pkey = program("openssl");
+        pkey.args(["pkey", "-pubout", "-outform", "DER", "-out"]);
+        let public = folder.path().join("public.der");
+        pkey.arg(&public).arg("-in").arg(&report_key);
+        assert!(run_to_end(pkey, b"", SOON).status.success());
+        assert_eq!(
+            find("fips_report_key", "RSA")["public_key_sha256"],
+            sha256_of(&public).as_str()
+        );
+        let id = find("kek", "AES-256-GCM")["key_id"].as_str().unwrap();
+
+        // Beside the gateway that serves, as a page.
+        let page = setup.run(&["fips"]).stdout;
+        let lines = [
+            format!("AES-256-GCM 256 bits, provider {provider}; id {id}; seals the private keys"),
+            format!("RSA 2048 bits, provider {provider}; signs reports like this one; from "),
+        ];
+        for (name, wanted) in ["kek:", "fips_report_key:"].iter().zip(lines) {
+            let line = page.lines().find(|line| line.starts_with(name));
+            assert!(
+                line.is_some_and(|line| line.contains(&wanted)),
+                "{wanted}\n{page}"
+            );
+        }
+        for text in [told.to_string(), page] {
+            let secrets = [KEK, "a-ring-of"].into_iter();
+            let lines = signer.key_lines().into_iter().chain(account.key_lines());
+            assert!(secrets.chain(lines).all(|secret| !text.contains(secret)));
+            assert!(!text.contains(&KEK[..16]));
+        }
     }
 }
 

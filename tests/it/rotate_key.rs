@@ -52,6 +52,21 @@ fn note(data: &Path, name: &str) -> Option<String> {
     database.query_row(query, [name], |row| row.get(0)).ok()
 }
 
+/// Where the report says that the keys at work come from, each after its id.
+fn reported_keys(gateway: &Gateway) -> Vec<(String, String)> {
+    let url = format!(
+        "http://127.0.0.1:{}/portcullis/v1/fips",
+        gateway.port("admin")
+    );
+    let asked = Curl::new(&url).header(&format!("X-API-KEY: {ADMIN_KEY}"));
+    let report = asked.send().expect_status(200).json();
+    let keys = report["keys"].as_array().unwrap().iter();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    keys.filter(|key| key["object"] == "kek")
+        .map(|key| (text(&key["key_id"]), text(&key["from"])))
+        .collect()
+}
+
 /// The id of the key that a store is under.
 fn key_id(data: &Path) -> String {
     let check = note(data, "kek_check").unwrap();
@@ -133,6 +148,17 @@ fn key_is_replaced_while_requests_and_writes_go_on_and_the_former_is_refused() {
     let mode = fs::metadata(data.join("kek")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     expect_served(&gateway, &pair);
+    let file = |name: &str| data.join(name).to_str().unwrap().to_owned();
+    let at_work = [
+        (present.clone(), file("kek")),
+        (former.clone(), file("kek.old")),
+    ];
+    // The former one opens what was read before, for a while.
+    let told = reported_keys(&gateway);
+    assert!(
+        !told.is_empty() && at_work.starts_with(&told),
+        "{told:?}, not {at_work:?}"
+    );
     gateway.configure("/secrets/vault/new", &json!({"uri": "http://v/v1/x"}));
     gateway.stop();
     let check = setup.run(&["check"]);
@@ -287,6 +313,10 @@ fn key_that_the_environment_gives_is_replaced_and_its_successor_waits_for_its_ke
     let told = setup.run(&["rotate-key"]);
     assert!(told.status.success(), "{told:?}");
     assert!(told.stdout.contains("put it where `kek` of"), "{told:?}");
+    let beside = data.join("kek.next").to_str().unwrap().to_owned();
+    let at_work = reported_keys(&gateway);
+    let places: Vec<_> = at_work.iter().map(|(_, from)| from.as_str()).collect();
+    assert_eq!(places, [beside.as_str(), "`kek` of the configuration"]);
     let next = fs::read_to_string(data.join("kek.next")).unwrap();
     expect_served(&gateway, &pair);
     let folder = gateway.data();

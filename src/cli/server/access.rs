@@ -13,15 +13,25 @@ use crate::admin;
 use crate::admin::auth::{Key, Keys, Sources};
 use crate::cli::server::serve::ServeError;
 use crate::config::{self, Config, KeyFile, KeyMaterial, TrustFile};
+use crate::control::evidence::{OwnKey, OwnMaterial};
 use crate::crypto::digest::Sha256;
+use crate::crypto::error::CryptoError;
 use crate::crypto::rand;
 use crate::crypto::sign::SigningKey;
+use crate::crypto::symmetric::Cipher;
 use crate::tls::material::{CaBundle, CertChain, KeyPair, MaterialError, PrivateKey};
 use crate::tls::policy::{ClientAuth, ClientPolicy, Versions};
 use crate::tls::select::Always;
 use crate::tls::selfsigned;
 use crate::tls::server::{Alpn, ListenerAcceptor, ServerContext, ServerSpec, SessionCache};
 use crate::tls::trust::CaStore;
+
+/// What the keys of session tickets are for.
+const TICKETS: &str =
+    "seal session tickets, with HMAC-SHA256; another one in each lifetime of a ticket";
+
+/// What the keys of an APISIX are for.
+const KEYRING: &str = "opens private keys that an APISIX has sealed; seals nothing";
 
 /// More than any secret that is made here.
 const SECRET_BYTES: usize = 16 * 1024;
@@ -252,6 +262,53 @@ pub(super) fn report_key(config: &Config) -> Result<Option<PrivateKey>, ServeErr
     };
     let text = Zeroizing::new(read(&key_file.path)?);
     private_key(key_file, &text, "fips_report_key_passphrase").map(Some)
+}
+
+/// What can be told of the keys that the configuration names or has made; `admin` is what the admin
+/// listener shows.
+pub(super) fn own_keys(
+    config: &Config,
+    admin: Option<&KeyPair>,
+) -> Result<Vec<OwnKey>, ServeError> {
+    let mut keys = Vec::new();
+    let mut tell = |member, purpose, from, material| {
+        keys.push(OwnKey {
+            member,
+            purpose,
+            from,
+            material,
+        });
+    };
+    let failed = || CryptoError::during("tell a key");
+    if let Some(pair) = admin {
+        let (key, certificate) = pair.facts().map_err(failed())?;
+        let from = admin_files(config).1.path.display().to_string();
+        let pair = OwnMaterial::Pair(key, certificate);
+        tell("admin.https", "shown by the admin listener", from, pair);
+    }
+    if let (Some(file), Some(key)) = (&config.fips.report_key, report_key(config)?) {
+        let key = OwnMaterial::Private(key.facts().map_err(failed())?);
+        let from = file.path.display().to_string();
+        tell("fips_report_key", "signs reports like this one", from, key);
+    }
+    if config.https.session_tickets {
+        let from = match config.https.session_ticket_secret {
+            Some(_) => "derived from `https.session_ticket_secret` (SP 800-108)",
+            None => "drawn by the process that serves",
+        };
+        let cipher = OwnMaterial::Secret(Cipher::Aes256Cbc.facts()?);
+        tell("https.session_tickets", TICKETS, from.to_owned(), cipher);
+    }
+    for key in &config.keyring {
+        let cipher = match key.expose().len() {
+            16 => Cipher::Aes128Cbc,
+            _ => Cipher::Aes256Cbc,
+        };
+        let from = "the configuration".to_owned();
+        let cipher = OwnMaterial::Secret(cipher.facts()?);
+        tell("data_encryption.keyring", KEYRING, from, cipher);
+    }
+    Ok(keys)
 }
 
 /// What `fips: required` would refuse of the files that the configuration names: the member and

@@ -20,12 +20,12 @@ use crate::control::Parts;
 use crate::control::evidence::{self, EvidenceError, Listener, Surroundings, VerifyError};
 use crate::crypto;
 use crate::crypto::digest::sha256;
-use crate::crypto::error::CryptoError;
 use crate::crypto::sign::{SignError, VerifyingKey};
 use crate::failure::chain;
 use crate::resource::json;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::cache::Contexts;
+use crate::tls::material::KeyPair;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -75,14 +75,8 @@ fn report(
     args: &FipsArgs,
 ) -> Result<String, ReportError> {
     let addresses = configured_listeners(config);
-    let admin = access::admin_pair(config)?.map(|pair| pair.facts());
-    let around = Surroundings {
-        admin: admin
-            .transpose()
-            .map_err(CryptoError::during("tell a key"))
-            .map_err(ServeError::from)?,
-        ..surroundings(config, addresses)?
-    };
+    let admin = access::admin_pair(config)?;
+    let around = surroundings(config, addresses, admin.as_ref())?;
     let report = match standalone {
         None => evidence::evidence(parts(config)?, &around, args.sign)?,
         Some(path) => {
@@ -107,10 +101,12 @@ fn parts(config: &Config) -> Result<Option<Parts>, KeepingError> {
     keeping::parts(config, keeping, live, contexts, Arc::new(metrics)).map(Some)
 }
 
-/// What a report says of a process with these listeners that does not serve.
+/// What a report says of a process with these listeners that does not serve; `admin` is what its
+/// admin listener shows, where that is made already.
 pub(super) fn surroundings(
     config: &Config,
     addresses: impl IntoIterator<Item = (&'static str, SocketAddr)>,
+    admin: Option<&KeyPair>,
 ) -> Result<Surroundings, ServeError> {
     let listeners = addresses.into_iter().map(|(name, address)| Listener {
         name,
@@ -121,7 +117,7 @@ pub(super) fn surroundings(
         listeners: listeners.collect(),
         configuration: sha256(&[config.describe().as_bytes()])?,
         file: config.file.clone(),
-        admin: None,
+        keys: access::own_keys(config, admin)?,
         signer: access::report_signer(config)?,
         self_test_interval: config.fips.self_test_interval,
         started_at: SystemTime::now(),

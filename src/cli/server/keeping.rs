@@ -15,7 +15,7 @@ use crate::secrets::custody::kek::{CHECK_NAME, Kek};
 use crate::secrets::custody::keyring::Keyring;
 use crate::secrets::custody::obtain::{self, Configured, Found, Known, ObtainError, Sources};
 use crate::secrets::custody::rotation::{CHAIN_NAME, NEXT_NAME, Rotation};
-use crate::secrets::custody::{Custody, kek::KekError};
+use crate::secrets::custody::{Custody, KeptIn, kek::KekError};
 use crate::snapshot::live::Live;
 use crate::store::audit::{CHAIN_LABEL, ChainKey};
 use crate::store::memory::Memory;
@@ -194,8 +194,14 @@ pub(super) fn keep(
     files: Rotation,
 ) -> Result<Keeping, KeepingError> {
     let custody = Custody::new(&found.kek)?;
+    let kept_in = found.path.clone();
+    let kept_in = kept_in.map_or(KeptIn::Configuration, KeptIn::File);
+    custody.locate(found.kek.id(), &kept_in);
     if let Some(next) = &found.next {
         custody.go_over(next)?;
+        let settled = files.place.clone().filter(|_| !files.next.exists());
+        let file = settled.unwrap_or_else(|| files.next.clone());
+        custody.locate(next.id(), &KeptIn::File(file));
     }
     let past = database.meta_find(CHAIN_NAME)?;
     let key = chain_key(&found.kek, &custody, past.as_deref()).map_err(KeepingError::Chain)?;

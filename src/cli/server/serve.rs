@@ -284,14 +284,9 @@ fn surroundings(
     });
     let planes = planes.collect::<Result<Vec<_>, _>>()?;
     Ok(Surroundings {
-        admin: Some(
-            admin_pair
-                .facts()
-                .map_err(crypto::error::CryptoError::during("tell a key"))?,
-        ),
         is_serving: true,
         started_at,
-        ..fips::surroundings(config, data.chain(planes))?
+        ..fips::surroundings(config, data.chain(planes), Some(admin_pair))?
     })
 }
 

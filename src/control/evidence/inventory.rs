@@ -2,26 +2,88 @@
 
 use serde_json::{Value, json};
 
-use super::version_names;
+use super::{OwnKey, OwnMaterial, version_names};
 use crate::control::survey::{Role, Surveyed};
 use crate::crypto::digest::Sha256;
+use crate::crypto::error::CryptoError;
+use crate::crypto::symmetric::{Cipher, CipherFacts};
+use crate::secrets::custody::Custody;
 use crate::telemetry::time::rfc3339_seconds;
-use crate::tls::material::{CertificateFacts, KeyFacts};
+use crate::tls::material::{CertificateFacts, KeyFacts, KeyPair, PrivateKey};
 use crate::tls::policy::ClientAuth;
 
-/// Every key.
+/// What the key-encryption key in use is for.
+const SEALS: &str = "seals the private keys and credentials of the store; the keys (HMAC-SHA256) of \
+                     the audit chain and of placeholders are derived from it (SP 800-108)";
+
+/// What the one before is for, while a rotation goes on.
+const OPENS: &str = "opens what is not yet sealed with the other one";
+
+/// The keys that the configuration names or has made.
+pub(super) fn own_keys(keys: &[OwnKey]) -> Vec<Value> {
+    let rows = keys.iter().map(|own| {
+        let about = json!({ "object": own.member, "member": "", "purpose": own.purpose,
+                            "from": own.from });
+        joined(
+            about,
+            match &own.material {
+                OwnMaterial::Pair(key, certificate) => key_json(key, Some(certificate)),
+                OwnMaterial::Private(key) => key_json(key, None),
+                OwnMaterial::Secret(cipher) => cipher_json(cipher),
+            },
+        )
+    });
+    rows.collect()
+}
+
+/// What seals the private keys and credentials of the store.
+pub(super) fn key_encryption_keys(custody: &Custody) -> Result<Vec<Value>, CryptoError> {
+    let cipher = Cipher::Aes256Gcm.facts()?;
+    let rows = custody.facts().into_iter().map(|kek| {
+        let (member, purpose) = if kek.is_current {
+            ("", SEALS)
+        } else {
+            ("former", OPENS)
+        };
+        let about = json!({ "object": "kek", "member": member, "purpose": purpose,
+                            "from": kek.kept_in.to_string(), "key_id": kek.id });
+        joined(about, cipher_json(&cipher))
+    });
+    Ok(rows.collect())
+}
+
+/// Every key of what is stored.
 pub(super) fn keys(held: &[Surveyed]) -> Vec<Value> {
-    let pairs = held
-        .iter()
-        .flat_map(|entry| entry.pairs.iter().map(move |(at, pair)| (entry, at, pair)));
-    pairs
-        .map(|(entry, at, pair)| match pair.facts() {
-            Ok((key, certificate)) => key_json(&entry.object, at, &key, &certificate),
-            Err(error) => {
-                json!({ "object": entry.object, "member": at, "error": error.to_string() })
-            }
-        })
-        .collect()
+    let rows = held.iter().flat_map(|entry| {
+        let pairs = entry.pairs.iter().map(|(at, pair)| (*at, told_pair(pair)));
+        let alone = entry.keys.iter().map(|(at, key)| (*at, told_key(key)));
+        pairs
+            .chain(alone)
+            .map(|(at, told)| joined(json!({ "object": entry.object, "member": at }), told))
+    });
+    rows.collect()
+}
+
+fn told_pair(pair: &KeyPair) -> Value {
+    match pair.facts() {
+        Ok((key, certificate)) => key_json(&key, Some(&certificate)),
+        Err(error) => json!({ "error": error.to_string() }),
+    }
+}
+
+fn told_key(key: &PrivateKey) -> Value {
+    match key.facts() {
+        Ok(facts) => key_json(&facts, None),
+        Err(error) => json!({ "error": error.to_string() }),
+    }
+}
+
+/// The members of both objects.
+fn joined(mut about: Value, told: Value) -> Value {
+    if let (Value::Object(row), Value::Object(told)) = (&mut about, told) {
+        row.extend(told);
+    }
+    about
 }
 
 /// Who serves which names, on which versions.
@@ -75,23 +137,16 @@ fn state(entry: &Surveyed) -> String {
     }
 }
 
-/// A key with its certificate; `member` is empty where the object says all.
-pub(super) fn key_json(
-    object: &str,
-    member: &str,
-    key: &KeyFacts,
-    certificate: &CertificateFacts,
-) -> Value {
+/// A private key, with its certificate where it has one.
+fn key_json(key: &KeyFacts, certificate: Option<&CertificateFacts>) -> Value {
     let hex = |digest: &[u8; 32]| Sha256::from_bytes(*digest).to_string();
     json!({
-        "object": object,
-        "member": member,
         "algorithm": key.algorithm,
         "bits": key.bits,
         "curve": key.curve,
         "provider": key.provider,
         "public_key_sha256": hex(&key.public_sha256),
-        "certificate": {
+        "certificate": certificate.map(|certificate| json!({
             "subject": certificate.subject,
             "issuer": certificate.issuer,
             "serial": certificate.serial,
@@ -99,6 +154,18 @@ pub(super) fn key_json(
             "signature_algorithm": certificate.signature,
             "not_before": rfc3339_seconds(certificate.validity.0),
             "not_after": rfc3339_seconds(certificate.validity.1),
-        },
+        })),
+    })
+}
+
+/// A secret key, of which nothing is shown.
+fn cipher_json(cipher: &CipherFacts) -> Value {
+    json!({
+        "algorithm": cipher.algorithm,
+        "bits": cipher.bits,
+        "curve": null,
+        "provider": cipher.provider,
+        "public_key_sha256": null,
+        "certificate": null,
     })
 }

@@ -1,5 +1,8 @@
 //! The key-encryption key: its forms, its name, what follows from it.
 
+use std::fmt;
+use std::path::PathBuf;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
@@ -112,10 +115,42 @@ impl Kek {
     }
 }
 
-impl std::fmt::Debug for Kek {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Kek {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Kek({})", self.id)
     }
+}
+
+/// Where a key is kept. `Display` is for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeptIn {
+    /// Nowhere: it was drawn at random and ends with the process.
+    Memory,
+    /// The configuration's `kek` has it, or leads to it.
+    Configuration,
+    /// This file.
+    File(PathBuf),
+}
+
+impl fmt::Display for KeptIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("drawn for this process"),
+            Self::Configuration => f.write_str("`kek` of the configuration"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// A key at work, told without showing it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KekFacts {
+    /// [`Kek::id`].
+    pub id: String,
+    /// Where it is kept.
+    pub kept_in: KeptIn,
+    /// Whether it seals; the other one only opens what is not yet sealed anew.
+    pub is_current: bool,
 }
 
 /// Why a text is no key. Sentences are for the operator.

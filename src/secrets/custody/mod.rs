@@ -41,7 +41,7 @@ pub mod stray;
 pub mod withhold;
 
 pub use keep::KeptNames;
-pub use kek::{Kek, KekError};
+pub use kek::{Kek, KekError, KekFacts, KeptIn};
 pub use obtain::ObtainError;
 pub use seal::{CustodyError, Reason};
 pub use withhold::Show;
@@ -71,6 +71,7 @@ struct Ring {
 struct SealKey {
     key: aead::Key,
     id: String,
+    kept_in: KeptIn,
 }
 
 impl Ring {
@@ -95,12 +96,13 @@ impl SealKey {
         Self {
             key: kek.key().clone(),
             id: kek.id().to_owned(),
+            kept_in: KeptIn::Memory,
         }
     }
 }
 
 impl Custody {
-    /// Custody under this key.
+    /// Custody under this key, which nobody keeps until [`Custody::locate`] says who does.
     ///
     /// # Errors
     /// When OpenSSL cannot derive a key.
@@ -121,6 +123,29 @@ impl Custody {
             self.0.store(Arc::new(next));
         }
         Ok(())
+    }
+
+    /// Notes where the key with this id is kept.
+    pub fn locate(&self, id: &str, kept_in: &KeptIn) {
+        let mut ring = Ring::clone(&self.0.load());
+        let all = [Some(&mut ring.current), ring.older.as_mut()];
+        for key in all.into_iter().flatten().filter(|key| key.id == id) {
+            key.kept_in.clone_from(kept_in);
+        }
+        self.0.store(Arc::new(ring));
+    }
+
+    /// What can be told of the keys at work, the one that seals first.
+    #[must_use]
+    pub fn facts(&self) -> Vec<KekFacts> {
+        let ring = self.0.load();
+        let all = [Some(&ring.current), ring.older.as_ref()];
+        let all = all.into_iter().flatten().map(|key| KekFacts {
+            id: key.id.clone(),
+            kept_in: key.kept_in.clone(),
+            is_current: key.id == ring.current.id,
+        });
+        all.collect()
     }
 
     /// The id of the key that seals.
@@ -236,12 +261,26 @@ mod tests {
         };
         let old = seal(&custody).unwrap();
         let next = Kek::from_bytes(&[2; 32]).unwrap();
+        let first = Kek::from_bytes(&[1; 32]).unwrap();
+        assert_eq!(custody.facts()[0].kept_in, KeptIn::Memory);
+        let file = KeptIn::File("kek".into());
+        clone.locate(first.id(), &file);
         clone.go_over(&next).unwrap();
         clone.go_over(&next).unwrap();
         let new = seal(&custody).unwrap();
         assert!(new.starts_with(&format!("pc1:{}:", next.id())), "{new}");
         assert!(open(&clone, &old) && open(&custody, &old) && open(&clone, &new));
+        clone.locate(next.id(), &KeptIn::Configuration);
+        let facts = |id: &str, kept_in: KeptIn, is_current| KekFacts {
+            id: id.to_owned(),
+            kept_in,
+            is_current,
+        };
+        let current = facts(next.id(), KeptIn::Configuration, true);
+        let former = facts(first.id(), file, false);
+        assert_eq!(custody.facts(), [current.clone(), former]);
         custody.forget_older();
+        assert_eq!(custody.facts(), [current]);
         assert!(open(&clone, &new) && !open(&clone, &old) && !open(&custody, &old));
         assert!(!open(&samples::custody(1), &new));
         let shown = format!("{clone:?}");
