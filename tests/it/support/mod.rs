@@ -17,6 +17,7 @@ pub(crate) mod fips;
 pub(crate) mod gateway;
 pub(crate) mod h2;
 pub(crate) mod h2_origin;
+pub(crate) mod hello;
 pub(crate) mod memory;
 pub(crate) mod origin;
 pub(crate) mod pki;
