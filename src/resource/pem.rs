@@ -235,6 +235,23 @@ fn date_leaf(at: &str, chain: &CertChain, terms: &Terms, verdict: &mut Verdict) 
     }
 }
 
+/// Judges a private key that signs logins, and has no certificate. What is no PEM is a reference, or
+/// told when it is used.
+pub(super) fn judge_signing_key((at, text): &Located<'_>, verdict: &mut Verdict) {
+    if !text.trim_start().starts_with("---") {
+        return;
+    }
+    let key = match PrivateKey::parse(text) {
+        Ok(key) => key,
+        Err(error) => return verdict.refuse(at, format!("{}: {error}", dotted(at))),
+    };
+    if let Err(error) = key.signing_key() {
+        verdict.refuse(at, format!("{}: {error}", dotted(at)));
+    } else if let Err(flaw) = key.approve() {
+        warn_of_unapproved(at, &flaw, verdict);
+    }
+}
+
 /// Says what `fips: required` would refuse. Where it is in force, reading has refused it.
 fn warn_of_unapproved(at: &str, flaw: &Unapproved, verdict: &mut Verdict) {
     if !material::is_approval_required() {

@@ -212,6 +212,9 @@ fn judge_gcp(document: &Document, verdict: &mut Verdict) {
         let reason = "project_id is no project: it has no slash";
         verdict.refuse("/auth_config/project_id", reason);
     }
+    if let Some(key) = config.and_then(|config| members::text(config, "private_key")) {
+        pem::judge_signing_key(&("/auth_config/private_key".to_owned(), key), verdict);
+    }
 }
 
 /// An address must say where, and nothing else: it is shown by every read. Never quoted.
@@ -476,6 +479,19 @@ mod tests {
             let told = refused("vault/1", &vault(cert, key));
             let prefix = "failed to handle auth.cert and auth.key: ";
             assert!(told.starts_with(prefix) && told.contains(text), "{told}");
+        }
+    }
+
+    #[test]
+    fn signing_key_of_an_account_is_judged_where_it_is_a_pem() {
+        let body = |key: &str| json!({"auth_config": {"client_email": "a", "private_key": key, "project_id": "c"}});
+        let ca = sample::ca("account");
+        let cut: String = ca.key_pem.lines().take(2).collect();
+        let told = refused("gcp/1", &body(&cut));
+        let text = "auth_config.private_key: failed to parse key";
+        assert!(told.starts_with(text), "{told}");
+        for good in [ca.key_pem.as_str(), "$env://KEY", "b"] {
+            read("gcp/1", &body(good));
         }
     }
 

@@ -333,7 +333,11 @@ fn unapproved_keys_and_certificates_are_refused_with_their_member() {
         let auth = json!({"method": "cert", "cert": pair.cert, "key": pair.key});
         json!({"uri": "https://127.0.0.1:1", "prefix": "kv", "auth": auth})
     };
-    let refused: [Refused; 10] = [
+    let google = |key: &str| {
+        let account = json!({"client_email": "e", "project_id": "p", "private_key": key});
+        json!({ "auth_config": account })
+    };
+    let refused: [Refused; 12] = [
         ("/ssls/1", ssl(&edwards), "cert: certificate 1 has "),
         ("/ssls/1", ssl(&koblitz), "cert: certificate 1 "),
         (
@@ -376,6 +380,16 @@ fn unapproved_keys_and_certificates_are_refused_with_their_member() {
             vault(&old),
             "failed to handle auth.cert and auth.key: auth.cert: certificate 1 is signed with",
         ),
+        (
+            "/secrets/gcp/1",
+            google(&edwards.key),
+            "auth_config.private_key: the private key has the algorithm Ed25519",
+        ),
+        (
+            "/secrets/gcp/1",
+            google(&koblitz.key),
+            "auth_config.private_key: the private key is EC on secp256k1",
+        ),
     ];
     for (path, document, reason) in refused {
         let told = fips.admin_put(path, &document).expect_status(400).json();
@@ -401,6 +415,8 @@ fn unapproved_keys_and_certificates_are_refused_with_their_member() {
             })),
         ),
         ("/secrets/vault/1", vault(&good)),
+        ("/secrets/gcp/1", google(&of_kind(KeyKind::Rsa).key)),
+        ("/secrets/gcp/1", google("$env://GOOGLE")),
     ] {
         for gateway in [&fips, &off] {
             let told = gateway.admin_put(path, &document);
