@@ -439,6 +439,8 @@ fn configured_files_that_fips_refuses_are_told_without_it_and_stop_the_start_wit
             &[("admin.https.cert", cert), ("admin.https.key", key)][..],
             &[("upstream.trust_file", cert)],
             &[("secrets.vault.trust_file", cert)],
+            &[("secrets.gcp.trust_file", cert)],
+            &[("secrets.kubernetes.trust_file", cert)],
         ] {
             let with = |setup: Setup| {
                 let settings = settings.iter();

@@ -355,6 +355,11 @@ pub(super) fn would_be_refused(config: &Config) -> Vec<String> {
         ("upstream.trust_file", config.upstream.trust_file.as_ref()),
         ("secrets.vault.trust_file", Some(&secrets.vault.trust_file)),
         ("secrets.aws.trust_file", Some(&secrets.aws.trust_file)),
+        ("secrets.gcp.trust_file", Some(&secrets.gcp.trust_file)),
+        (
+            "secrets.kubernetes.trust_file",
+            Some(&secrets.kubernetes.trust_file),
+        ),
     ];
     for (member, file) in lists {
         // Of the system's list FIPS mode leaves out what it does not take: nobody here chose that.
