@@ -12,6 +12,7 @@ pub(super) fn page(report: &Value) -> String {
     let mut page = Page(String::new());
     page.line("statement", word(&report["statement"]));
     page.line("fips", word(&report["fips"]));
+    page.line("FAILED", failure(report).unwrap_or_default());
     page.line("report made at", word(&report["made_at"]));
     let gateway = &report["gateway"];
     let process = format!(
@@ -39,6 +40,19 @@ pub(super) fn page(report: &Value) -> String {
     page.configuration(&report["configuration"]);
     page.signature(&report["signature"]);
     page.0
+}
+
+/// That the gateway which serves has lost its module, if so; `None` for a report without that.
+pub(super) fn failure(report: &Value) -> Option<String> {
+    let failure = Some(&report["failure"]).filter(|failure| !failure.is_null())?;
+    let why = ["reason", "cause"].map(|member| word(&failure[member]));
+    let why = why.into_iter().filter(|text| !text.is_empty());
+    Some(format!(
+        "the gateway that serves from this store lost its FIPS module at {} and accepts no client: \
+         {}; repair the module, then start the gateway anew",
+        word(&failure["at"]),
+        why.collect::<Vec<_>>().join(": ")
+    ))
 }
 
 struct Page(String);
@@ -319,6 +333,19 @@ mod tests {
     use super::*;
 
     use serde_json::json;
+
+    #[test]
+    fn module_that_was_lost_is_told_at_the_top() {
+        let text = "FAILED:                    the gateway that serves from this store lost its FIPS \
+                    module at 2030-01-01T00:00:00Z and accepts no client: reason: cause; repair";
+        let mut report = json!({"failure": {"at": "2030-01-01T00:00:00Z", "reason": "reason",
+                                            "cause": "cause"}});
+        assert!(page(&report).contains(text), "{}", page(&report));
+        report["failure"]["cause"] = Value::Null;
+        assert!(page(&report).contains("client: reason; repair"));
+        report["failure"] = Value::Null;
+        assert!(!page(&report).contains("FAILED") && failure(&report).is_none());
+    }
 
     #[test]
     fn what_the_report_has_is_on_the_page_and_no_more() {

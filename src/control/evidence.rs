@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
+use crate::control::module::FAILURE_NAME;
 use crate::control::start::assemble;
 use crate::control::{Control, Inner, Parts};
 use crate::crypto::dependencies;
@@ -217,6 +218,7 @@ fn report(
         }),
     );
     add("module", module(around));
+    add("failure", failure(inner, around)?);
     add("openssl", openssl()?);
     add(
         "tls",
@@ -310,6 +312,18 @@ fn module(around: &Surroundings) -> Value {
             "interval_seconds": around.self_test_interval.as_secs(),
         },
     })
+}
+
+/// Why the gateway that serves from this store, which is another process, has lost its module; null
+/// where it has not, as far as is known.
+fn failure(inner: Option<&Inner>, around: &Surroundings) -> Result<Value, StoreError> {
+    let Some(inner) = inner.filter(|_| !around.is_serving) else {
+        return Ok(Value::Null);
+    };
+    let note = inner.store.meta_find(FAILURE_NAME)?;
+    Ok(note.map_or(Value::Null, |note| {
+        serde_json::from_str(&note).unwrap_or(Value::String(note))
+    }))
 }
 
 fn openssl() -> Result<Value, EvidenceError> {

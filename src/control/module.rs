@@ -8,17 +8,32 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 use crate::control::Inner;
 use crate::crypto::fips::{self, FipsError, Mode, Occasion};
+use crate::failure::chain;
 use crate::snapshot::link::Command;
+use crate::store::{Store, StoreError};
+use crate::telemetry::time::rfc3339;
+
+/// Under which name the store notes that the module of the gateway which serves from it has failed:
+/// that gateway can tell nobody any more.
+pub(super) const FAILURE_NAME: &str = "fips_failure";
 
 /// How often the module's state is read.
 const STATE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Watches until the module fails; returns at once where there is none.
 pub(super) async fn watch(inner: &Arc<Inner>, self_test_interval: Duration) {
+    on_the_store(inner, |store| {
+        // Of the process before this one, whose module it was.
+        match store.meta_find(FAILURE_NAME)? {
+            Some(_) => store.meta_remove(FAILURE_NAME),
+            None => Ok(()),
+        }
+    });
     if fips::mode() == Mode::Default {
         return;
     }
@@ -70,11 +85,36 @@ impl Inner {
         }
         self.metrics.fips_operational.set(0);
         let cause = std::error::Error::source(error).map(ToString::to_string);
+        let note = json!({
+            "at": rfc3339((self.rules.clock)()),
+            "reason": error.to_string(),
+            "cause": cause,
+        });
         tracing::error!(
             %error,
             cause = cause.unwrap_or_default(),
             "the FIPS module is out of order: no client is accepted any more; start anew"
         );
         self.command(&Command::Halt);
+        on_the_store(self, move |store| {
+            store.meta_put(FAILURE_NAME, &note.to_string())
+        });
     }
+}
+
+/// Has a note written, off the reactor. One that is not is told; nothing else depends on it.
+fn on_the_store(
+    inner: &Inner,
+    work: impl FnOnce(&dyn Store) -> Result<(), StoreError> + Send + 'static,
+) {
+    let store = Arc::clone(&inner.store);
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = work(&*store) {
+            let error = chain(&error);
+            tracing::error!(
+                error,
+                "the state of the FIPS module is not noted in the store"
+            );
+        }
+    });
 }

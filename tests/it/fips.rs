@@ -8,13 +8,13 @@ use openssl::symm::Cipher;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::client::{Curl, CurlOutcome};
+use crate::support::client::Curl;
 use crate::support::fips::{EX_CONFIG, Module};
-use crate::support::gateway::{ADMIN_KEY, Gateway, Setup};
+use crate::support::gateway::{ADMIN_KEY, Setup};
 use crate::support::origin::Origin;
 use crate::support::pki::{Ca, KeyKind, Leaf, Pair};
 use crate::support::site::Site;
-use crate::support::{SOON, TlsVersion, eventually, program, run_to_end};
+use crate::support::{SOON, TlsVersion, program, run_to_end};
 
 /// A way of breaking a module, and what the start says of it.
 type Break = (fn(&Module) -> Setup, &'static str);
@@ -628,76 +628,9 @@ fn name_that_was_stored_without_fips_is_closed_with_it() {
     after.expect_log("why it is closed", |line| line.to_string().contains(text));
 }
 
-#[test]
-fn module_that_fails_its_self_test_stops_the_gateway_from_accepting() {
-    let Some(module) = Module::copy() else { return };
-    let gateway = module.setup().set("fips_self_test_interval", "1s").start();
-    let ready = || Curl::new(&gateway.status_url("/status/ready")).send();
-    let gauge = || {
-        let page = Curl::new(&gateway.status_url("/apisix/prometheus/metrics")).send();
-        page.body.contains("\nportcullis_fips_operational 1\n")
-    };
-    gateway.expect_log("a self-test of the timer", |line| {
-        line.to_string().contains("passed its self-tests")
-    });
-    self_test(&gateway).expect_status(200);
-    ready().expect_status(200);
-    assert!(gauge());
-    Curl::new(&gateway.http_url("/")).send().expect_status(404);
-
-    module.flip_a_bit();
-    eventually(SOON, "readiness turns red", || {
-        (ready().status == Some(503)).then_some(())
-    });
-    assert!(
-        ready()
-            .body
-            .contains("the FIPS module is in its error state")
-    );
-    assert!(!gauge());
-    gateway.expect_log("the reason", |line| {
-        let line = line.to_string();
-        line.contains("no client is accepted any more") && line.contains("integrity failure")
-    });
-    // Without the module no key can be compared: the Admin API says that, and the status what is.
-    let report = format!(
-        "http://127.0.0.1:{}/portcullis/v1/fips",
-        gateway.port("admin")
-    );
-    for told in [
-        self_test(&gateway),
-        gateway.admin_get("/routes"),
-        Curl::new(&report).send(),
-    ] {
-        let told = told.expect_status(503);
-        assert!(
-            told.body.contains("the FIPS module is in its error state"),
-            "{told:?}"
-        );
-    }
-    for listener in ["http", "https"] {
-        let url = format!("http://127.0.0.1:{}/", gateway.port(listener));
-        eventually(SOON, "nobody listens", || {
-            (Curl::new(&url).send().exit_code == 7).then_some(())
-        });
-    }
-    assert!(gateway.stop().status.success());
-}
-
 /// A gateway without FIPS, in every mode of the suite.
 fn off() -> Setup {
     Setup::default().set("fips", "off")
-}
-
-/// Has the module test itself now.
-fn self_test(gateway: &Gateway) -> CurlOutcome {
-    let port = gateway.port("admin");
-    Curl::new(&format!(
-        "http://127.0.0.1:{port}/portcullis/v1/fips/self-test"
-    ))
-    .method("POST")
-    .header(&format!("X-API-KEY: {}", ADMIN_KEY))
-    .send()
 }
 
 /// What a client has, and nothing else.

@@ -28,6 +28,7 @@ mod faults;
 mod fips;
 mod fips_clients;
 mod fips_environment;
+mod fips_failure;
 mod fips_report;
 mod grpc;
 mod handshakes;

@@ -48,46 +48,55 @@ impl From<ServeError> for ReportError {
     }
 }
 
-/// Prints the report; fails where FIPS is not required, so that a script can rely on it.
+/// Prints the report; fails where FIPS is not required, and where the gateway that serves has lost its
+/// module, so that a script can rely on it.
 pub(super) fn run(common: &Common, args: &FipsArgs) -> ExitCode {
     forbid_core_dumps();
     let config = match start(common, print::err) {
         Ok(config) => config,
         Err(code) => return code,
     };
-    match report(&config, common.standalone.as_deref(), args) {
-        Ok(text) => print::out(text.trim_end()),
+    let report = report(&config, common.standalone.as_deref(), args.sign);
+    let told = report.and_then(|report| {
+        print::out(text(&report, args)?.trim_end());
+        Ok(fips_page::failure(&report))
+    });
+    match told {
+        Ok(None) if crypto::fips::facts().is_some() => ExitCode::SUCCESS,
+        Ok(None) => ExitCode::from(FAILURE),
+        Ok(Some(failure)) => {
+            print::err(&format!("portcullis: {failure}"));
+            ExitCode::from(FAILURE)
+        }
         Err(error) => {
             print::err(&format!("portcullis: {}", chain(&error)));
-            return ExitCode::from(FAILURE);
+            ExitCode::from(FAILURE)
         }
     }
-    if crypto::fips::facts().is_some() {
-        ExitCode::SUCCESS
+}
+
+fn text(report: &Value, args: &FipsArgs) -> Result<String, ReportError> {
+    if args.is_json() {
+        Ok(serde_json::to_string_pretty(report)?)
     } else {
-        ExitCode::from(FAILURE)
+        Ok(fips_page::page(report))
     }
 }
 
 fn report(
     config: &Config,
     standalone: Option<&Path>,
-    args: &FipsArgs,
-) -> Result<String, ReportError> {
+    is_signed: bool,
+) -> Result<Value, ReportError> {
     let addresses = configured_listeners(config);
     let admin = access::admin_pair(config)?;
     let around = surroundings(config, addresses, admin.as_ref())?;
-    let report = match standalone {
-        None => evidence::evidence(parts(config)?, &around, args.sign)?,
+    match standalone {
+        None => Ok(evidence::evidence(parts(config)?, &around, is_signed)?),
         Some(path) => {
             let (control, _) = standalone::open(config, path)?;
-            control.report(&around, args.sign)?
+            Ok(control.report(&around, is_signed)?)
         }
-    };
-    if args.is_json() {
-        Ok(serde_json::to_string_pretty(&report)?)
-    } else {
-        Ok(fips_page::page(&report))
     }
 }
 
