@@ -1,16 +1,19 @@
 #!/bin/sh
 # Checks an OpenSSL source tree against the checksums of its FIPS module's boundary.
 #
-#   verify-source.sh TREE EXPECTED
+#   verify-source.sh TREE EXPECTED CHECKERS
 #
 # EXPECTED is the SHA-256 of the tree's providers/fips-sources.checksums, as OpenSSL published it in
 # providers/fips.checksum. Every file of that list is then digested by OpenSSL's own recipe
-# (util/fips-checksums.sh: comments and non-FIPS branches removed), and must match.
+# (util/fips-checksums.sh: comments and non-FIPS branches removed), and must match. The recipe comes
+# with the tree: CHECKERS is the SHA-256 of its two files, one after the other.
 set -eu
 
 tree=$1
 expected=$2
+wanted_checkers=$3
 list=providers/fips-sources.checksums
+checkers='util/fips-checksums.sh util/lang-compress.pl'
 
 fail() {
     echo "fips: $*" >&2
@@ -25,6 +28,10 @@ found=$(sha256sum <"$list" | cut -d' ' -f1)
     fail "$tree is not the validated version's source: $list has SHA-256 $found, expected is $expected"
 [ "$(cut -d' ' -f1 providers/fips.checksum)" = "$expected" ] ||
     fail "$tree/providers/fips.checksum does not name its own $list"
+
+# shellcheck disable=SC2086
+[ "$(cat $checkers 2>/dev/null | sha256sum | cut -d' ' -f1)" = "$wanted_checkers" ] ||
+    fail "$tree is not the validated version's source: $checkers, which check it, are others or missing"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -26,6 +26,7 @@ mod dns;
 mod early_answers;
 mod faults;
 mod fips;
+mod fips_build;
 mod fips_clients;
 mod fips_environment;
 mod fips_failure;
