@@ -29,7 +29,7 @@ use crate::store::StoreError;
 use crate::telemetry::time::rfc3339;
 use crate::tls;
 use crate::tls::material::{CertificateFacts, KeyFacts};
-use crate::tls::policy::{TlsVersion, Versions};
+use crate::tls::policy::{Offer, TlsVersion, Versions};
 use crate::tls::probe::{self, Outcome};
 
 pub use self::signed::{Signed, VerifyError, verify};
@@ -223,7 +223,7 @@ fn report(
     add(
         "tls",
         json!({
-            "profile": permits(Versions::default()),
+            "profile": permits(&Offer::default()),
             "listeners": listeners(around),
             "names": inventory::names(&held),
             "upstreams": inventory::upstreams(&held),
@@ -351,21 +351,21 @@ fn openssl() -> Result<Value, EvidenceError> {
     }))
 }
 
-/// What a context permits, given its versions: the profile of the process.
-fn permits(versions: Versions) -> Value {
+/// What a context permits: of the profile of the process, what its object chose.
+fn permits(offer: &Offer) -> Value {
     let profile = tls::profile();
     let list = |text: &str| -> Vec<String> { text.split(':').map(str::to_owned).collect() };
     let mut suites = Vec::new();
-    if versions.max >= TlsVersion::V1_3 {
-        suites.extend(list(profile.suites));
+    if offer.versions.max >= TlsVersion::V1_3 {
+        suites.extend(list(offer.suites(profile)));
     }
-    if versions.min <= TlsVersion::V1_2 {
-        suites.extend(list(profile.ciphers));
+    if offer.versions.min <= TlsVersion::V1_2 {
+        suites.extend(list(offer.ciphers(profile)));
     }
     json!({
-        "versions": version_names(versions),
+        "versions": version_names(offer.versions),
         "suites": suites,
-        "groups": list(&profile.groups.to_string_lossy()),
+        "groups": list(&offer.groups(profile)),
         "signature_algorithms": list(profile.sigalgs),
     })
 }
@@ -384,7 +384,7 @@ fn listeners(around: &Surroundings) -> Vec<Value> {
         json!({
             "name": listener.name,
             "address": listener.address.to_string(),
-            "permits": listener.is_tls.then(|| permits(Versions::default())),
+            "permits": listener.is_tls.then(|| permits(&Offer::default())),
         })
     })
     .collect()
@@ -444,10 +444,10 @@ mod tests {
     #[test]
     fn suites_are_those_of_the_permitted_versions() {
         let only = |version| {
-            let told = permits(Versions {
+            let told = permits(&Offer::of(Versions {
                 min: version,
                 max: version,
-            });
+            }));
             let suites = told["suites"].as_array().unwrap().clone();
             let is_1_3 = |suite: &Value| suite.as_str().unwrap().starts_with("TLS_");
             (

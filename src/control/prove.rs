@@ -10,7 +10,7 @@ use crate::resource::{Kind, Resource};
 use crate::snapshot::compile::Build;
 use crate::snapshot::specs;
 use crate::tls::material::MaterialError;
-use crate::tls::policy::Versions;
+use crate::tls::policy::Offer;
 use crate::tls::proof::prove_server;
 use crate::tls::server::ServerContext;
 use crate::tls::upstream::{Protocol, UpstreamConnector, UpstreamSpec};
@@ -84,7 +84,7 @@ fn prove_lender(resource: &Resource) -> Result<(), WriteError> {
     let spec = UpstreamSpec {
         identity: Some(pair),
         trust: None,
-        versions: Versions::default(),
+        offer: Offer::default(),
         protocol: Protocol::Http1,
     };
     UpstreamConnector::build(&spec)

@@ -17,7 +17,7 @@ use crate::snapshot::compile::{Build, Compiled, Piece, compile};
 use crate::snapshot::specs;
 use crate::store::{StoreError, Stored};
 use crate::tls::material::{CaBundle, KeyPair, PrivateKey};
-use crate::tls::policy::{ClientAuth, Versions};
+use crate::tls::policy::{ClientAuth, Offer};
 
 /// A stored object that has to do with TLS. Disabled ones are left out: they claim nothing.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ pub struct Surveyed {
     pub role: Role,
     /// Why it is not served, where it is not.
     pub closed: Option<String>,
-    /// The versions it permits; `None` where it is closed.
-    pub versions: Option<Versions>,
+    /// What it permits, or is offered; `None` where it is closed.
+    pub offer: Option<Offer>,
     /// Its certificates with their keys, each with the member that holds the key.
     pub pairs: Vec<(&'static str, KeyPair)>,
     /// Its private keys that have no certificate, each with its member.
@@ -99,7 +99,7 @@ impl Control {
                     object,
                     role: Role::Unreadable,
                     closed: Some(text.clone()),
-                    versions: None,
+                    offer: None,
                     pairs: Vec::new(),
                     keys: Vec::new(),
                     key_files: Vec::new(),
@@ -128,7 +128,7 @@ impl Inner {
                     object,
                     role: Role::Unreadable,
                     closed: Some(error.to_string()),
-                    versions: None,
+                    offer: None,
                     pairs: Vec::new(),
                     keys: Vec::new(),
                     key_files: key_files(stored),
@@ -139,16 +139,16 @@ impl Inner {
         let role = self.role(&parsed.resource, &compiled)?;
         let trouble = compiled.trouble.as_ref();
         let closed = trouble.map(|(pointer, error)| format!("{pointer}: {error}"));
-        let versions = match (&compiled.build, &compiled.piece) {
-            (Some(Build::Server(spec)), _) => Some(spec.versions),
-            (Some(Build::Upstream { spec, .. }), _) => Some(spec.versions),
+        let offer = match (&compiled.build, &compiled.piece) {
+            (Some(Build::Server(spec)), _) => Some(Offer::of(spec.versions)),
+            (Some(Build::Upstream { spec, .. }), _) => Some(spec.offer.clone()),
             (None, _) => None,
         };
         Some(Surveyed {
             object,
             role,
             closed,
-            versions,
+            offer,
             pairs: pairs(&parsed.resource, &compiled),
             keys: signing_key(&parsed.resource).into_iter().collect(),
             key_files: key_files(stored),

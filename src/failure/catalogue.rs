@@ -222,7 +222,7 @@ catalogue! {
         "Update the service's TLS library or configuration, or see `tls.min_version` and `tls.max_version` of the upstream."
     UpstreamNoSharedCipher "upstream_no_shared_cipher" Upstream
         "The upstream accepts no cipher suite, group or signature algorithm that we offer."
-        "Have the service accept ECDHE with AES-GCM and the group P-256."
+        "Have the service accept ECDHE with AES-GCM and the group P-256; if the upstream has `tls.ciphers` or `tls.groups`, let them name what the service accepts, with TLS 1.2 the curve of its EC certificate too."
     UpstreamSniRefused "upstream_sni_refused" Upstream
         "The upstream does not serve the server name we sent, or wants one and got none, which is so where the name is an address (alert `unrecognized_name`). The record's detail says which."
         "Set `tls.server_name` of the upstream to a name that the service serves, or set `pass_host` to `node` or `rewrite`."

@@ -5,11 +5,14 @@ use std::net::IpAddr;
 use super::fault::Verdict;
 use super::ssl::{self, Text};
 use super::upstream::{Identity, PassHost, Scheme, UpstreamTls};
-use super::{Document, Terms, members, pem};
+use super::{Document, Terms, members, pem, texts};
 use crate::matching::host::HostPattern;
 use crate::matching::sni::SniName;
-use crate::tls::material::CaBundle;
-use crate::tls::policy::Versions;
+use crate::tls::material::{CaBundle, is_approval_required};
+use crate::tls::policy::{self, Offer, OfferError, Profile, Versions};
+
+/// What of a refused list is told: a name of 64 characters and all that may be chosen.
+const OFFER_CHARS: usize = 512;
 
 /// `tls`, at `base` in its document.
 pub(super) fn read(
@@ -18,11 +21,6 @@ pub(super) fn read(
     terms: &Terms,
     verdict: &mut Verdict,
 ) -> UpstreamTls {
-    for member in ["ciphers", "groups"] {
-        if tls.contains_key(member) {
-            verdict.refuse_unsupported(format!("{base}/{member}"), &format!("tls.{member}"));
-        }
-    }
     let verify = members::flag(tls, "verify").unwrap_or(false);
     let ca_certs = read_ca_certs(tls, base, verify, terms, verdict);
     UpstreamTls {
@@ -31,7 +29,7 @@ pub(super) fn read(
         crl: read_crl(tls, base, verify, &ca_certs, terms, verdict),
         ca_certs,
         server_name: read_server_name(tls, base, verdict),
-        versions: read_versions(tls, base, verdict),
+        offer: read_offer(tls, base, verdict),
     }
 }
 
@@ -166,6 +164,37 @@ fn read_versions(tls: &Document, base: &str, verdict: &mut Verdict) -> Versions 
         );
     }
     versions
+}
+
+/// `ciphers` and `groups`: a choice from what the process permits.
+fn read_offer(tls: &Document, base: &str, verdict: &mut Verdict) -> Offer {
+    type Narrow = fn(Offer, &str, &Profile) -> Result<Offer, OfferError>;
+    let members: [(&str, Narrow); 2] = [
+        ("ciphers", Offer::with_ciphers),
+        ("groups", Offer::with_groups),
+    ];
+    let mut offer = Offer::of(read_versions(tls, base, verdict));
+    for (member, narrow) in members {
+        let Some(list) = members::text(tls, member) else {
+            continue;
+        };
+        let at = format!("{base}/{member}");
+        match narrow(offer.clone(), list, policy::profile()) {
+            Ok(narrowed) => offer = narrowed,
+            Err(error) => {
+                let told = texts::escaped(&error.to_string(), OFFER_CHARS);
+                verdict.refuse(at, format!("tls.{member}: {told}"));
+                continue;
+            }
+        }
+        if let Some(name) = policy::unapproved(list)
+            && !is_approval_required()
+        {
+            let text = format!("tls.{member}: `fips: required` refuses {name}");
+            verdict.warn("fips_would_refuse", at, text);
+        }
+    }
+    offer
 }
 
 /// Warns where less is checked than a reader of the document may think.
@@ -377,16 +406,63 @@ mod tests {
         }
         let bad = with_tls(&json!({"server_name": "a b"}));
         assert!(refusal(Kind::Upstream, &bad).starts_with("invalid server_name: "));
-        let versions = tls(json!({"min_version": "TLSv1.3"})).versions;
+        let versions = tls(json!({"min_version": "TLSv1.3"})).offer.versions;
         assert_eq!(
             (versions.min, versions.max),
             (TlsVersion::V1_3, TlsVersion::V1_3)
         );
-        assert_eq!(tls(json!({})).versions, Versions::default());
+        assert_eq!(tls(json!({})).offer, Offer::default());
         let crossed = with_tls(&json!({"min_version": "TLSv1.3", "max_version": "TLSv1.2"}));
         assert_eq!(
             refusal(Kind::Upstream, &crossed),
             "min_version is above max_version"
+        );
+    }
+
+    #[test]
+    fn ciphers_and_groups_are_chosen_from_what_is_permitted() {
+        let tls = json!({
+            "ciphers": "ECDHE-RSA-AES256-GCM-SHA384:TLS_AES_256_GCM_SHA384",
+            "groups": "secp384r1",
+        });
+        let offer = read(&with_tls(&tls)).tls.unwrap().offer;
+        let profile = policy::profile();
+        assert_eq!(offer.ciphers(profile), "ECDHE-RSA-AES256-GCM-SHA384");
+        assert_eq!(offer.suites(profile), "TLS_AES_256_GCM_SHA384");
+        assert_eq!(offer.groups(profile), "P-384");
+        for (tls, text) in [
+            (
+                json!({"ciphers": "HIGH:!aNULL"}),
+                "tls.ciphers: `HIGH` is nothing that this gateway offers; choose from TLS_AES_128",
+            ),
+            (
+                json!({"ciphers": "ECDHE-RSA-AES256-GCM-SHA384"}),
+                "tls.ciphers: names no cipher of TLSv1.3; add one, or set max_version to TLSv1.2",
+            ),
+            (
+                json!({"groups": "P-224"}),
+                "tls.groups: `P-224` is nothing that this gateway offers; choose from X25519, P-256, P-384, P-521",
+            ),
+            (
+                json!({"groups": 5}),
+                "invalid configuration: property \"tls\" validation failed: property \"groups\" validation failed",
+            ),
+        ] {
+            let told = refusal(Kind::Upstream, &with_tls(&tls));
+            assert!(told.starts_with(text), "{told}");
+        }
+        let long = json!({"ciphers": "x".repeat(900)});
+        let told = refusal(Kind::Upstream, &with_tls(&long));
+        assert!(told.len() < 600 && told.contains("choose from"), "{told}");
+        let only = json!({"ciphers": "ECDHE-RSA-AES256-GCM-SHA384", "max_version": "TLSv1.2"});
+        accepted(Kind::Upstream, &with_tls(&only));
+        let chacha = json!({"ciphers": "TLS_CHACHA20_POLY1305_SHA256", "min_version": "TLSv1.3", "groups": "X25519"});
+        let told = warnings(Kind::Upstream, &with_tls(&chacha));
+        assert_eq!(
+            told.iter()
+                .filter(|code| **code == "fips_would_refuse")
+                .count(),
+            2
         );
     }
 

@@ -10,7 +10,7 @@ use super::{Document, Id, Terms, balance, members, nodes, texts, trust};
 use crate::matching::authority::Authority;
 use crate::matching::balance::HashKey;
 use crate::matching::host::HostPattern;
-use crate::tls::policy::Versions;
+use crate::tls::policy::Offer;
 
 /// The one `discovery_type` that is served.
 const DNS: &str = "dns";
@@ -186,8 +186,8 @@ pub struct UpstreamTls {
     pub crl: Option<Text>,
     /// `server_name`: the name to send and check instead of the one `pass_host` gives.
     pub server_name: Option<String>,
-    /// `min_version`, `max_version`, or the default.
-    pub versions: Versions,
+    /// `min_version`, `max_version`, `ciphers`, `groups`, or the default.
+    pub offer: Offer,
 }
 
 /// The client certificate shown to an upstream.
@@ -403,8 +403,6 @@ pub(super) mod tests {
             ("scheme", json!("tls"), "scheme tls"),
             ("scheme", json!("kafka"), "scheme kafka"),
             ("discovery_args", json!({}), "discovery_args"),
-            ("tls", json!({"ciphers": "ALL"}), "tls.ciphers"),
-            ("tls", json!({"groups": "x"}), "tls.groups"),
         ] {
             let mut body = json!({"nodes": {}});
             body[member] = value;

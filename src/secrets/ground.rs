@@ -26,7 +26,7 @@ use crate::resource::is_reference;
 use crate::resource::secret::Manager;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::material::KeyPair;
-use crate::tls::policy::Versions;
+use crate::tls::policy::Offer;
 use crate::tls::trust::CaStore;
 use crate::tls::upstream::{Protocol, ServerName, UpstreamConnector, UpstreamSpec};
 
@@ -76,7 +76,7 @@ impl Ground {
             let connector = UpstreamConnector::build(&UpstreamSpec {
                 identity,
                 trust: Some(Arc::new(CaStore::new(trust).map_err(refused)?)),
-                versions: Versions::default(),
+                offer: Offer::default(),
                 protocol: Protocol::Http1,
             });
             Some(Tls {

@@ -450,7 +450,7 @@ mod tests {
     use crate::resource::upstream::{Keepalive, PassHost, Scheme, Timeouts};
     use crate::snapshot::compile::{Borrowed, ServicePiece, SourcePiece, UpstreamPiece};
     use crate::snapshot::{Owner, Serving, Trust, Upstream};
-    use crate::tls::policy::{ClientPolicy, Versions};
+    use crate::tls::policy::{ClientPolicy, Offer, Versions};
     use crate::tls::upstream::Protocol;
 
     fn id(text: &str) -> Id {
@@ -500,7 +500,7 @@ mod tests {
             Box::new(Borrowed {
                 ssl: id(ssl),
                 trust: None,
-                versions: Versions::default(),
+                offer: Offer::default(),
                 protocol: Protocol::Http1,
             })
         });
@@ -750,7 +750,7 @@ mod tests {
             let own = crate::tls::upstream::fingerprint(
                 Some([5; 32]),
                 None,
-                Versions::default(),
+                &Offer::default(),
                 Protocol::Http1,
             )
             .unwrap();

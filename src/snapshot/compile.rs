@@ -23,7 +23,7 @@ use crate::snapshot::{
     HeaderRewrite, Owner, Route, Service, Serving, Trust, Upstream, UpstreamSource,
 };
 use crate::tls::material::{CaBundle, Digest};
-use crate::tls::policy::{ClientAuth, ClientPolicy, Versions};
+use crate::tls::policy::{ClientAuth, ClientPolicy, Offer};
 use crate::tls::server::{self, ServerSpec};
 use crate::tls::trust::{CaStore, CaStores};
 use crate::tls::upstream::{self, Protocol, UpstreamSpec};
@@ -111,8 +111,8 @@ pub struct Borrowed {
     pub ssl: Id,
     /// Digest of the trusted bundle.
     pub trust: Option<Digest>,
-    /// Permitted versions.
-    pub versions: Versions,
+    /// What its servers are offered.
+    pub offer: Offer,
     /// What is spoken.
     pub protocol: Protocol,
 }
@@ -357,7 +357,7 @@ fn compile_upstream(
         (Identity::Ssl(ssl), Some(Build::Upstream { spec, .. })) => Some(Box::new(Borrowed {
             ssl: ssl.clone(),
             trust: spec.trust.as_ref().map(|store| store.digest),
-            versions: spec.versions,
+            offer: spec.offer.clone(),
             protocol: spec.protocol,
         })),
         _ => None,
@@ -500,7 +500,7 @@ impl UpstreamPiece {
             upstream::fingerprint(
                 Some(identity),
                 borrowed.trust,
-                borrowed.versions,
+                &borrowed.offer,
                 borrowed.protocol,
             )
             .or(Err(Reason::Internal))

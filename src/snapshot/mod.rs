@@ -204,7 +204,7 @@ pub struct Upstream {
 /// How an upstream is trusted and what we show it.
 #[derive(Clone, Debug)]
 pub struct Trust {
-    /// Everything that decides trust: client certificate, verify, CA set, versions. Key of its
+    /// Everything that decides trust: client certificate, verify, CA set, what is offered. Key of its
     /// connector in [`crate::tls::cache::Contexts`], part of every pool key.
     pub fingerprint: Digest,
     /// Whether the server's chain and name are checked.

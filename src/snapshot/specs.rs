@@ -205,7 +205,7 @@ pub fn upstream(
     Ok(UpstreamSpec {
         identity,
         trust,
-        versions: tls.versions,
+        offer: tls.offer.clone(),
         protocol,
     })
 }

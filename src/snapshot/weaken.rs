@@ -304,7 +304,7 @@ fn compare_upstreams(old: &Upstream, new: &Upstream, found: &mut Vec<String>) {
     if old.verify && new.verify && old.crl.is_some() && new.crl.is_none() {
         found.push("revoked certificates are not refused any more (`tls.crl` is gone)".to_owned());
     }
-    compare_versions(old.versions.min, new.versions.min, found);
+    compare_versions(old.offer.versions.min, new.offer.versions.min, found);
 }
 
 fn compare_services(step: &Step<'_>, found: &mut Vec<String>) {

@@ -8,26 +8,16 @@ use openssl::error::ErrorStack;
 use openssl::lib_ctx::LibCtx;
 use openssl::ssl::{SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions};
 
-use crate::crypto::fips::{self, Mode};
 use crate::crypto::sys;
 use crate::tls::key_updates;
 use crate::tls::material::KeyPair;
-use crate::tls::policy::{DEFAULT_PROFILE, FIPS_PROFILE, Profile, TlsVersion, Versions};
+use crate::tls::policy::{self, TlsVersion, Versions};
 
 /// OpenSSL's security level: at least 112 bits, no SHA-1 signatures
 /// (`SSL_CTX_set_security_level(3)`).
 pub(super) const SECURITY_LEVEL: u32 = 2;
 /// `SSL_OP_NO_EXTENDED_MASTER_SECRET` of `ssl.h`, which the crate does not name.
 const NO_EXTENDED_MASTER_SECRET: SslOptions = SslOptions::from_bits_retain(1);
-
-/// What this process permits: the FIPS profile in FIPS mode.
-#[must_use]
-pub fn profile() -> &'static Profile {
-    match fips::mode() {
-        Mode::Default => &DEFAULT_PROFILE,
-        Mode::Fips => &FIPS_PROFILE,
-    }
-}
 
 /// A context with everything set that does not depend on its use.
 ///
@@ -44,7 +34,7 @@ pub(super) fn base(method: SslMethod, versions: Versions) -> Result<SslContextBu
         reason = "the one place where contexts are made"
     )]
     let mut ctx = SslContext::builder(method)?;
-    let profile = profile();
+    let profile = policy::profile();
     ctx.set_security_level(SECURITY_LEVEL);
     ctx.set_options(
         SslOptions::NO_COMPRESSION

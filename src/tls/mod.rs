@@ -26,7 +26,7 @@ pub mod tryout;
 pub mod upstream;
 pub mod verdict;
 
-pub use context::profile;
+pub use policy::profile;
 
 #[cfg(test)]
 pub(crate) mod sample;

@@ -2,12 +2,17 @@
 //!
 //! Plain values: nothing here touches a connection. `context` and `select` apply them.
 
+mod offer;
+
 use std::ffi::CStr;
 
 use openssl::error::ErrorStack;
 use openssl::ssl::SslVersion;
 
+use crate::crypto::fips::{self, Mode};
 use crate::tls::material::Digest;
+
+pub use offer::{Offer, OfferError, unapproved};
 
 /// What a name asks of a client's certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -195,6 +200,15 @@ pub struct Profile {
     pub groups: &'static CStr,
     /// Signature algorithms.
     pub sigalgs: &'static str,
+}
+
+/// What this process permits: the FIPS profile in FIPS mode.
+#[must_use]
+pub fn profile() -> &'static Profile {
+    match fips::mode() {
+        Mode::Default => &DEFAULT_PROFILE,
+        Mode::Fips => &FIPS_PROFILE,
+    }
 }
 
 /// Forward secrecy and AEAD only; the order is the server's preference.

@@ -18,7 +18,7 @@ use openssl::ssl::{Ssl, SslContextBuilder, SslMethod, SslVerifyMode};
 use crate::tls::context::{self, Stranger};
 use crate::tls::material::{CaBundle, KeyPair, MaterialError};
 use crate::tls::memory::{Side, shake};
-use crate::tls::policy::{ClientAuth, ClientPolicy, TlsVersion, Versions};
+use crate::tls::policy::{ClientAuth, ClientPolicy, Offer, TlsVersion, Versions};
 use crate::tls::select::Always;
 use crate::tls::selfsigned;
 use crate::tls::server::{Alpn, ListenerAcceptor, ServerContext, ServerSpec, SessionCache};
@@ -318,7 +318,7 @@ impl Ours {
             connector: UpstreamConnector::build(&UpstreamSpec {
                 identity: Some(pairs.rsa.clone()),
                 trust: Some(store),
-                versions: Versions::default(),
+                offer: Offer::default(),
                 protocol: Protocol::Http1,
             })?,
         })

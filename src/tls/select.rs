@@ -18,9 +18,8 @@ use openssl::x509::{X509, X509StoreContext, X509StoreContextRef, X509VerifyResul
 
 use crate::crypto::sys;
 use crate::failure::Reason;
-use crate::tls::context;
 use crate::tls::material::Digest;
-use crate::tls::policy::ClientAuth;
+use crate::tls::policy::{self, ClientAuth};
 use crate::tls::server::ServerContext;
 
 /// `server_name`, RFC 6066 §3.
@@ -181,7 +180,7 @@ fn apply(context: &ServerContext, ssl: &mut SslRef) -> Result<Option<Arc<AtomicI
         reason = "the one place that switches contexts"
     )]
     ssl.set_ssl_context(&context.ctx)?;
-    let profile = context::profile();
+    let profile = policy::profile();
     ssl.set_min_proto_version(Some(context.versions.min.into()))?;
     ssl.set_max_proto_version(Some(context.versions.max.into()))?;
     ssl.set_ciphersuites(profile.suites)?;

@@ -385,7 +385,7 @@ mod tests {
     use super::*;
     use crate::tls::context;
     use crate::tls::material::KeyPair;
-    use crate::tls::policy::{TlsVersion, Versions};
+    use crate::tls::policy::{Offer, TlsVersion, Versions};
     use crate::tls::sample;
     use crate::tls::socket::{Activity, Clock};
     use crate::tls::upstream::{Protocol, ServerName, UpstreamConnector, UpstreamSpec};
@@ -458,7 +458,7 @@ mod tests {
         let connector = UpstreamConnector::build(&UpstreamSpec {
             identity: None,
             trust: None,
-            versions: only(version),
+            offer: Offer::of(only(version)),
             protocol: Protocol::Http1,
         });
         let tcp = tokio::net::TcpStream::connect(address).await.unwrap();

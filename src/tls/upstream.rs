@@ -18,7 +18,7 @@ use openssl::x509::verify::X509CheckFlags;
 
 use crate::crypto::sys;
 use crate::tls::material::{Digest, KeyPair};
-use crate::tls::policy::Versions;
+use crate::tls::policy::{self, Offer};
 use crate::tls::socket::Socket;
 use crate::tls::stream::TlsStream;
 use crate::tls::trust::CaStore;
@@ -49,8 +49,8 @@ pub struct UpstreamSpec {
     pub identity: Option<KeyPair>,
     /// Trusted issuers. `None`: nothing is checked (`verify: false`).
     pub trust: Option<Arc<CaStore>>,
-    /// Permitted versions.
-    pub versions: Versions,
+    /// What its servers are offered.
+    pub offer: Offer,
     /// What is spoken over its connections.
     pub protocol: Protocol,
 }
@@ -65,7 +65,7 @@ impl UpstreamSpec {
         fingerprint(
             identity,
             self.trust.as_ref().map(|store| store.digest),
-            self.versions,
+            &self.offer,
             self.protocol,
         )
     }
@@ -78,7 +78,7 @@ impl UpstreamSpec {
 pub fn fingerprint(
     identity: Option<Digest>,
     trust: Option<Digest>,
-    versions: Versions,
+    offer: &Offer,
     protocol: Protocol,
 ) -> Result<Digest, ErrorStack> {
     let mut text = Vec::with_capacity(96);
@@ -86,7 +86,7 @@ pub fn fingerprint(
         text.push(u8::from(part.is_some()));
         text.extend_from_slice(&part.unwrap_or_default());
     }
-    text.extend_from_slice(format!("{versions:?}{protocol:?}").as_bytes());
+    text.extend_from_slice(format!("{offer:?}{protocol:?}").as_bytes());
     material::sha256(&text)
 }
 
@@ -210,7 +210,11 @@ impl UpstreamConnector {
     /// # Errors
     /// OpenSSL's own: a key or certificate that is too weak for security level 2, for instance.
     pub fn build(spec: &UpstreamSpec) -> Result<Self, ErrorStack> {
-        let mut ctx = context::base(SslMethod::tls_client(), spec.versions)?;
+        let mut ctx = context::base(SslMethod::tls_client(), spec.offer.versions)?;
+        let profile = policy::profile();
+        ctx.set_cipher_list(spec.offer.ciphers(profile))?;
+        ctx.set_ciphersuites(spec.offer.suites(profile))?;
+        ctx.set_groups_list(&spec.offer.groups(profile))?;
         if let Some(pair) = &spec.identity {
             context::install(&mut ctx, pair)?;
         }

@@ -10,10 +10,11 @@ use tempfile::TempDir;
 
 use crate::support::client::Curl;
 use crate::support::fips::{EX_CONFIG, Module};
-use crate::support::gateway::{ADMIN_KEY, Setup};
-use crate::support::origin::Origin;
+use crate::support::gateway::{ADMIN_KEY, Gateway, Setup};
+use crate::support::origin::{Nginx, Origin};
 use crate::support::pki::{Ca, KeyKind, Leaf, Pair};
 use crate::support::site::Site;
+use crate::support::upstream::{NAME, upstream};
 use crate::support::{SOON, TlsVersion, program, run_to_end};
 
 /// A way of breaking a module, and what the start says of it.
@@ -337,7 +338,7 @@ fn unapproved_keys_and_certificates_are_refused_with_their_member() {
         let account = json!({"client_email": "e", "project_id": "p", "private_key": key});
         json!({ "auth_config": account })
     };
-    let refused: [Refused; 12] = [
+    let refused: [Refused; 14] = [
         ("/ssls/1", ssl(&edwards), "cert: certificate 1 has "),
         ("/ssls/1", ssl(&koblitz), "cert: certificate 1 "),
         (
@@ -390,6 +391,18 @@ fn unapproved_keys_and_certificates_are_refused_with_their_member() {
             google(&koblitz.key),
             "auth_config.private_key: the private key is EC on secp256k1",
         ),
+        (
+            "/upstreams/1",
+            tls(json!({"ciphers": "ECDHE-ECDSA-CHACHA20-POLY1305:TLS_AES_128_GCM_SHA256"})),
+            "tls.ciphers: `ECDHE-ECDSA-CHACHA20-POLY1305` is not approved, and `fips: required` \
+             refuses it; choose from TLS_AES_256_GCM_SHA384, ",
+        ),
+        (
+            "/upstreams/1",
+            tls(json!({"groups": "P-256:X25519"})),
+            "tls.groups: `X25519` is not approved, and `fips: required` refuses it; choose from \
+             P-256, P-384, P-521",
+        ),
     ];
     for (path, document, reason) in refused {
         let told = fips.admin_put(path, &document).expect_status(400).json();
@@ -411,7 +424,9 @@ fn unapproved_keys_and_certificates_are_refused_with_their_member() {
             "/upstreams/1",
             tls(json!({
                 "client_cert": good.cert, "client_key": good.key,
-                "verify": true, "ca_certs": [ca.pem()]
+                "verify": true, "ca_certs": [ca.pem()],
+                "ciphers": "ECDHE-ECDSA-AES128-GCM-SHA256:TLS_AES_128_GCM_SHA256",
+                "groups": "P-256"
             })),
         ),
         ("/secrets/vault/1", vault(&good)),
@@ -625,6 +640,33 @@ fn name_that_was_stored_without_fips_is_closed_with_it() {
     assert!(meets(after.https_port(), "new.example.com"));
     assert!(!meets(after.https_port(), "old.example.com"));
     let text = "cert: certificate 1 has";
+    after.expect_log("why it is closed", |line| line.to_string().contains(text));
+}
+
+#[test]
+fn upstream_that_was_stored_with_a_group_that_fips_refuses_is_closed_with_it() {
+    let Some(module) = Module::copy() else { return };
+    let origin = Origin::nginx(&Nginx::tls(Ca::root("CA").server(NAME)));
+    let before = off().start();
+    for (id, group) in [("approved", "P-256"), ("not", "P-256:X25519")] {
+        let document = upstream(&origin.node(), &json!({"groups": group}));
+        before.configure(&format!("/upstreams/{id}"), &document);
+        let route = json!({"uri": format!("/{id}"), "upstream_id": id});
+        before.configure(&format!("/routes/{id}"), &route);
+    }
+    let status = |gateway: &Gateway, path| gateway.connect().get("a", path, &[]).status;
+    assert_eq!(
+        (status(&before, "/approved"), status(&before, "/not")),
+        (200, 200)
+    );
+    let data = before.data();
+    before.stop();
+    let after = module.setup().data(&data).start();
+    assert_eq!(
+        (status(&after, "/approved"), status(&after, "/not")),
+        (200, 503)
+    );
+    let text = "tls.groups: `X25519` is not approved";
     after.expect_log("why it is closed", |line| line.to_string().contains(text));
 }
 

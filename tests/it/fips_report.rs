@@ -157,7 +157,11 @@ fn report_counts_what_was_really_negotiated_and_names_every_key() {
         let upstream = json!({
             "type": "roundrobin", "scheme": "https", "nodes": {origin.node(): 1},
             "pass_host": "rewrite", "upstream_host": "up.example.com",
-            "tls": {"client_cert": identity.cert, "client_key": identity.key}
+            "tls": {
+                "client_cert": identity.cert, "client_key": identity.key,
+                "ciphers": "ECDHE-RSA-AES256-GCM-SHA384:TLS_AES_128_GCM_SHA256",
+                "groups": "P-384:P-256",
+            }
         });
         gateway.configure("/routes/up", &json!({"uri": "/up", "upstream": upstream}));
 
@@ -295,6 +299,13 @@ fn report_counts_what_was_really_negotiated_and_names_every_key() {
         assert_eq!(
             (&upstreams[0]["object"], &upstreams[0]["verify"]),
             (&json!("routes/up"), &json!(false))
+        );
+        assert_eq!(
+            (&upstreams[0]["suites"], &upstreams[0]["groups"]),
+            (
+                &json!(["TLS_AES_128_GCM_SHA256", "ECDHE-RSA-AES256-GCM-SHA384"]),
+                &json!(["P-384", "P-256"])
+            )
         );
     }
 }

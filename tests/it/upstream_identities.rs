@@ -179,12 +179,13 @@ fn what_is_believed_of_one_node_never_mixes_either() {
                 ("unchecked", with(json!({}))),
                 ("checked", with(checking(&ca.pem(), version))),
                 ("checked-by-two", with(checking(&bundle, version))),
+                ("narrow", with(json!({"groups": "P-384:P-256"}))),
                 ("nobody", upstream(&node, &speaking(version))),
                 ("wrong-ca", with(checking(&Ca::root("CA").pem(), version))),
                 ("wrong-name", misnamed),
             ],
         );
-        let served = ["unchecked", "checked", "checked-by-two"];
+        let served = ["unchecked", "checked", "checked-by-two", "narrow"];
         let refused = ["nobody", "wrong-ca", "wrong-name"];
         let told = Mutex::new(Told::default());
         // The refused are a tenth: each of theirs is a full handshake.
@@ -200,6 +201,11 @@ fn what_is_believed_of_one_node_never_mixes_either() {
                 assert_eq!(reply.status, 200, "{id}: {reply:?}");
                 let body = reply.text();
                 assert_eq!(seen(&body, "dn"), "CN=alice");
+                assert_eq!(
+                    seen(&body, "curve") == "secp384r1",
+                    id == "narrow",
+                    "{body}"
+                );
                 told.lock().unwrap().note(id, &body);
             },
         );

@@ -420,6 +420,60 @@ fn gateways_own_admin_and_status_addresses_are_no_nodes() {
 }
 
 #[test]
+fn upstream_is_offered_the_ciphers_and_groups_that_its_tls_chooses() {
+    let ca = Ca::root("CA");
+    let origin = Origin::nginx(&Nginx::tls(ca.server(NAME)));
+    // It takes one cipher of each version, another one than is chosen below.
+    let narrow = Origin::nginx(&Nginx {
+        directives: "ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256;
+            ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;"
+            .to_owned(),
+        ..Nginx::tls(ca.server(NAME))
+    });
+    let mut cases = Cases::start();
+    for (version, chosen, common) in [
+        (
+            TlsVersion::V12,
+            "ECDHE-ECDSA-AES256-GCM-SHA384",
+            "ECDHE-ECDSA-AES128-GCM-SHA256",
+        ),
+        (
+            TlsVersion::V13,
+            "TLS_AES_256_GCM_SHA384",
+            "TLS_AES_128_GCM_SHA256",
+        ),
+    ] {
+        let offering = |ciphers: &str, group: &str| {
+            let mut tls = checking(&ca.pem(), version);
+            tls["ciphers"] = ciphers.into();
+            tls["groups"] = group.into();
+            tls
+        };
+        for group in ["secp384r1", "secp521r1"] {
+            // With TLS 1.2 the curve of the upstream's certificate must be among them.
+            let tls = offering(chosen, &format!("{group}:P-256"));
+            let body = cases.expect_served(chosen, &upstream(&origin.node(), &tls));
+            assert_eq!(
+                (seen(&body, "cipher"), seen(&body, "curve")),
+                (chosen, group)
+            );
+        }
+        let refused = upstream(&narrow.node(), &offering(chosen, "P-384:P-256"));
+        cases.expect_refused(chosen, &refused, 502, "upstream_no_shared_cipher");
+        let both = format!("{chosen}:{common}");
+        let body = cases.expect_served(
+            &both,
+            &upstream(&narrow.node(), &offering(&both, "P-384:P-256")),
+        );
+        assert_eq!(seen(&body, "cipher"), common);
+    }
+    // What both versions have stands in one list.
+    let list = "ECDHE-ECDSA-AES256-GCM-SHA384:TLS_AES_128_GCM_SHA256";
+    let body = cases.expect_served("both", &upstream(&origin.node(), &json!({"ciphers": list})));
+    assert_eq!(seen(&body, "cipher"), "TLS_AES_128_GCM_SHA256");
+}
+
+#[test]
 fn session_of_an_upstream_is_resumed_by_the_next_connection() {
     let ca = Ca::root("CA");
     let origin = Origin::nginx(&Nginx::mutual(ca.server(NAME), ca.pem()));

@@ -28,7 +28,7 @@ use crate::net::resolve::Resolver;
 use crate::net::sweep::Sweep;
 use crate::resource::{Kind, escaped, shown};
 use crate::tls::material::{CaBundle, KeyPair};
-use crate::tls::policy::Versions;
+use crate::tls::policy::Offer;
 use crate::tls::stream::TlsStream;
 use crate::tls::trust::CaStore;
 use crate::tls::upstream::{Protocol, ServerName, UpstreamConnector, UpstreamSpec};
@@ -193,7 +193,7 @@ impl Trust<'_> {
         UpstreamConnector::build(&UpstreamSpec {
             identity,
             trust,
-            versions: Versions::default(),
+            offer: Offer::default(),
             protocol: Protocol::Http1,
         })
         .map_err(|error| Failed::new(format!("the TLS options cannot be used: {error}")))

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{OwnKey, OwnMaterial, version_names};
+use super::{OwnKey, OwnMaterial, permits, version_names};
 use crate::control::survey::{Role, Surveyed};
 use crate::crypto::digest::Sha256;
 use crate::crypto::error::CryptoError;
@@ -97,7 +97,7 @@ pub(super) fn names(held: &[Surveyed]) -> Vec<Value> {
         Some(json!({
             "object": entry.object,
             "names": names,
-            "versions": entry.versions.map(version_names),
+            "versions": versions(entry),
             "client_certificate": mode.map(client_certificate),
             "state": state(entry),
         }))
@@ -114,20 +114,28 @@ const fn client_certificate(mode: ClientAuth) -> &'static str {
     }
 }
 
-/// Who is reached over TLS, on which versions.
+/// Who is reached over TLS, and what they are offered.
 pub(super) fn upstreams(held: &[Surveyed]) -> Vec<Value> {
     let upstreams = held.iter().filter_map(|entry| {
         let Role::Upstream { is_verified, .. } = &entry.role else {
             return None;
         };
+        let offered = entry.offer.as_ref().map(permits);
         Some(json!({
             "object": entry.object,
-            "versions": entry.versions.map(version_names),
+            "versions": versions(entry),
+            "suites": offered.as_ref().map(|offered| &offered["suites"]),
+            "groups": offered.as_ref().map(|offered| &offered["groups"]),
             "verify": is_verified,
             "state": state(entry),
         }))
     });
     upstreams.collect()
+}
+
+fn versions(entry: &Surveyed) -> Option<Vec<&'static str>> {
+    let offer = entry.offer.as_ref()?;
+    Some(version_names(offer.versions))
 }
 
 fn state(entry: &Surveyed) -> String {

@@ -290,6 +290,8 @@ http {{
 verify=$ssl_client_verify
 sni=$ssl_server_name
 protocol=$ssl_protocol
+cipher=$ssl_cipher
+curve=$ssl_curve
 reused=$ssl_session_reused
 host=$host
 http_host=$http_host

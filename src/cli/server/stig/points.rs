@@ -184,7 +184,7 @@ impl Facts<'_> {
             "TLS 1.2 and 1.3 are all that this program speaks; no setting allows less".to_owned(),
         );
         for object in &self.objects {
-            if let Some(versions) = object.versions {
+            if let Some(versions) = object.offer.as_ref().map(|offer| offer.versions) {
                 let from = versions.min.name();
                 let text = format!("{}: {from} to {}", object.object, versions.max.name());
                 inquiry.good.push(text);
