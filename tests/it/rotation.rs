@@ -1,5 +1,5 @@
-//! Rotations under load: certificates, key types, client CAs, and the gateway's own identity and
-//! trust towards upstreams. A rotation is in force when its reply arrives and fails no request.
+//! Rotations under load: certificates, key types, client CAs, revocation lists, and the gateway's
+//! own identity and trust towards upstreams. A rotation is in force when its reply arrives and fails no request.
 //!
 //! Each client asks while a rotation is made and between any two, and each of its asks is judged by
 //! the rotations that can have been in force while it lasted. So many requests over kept connections

@@ -68,6 +68,17 @@ impl Stage {
         });
         clients.collect()
     }
+
+    /// Clients of a certificate that some rotations let in, one of each protocol.
+    fn barred(&self, name: &str, pair: &Pair, is_let_in: fn(usize) -> bool) -> Vec<Client> {
+        let clients = self.clients(pair).into_iter().zip(Protocol::ALL);
+        let clients = clients.map(|((version, client), protocol)| Client {
+            name: format!("{name} {protocol:?} {version}"),
+            kind: Kind::Other,
+            ask: barred(client, protocol, is_let_in),
+        });
+        clients.collect()
+    }
 }
 
 #[track_caller]
@@ -241,27 +252,41 @@ fn client_ca_rotates_under_load_by_a_superset_then_a_removal() {
     };
     stage.admin.put("/ssls/s", &ssl(0));
     let mut clients = stage.kept_and_new(&always.client("always"), &serials, Resumption::Perhaps);
-    for (name, ca, is_let_in) in [
-        ("a", &a, lets_a_in as fn(usize) -> bool),
-        ("b", &b, lets_b_in),
-    ] {
-        for ((version, client), protocol) in stage
-            .clients(&ca.client(name))
-            .into_iter()
-            .zip(Protocol::ALL)
-        {
-            clients.push(Client {
-                name: format!("{name} {protocol:?} {version}"),
-                kind: Kind::Other,
-                ask: barred(client, protocol, is_let_in),
-            });
-        }
-    }
+    clients.extend(stage.barred("a", &a.client("a"), lets_a_in));
+    clients.extend(stage.barred("b", &b.client("b"), lets_b_in));
     let load = Load::start(clients);
     load.rotate_under_load(ROTATIONS, ASKS, |turn| {
         stage.admin.put("/ssls/s", &ssl(turn));
     });
     load.end("client CAs");
+}
+
+#[test]
+fn revocation_lists_rotate_under_load() {
+    // What a client keeps of its session is no way around the list either.
+    let stage = Stage::with(Setup::default().set("https.session_tickets", "on"));
+    let ca = Ca::root("CA");
+    let [a, b] = ["a", "b"].map(|name| ca.client(name));
+    let lets_a_in = |turn: usize| turn % 4 != 2;
+    let lets_b_in = |turn: usize| !turn.is_multiple_of(4);
+    let pair = ca.server(NAME);
+    let serials = Serials(vec![pair.serial()]);
+    let ssl = |turn: usize| {
+        let revoked = [(&a, lets_a_in(turn)), (&b, lets_b_in(turn))];
+        let revoked = revoked.into_iter().filter(|(_, is_in)| !is_in);
+        let revoked: Vec<&Pair> = revoked.map(|(pair, _)| pair).collect();
+        let client = json!({"ca": ca.pem(), "crl": ca.crl(&revoked, Validity::Now)});
+        json!({"cert": pair.cert, "key": pair.key, "snis": [NAME], "client": client})
+    };
+    stage.admin.put("/ssls/s", &ssl(0));
+    let mut clients = stage.kept_and_new(&ca.client("always"), &serials, Resumption::Perhaps);
+    clients.extend(stage.barred("a", &a, lets_a_in));
+    clients.extend(stage.barred("b", &b, lets_b_in));
+    let load = Load::start(clients);
+    load.rotate_under_load(ROTATIONS, ASKS, |turn| {
+        stage.admin.put("/ssls/s", &ssl(turn));
+    });
+    load.end("revocation lists");
 }
 
 #[test]
