@@ -24,11 +24,46 @@ const REQUESTS: u32 = 4;
 /// The upstream's name, in its certificate.
 const UPSTREAM: &str = "up.example.com";
 
+/// Where what we are to the upstream is written, and so what is put to rotate it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// An upstream that routes name.
+    Upstream,
+    /// Services, each with its upstream in it.
+    Service,
+    /// An ssl that upstreams name as theirs (`client_cert_id`).
+    Ssl,
+}
+
+impl Place {
+    /// What is rotated through. Trust is not the ssl's, and two writes are two rotations.
+    fn states(self) -> &'static [State] {
+        match self {
+            Self::Upstream | Self::Service => &STATES,
+            Self::Ssl => IDENTITIES,
+        }
+    }
+
+    fn state(self, turn: usize) -> State {
+        let states = self.states();
+        states[turn % states.len()]
+    }
+
+    /// The path of the object that routes name.
+    fn path(self, version: TlsVersion) -> String {
+        match self {
+            Self::Upstream | Self::Ssl => format!("/upstreams/{}", id(version)),
+            Self::Service => format!("/services/{}", id(version)),
+        }
+    }
+}
+
 /// A gateway before an nginx that asks it for a certificate.
 struct Stage {
     gateway: Gateway,
     admin: Admin,
     origin: Origin,
+    place: Place,
     /// Issued the upstream's certificate, and those of [`Stage::ours`].
     ca: Ca,
     /// Issued nothing.
@@ -77,11 +112,10 @@ const STATES: [State; 5] = [
     },
 ];
 
-impl State {
-    fn of(turn: usize) -> Self {
-        STATES[turn % STATES.len()]
-    }
+/// The first of them, which differ in nothing but the identity.
+const IDENTITIES: &[State] = STATES.split_at(2).0;
 
+impl State {
     /// What a client is told: our subject as the upstream sees it, or that there is no answer.
     fn told(self) -> &'static str {
         match (self.believes, self.identity) {
@@ -94,11 +128,11 @@ impl State {
 
 impl Stage {
     /// Connections are soon used up, so that others are opened, by full handshakes and resumed.
-    fn start() -> Self {
-        Self::with(Setup::default(), REQUESTS)
+    fn start(place: Place) -> Self {
+        Self::with(Setup::default(), place, REQUESTS)
     }
 
-    fn with(setup: Setup, requests: u32) -> Self {
+    fn with(setup: Setup, place: Place, requests: u32) -> Self {
         let ca = Ca::root("CA");
         let origin = Origin::nginx(&Nginx::mutual(ca.server(UPSTREAM), ca.pem()));
         let gateway = setup.start();
@@ -106,6 +140,7 @@ impl Stage {
             admin: Admin::of(&gateway),
             gateway,
             origin,
+            place,
             stranger: Ca::root("Stranger"),
             ours: ["one", "two"].map(|name| ca.client(name)),
             requests,
@@ -114,7 +149,16 @@ impl Stage {
         };
         stage.rotate(0);
         for version in TlsVersion::ALL {
-            let route = json!({"uri": path(version), "upstream_id": id(version)});
+            let mut route = json!({"uri": path(version)});
+            match place {
+                Place::Service => route["service_id"] = id(version).into(),
+                Place::Upstream => route["upstream_id"] = id(version).into(),
+                Place::Ssl => {
+                    let upstream = stage.upstream(version, place.state(0));
+                    stage.admin.put(&place.path(version), &upstream);
+                    route["upstream_id"] = id(version).into();
+                }
+            }
             stage.admin.put(&format!("/routes/{}", id(version)), &route);
         }
         stage
@@ -133,34 +177,48 @@ impl Stage {
             TlsVersion::V12 => "TLSv1.2",
             TlsVersion::V13 => "TLSv1.3",
         };
-        json!({
+        let mut upstream = json!({
             "scheme": "https",
             "nodes": {self.origin.node(): 1},
             "keepalive_pool": {"requests": self.requests},
             "tls": {
-                "client_cert": ours.cert,
-                "client_key": ours.key,
                 "verify": true,
                 "ca_certs": trusted,
                 "server_name": UPSTREAM,
                 "min_version": version,
                 "max_version": version,
             },
-        })
+        });
+        if self.place == Place::Ssl {
+            upstream["tls"]["client_cert_id"] = "us".into();
+        } else {
+            upstream["tls"]["client_cert"] = ours.cert.clone().into();
+            upstream["tls"]["client_key"] = ours.key.clone().into();
+        }
+        upstream
     }
 
     #[track_caller]
     fn rotate(&self, turn: usize) {
+        let state = self.place.state(turn);
+        if self.place == Place::Ssl {
+            let ours = &self.ours[state.identity];
+            let ssl = json!({"type": "client", "cert": ours.cert, "key": ours.key});
+            return self.admin.put("/ssls/us", &ssl);
+        }
         for version in TlsVersion::ALL {
-            let upstream = self.upstream(version, State::of(turn));
-            self.admin
-                .put(&format!("/upstreams/{}", id(version)), &upstream);
+            let upstream = self.upstream(version, state);
+            let document = match self.place {
+                Place::Service => json!({"upstream": upstream}),
+                Place::Upstream | Place::Ssl => upstream,
+            };
+            self.admin.put(&self.place.path(version), &document);
         }
     }
 
     /// Kept and new connections, to each upstream.
     fn clients(&self) -> Vec<Client> {
-        let port = self.gateway.port("http");
+        let (port, place) = (self.gateway.port("http"), self.place);
         let clients = TlsVersion::ALL.map(|version| {
             let mut kept = RawClient::connect(port);
             let seen = Arc::clone(&self.seen);
@@ -175,7 +233,7 @@ impl Stage {
                     kept.get(NAME, path(version), &[])
                 };
                 let body = reply.text();
-                expect_told(reply.status, &body, &turns.since(moment))?;
+                expect_told(place, reply.status, &body, &turns.since(moment))?;
                 let mut done = seen.count(&body);
                 done.kept = usize::from(!is_new);
                 Ok(done)
@@ -194,6 +252,7 @@ impl Stage {
         let pair = self.ca.server(NAME);
         let ssl = json!({"cert": pair.cert, "key": pair.key, "snis": [NAME]});
         self.admin.put("/ssls/s", &ssl);
+        let place = self.place;
         let clients = TlsVersion::ALL.map(|version| {
             let client = self.gateway.tls(NAME, version);
             let mut conn = Conn::open(&client, Protocol::Http2).expect("it is let in");
@@ -202,7 +261,7 @@ impl Stage {
                 let moment = turns.now();
                 let answer = conn.get(NAME, path(version));
                 let answer = answer.map_err(|ended| format!("{ended:?}"))?;
-                expect_told(answer.status, &answer.body, &turns.since(moment))?;
+                expect_told(place, answer.status, &answer.body, &turns.since(moment))?;
                 let mut done = seen.count(&answer.body);
                 done += Done::KEPT;
                 Ok(done)
@@ -248,12 +307,12 @@ fn path(version: TlsVersion) -> &'static str {
     }
 }
 
-fn expect_told(status: u16, body: &str, window: &Window) -> Result<(), String> {
+fn expect_told(place: Place, status: u16, body: &str, window: &Window) -> Result<(), String> {
     let told = match status {
         200 => seen(body, "dn").to_owned(),
         status => status.to_string(),
     };
-    let is_right = window.clone().any(|turn| State::of(turn).told() == told);
+    let is_right = window.clone().any(|turn| place.state(turn).told() == told);
     if is_right {
         Ok(())
     } else {
@@ -261,21 +320,39 @@ fn expect_told(status: u16, body: &str, window: &Window) -> Result<(), String> {
     }
 }
 
-#[test]
-fn identity_and_trust_towards_upstreams_rotate_under_load() {
-    let stage = Stage::start();
+/// Four of five rotations change the identity, and as many the trust, where both are rotated.
+fn rotate_under_load(place: Place, what: &str) {
+    let stage = Stage::start(place);
     let mut clients = stage.clients();
     clients.extend(stage.http2_clients());
     let load = Load::start(clients);
-    // Four of five rotations change the identity, and as many the trust.
     load.rotate_under_load(ROTATIONS * 5 / 4, ASKS, |turn| stage.rotate(turn));
-    load.end("identity and trust towards upstreams");
+    load.end(what);
+}
+
+#[test]
+fn identity_and_trust_towards_upstreams_rotate_under_load() {
+    rotate_under_load(Place::Upstream, "identity and trust towards upstreams");
+}
+
+#[test]
+fn identity_and_trust_in_services_rotate_under_load() {
+    rotate_under_load(Place::Service, "identity and trust in services");
+}
+
+#[test]
+fn identity_of_an_ssl_that_upstreams_name_rotates_under_load() {
+    rotate_under_load(Place::Ssl, "an ssl that upstreams name");
 }
 
 #[test]
 fn rotation_fails_no_request_while_nothing_that_was_built_stays() {
     // What one upstream needs pushes out what the other does, and each request needs it.
-    let stage = Stage::with(Setup::default().set("limits.contexts", "1"), 1);
+    let stage = Stage::with(
+        Setup::default().set("limits.contexts", "1"),
+        Place::Upstream,
+        1,
+    );
     let clients = (0..4).flat_map(|_| stage.clients());
     let clients = clients.map(|client| Client {
         kind: Kind::Other,
@@ -292,8 +369,8 @@ fn rotation_fails_no_request_while_nothing_that_was_built_stays() {
 
 #[test]
 fn broken_identity_or_trust_is_refused_under_load_and_the_old_one_serves_on() {
-    let stage = Stage::start();
-    let good = stage.upstream(TlsVersion::V13, State::of(0));
+    let stage = Stage::start(Place::Upstream);
+    let good = stage.upstream(TlsVersion::V13, stage.place.state(0));
     let expired = Ca::dated("Old CA", Validity::Expired).pem();
     let garbage = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n".repeat(4);
     let with = |member: &str, value: Value| {
