@@ -9,7 +9,7 @@ use openssl::sign::{Signer, Verifier};
 use openssl::x509::X509;
 
 use super::error::CryptoError;
-use super::fips;
+use super::fips::{self, Mode};
 
 /// The smallest RSA key that signs, in bits (FIPS 186-5 section 5.1).
 const MIN_RSA_BITS: u32 = 2048;
@@ -67,7 +67,8 @@ impl SigningKey {
     /// # Errors
     /// [`SignError::Algorithm`], [`SignError::TooShort`], [`SignError::NotFips`].
     pub fn new(key: PKey<Private>) -> Result<Self, SignError> {
-        check_key(key.id(), key.bits(), fips::key_provider(&key).as_deref())?;
+        let provider = fips::key_provider(&key);
+        check_key(key.id(), key.bits(), provider.as_deref(), fips::mode())?;
         Ok(Self(key))
     }
 
@@ -144,7 +145,8 @@ impl VerifyingKey {
     /// # Errors
     /// [`SignError::Algorithm`], [`SignError::TooShort`], [`SignError::NotFips`].
     pub fn new(key: PKey<Public>) -> Result<Self, SignError> {
-        check_key(key.id(), key.bits(), fips::key_provider(&key).as_deref())?;
+        let provider = fips::key_provider(&key);
+        check_key(key.id(), key.bits(), provider.as_deref(), fips::mode())?;
         Ok(Self(key))
     }
 
@@ -164,14 +166,19 @@ fn contains(text: &[u8], wanted: &[u8]) -> bool {
     text.windows(wanted.len()).any(|window| window == wanted)
 }
 
-fn check_key(algorithm: Id, bits: u32, provider: Option<&str>) -> Result<(), SignError> {
+fn check_key(
+    algorithm: Id,
+    bits: u32,
+    provider: Option<&str>,
+    mode: Mode,
+) -> Result<(), SignError> {
     if algorithm != Id::EC && algorithm != Id::RSA {
         return Err(SignError::Algorithm);
     }
     if algorithm == Id::RSA && bits < MIN_RSA_BITS {
         return Err(SignError::TooShort(bits));
     }
-    if fips::mode() == fips::Mode::Fips && provider != Some("fips") {
+    if mode == Mode::Fips && provider != Some(fips::PROVIDER) {
         return Err(SignError::NotFips);
     }
     Ok(())
@@ -248,6 +255,19 @@ mod tests {
             SigningKey::new(rsa(1024)),
             Err(SignError::TooShort(1024))
         ));
+    }
+
+    #[test]
+    fn key_outside_the_module_signs_in_default_mode_alone() {
+        let check = |provider, mode| check_key(Id::EC, 256, provider, mode);
+        for provider in [Some("default"), None] {
+            check(provider, Mode::Default).unwrap();
+            let refusal = check(provider, Mode::Fips).unwrap_err();
+            assert!(matches!(refusal, SignError::NotFips), "{refusal}");
+        }
+        check(Some("fips"), Mode::Fips).unwrap();
+        let short = check_key(Id::RSA, 2047, Some("fips"), Mode::Fips).unwrap_err();
+        assert!(matches!(short, SignError::TooShort(2047)), "{short}");
     }
 
     #[test]

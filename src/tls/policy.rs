@@ -205,9 +205,17 @@ pub struct Profile {
 /// What this process permits: the FIPS profile in FIPS mode.
 #[must_use]
 pub fn profile() -> &'static Profile {
-    match fips::mode() {
-        Mode::Default => &DEFAULT_PROFILE,
-        Mode::Fips => &FIPS_PROFILE,
+    Profile::of(fips::mode())
+}
+
+impl Profile {
+    /// What a process in this mode permits.
+    #[must_use]
+    pub const fn of(mode: Mode) -> &'static Self {
+        match mode {
+            Mode::Default => &DEFAULT_PROFILE,
+            Mode::Fips => &FIPS_PROFILE,
+        }
     }
 }
 
@@ -231,3 +239,33 @@ pub const FIPS_PROFILE: Profile = Profile {
     sigalgs: "ECDSA+SHA256:ECDSA+SHA384:ECDSA+SHA512:RSA-PSS+SHA256:RSA-PSS+SHA384:RSA-PSS+SHA512:\
               RSA+SHA256:RSA+SHA384:RSA+SHA512",
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every name of a profile.
+    fn names(mode: Mode) -> Vec<&'static str> {
+        let profile = Profile::of(mode);
+        let groups = profile.groups.to_str().unwrap();
+        let lists = [profile.ciphers, profile.suites, groups, profile.sigalgs];
+        lists.iter().flat_map(|list| list.split(':')).collect()
+    }
+
+    #[test]
+    fn fips_profile_is_the_default_one_without_what_is_not_approved() {
+        let (all, fips) = (names(Mode::Default), names(Mode::Fips));
+        let excluded: Vec<_> = all.iter().filter(|name| !fips.contains(name)).collect();
+        assert_eq!(
+            excluded,
+            [
+                &"ECDHE-ECDSA-CHACHA20-POLY1305",
+                &"ECDHE-RSA-CHACHA20-POLY1305",
+                &"TLS_CHACHA20_POLY1305_SHA256",
+                &"X25519",
+                &"ed25519",
+            ]
+        );
+        assert!(fips.iter().all(|name| all.contains(name)), "{fips:?}");
+    }
+}

@@ -388,6 +388,29 @@ mod tests {
     }
 
     #[test]
+    fn key_that_openssl_does_not_have_is_named() {
+        let good = certificate(
+            &PKey::ec_gen("P-256").unwrap(),
+            MessageDigest::sha256(),
+            "x",
+        );
+        let mut der = good.to_der().unwrap();
+        // id-ecPublicKey (RFC 5480 section 2.1.1) becomes an algorithm that nobody has.
+        let known = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+        let at = der.windows(known.len()).position(|window| window == known);
+        der[at.unwrap() + known.len() - 1] = 0x7f;
+        let strange = X509::from_der(&der).unwrap();
+        let refusal = chain(strange.clone()).approve().unwrap_err();
+        assert_eq!(refusal.flaw, Flaw::Unknown);
+        let as_issuer = CaBundle::of(vec![good, strange]).unwrap().approve();
+        let refusal = as_issuer.unwrap_err();
+        assert_eq!(
+            (refusal.part, refusal.flaw),
+            (Part::Certificate(2), Flaw::Unknown)
+        );
+    }
+
+    #[test]
     fn certificate_of_a_peer_is_judged_in_fips_mode_alone() {
         let sha256 = MessageDigest::sha256();
         let good = certificate(&PKey::ec_gen("P-256").unwrap(), sha256, "issuer");
