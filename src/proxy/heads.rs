@@ -159,7 +159,8 @@ pub fn read_answer(
         resp.extensions_mut().insert(reason);
     }
     let ends = framing.ends(&mut resp, method)?;
-    let is_last = ends == Ends::Connection || framing.is_last(version);
+    let is_last =
+        ends == Ends::Connection || framing.is_last(version) || framing.contradicts(status);
     Ok(Some(AnswerHead {
         resp,
         ends,
@@ -236,17 +237,24 @@ impl Lines {
     }
 
     fn ends(&self, resp: &mut Response<()>, method: &Method) -> Result<Ends, HeadError> {
-        let status = resp.status();
-        if status.is_informational()
-            || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED
-            || method == Method::HEAD
+        let length = self.length.transpose()?;
+        if self.length_lines > 1
+            && let Some(length) = length
         {
+            resp.headers_mut().insert(CONTENT_LENGTH, length.into());
+        }
+        let status = resp.status();
+        if never_has_content(status) {
+            // Nor does it say a length (RFC 9110 §8.6).
+            resp.headers_mut().remove(CONTENT_LENGTH);
+            return Ok(Ends::Length(0));
+        }
+        if status == StatusCode::NOT_MODIFIED || method == Method::HEAD {
             return Ok(Ends::Length(0));
         }
         if self.is_coded {
             return if resp.version() == Version::HTTP_11
-                && self.length.is_none()
+                && length.is_none()
                 && headers::is_plainly_framed(resp.headers())
             {
                 Ok(Ends::Chunked)
@@ -254,19 +262,22 @@ impl Lines {
                 Err(HeadError::Coding)
             };
         }
-        let Some(length) = self.length else {
-            return Ok(Ends::Connection);
-        };
-        let length = length?;
-        if self.length_lines > 1 {
-            resp.headers_mut().insert(CONTENT_LENGTH, length.into());
-        }
-        Ok(Ends::Length(length))
+        Ok(length.map_or(Ends::Connection, Ends::Length))
+    }
+
+    /// Whether it announces content where there is none: who wrote that may send some.
+    fn contradicts(&self, status: StatusCode) -> bool {
+        never_has_content(status) && (self.is_coded || self.length.is_some_and(|it| it != Ok(0)))
     }
 
     fn is_last(&self, version: Version) -> bool {
         self.closes || version == Version::HTTP_10 && !self.keeps
     }
+}
+
+/// Whether answers of this status have no content, whatever was asked (RFC 9112 §6.3).
+fn never_has_content(status: StatusCode) -> bool {
+    status.is_informational() || status == StatusCode::NO_CONTENT
 }
 
 /// A number of digits alone: no sign, no space.
@@ -371,6 +382,14 @@ mod tests {
         ] {
             assert_eq!(end(lines), Err(error), "{lines:?}");
         }
+        // What a client makes of it is not known where no content follows, either.
+        for lines in ["content-length: 5, 6", "content-length: x"] {
+            for (method, status) in [(Method::HEAD, 200), (Method::GET, 304), (Method::GET, 204)] {
+                let head = format!("HTTP/1.1 {status} x\r\n{lines}\r\n\r\n");
+                let error = read_answer(&mut BytesMut::from(&head[..]), &method, None).unwrap_err();
+                assert_eq!(error, HeadError::Length, "{method} {head:?}");
+            }
+        }
         let old = "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
         assert_eq!(read(old).unwrap_err(), HeadError::Coding);
     }
@@ -381,6 +400,19 @@ mod tests {
             let head = format!("HTTP/1.1 {status} x\r\ncontent-length: 7\r\n\r\n");
             assert_eq!(read(&head).unwrap().unwrap().ends, Ends::Length(0));
         }
+        for (status, length, is_last) in
+            [("204", "7", true), ("204", "0", false), ("304", "7", false)]
+        {
+            let head = format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\n\r\n");
+            let answer = read(&head).unwrap().unwrap();
+            // Content may follow what says that it has some.
+            assert_eq!(answer.is_last, is_last, "{head:?}");
+            let is_told = answer.resp.headers().contains_key(CONTENT_LENGTH);
+            assert_eq!(is_told, status == "304", "{head:?}");
+        }
+        let coded = "HTTP/1.1 204 x\r\ntransfer-encoding: chunked\r\n\r\n";
+        assert!(read(coded).unwrap().unwrap().is_last);
+        assert!(!read("HTTP/1.1 204 x\r\n\r\n").unwrap().unwrap().is_last);
         let head = "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n";
         assert_eq!(read(head).unwrap().unwrap().ends, Ends::Length(7));
         let mut input = BytesMut::from(head);

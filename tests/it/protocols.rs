@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::support::gateway::Gateway;
+use crate::support::h2::H2Conn;
 use crate::support::origin::TcpOrigin;
 
 fn before(origin: &TcpOrigin) -> Gateway {
@@ -84,4 +85,17 @@ fn trailers_of_an_answer_leave_body_and_connection_as_they_are() {
         assert_eq!(reply.text(), "hello", "{target}");
         assert!(reply.is_whole, "{target}");
     }
+}
+
+/// A length beside it is against HTTP/2, and clients reset the stream.
+#[test]
+fn answer_without_content_has_no_length_for_clients_of_http2() {
+    let origin =
+        TcpOrigin::talking(|_| b"HTTP/1.1 204 No Content\r\nContent-Length: 7\r\n\r\n".to_vec());
+    let gateway = before(&origin);
+    let mut client = H2Conn::plain(gateway.port("http")).unwrap();
+    let stream = client.begin("GET", "h", "/", true).unwrap();
+    let answer = client.read(stream).unwrap();
+    assert_eq!(answer.status, 204);
+    assert!(!answer.head.contains("content-length"), "{}", answer.head);
 }

@@ -471,15 +471,17 @@ proptest! {
         });
         match (ours, theirs) {
             (Ok(mut ours), Ok(mut theirs)) => {
-                // Equal lengths are said once here.
+                // Equal lengths are said once here, and none where there is no content.
                 for read in [&mut ours, &mut theirs] {
                     read.1.retain(|(name, _)| name != "content-length");
+                    read.1.sort_by(|(one, _), (other, _)| one.cmp(other));
                 }
                 prop_assert_eq!(ours, theirs);
             }
             (Err(_), Err(_)) => {}
-            // What a length or another coding stands beside is refused, and so is folding.
-            (Err(Error::Head(HeadError::Coding)), Ok(_)) => {}
+            // What a length or another coding stands beside is refused, and so are lengths that
+            // differ where no content follows.
+            (Err(Error::Head(HeadError::Coding | HeadError::Length)), Ok(_)) => {}
             (ours, theirs) => prop_assert!(false, "{ours:?} {theirs:?}"),
         }
     }
