@@ -16,6 +16,8 @@ use crate::proxy::headers;
 /// The largest head of an answer, and the most lines it may have.
 const HEAD_BYTES: usize = 64 << 10;
 const HEAD_LINES: usize = 100;
+/// The most heads that only inform before an answer.
+pub const INFORMING_HEADS: u32 = 100;
 
 /// What a line has besides its name and value, and a head besides target and lines: room for it.
 const LINE_BYTES: usize = ": \r\n".len();
@@ -66,6 +68,9 @@ pub enum HeadError {
     /// Too large.
     #[error("the head of its answer is larger than {HEAD_BYTES} bytes")]
     TooLarge,
+    /// Too many that only inform.
+    #[error("more than {INFORMING_HEADS} heads of 1xx came before its answer")]
+    Informing,
     /// No length, or several.
     #[error("its answer has a Content-Length that is no number, or several that differ")]
     Length,

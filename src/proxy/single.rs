@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 use crate::net::stream::{Rewound, Stream};
 use crate::proxy::body::{BodyError, RequestBody};
 use crate::proxy::chunked::{self, ChunkError, Chunked, Piece};
-use crate::proxy::heads::{self, AnswerHead, Ends, Framing, HeadError};
+use crate::proxy::heads::{self, AnswerHead, Ends, Framing, HeadError, INFORMING_HEADS};
 use crate::proxy::pool::Open;
 use crate::proxy::upgrade::Switched;
 
@@ -51,6 +51,8 @@ struct State {
     sending: Option<Sending>,
     /// Of the request under way.
     method: Method,
+    /// Heads that came before its answer.
+    informed: u32,
     content: Content,
     /// It cannot carry another request.
     is_over: bool,
@@ -140,6 +142,7 @@ impl Single {
             part: Bytes::new(),
             sending: None,
             method: Method::GET,
+            informed: 0,
             content: Content::Done,
             is_over: false,
             is_broken: false,
@@ -163,6 +166,7 @@ impl Single {
         state.method.clone_from(req.method());
         heads::write_request(&mut state.output, req, framing);
         state.has_sent = false;
+        state.informed = 0;
         if framing != Framing::Nothing {
             let body = request.take().map(Request::into_body);
             state.sending = body.map(|body| Sending { body, framing });
@@ -349,6 +353,10 @@ impl State {
             {
                 if heads::is_final(head.resp.status()) {
                     return Poll::Ready(Ok(self.answered(head)));
+                }
+                self.informed = self.informed.saturating_add(1);
+                if self.informed > INFORMING_HEADS {
+                    return Poll::Ready(Err(HeadError::Informing.into()));
                 }
                 continue;
             }

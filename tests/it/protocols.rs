@@ -1,10 +1,15 @@
 //! What of HTTP a gateway hands on as it is, and what ends here.
 
+use std::io::{Read, Write};
+use std::sync::{Mutex, mpsc};
+
 use serde_json::json;
 
-use crate::support::gateway::Gateway;
+use crate::support::SOON;
+use crate::support::gateway::{Gateway, field};
 use crate::support::h2::H2Conn;
-use crate::support::origin::TcpOrigin;
+use crate::support::origin::{TcpOrigin, ok, read_head};
+use crate::support::raw::request;
 
 fn before(origin: &TcpOrigin) -> Gateway {
     let gateway = Gateway::start();
@@ -87,6 +92,59 @@ fn trailers_of_an_answer_leave_body_and_connection_as_they_are() {
     }
 }
 
+/// As in nginx: no upstream of HTTP/1.1 said that it understands them (RFC 9110 §6.5.1), and what a
+/// node takes for a header was checked by nobody. gRPC's go on, see `grpc`.
+#[test]
+fn trailers_of_a_request_end_before_upstreams_of_http1() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let origin = TcpOrigin::serving(move |mut conn| {
+        loop {
+            let head = read_head(&mut conn);
+            if head.is_empty() {
+                return;
+            }
+            let mut body = Vec::new();
+            let mut byte = [0];
+            while !body.ends_with(b"\r\n\r\n") && matches!(conn.read(&mut byte), Ok(1)) {
+                body.push(byte[0]);
+            }
+            tell.lock().unwrap().send((head, body)).unwrap();
+            conn.write_all(&ok("served")).unwrap();
+        }
+    });
+    let gateway = before(&origin);
+    let expect_no_trailers = || {
+        let (head, body) = told.recv_timeout(SOON).expect("the origin got it");
+        let head = head.to_ascii_lowercase();
+        assert!(head.contains("transfer-encoding: chunked\r\n"), "{head}");
+        assert!(!head.contains("trailer"), "{head}");
+        assert_eq!(String::from_utf8_lossy(&body), "5\r\nhello\r\n0\r\n\r\n");
+    };
+    let mut client = gateway.connect();
+    let lines = [
+        "Transfer-Encoding: chunked",
+        "Trailer: X-Sum",
+        "TE: trailers",
+    ];
+    for trailers in ["X-Sum: 7\r\nX-Real-IP: 192.0.2.1\r\n", ""] {
+        client.send(request("POST", "h", "/", &lines));
+        client.send(format!("5\r\nhello\r\n0\r\n{trailers}\r\n"));
+        client.read_reply().expect_status(200);
+        expect_no_trailers();
+    }
+    let mut client = H2Conn::plain(gateway.port("http")).unwrap();
+    let mut stream = client.begin("POST", "h", "/", false).unwrap();
+    stream.upload.send_data("hello".into(), false).unwrap();
+    let trailers = http::HeaderMap::from_iter([(
+        http::HeaderName::from_static("x-sum"),
+        http::HeaderValue::from_static("7"),
+    )]);
+    stream.upload.send_trailers(trailers).unwrap();
+    assert_eq!(client.read(stream).unwrap().status, 200);
+    expect_no_trailers();
+}
+
 /// A length beside it is against HTTP/2, and clients reset the stream.
 #[test]
 fn answer_without_content_has_no_length_for_clients_of_http2() {
@@ -98,4 +156,18 @@ fn answer_without_content_has_no_length_for_clients_of_http2() {
     let answer = client.read(stream).unwrap();
     assert_eq!(answer.status, 204);
     assert!(!answer.head.contains("content-length"), "{}", answer.head);
+}
+
+#[test]
+fn upstream_that_only_informs_is_not_listened_to_for_ever() {
+    let origin = TcpOrigin::serving(|mut conn| {
+        read_head(&mut conn);
+        while conn.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").is_ok() {}
+    });
+    let gateway = before(&origin);
+    let reply = gateway.connect().get("h", "/", &[]);
+    assert_eq!(reply.status, 502, "{reply:?}");
+    gateway.expect_record("refused by its reason", |record| {
+        field(record, "reason") == Some("upstream_protocol_error")
+    });
 }

@@ -182,7 +182,28 @@ fn what_the_upstream_says_last_ends_the_connection() {
                 "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 1\r\n\r\na",
                 Rest::Over,
             ),
+            ("HTTP/1.1 204 No\r\ncontent-length: 1\r\n\r\n", Rest::Over),
+            (
+                "HTTP/1.1 304 Same\r\ncontent-length: 1\r\n\r\n",
+                Rest::Ready,
+            ),
+            (
+                "HTTP/1.1 304 Same\r\ncontent-length: 1\r\n\r\na",
+                Rest::Over,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n\r\n",
+                Rest::Over,
+            ),
             ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\na", Rest::Over),
+            (
+                "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\na",
+                Rest::Ready,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nHTTP/1.1 200",
+                Rest::Over,
+            ),
             (
                 "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
                 Rest::Ready,
@@ -196,6 +217,149 @@ fn what_the_upstream_says_last_ends_the_connection() {
             assert_eq!(conn.rest(), expected, "{said:?}");
         }
     });
+}
+
+#[test]
+fn content_that_comes_where_none_may_ends_the_connection() {
+    run(async {
+        for (content, expected) in [("", Rest::Ready), ("a", Rest::Over)] {
+            let (conn, mut far) = connection().await;
+            conn.begin(&mut request(Method::HEAD, &[]));
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{content}");
+            far.write_all(head.as_bytes()).await.unwrap();
+            assert_eq!(answer(&conn).await.unwrap().status(), StatusCode::OK);
+            assert!(conn.is_end_of_content());
+            assert_eq!(conn.rest(), expected, "{content:?}");
+        }
+    });
+}
+
+#[test]
+fn heads_that_only_inform_end_some_time() {
+    run(async {
+        let (conn, mut far) = connection().await;
+        for (count, is_answered) in [(INFORMING_HEADS, true), (INFORMING_HEADS + 1, false)] {
+            conn.begin(&mut request(Method::GET, &[]));
+            for _ in 0..count {
+                far.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+                    .await
+                    .unwrap();
+            }
+            let last = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            far.write_all(last).await.unwrap();
+            match answer(&conn).await {
+                Ok(resp) => assert_eq!((resp.status(), is_answered), (StatusCode::OK, true)),
+                Err(error) => {
+                    assert!(matches!(error, Error::Head(HeadError::Informing)) && !is_answered);
+                    assert!(error.is_violation() && conn.is_over());
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn an_upstream_that_ends_its_side_after_an_answer_gets_no_other_request() {
+    run(async {
+        let (conn, mut far) = connection().await;
+        conn.begin(&mut request(Method::GET, &[]));
+        let whole = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na";
+        far.write_all(whole).await.unwrap();
+        far.shutdown().await.unwrap();
+        answer(&conn).await.unwrap();
+        assert_eq!(content(&conn).await.unwrap().0, b"a");
+        conn.rest();
+        while !conn.is_closed() {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn no_more_of_an_answer_is_held_than_was_asked_for() {
+    run(async {
+        let (conn, mut far) = connection().await;
+        conn.begin(&mut request(Method::GET, &[]));
+        let upstream = tokio::task::spawn_local(async move {
+            let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+            far.write_all(head).await.unwrap();
+            for _ in 0..512 {
+                far.write_all(b"10000\r\n").await.unwrap();
+                far.write_all(&[b'x'; 0x10000]).await.unwrap();
+                far.write_all(b"\r\n").await.unwrap();
+            }
+            far.write_all(b"0\r\n\r\n").await.unwrap();
+            far
+        });
+        answer(&conn).await.unwrap();
+        // As much as comes while nobody asks: what the sockets hold.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!upstream.is_finished(), "32 MiB wait for who reads them");
+        let mut count = 0;
+        while let Some(frame) = poll_fn(|cx| conn.poll_content(cx)).await {
+            let data = frame.unwrap().into_data().unwrap();
+            count += data.len();
+            assert!(data.len() <= 2 * CONTENT_ROOM);
+            assert!(conn.0.borrow().input.capacity() <= 2 * CONTENT_ROOM);
+        }
+        assert_eq!(count, 32 << 20);
+        let _far = upstream.await.unwrap();
+        assert_eq!(conn.rest(), Rest::Ready);
+        assert_eq!(
+            conn.0.borrow().input.capacity(),
+            0,
+            "an idle one holds nothing"
+        );
+    });
+}
+
+#[test]
+fn a_request_that_is_given_up_halfway_never_looks_whole() {
+    run(async {
+        let body = vec![Bytes::from(vec![7; 1 << 20]); 32];
+        let (conn, mut far) = connection().await;
+        conn.begin(&mut request(Method::POST, &body));
+        assert!(poll_fn(|cx| Poll::Ready(conn.poll_answer(cx, None).is_pending())).await);
+        drop(conn);
+        let mut read = Vec::new();
+        let _reset_or_end = far.read_to_end(&mut read).await;
+        assert!(read.starts_with(b"POST / HTTP/1.1\r\ncontent-length: 33554432\r\n"));
+        assert!(read.len() < 32 << 20);
+    });
+}
+
+#[test]
+fn a_body_is_as_long_as_was_said() {
+    let sending = |framing| Sending {
+        body: RequestBody::empty(Sweep::new()),
+        framing,
+    };
+    let frame = |framing, data: &'static [u8]| {
+        let (mut output, mut part) = (Vec::new(), Bytes::new());
+        let mut sending = sending(framing);
+        let framed = sending.frame(Bytes::from_static(data), &mut output, &mut part);
+        let ended = framed.and_then(|()| sending.end(&mut output));
+        output.extend_from_slice(&part);
+        ended.map(|()| String::from_utf8(output).unwrap())
+    };
+    assert_eq!(frame(Framing::Length(3), b"abc").unwrap(), "abc");
+    assert_eq!(frame(Framing::Length(0), b"").unwrap(), "");
+    assert_eq!(frame(Framing::Nothing, b"").unwrap(), "");
+    let chunks = frame(Framing::Chunked, b"0123456789abcdef").unwrap();
+    assert_eq!(chunks, "10\r\n0123456789abcdef\r\n0\r\n\r\n");
+    // An empty part is no last chunk.
+    assert_eq!(frame(Framing::Chunked, b"").unwrap(), "0\r\n\r\n");
+    for (framing, data) in [
+        (Framing::Length(3), &b"abcd"[..]),
+        (Framing::Length(3), b"ab"),
+        (Framing::Length(1), b""),
+        (Framing::Nothing, b"a"),
+    ] {
+        let error = frame(framing, data).unwrap_err();
+        assert!(matches!(error, Error::Length), "{framing:?}: {error}");
+    }
 }
 
 #[test]
