@@ -1,5 +1,6 @@
-//! What was sent of a request's body and may have to be sent again: an upstream of HTTP/2 can refuse
-//! a stream that it did nothing with (RFC 9113 §8.7), when a part of the body is on its way to it.
+//! What was sent of a request's body and may have to be sent again: where its method may be repeated
+//! and a node broke off, or an upstream of HTTP/2 refused a stream that it did nothing with
+//! (RFC 9113 §8.7), when a part of the body is on its way.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -288,8 +288,8 @@ impl UpstreamConn {
 
     /// Takes a request, sends it and waits for the response's head.
     ///
-    /// The request is put back, if no byte of it was sent; over HTTP/1.1 one without a body is not
-    /// even taken.
+    /// The request is put back, if no byte of it was sent, unless it has a body and goes over
+    /// HTTP/1.1; without a body it is not even taken there.
     ///
     /// `patience`: the longest time without a byte in either direction, in milliseconds; waiting
     /// for the client's body does not count.
@@ -356,6 +356,7 @@ impl UpstreamConn {
             });
             match sweep.within(until, answer).await {
                 Ok(Ok(resp)) => {
+                    self.upload.answered.set(true);
                     self.ends = conn.is_over();
                     let content = match conn.take_content() {
                         Some(content) => {

@@ -66,7 +66,8 @@ impl Tries<'_> {
             if attempt > 0 {
                 self.worker.metrics.upstream_retries.inc();
             }
-            match self.at_node(&turns, node, req, outcome).await {
+            let more = attempt < self.upstream.retries;
+            match self.at_node(&turns, node, req, outcome, more).await {
                 Ok(answer) => {
                     self.observe(&turns, node, Seen::Status(answer.status()));
                     if let Some(began) = began {
@@ -129,14 +130,15 @@ impl Tries<'_> {
         Some(index)
     }
 
-    /// One try at one node. Where its name has several addresses and one takes no connection, the
-    /// next one is asked.
+    /// One try at one node; whether there may be `more`. Where its name has several addresses and one
+    /// takes no connection, the next one is asked.
     async fn at_node(
         &self,
         turns: &Turns,
         node: usize,
         req: &mut Option<Request<RequestBody>>,
         outcome: &mut Outcome,
+        more: bool,
     ) -> Result<Answer, TryError> {
         let name = turns.name(node);
         let answer = match name {
@@ -170,7 +172,7 @@ impl Tries<'_> {
                 });
             };
             outcome.endpoint = Some(endpoint.clone());
-            match self.once(&endpoint, req, outcome).await {
+            match self.once(&endpoint, req, outcome, more).await {
                 Err(TryError { refusal, sent })
                     if sent == Sent::Nothing && ip.is_some() && takes_no_connection(&refusal) =>
                 {
@@ -205,6 +207,7 @@ impl Tries<'_> {
         endpoint: &Rc<Endpoint>,
         req: &mut Option<Request<RequestBody>>,
         outcome: &mut Outcome,
+        more: bool,
     ) -> Result<Answer, TryError> {
         if let (Some(host), Some(req)) = (&endpoint.host, req.as_mut()) {
             req.headers_mut().insert(HOST, host.clone());
@@ -228,7 +231,8 @@ impl Tries<'_> {
                     }
                 },
             };
-            match self.send(upstream, endpoint, req, outcome, kept).await {
+            let more = more || kept;
+            match self.send(upstream, endpoint, req, outcome, more).await {
                 Err(TryError { refusal, sent })
                     if kept
                         && req.is_some()
@@ -330,25 +334,25 @@ impl Tries<'_> {
     }
 
     /// Sends the request over a connection and reads the answer's head. Where there is none and
-    /// the request may be sent again, it is back in `req`.
+    /// the request may be sent again, and there may be `more` tries, it is back in `req`.
     async fn send(
         &self,
         mut upstream: UpstreamConn,
         endpoint: &Endpoint,
         req: &mut Option<Request<RequestBody>>,
         outcome: &mut Outcome,
-        kept: bool,
+        more: bool,
     ) -> Result<Answer, TryError> {
-        let more = kept || self.upstream.nodes.len() > 1;
         let has_body = req.as_ref().is_some_and(|req| !req.body().is_empty());
         // Over HTTP/1.1 what has no body stays here, to be repeated.
         let is_many = self.upstream.scheme.is_http2();
-        let repeats = more && !has_body && is_idempotent(&outcome.method);
+        let stays = !is_many && !has_body;
+        let repeats = more && is_idempotent(&outcome.method);
         // Over HTTP/2 an upstream may refuse what it did not look at, whatever method and body.
-        let refuses = more && is_many;
-        let copy = req.as_ref().filter(|_| refuses);
+        let copies = !stays && (repeats || more && is_many);
+        let copy = req.as_ref().filter(|_| copies);
         let copy = copy.map(|req| req.headers().clone());
-        let kept = req.as_mut().filter(|_| refuses && has_body);
+        let kept = req.as_mut().filter(|_| copies && has_body);
         let kept = kept.map(|req| req.body_mut().keep());
         let patience = patience(if has_body {
             self.timeouts.send.max(self.timeouts.read)
@@ -369,21 +373,20 @@ impl Tries<'_> {
             Err(unanswered) => unanswered,
         };
         let Unanswered { why, sent } = unanswered;
-        if sent == Sent::Something && is_many {
-            let body = match &kept {
-                None if is_idempotent(&outcome.method) || why.is_refused() => {
-                    Some(RequestBody::empty(self.worker.sweep.clone()))
-                }
-                Some(kept) if why.is_refused() => Box::pin(kept.wait(&self.worker.sweep)).await,
-                None | Some(_) => None,
-            };
-            *req = copy
-                .zip(body)
-                .map(|(headers, body)| self.repeat(outcome, headers, body));
-        } else if sent == Sent::Something && !repeats {
-            *req = None;
-        }
+        let may_repeat = repeats || why.is_refused();
+        // What was sent of its body comes back when its connection is given up.
         let (reason, detail) = upstream.explain(&why);
+        if sent == Sent::Something && !may_repeat {
+            *req = None;
+        } else if req.is_none()
+            && let Some(headers) = copy
+        {
+            let body = match kept {
+                None => Some(RequestBody::empty(self.worker.sweep.clone())),
+                Some(kept) => Box::pin(kept.wait(&self.worker.sweep)).await,
+            };
+            *req = body.map(|body| self.repeat(outcome, headers, body));
+        }
         let refusal = Refusal::new(reason, detail);
         Err(TryError { refusal, sent })
     }

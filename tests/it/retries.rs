@@ -1,34 +1,38 @@
 //! Upstream faults by method and body: the status that each gives, and how often it is sent.
 
-use std::io::{Write, copy, sink};
+use std::io::{Read, Write, copy, sink};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use socket2::SockRef;
 
+use crate::support::SOON;
 use crate::support::gateway::Gateway;
 use crate::support::origin::{ClosedPort, TcpOrigin, ok, read_head, read_head_from};
 use crate::support::pki::Ca;
-use crate::support::raw::{RawReply, request};
+use crate::support::raw::{RawReply, header, request};
 
 /// Between two bytes of a slow upstream: well within its time-out.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What is sent: method, body, and whether it may be repeated once it was sent. A body is on its way
-/// and gone, whatever the method.
-const REQUESTS: [(&str, &str, bool); 9] = [
-    ("GET", "", true),
-    ("HEAD", "", true),
-    ("OPTIONS", "", true),
-    ("DELETE", "", true),
-    ("PUT", "", true),
-    ("PUT", "body", false),
-    ("POST", "", false),
-    ("POST", "body", false),
-    ("PATCH", "body", false),
+/// The most that is kept of a body, to be sent again.
+const KEPT: usize = 64 << 10;
+
+/// What is sent: method, bytes of body, and whether it may be repeated once it was sent.
+const REQUESTS: [(&str, usize, bool); 10] = [
+    ("GET", 0, true),
+    ("HEAD", 0, true),
+    ("OPTIONS", 0, true),
+    ("DELETE", 0, true),
+    ("PUT", 0, true),
+    ("PUT", 4, true),
+    ("DELETE", KEPT, true),
+    ("POST", 0, false),
+    ("POST", 4, false),
+    ("PATCH", 4, false),
 ];
 
 /// What becomes of a request that meets a fault.
@@ -146,6 +150,16 @@ fn faults() -> Vec<(&'static str, Faulty, End)> {
             End::Answered(200, false),
         ),
         (
+            "resets-mid-body",
+            Faulty::reading(|conn| {
+                say(conn, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
+                // With the request's body unread, too.
+                thread::park_timeout(PAUSE);
+                reset(conn);
+            }),
+            End::Answered(200, false),
+        ),
+        (
             "half-closes-after-answer",
             Faulty::reading(|conn| {
                 say(conn, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow");
@@ -186,14 +200,14 @@ fn faults() -> Vec<(&'static str, Faulty, End)> {
 }
 
 /// Asks the route at `/{name}` once, over a connection of its own.
-fn ask(gateway: &Gateway, name: &str, method: &str, body: &str) -> RawReply {
+fn ask(gateway: &Gateway, name: &str, method: &str, body: usize) -> RawReply {
     let mut client = gateway.connect();
-    let length = format!("Content-Length: {}", body.len());
+    let length = format!("Content-Length: {body}");
     let lines: &[&str] = match method {
         "GET" | "HEAD" | "OPTIONS" => &[],
         _ => &[&length],
     };
-    client.send(request(method, "h", &format!("/{name}"), lines) + body);
+    client.send(request(method, "h", &format!("/{name}"), lines) + &"x".repeat(body));
     match method {
         "HEAD" => client.read_bodiless(),
         _ => client.read_reply(),
@@ -220,8 +234,16 @@ fn fault_gives_its_status_and_no_request_is_sent_again_that_must_not_be() {
     let good = TcpOrigin::talking(|_| ok("good"));
     let faults = faults();
     for (name, faulty, _) in &faults {
-        for (suffix, good) in [("alone", None), ("two", Some(good.node()))] {
-            let upstream = upstream(&faulty.node, good.as_deref());
+        for (suffix, good, retries) in [
+            ("alone", None, None),
+            ("again", None, Some(1)),
+            ("two", Some(good.node()), None),
+            ("once", Some(good.node()), Some(0)),
+        ] {
+            let mut upstream = upstream(&faulty.node, good.as_deref());
+            if let Some(retries) = retries {
+                upstream["retries"] = json!(retries);
+            }
             let uri = format!("/{name}-{suffix}");
             let id = format!("/routes/{name}-{suffix}");
             gateway.configure(&id, &json!({"uri": uri, "upstream": upstream}));
@@ -232,14 +254,23 @@ fn fault_gives_its_status_and_no_request_is_sent_again_that_must_not_be() {
             let gateway = &gateway;
             scope.spawn(move || {
                 for (method, body, repeats) in REQUESTS {
-                    let case = format!("{name}: {method} {body:?}");
+                    let case = format!("{name}: {method} {body}");
                     let (alone, two) = match *end {
                         End::Unsure(status) => (status, if repeats { 200 } else { status }),
                         End::Answered(status, _) => (status, status),
                     };
+                    let goes_on = repeats && matches!(end, End::Unsure(_));
                     // An answer to HEAD has no body to break off in.
                     let is_whole = method == "HEAD" || !matches!(end, End::Answered(_, false));
-                    for (suffix, status) in [("alone", alone), ("two", two)] {
+                    for (suffix, status, tries) in [
+                        ("alone", alone, 1),
+                        ("again", alone, 1 + usize::from(goes_on)),
+                        ("two", two, 1),
+                        ("once", alone, 1),
+                    ] {
+                        if matches!(suffix, "again" | "once") && method != "GET" && body != 4 {
+                            continue;
+                        }
                         let reply = ask(gateway, &format!("{name}-{suffix}"), method, body);
                         let is_good = reply.text() == "good";
                         assert_eq!(
@@ -247,13 +278,12 @@ fn fault_gives_its_status_and_no_request_is_sent_again_that_must_not_be() {
                             (status, is_whole),
                             "{case} {suffix}: {reply:?}"
                         );
-                        let goes_on = suffix == "two" && two == 200 && alone != 200;
                         assert_eq!(
                             is_good || method == "HEAD",
-                            goes_on || method == "HEAD",
-                            "{case}"
+                            suffix == "two" && goes_on || method == "HEAD",
+                            "{case} {suffix}"
                         );
-                        assert_eq!(faulty.count(), 1, "{case} {suffix}: sent once");
+                        assert_eq!(faulty.count(), tries, "{case} {suffix}");
                     }
                 }
             });
@@ -267,7 +297,12 @@ fn node_that_takes_no_connection_costs_no_request() {
     let good = TcpOrigin::talking(|_| ok("good"));
     let pair = Ca::root("CA").server("h");
     let good_tls = TcpOrigin::serving_tls(&pair, |mut stream| {
-        read_head_from(&mut stream);
+        let head = read_head_from(&mut stream);
+        let length = header(&head, "content-length").and_then(|length| length.parse().ok());
+        drop(copy(
+            &mut (&mut stream).take(length.unwrap_or(0)),
+            &mut sink(),
+        ));
         drop(stream.write_all(&ok("good")));
         drop(stream.shutdown());
     });
@@ -290,10 +325,89 @@ fn node_that_takes_no_connection_costs_no_request() {
             gateway.configure(&format!("/routes/{name}-{suffix}"), &route);
             for (method, body, _) in REQUESTS {
                 let reply = ask(&gateway, &format!("{name}-{suffix}"), method, body);
-                assert_eq!(reply.status, status, "{name} {suffix}: {method} {body:?}");
+                assert_eq!(reply.status, status, "{name} {suffix}: {method} {body}");
             }
         }
     }
+}
+
+/// Whatever of it had come when the first node broke off, the second one gets all of it.
+#[test]
+fn body_that_is_sent_again_is_the_same_body() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    // It has heard the beginning of the body when it breaks off.
+    let first = TcpOrigin::serving(move |mut conn| {
+        read_head(&mut conn);
+        let mut begin = [0; 8];
+        drop(conn.read_exact(&mut begin));
+        let _ = tell.lock().expect("no holder panics").send(());
+    });
+    let second = TcpOrigin::serving(|mut conn| {
+        let head = read_head(&mut conn);
+        let mut body = Vec::new();
+        let mut byte = [0];
+        let ends: &[u8] = if head.to_ascii_lowercase().contains("chunked") {
+            b"0\r\n\r\n"
+        } else {
+            b"last"
+        };
+        while !body.ends_with(ends) && matches!(conn.read(&mut byte), Ok(1)) {
+            body.push(byte[0]);
+        }
+        say(
+            &mut conn,
+            &String::from_utf8_lossy(&ok(&String::from_utf8_lossy(&body))),
+        );
+        half_close(&mut conn);
+    });
+    let gateway = Gateway::start();
+    let upstream = upstream(&first.node(), Some(&second.node()));
+    gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
+    for (line, begin, rest, expected) in [
+        (
+            "Content-Length: 12",
+            "beginand",
+            "last",
+            &["beginandlast"][..],
+        ),
+        // In one part, should the rest have come before the second node was sent to.
+        (
+            "Transfer-Encoding: chunked",
+            "8\r\nbeginand\r\n",
+            "4\r\nlast\r\n0\r\n\r\n",
+            &["8\r\nbeginand\r\n4\r\nlast\r\n0\r\n\r\n", "beginandlast"],
+        ),
+    ] {
+        for waits in [true, false] {
+            let mut client = gateway.connect();
+            client.send(request("PUT", "h", "/x", &[line]) + begin);
+            if waits {
+                told.recv_timeout(SOON).expect("the first node got it");
+            }
+            client.send(rest);
+            let reply = client.read_reply().expect_status(200);
+            assert!(expected.contains(&&*reply.text()), "{line}: {reply:?}");
+            if !waits {
+                told.recv_timeout(SOON).expect("the first node got it");
+            }
+        }
+    }
+}
+
+#[test]
+fn body_that_is_too_long_to_be_kept_is_not_sent_again() {
+    let first = TcpOrigin::serving(|mut conn| {
+        read_head(&mut conn);
+        drop(conn.read_exact(&mut [0; KEPT + 1]));
+    });
+    let second = TcpOrigin::talking(|_| ok("good"));
+    let gateway = Gateway::start();
+    let upstream = upstream(&first.node(), Some(&second.node()));
+    gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
+    let reply = ask(&gateway, "x", "PUT", KEPT + 1);
+    assert_eq!(reply.status, 502, "{reply:?}");
+    assert_eq!(second.heads(), [""; 0]);
 }
 
 /// In the clear a connection that is reset at once may have taken the request with it.
@@ -310,9 +424,9 @@ fn reset_at_accept_is_502_or_the_other_node_and_never_twice() {
         let expected: &[u16] = if repeats { &[200] } else { &[200, 502] };
         assert!(
             expected.contains(&reply.status),
-            "{method} {body:?}: {reply:?}"
+            "{method} {body}: {reply:?}"
         );
         let sent = good.heads().len() - before;
-        assert_eq!(sent, usize::from(reply.status == 200), "{method} {body:?}");
+        assert_eq!(sent, usize::from(reply.status == 200), "{method} {body}");
     }
 }
