@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::support::client::Curl;
 use crate::support::fips::{EX_CONFIG, Module};
 use crate::support::gateway::{ADMIN_KEY, Gateway, Setup};
-use crate::support::origin::{Nginx, Origin};
+use crate::support::origin::{Nginx, Origin, TcpOrigin};
 use crate::support::pki::{Ca, KeyKind, Leaf, Pair};
 use crate::support::site::Site;
 use crate::support::upstream::{NAME, upstream};
@@ -437,6 +437,49 @@ fn unapproved_keys_and_certificates_are_refused_with_their_member() {
             let told = gateway.admin_put(path, &document);
             assert!(matches!(told.status, Some(200 | 201)), "{told:?}");
             assert!(!told.head.contains("fips_would_refuse"), "{told:?}");
+        }
+    }
+}
+
+#[test]
+fn key_of_an_account_s_file_is_judged_when_it_is_read() {
+    let Some(module) = Module::copy() else { return };
+    let google = TcpOrigin::talking(|_| {
+        let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n";
+        let body = r#"{"error":"invalid_grant","error_description":"not known"}"#;
+        format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    });
+    let folder = TempDir::new().unwrap();
+    let (account, made) = (folder.path().join("account"), folder.path().join("made"));
+    let url = format!("http://{}", google.node());
+    let root = json!([{"name": "google", "path": folder.path()}]).to_string();
+    // The number is genrsa's option for the public exponent.
+    for (exponent, refusal) in [("-F4", None), ("-3", Some("with the public exponent 3"))] {
+        let mut genrsa = program("openssl");
+        genrsa
+            .args(["genrsa", exponent, "-out"])
+            .arg(&made)
+            .arg("2048");
+        assert!(run_to_end(genrsa, b"", SOON).status.success());
+        let key = std::fs::read_to_string(&made).unwrap();
+        let text = json!({"client_email": "e", "project_id": "p", "private_key": key,
+                          "token_uri": url, "entries_uri": url});
+        std::fs::write(&account, text.to_string()).unwrap();
+        for (setup, is_fips) in [(module.setup(), true), (off(), false)] {
+            let setup = setup.set("secrets.file.roots", &root);
+            let setup = setup.set("secrets.gcp.origins", &json!([url]).to_string());
+            let gateway = setup.start();
+            gateway.configure("/secrets/gcp/1", &json!({"auth_file": account}));
+            let at = |member: &str| format!("$secret://gcp/1/web/{member}");
+            let ssl = json!({"cert": at("cert"), "key": at("key"), "sni": "a.example.com"});
+            let told = gateway.admin_put("/ssls/1", &ssl).expect_status(201);
+            let expected = refusal
+                .filter(|_| is_fips)
+                .unwrap_or("the manager refuses: 400");
+            assert!(
+                told.head.contains(expected),
+                "{exponent} {is_fips}: {told:?}"
+            );
         }
     }
 }

@@ -18,10 +18,10 @@ use super::super::custody::Opened;
 use super::super::ground::{Credential, Ground};
 use super::super::source::ReadFault;
 use super::super::wire;
-use crate::crypto::sign::SigningKey;
 use crate::net::http::{Client, Origin};
 use crate::resource::is_reference;
 use crate::resource::secret::Manager;
+use crate::tls::material::PrivateKey;
 
 /// Where an account logs in that does not say where. (APISIX's default)
 const TOKEN_URI: &str = "https://oauth2.googleapis.com/token";
@@ -259,9 +259,12 @@ impl Account {
     /// A JSON web token that says who asks for what, signed with RS256. (RFC 7515 §3.1, RFC 7518
     /// §3.3)
     fn sign(&self, now: SystemTime) -> Result<Zeroizing<String>, ReadFault> {
-        let key = SigningKey::parse_pem(self.private_key.as_bytes()).map_err(|error| {
+        // The key of a file was not judged by any write.
+        let cannot = |error: &dyn fmt::Display| {
             ReadFault::Unusable(format!("`private_key` of the account cannot sign: {error}"))
-        })?;
+        };
+        let key = PrivateKey::parse(&self.private_key).map_err(|error| cannot(&error))?;
+        let key = key.signing_key().map_err(|error| cannot(&error))?;
         if key.algorithm() != "RSA-SHA256" {
             return Err(ReadFault::Unusable(
                 "`private_key` of the account is no RSA key, which Google's are".to_owned(),

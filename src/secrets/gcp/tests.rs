@@ -228,7 +228,7 @@ async fn key_that_is_not_the_accounts_is_refused_and_one_that_cannot_sign_is_tol
         for (wrong, expected) in [
             (pair().1, "the manager refuses: 400 Invalid JWT"),
             (ec, "is no RSA key, which Google's are"),
-            ("hush".to_owned(), "cannot sign: this is no PEM"),
+            ("hush".to_owned(), "cannot sign: failed to parse key"),
         ] {
             let source = open(&account(&server.url, &wrong), Settings::default());
             let told = find(&source, "plain").await.unwrap_err().to_string();
