@@ -301,25 +301,47 @@ impl Module {
         let is_altered = integrity::is_altered(&self.image, mac)
             .map_err(CryptoError::during("check the module's file"))?;
         if is_altered {
-            let (module, cnf) = (self.path.clone(), cnf.path().to_path_buf());
-            return Err(FipsError::Integrity {
-                module,
-                cnf,
-                source: None,
-            });
+            return Err(self.misfit(cnf)?);
         }
         Ok(())
     }
 
+    /// Which of the file and its MAC is the wrong one, where a record of the build tells.
+    ///
+    /// OpenSSL is used for that in default mode: the process ends after it.
+    fn misfit(&self, cnf: &ModuleCnf) -> Result<FipsError, CryptoError> {
+        let (module, cnf) = (self.path.clone(), cnf.path().to_path_buf());
+        let digest = sha256(&[&self.image])?;
+        Ok(match self.recorded() {
+            Some(recorded) if recorded == digest.to_string() => FipsError::MacWrong { module, cnf },
+            Some(_) => FipsError::Altered {
+                record: self.path.with_file_name(BUILD_FILE),
+                module,
+            },
+            None => FipsError::Integrity {
+                module,
+                cnf,
+                source: None,
+            },
+        })
+    }
+
     /// Where the file came from, by what lies beside it.
     fn origin(&self, digest: Sha256) -> Origin {
-        let record = fs::read_to_string(self.path.with_file_name(BUILD_FILE)).unwrap_or_default();
-        let wanted = format!("sha256: {digest}");
-        if record.lines().any(|line| line == wanted) {
+        if self.recorded() == Some(digest.to_string()) {
             Origin::FunctionalBuild
         } else {
             Origin::Site
         }
+    }
+
+    /// The digest that the record of a build beside the file names, in hex.
+    fn recorded(&self) -> Option<String> {
+        let record = fs::read_to_string(self.path.with_file_name(BUILD_FILE)).ok()?;
+        let mut digests = record
+            .lines()
+            .filter_map(|line| line.strip_prefix("sha256: "));
+        digests.next().map(str::to_owned)
     }
 }
 

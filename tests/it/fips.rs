@@ -22,7 +22,7 @@ type Break = (fn(&Module) -> Setup, &'static str);
 
 #[test]
 fn start_is_refused_with_its_own_reason_for_each_fault_of_the_module() {
-    let faults: [Break; 13] = [
+    let faults: [Break; 15] = [
         (
             |module| {
                 module.flip_a_bit();
@@ -36,6 +36,23 @@ fn start_is_refused_with_its_own_reason_for_each_fault_of_the_module() {
                 module.setup()
             },
             "the FIPS module failed its integrity check",
+        ),
+        // What was built is on record: that tells the one from the other.
+        (
+            |module| {
+                module.record();
+                module.flip_a_bit();
+                module.setup()
+            },
+            "fips.so\" was changed after it was built",
+        ),
+        (
+            |module| {
+                module.record();
+                module.change_cnf(|text| with_another_mac(&text));
+                module.setup()
+            },
+            "fipsmodule.cnf\" is not that of",
         ),
         (
             |module| {

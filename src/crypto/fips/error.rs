@@ -159,7 +159,7 @@ pub enum FipsError {
         #[source]
         source: ErrorStack,
     },
-    /// The module's integrity check failed.
+    /// The module's integrity check failed, and nothing tells whether its file or its MAC is wrong.
     #[error(
         "the FIPS module failed its integrity check: {module:?} is not the file that the MAC in \
          {cnf:?} was made for; install module and configuration again, from one source and \
@@ -173,6 +173,28 @@ pub enum FipsError {
         /// The module's own reason; `None` when it was not loaded any more.
         #[source]
         source: Option<ErrorStack>,
+    },
+    /// The module's file is neither the one of its MAC nor the one that `make fips` built.
+    #[error(
+        "the FIPS module failed its integrity check: {module:?} was changed after it was built, for \
+         it is not the file that {record:?} names; install it again, without stripping or patching"
+    )]
+    Altered {
+        /// The module's file.
+        module: PathBuf,
+        /// The file with the digest of what was built.
+        record: PathBuf,
+    },
+    /// The module's file is the one that `make fips` built, and its MAC is another's.
+    #[error(
+        "the FIPS module failed its integrity check: the MAC in {cnf:?} is not that of {module:?}, \
+         which is the file that was built; install the configuration again, from the same build"
+    )]
+    MacWrong {
+        /// The module's file.
+        module: PathBuf,
+        /// The file with the MAC.
+        cnf: PathBuf,
     },
     /// A known-answer test of the module failed.
     #[error("the FIPS module failed its self-tests; replace the module, then look at the machine")]

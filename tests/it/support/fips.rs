@@ -26,6 +26,7 @@ pub(crate) fn everywhere() -> Option<PathBuf> {
 /// A copy of the module, for one test.
 pub(crate) struct Module {
     folder: TempDir,
+    original: PathBuf,
 }
 
 impl Module {
@@ -41,7 +42,16 @@ impl Module {
         for file in FILES {
             fs::copy(dir.join(file), folder.path().join(file)).expect("the module is there");
         }
-        Some(Self { folder })
+        Some(Self {
+            folder,
+            original: dir,
+        })
+    }
+
+    /// Copies what `make fips` noted of its build as well.
+    pub(crate) fn record(&self) {
+        let name = "functional-build";
+        fs::copy(self.original.join(name), self.file(name)).expect("the module was built here");
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
