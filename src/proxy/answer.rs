@@ -18,8 +18,6 @@ use crate::proxy::upgrade::{self, Switched};
 use crate::proxy::upstream::Endpoint;
 use crate::snapshot::Timeouts;
 
-/// The status of the last upstream answer, shown when it is a 5xx, as APISIX does.
-const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
 /// The longest answer that can be nginx's own page.
 const NGINX_PAGE_BYTES: u64 = 1024;
 
@@ -58,11 +56,6 @@ impl Tries<'_> {
         let suspect = self.worker.settings.nginx_400 == Nginx400::Refuse
             && may_be_nginx_400(&resp, self.upstream.trust.is_none() || upstream.asked);
         headers::to_downstream(resp.headers_mut());
-        if resp.status().is_server_error()
-            && let Some(status) = headers::text_value(resp.status().as_str())
-        {
-            resp.headers_mut().insert(UPSTREAM_STATUS, status);
-        }
         if !suspect {
             return Ok(Answer::Streamed(resp, upstream, patience));
         }

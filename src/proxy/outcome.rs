@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, Request, StatusCode, Uri, Version};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
@@ -20,6 +20,9 @@ use crate::proxy::worker::Worker;
 use crate::snapshot::nodes::Busy;
 use crate::snapshot::{Route, Upstream};
 use crate::telemetry::access::{Kind, Record};
+
+/// The most tries that a client is told of.
+const TOLD_TRIES: usize = 32;
 
 /// What became of one request.
 pub struct Outcome {
@@ -44,6 +47,8 @@ pub struct Outcome {
     pub endpoint: Option<Rc<Endpoint>>,
     /// Its place among the node's requests in flight, where they are counted.
     pub busy: Option<Busy>,
+    /// The statuses of the last tries that got no answer.
+    failed_tries: Vec<StatusCode>,
     /// From sending to the upstream's head.
     pub upstream_started: Option<Instant>,
     upstream_micros: Option<u64>,
@@ -74,6 +79,7 @@ impl Outcome {
             upstream: None,
             endpoint: None,
             busy: None,
+            failed_tries: Vec::new(),
             upstream_started: None,
             upstream_micros: None,
             status: None,
@@ -83,6 +89,35 @@ impl Outcome {
             is_trailers_only: false,
             bytes_out: 0,
         }
+    }
+
+    /// A try got no answer: a 502 or a 504, as nginx counts it, unless the node is not the cause.
+    pub fn failed_try(&mut self, refusal: &Refusal) {
+        let status = refusal.status();
+        if status != StatusCode::BAD_GATEWAY && status != StatusCode::GATEWAY_TIMEOUT {
+            return;
+        }
+        if self.failed_tries.len() >= TOLD_TRIES {
+            self.failed_tries.remove(0);
+        }
+        self.failed_tries.push(status);
+    }
+
+    /// What APISIX tells in `X-APISIX-Upstream-Status`: the status of each try, if the last one's is
+    /// a 5xx. `answered` is what an upstream answered, if one did.
+    #[must_use]
+    pub fn upstream_status(&self, answered: Option<StatusCode>) -> Option<HeaderValue> {
+        let last = answered.or(self.failed_tries.last().copied())?;
+        if !last.is_server_error() {
+            return None;
+        }
+        let tries: Vec<&str> = self
+            .failed_tries
+            .iter()
+            .chain(&answered)
+            .map(StatusCode::as_str)
+            .collect();
+        HeaderValue::from_str(&tries.join(", ")).ok()
     }
 
     /// The connection it came over.

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
 
-use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, HeaderValue, TE, TRAILER};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER};
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 
@@ -29,6 +29,9 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// The trailers of gRPC, for clients of HTTP/1.1.
 const GRPC_TRAILERS: HeaderValue =
     HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin");
+
+/// What upstreams answered, told when the last of it is a 5xx, as APISIX does.
+const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
 
 /// Serves one request. What goes wrong is an answer and a record. A tunnel, if it becomes one, is
 /// left in `handover`.
@@ -112,6 +115,9 @@ fn deliver(
                 head.headers.insert(TRAILER, GRPC_TRAILERS);
             }
             outcome.answered(head.status);
+            if let Some(status) = outcome.upstream_status(Some(head.status)) {
+                head.headers.insert(UPSTREAM_STATUS, status);
+            }
             outcome.is_trailers_only = client.is_grpc && head.headers.contains_key(GRPC_STATUS);
             if let Some(whole) = incoming.take_whole() {
                 upstream.put_back(&worker.sweep);
@@ -155,6 +161,9 @@ fn refuse(
         // A body that stalls is its stream's own affair; else what `Connection: close` says in
         // HTTP/1.1 is GOAWAY in HTTP/2.
         conn.tell(Signal::Drain);
+    }
+    if let Some(status) = outcome.upstream_status(None) {
+        reply.headers_mut().insert(UPSTREAM_STATUS, status);
     }
     outcome.refused(refusal);
     reply.map(|bytes| ReplyBody::whole(bytes, outcome))

@@ -80,6 +80,7 @@ impl Tries<'_> {
                     if let Some(seen) = seen(refusal.reason) {
                         self.observe(&turns, node, seen);
                     }
+                    outcome.failed_try(&refusal);
                     let is_over = req.is_none() || !may_go_elsewhere(refusal.reason);
                     last = Some(refusal);
                     if is_over {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::TlsVersion;
 use crate::support::gateway::Gateway;
-use crate::support::origin::{Nginx, Origin, TcpOrigin, ok, seen};
+use crate::support::origin::{ClosedPort, Nginx, Origin, TcpOrigin, ok, seen};
 use crate::support::pki::Ca;
 use crate::support::raw::{RawClient, RawReply, header, request};
 
@@ -411,6 +411,40 @@ fn upstreams_server_is_passed_on_and_its_status_told_when_it_failed() {
     }
     let own = gateway.connect().get("h h", "/", &[]);
     assert_eq!(own.header("server"), Some("Portcullis"), "{own:?}");
+}
+
+#[test]
+fn status_of_each_try_is_told_when_the_last_one_failed() {
+    let gateway = Gateway::start();
+    let closed = [ClosedPort::new(), ClosedPort::new()];
+    let answering = |status: &str| {
+        let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
+        TcpOrigin::talking(move |_| answer.clone().into_bytes())
+    };
+    let (well, failing, silent) = (answering("200"), answering("500"), TcpOrigin::silent());
+    let [first, second] = closed.each_ref().map(ClosedPort::port);
+    let mut client = gateway.connect();
+    for (ports, status, told) in [
+        (&[first][..], 502, Some("502")),
+        (&[first, second], 502, Some("502, 502")),
+        (&[first, failing.port()], 500, Some("502, 500")),
+        (&[first, well.port()], 200, None),
+        (&[silent.port()], 504, Some("504")),
+        (&[silent.port(), second], 502, Some("504, 502")),
+        (&[], 503, None),
+    ] {
+        let nodes = ports.iter().zip(0_i64..);
+        let nodes: Vec<_> = nodes
+            .map(|(port, below)| {
+                json!({"host": "127.0.0.1", "port": port, "weight": 1, "priority": -below})
+            })
+            .collect();
+        let timeout = json!({"connect": 5, "send": 0.3, "read": 0.3});
+        let upstream = json!({"nodes": nodes, "timeout": timeout});
+        gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
+        let reply = client.get("h", "/", &[]).expect_status(status);
+        assert_eq!(reply.header("x-apisix-upstream-status"), told, "{reply:?}");
+    }
 }
 
 #[test]
