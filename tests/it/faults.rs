@@ -13,7 +13,7 @@ use crate::support::client::openssl_s_client;
 use crate::support::gateway::{Gateway, Setup, field};
 use crate::support::origin::{ClosedPort, TcpOrigin, ok, read_head};
 use crate::support::pki::Ca;
-use crate::support::raw::{RawClient, request};
+use crate::support::raw::{RawClient, header, request};
 use crate::support::{SOON, TlsVersion};
 
 /// A limit short enough to wait for; the gateway looks at its clock ten times a second.
@@ -460,6 +460,29 @@ fn node_that_refuses_is_passed_over() {
     );
     assert_eq!(client.get("h", "/gone", &[]).status, 502);
     expect_reason(&gateway, "/gone", "upstream_refused");
+}
+
+#[test]
+fn host_follows_the_node_where_it_is_the_nodes() {
+    let working = TcpOrigin::echoing();
+    let closed = ClosedPort::new();
+    let gateway = one_worker();
+    let node = |host: &str, port: u16, priority: i64| json!({"host": host, "port": port, "weight": 1, "priority": priority});
+    let mut client = gateway.connect();
+    for (pass_host, host) in [
+        ("node", format!("localhost:{}", working.port())),
+        ("pass", "h".to_owned()),
+    ] {
+        lead_to(
+            &gateway,
+            &json!({
+                "pass_host": pass_host,
+                "nodes": [node("127.0.0.1", closed.port(), 1), node("localhost", working.port(), 0)],
+            }),
+        );
+        let echo = client.get("h", "/", &[]).expect_status(200).text();
+        assert_eq!(header(&echo, "host"), Some(&*host), "{echo}");
+    }
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! Which route a request takes, what it inherits, and what is answered when there is none.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::client::Curl;
 use crate::support::gateway::{ADMIN_KEY, Gateway, Setup};
-use crate::support::origin::{Nginx, Origin, seen};
+use crate::support::origin::{Nginx, Origin, TcpOrigin, seen};
 use crate::support::raw::{RawClient, RawReply, request};
 
 /// A gateway before an nginx that is told which route was taken.
@@ -82,6 +83,8 @@ impl Routed {
 fn exact_host_goes_before_wildcards_and_these_before_routes_without_host() {
     let mut routed = Routed::start();
     routed.route("none", json!({"uri": "/*"}));
+    routed.route("star", json!({"uri": "/star", "host": "*"}));
+    routed.route("star-too", json!({"uri": "/star"}));
     routed.route("wide", json!({"uri": "/*", "host": "*.example.com"}));
     routed.route("deep", json!({"uri": "/*", "hosts": ["*.eu.example.com"]}));
     let hosts = ["api.example.com", "API.example.org"];
@@ -99,6 +102,10 @@ fn exact_host_goes_before_wildcards_and_these_before_routes_without_host() {
         ("eu.example.com", "/", "wide"),
         ("example.com", "/", "none"),
         ("127.0.0.1", "/", "none"),
+        // Any host is still a host.
+        ("example.com", "/star", "star"),
+        ("127.0.0.1", "/star", "star"),
+        ("api.example.com", "/star", "exact"),
     ]);
 }
 
@@ -289,6 +296,55 @@ fn service_gives_hosts_and_upstream_unless_the_route_has_its_own() {
         ("store.example.com", "/own", "own-upstream"),
         ("own.example.com", "/hosts", "changed"),
     ]);
+}
+
+#[test]
+fn upstream_id_goes_before_an_upstream_of_the_same_object() {
+    let mut routed = Routed::start();
+    let by_id = routed.tagged("by-id");
+    routed.gateway.configure("/upstreams/u", &by_id);
+    let both = json!({"upstream_id": "u", "upstream": routed.tagged("inline")});
+    routed.gateway.configure("/services/both", &both);
+    for (id, mut route) in [
+        ("of-route", both),
+        ("of-service", json!({"service_id": "both"})),
+    ] {
+        route["uri"] = format!("/{id}").into();
+        routed.gateway.configure(&format!("/routes/{id}"), &route);
+        routed.expect(&[("h", &format!("/{id}"), "by-id")]);
+    }
+}
+
+#[test]
+fn timeout_of_a_route_goes_before_its_upstreams() {
+    let routed = Routed::start();
+    let silent = TcpOrigin::silent();
+    let patient = json!({"nodes": {silent.node(): 1}});
+    let impatient =
+        json!({"nodes": {silent.node(): 1}, "timeout": {"connect": 5, "send": 0.3, "read": 0.3}});
+    routed.gateway.configure("/upstreams/patient", &patient);
+    routed.gateway.configure("/upstreams/impatient", &impatient);
+    let short = json!({"connect": 5, "send": 0.3, "read": 0.3});
+    let long = json!({"connect": 5, "send": 60, "read": 60});
+    for (id, upstream, timeout, is_late) in [
+        ("shorter", "patient", Some(&short), true),
+        ("longer", "impatient", Some(&long), false),
+        ("none", "impatient", None, true),
+    ] {
+        let mut route = json!({"uri": format!("/{id}"), "upstream_id": upstream});
+        if let Some(timeout) = timeout {
+            route["timeout"] = timeout.clone();
+        }
+        routed.gateway.configure(&format!("/routes/{id}"), &route);
+        let mut client = routed.gateway.connect();
+        client.send(request("GET", "h", &format!("/{id}"), &[]));
+        if is_late {
+            client.read_reply().expect_status(504);
+        } else {
+            // Well beyond the upstream's own.
+            assert!(!client.read_some_within(Duration::from_millis(900)));
+        }
+    }
 }
 
 #[test]
