@@ -301,8 +301,9 @@ fn no_more_of_an_answer_is_held_than_was_asked_for() {
         while let Some(frame) = poll_fn(|cx| conn.poll_content(cx)).await {
             let data = frame.unwrap().into_data().unwrap();
             count += data.len();
-            assert!(data.len() <= 2 * CONTENT_ROOM);
-            assert!(conn.0.borrow().input.capacity() <= 2 * CONTENT_ROOM);
+            // What is left of a chunk's first line may have doubled it, once.
+            assert!(data.len() <= 3 * CONTENT_ROOM);
+            assert!(conn.0.borrow().input.capacity() <= 3 * CONTENT_ROOM);
         }
         assert_eq!(count, 32 << 20);
         let _far = upstream.await.unwrap();
