@@ -19,10 +19,21 @@ use crate::resource::Kind;
 /// How long the server may take before there are no ids.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+// Candidates are taken as they are: `compgen -W` would run a `$(…)` in one. Readline takes `:` and
+// `=` for ends of words, so that the words come from the line, and what stands before the last of
+// those is not completed again.
 const BASH: &str = r#"# bash completion for a6: source <(a6 completion bash)
 _a6() {
-    local cur=${COMP_WORDS[COMP_CWORD]} IFS=$'\n'
-    COMPREPLY=($(compgen -W "$(a6 __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)" -- "$cur"))
+    local line=${COMP_LINE:0:COMP_POINT} cur candidate breaks=${COMP_WORDBREAKS//[^:=]/} kept=
+    local -a words
+    read -ra words <<< "$line"
+    [[ $line == *[[:space:]] ]] && words+=("")
+    cur=${words[${#words[@]} - 1]}
+    [[ -n $breaks ]] && kept=${cur%"${cur##*[$breaks]}"}
+    COMPREPLY=()
+    while IFS= read -r candidate; do
+        [[ -z $candidate ]] || COMPREPLY+=("${candidate#"$kept"}")
+    done < <(a6 __complete -- "${words[@]:1}" 2>/dev/null)
 }
 complete -o default -F _a6 a6"#;
 
@@ -76,14 +87,30 @@ pub(super) fn script(shell: &[String]) -> Result<String, Failed> {
 
 /// What the last of these words may become, a candidate a line. Never fails: no candidates then.
 pub(super) fn complete(words: &[String]) -> String {
-    let (last, before) = match words.split_last() {
-        Some((last, before)) => (last.trim_matches('"'), before),
-        None => ("", words),
+    let mut words: Vec<String> = words.iter().map(|word| unquoted(word)).collect();
+    let last = words.pop().unwrap_or_default();
+    let mut candidates = match last.split_once('=') {
+        Some((flag, _)) if flag.starts_with("--") => {
+            let values = values(flag).into_iter();
+            values.map(|value| format!("{flag}={value}")).collect()
+        }
+        _ => candidates(&words, &last),
     };
-    let mut candidates = candidates(before, last);
-    candidates.retain(|candidate| candidate.starts_with(last));
+    candidates.retain(|candidate| candidate.starts_with(&last) && is_one_word(candidate));
     candidates.dedup();
     candidates.join("\n")
+}
+
+/// A word without the quotes around it, which shells leave there; the last one may lack its end.
+fn unquoted(word: &str) -> String {
+    word.trim_matches(['"', '\'']).to_owned()
+}
+
+/// Whether a shell takes a candidate for one plain word: what a server calls its objects ends up on
+/// a command line.
+fn is_one_word(candidate: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._/:=@%+,".contains(c);
+    !candidate.is_empty() && candidate.chars().all(is_plain)
 }
 
 fn candidates(before: &[String], last: &str) -> Vec<String> {
@@ -254,6 +281,19 @@ mod tests {
             ["POST", "PUT", "PATCH"]
         );
         assert!(completed("explain sni_unknown x").is_empty());
+        assert_eq!(completed("route list --output=j"), ["--output=json"]);
+        assert_eq!(completed("route list --page=1"), [""; 0]);
+        assert_eq!(completed("completion \"z"), ["zsh"]);
+    }
+
+    #[test]
+    fn candidates_are_words_that_no_shell_acts_on() {
+        for word in ["vault/a", "a-b_c.d", "http://a:1"] {
+            assert!(is_one_word(word), "{word}");
+        }
+        for word in ["", "$(id)", "`id`", "a b", "a;b", "a|b", "*", "a\u{1b}[2J", "~root", "a'b"] {
+            assert!(!is_one_word(word), "{word}");
+        }
     }
 
     #[test]

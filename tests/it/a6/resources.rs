@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::a6::A6;
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{ADMIN_KEY, Gateway};
 use crate::support::pki::Ca;
 
 const NODES: &str = r#"{"nodes":{"127.0.0.1:1":1}}"#;
@@ -259,6 +259,39 @@ fn health_says_what_the_control_api_says() {
     assert!(fake.heads()[0].starts_with("GET /v1/healthcheck/upstreams/u "));
 }
 
+/// What bash completes a line to, as its readline asks for it.
+fn completed(a6: &A6, line: &str) -> Vec<String> {
+    let script = format!(
+        "source <(a6 completion bash); COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}; \
+         COMP_WORDBREAKS=$' \\t\\n\"\\'><=;|&(:'; _a6; \
+         (( ${{#COMPREPLY[@]}} == 0 )) || printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    );
+    let told = a6.bash(&script).expect_success().stdout;
+    told.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn completion_runs_nothing_that_a_server_says() {
+    let list = |id: &str| json!({"total": 1, "list": [{"key": "/apisix/routes/x",
+            "value": {"id": id, "uri": "/", "upstream": {"nodes": {"a:1": 1}}}}]});
+    for (id, expected) in [
+        ("plain", &["plain"][..]),
+        ("$(touch ran)", &[]),
+        ("`touch ran`", &[]),
+        ("a;touch ran", &[]),
+        ("a\u{1b}[2J", &[]),
+    ] {
+        let body = list(id).to_string();
+        let server = crate::support::origin::TcpOrigin::talking(move |_| {
+            crate::support::origin::ok(&body)
+        });
+        let a6 = A6::of(&format!("http://{}", server.node()));
+        assert_eq!(completed(&a6, "a6 route get "), expected, "{id}");
+        assert!(!server.heads().is_empty());
+        assert!(!a6.folder().join("ran").exists(), "{id}");
+    }
+}
+
 #[test]
 fn shells_complete_verbs_and_the_servers_ids() {
     let gateway = Gateway::start();
@@ -268,18 +301,18 @@ fn shells_complete_verbs_and_the_servers_ids() {
         a6.feed(&["upstream", "create", "-f", "-"], &upstream)
             .expect_success();
     }
-    let complete = |line: &str| {
-        let script = format!(
-            "source <(a6 completion bash); COMP_WORDS=({line}); \
-             COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _a6; printf '%s\\n' \"${{COMPREPLY[@]}}\""
-        );
-        let told = a6.bash(&script).expect_success().stdout;
-        told.lines().map(str::to_owned).collect::<Vec<_>>()
-    };
+    let complete = |line: &str| completed(&a6, line);
     assert_eq!(complete("a6 upst"), ["upstream"]);
     assert_eq!(complete("a6 upstream ge"), ["get"]);
-    assert_eq!(complete("a6 upstream get ''"), ["alpha", "beta"]);
+    assert_eq!(complete("a6 upstream get "), ["alpha", "beta"]);
     assert_eq!(complete("a6 upstream delete b"), ["beta"]);
+    let server = format!("http://127.0.0.1:{}", gateway.port("admin"));
+    let elsewhere = A6::new();
+    for (flag, quoted) in [("--server ", ""), ("--server=", ""), ("--server ", "\"")] {
+        let line = format!("a6 upstream get {flag}{quoted}{server}{quoted} --api-key {ADMIN_KEY} ");
+        assert_eq!(completed(&elsewhere, &line), ["alpha", "beta"], "{line}");
+    }
+    assert_eq!(complete("a6 upstream list --output=j"), ["json"]);
     a6.feed(&["service", "create", "-f", "-"], "{\"id\": \"shop\"}")
         .expect_success();
     let pair = Ca::root("CA").server("api.example.com");
@@ -287,9 +320,9 @@ fn shells_complete_verbs_and_the_servers_ids() {
     let ssl = json!({"id": "s", "cert": pair.cert, "key": pair.key, "snis": snis});
     a6.feed(&["ssl", "create", "-f", "-"], &ssl.to_string())
         .expect_success();
-    assert_eq!(complete("a6 probe service ''"), ["shop"]);
+    assert_eq!(complete("a6 probe service "), ["shop"]);
     let names = ["a.example.com", "b.example.com"];
-    assert_eq!(complete("a6 probe listener ''"), names);
+    assert_eq!(complete("a6 probe listener "), names);
     assert_eq!(complete("a6 audit list --kind se"), ["secret", "service"]);
     a6.run(&["completion", "tcsh"])
         .expect_failure("invalid argument \"tcsh\" for \"a6 completion\"");
