@@ -14,26 +14,40 @@ const WITHHELD: &str = "$withheld:";
 /// Followed by the digest of a private key's public part.
 const WITHHELD_KEY: &str = "$withheld:sha256:";
 
-/// Where private keys are; `*` stands for each element of a list.
-const KEYS: [&str; 5] = [
-    "/key",
-    "/keys/*",
-    "/tls/client_key",
-    "/upstream/tls/client_key",
-    "/auth_config/private_key",
-];
+/// Where an object of a kind has private keys; `*` stands for each element of a list.
+const fn keys(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Ssl => &["/key", "/keys/*"],
+        // An upstream's own `key` is what `chash` hashes.
+        Kind::Upstream => &["/tls/client_key"],
+        Kind::Service | Kind::Route => &["/upstream/tls/client_key"],
+        Kind::Secret => &["/auth_config/private_key", "/auth/key"],
+    }
+}
+
 /// Where the certificate of such a key is.
 fn certificate_of(key: &str) -> Option<&'static str> {
     match key {
         "/key" => Some("/cert"),
         "/tls/client_key" => Some("/tls/client_cert"),
         "/upstream/tls/client_key" => Some("/upstream/tls/client_cert"),
+        "/auth/key" => Some("/auth/cert"),
         _ => None,
     }
 }
 
-/// Where other secrets are.
-const CREDENTIALS: [&str; 3] = ["/token", "/secret_access_key", "/session_token"];
+/// Where an object of a kind has other secrets.
+const fn credentials(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Secret => &[
+            "/token",
+            "/secret_access_key",
+            "/session_token",
+            "/auth/secret_id",
+        ],
+        Kind::Ssl | Kind::Upstream | Kind::Service | Kind::Route => &[],
+    }
+}
 
 /// Whether a text stands for a secret that the server keeps to itself.
 pub(super) fn is_withheld(text: &str) -> bool {
@@ -41,13 +55,13 @@ pub(super) fn is_withheld(text: &str) -> bool {
 }
 
 /// How many secrets of an object the server kept to itself.
-pub(super) fn count_withheld(value: &Value) -> usize {
+pub(super) fn count_withheld(kind: Kind, value: &Value) -> usize {
     let mut value = value.clone();
     let mut count = 0;
-    each(&mut value, &KEYS, |member| {
+    each(&mut value, keys(kind), |member| {
         count += usize::from(is_held_back(member));
     });
-    each(&mut value, &CREDENTIALS, |member| {
+    each(&mut value, credentials(kind), |member| {
         count += usize::from(is_held_back(member));
     });
     count
@@ -58,23 +72,36 @@ fn is_held_back(member: &Value) -> bool {
 }
 
 /// An object without its secrets: what they are compared by stands in their place.
-pub(super) fn redact(value: &Value) -> Value {
+pub(super) fn redact(kind: Kind, value: &Value) -> Value {
     let mut value = value.clone();
-    each(&mut value, &KEYS, |member| {
+    each(&mut value, keys(kind), |member| {
         *member = match identify(member) {
             Key::Known(name) => name.into(),
             Key::Unknown => "[withheld]".into(),
         };
     });
-    each(&mut value, &CREDENTIALS, |member| {
-        let is_shown = member
-            .as_str()
-            .is_some_and(|text| is_reference(text) || is_withheld(text));
-        if !is_shown {
+    each(&mut value, credentials(kind), |member| {
+        if is_in_clear(member) {
             *member = "[withheld]".into();
         }
     });
     value
+}
+
+/// Whether an object has a credential as it is, which the server tells nobody again and which so
+/// cannot be compared.
+pub(super) fn has_credential_in_clear(kind: Kind, value: &Value) -> bool {
+    let mut value = value.clone();
+    let mut has = false;
+    each(&mut value, credentials(kind), |member| {
+        has = has || is_in_clear(member);
+    });
+    has
+}
+
+fn is_in_clear(credential: &Value) -> bool {
+    let text = credential.as_str();
+    !text.is_some_and(|text| is_reference(text) || is_withheld(text))
 }
 
 /// Calls `with` for each member at these places.
@@ -105,7 +132,7 @@ pub(super) fn is_same(kind: Kind, local: &Value, remote: &Value) -> bool {
         level_nodes(value);
         level_numbers(value);
     }
-    for pointer in KEYS {
+    for pointer in keys(kind) {
         match pointer.strip_suffix("/*") {
             Some(list) => level_list(&mut local, &mut remote, list),
             None => level_key(&mut local, &mut remote, pointer),
@@ -336,7 +363,7 @@ mod tests {
     fn keys_are_compared_by_digest() {
         let ca = sample::ca("ca");
         let (one, other) = (sample::leaf(&ca, "a", &[]), sample::leaf(&ca, "b", &[]));
-        let shown = |sample: &sample::Sample| redact(&json!({"key": sample.key_pem}));
+        let shown = |sample: &sample::Sample| redact(Kind::Ssl, &json!({"key": sample.key_pem}));
         assert!(
             shown(&one)["key"]
                 .as_str()
@@ -356,19 +383,56 @@ mod tests {
     }
 
     #[test]
+    fn key_that_a_hash_goes_by_is_no_private_key() {
+        let hashed = |key: &str| json!({"type": "chash", "key": key, "nodes": {"a:1": 1}});
+        let (one, other) = (hashed("remote_addr"), hashed("arg_user"));
+        assert!(!is_same(Kind::Upstream, &one, &other));
+        assert!(is_same(Kind::Upstream, &one, &one));
+        assert_eq!(redact(Kind::Upstream, &one), one);
+    }
+
+    #[test]
     fn nothing_secret_is_left_after_redaction() {
         let pem = sample::ca("ca").key_pem;
-        let value = json!({
-            "key": pem, "keys": [pem, "garbage"], "tls": {"client_key": pem},
-            "upstream": {"tls": {"client_key": "$env://K"}},
-            "token": "s.1", "session_token": "$withheld:00", "uri": "u",
-        });
-        let redacted = redact(&value);
-        let text = redacted.to_string();
-        assert!(!text.contains("PRIVATE") && !text.contains("garbage") && !text.contains("s.1"));
-        assert_eq!(redacted["upstream"]["tls"]["client_key"], "$env://K");
-        assert_eq!(redacted["session_token"], "$withheld:00");
-        assert_eq!(redacted["uri"], "u");
-        assert_eq!(count_withheld(&redacted), 4);
+        let tls = json!({"client_key": pem});
+        let referring = json!({"client_key": "$env://K"});
+        let mut all = Vec::new();
+        for (kind, value) in [
+            (Kind::Ssl, json!({"key": pem, "keys": [pem, "garbage"]})),
+            (Kind::Upstream, json!({"tls": tls})),
+            (Kind::Service, json!({"upstream": {"tls": tls}})),
+            (Kind::Route, json!({"upstream": {"tls": referring}})),
+            (
+                Kind::Secret,
+                json!({"token": "s.1", "session_token": "$withheld:00", "uri": "u",
+                    "secret_access_key": "s.2", "auth": {"secret_id": "s.3", "key": pem},
+                    "auth_config": {"private_key": pem}}),
+            ),
+        ] {
+            all.push(redact(kind, &value));
+        }
+        let text = Value::from(all.clone()).to_string();
+        for secret in ["PRIVATE", "garbage", "s.1", "s.2", "s.3"] {
+            assert!(!text.contains(secret), "{text}");
+        }
+        assert_eq!(all[3]["upstream"]["tls"]["client_key"], "$env://K");
+        assert_eq!(all[4]["session_token"], "$withheld:00");
+        assert_eq!(all[4]["uri"], "u");
+        assert_eq!(count_withheld(Kind::Ssl, &all[0]), 2);
+        assert_eq!(count_withheld(Kind::Secret, &all[4]), 3);
+    }
+
+    #[test]
+    fn credential_is_in_clear_unless_it_is_a_reference_or_withheld() {
+        for (value, is_in_clear) in [
+            (json!({"token": "s.1"}), true),
+            (json!({"auth": {"secret_id": "s.1"}}), true),
+            (json!({"token": "$env://TOKEN"}), false),
+            (json!({"token": "$withheld:00"}), false),
+            (json!({"uri": "u"}), false),
+        ] {
+            let has = has_credential_in_clear(Kind::Secret, &value);
+            assert_eq!(has, is_in_clear, "{value}");
+        }
     }
 }

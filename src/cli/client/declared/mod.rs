@@ -94,6 +94,7 @@ pub(super) fn run(verb: &ConfigVerb, globals: &Globals) -> Result<String, Failed
             let plan = at_server(globals, async |api| {
                 Ok(Plan::new(&declared, &Remote::read(api).await?))
             })?;
+            note_credentials(&plan);
             let text = format.show(&plan.to_json(), || plan.text(true));
             if plan.is_empty() {
                 return Ok(text);
@@ -141,6 +142,18 @@ fn checked(file: &str) -> Result<Declared, Failed> {
     Ok(declared)
 }
 
+/// Says why an object that nobody changed is an update all the same.
+fn note_credentials(plan: &Plan) {
+    let count = plan.not_comparable();
+    if count > 0 {
+        print::err(&format!(
+            "note: {count} of the updates hold credentials in clear, which cannot be compared with what \
+             the server keeps to itself: they are sent each time, unless the file has a reference \
+             ($env://…) or what `config dump` writes in their place"
+        ));
+    }
+}
+
 fn write_dump(remote: Remote, dump: &Dump, format: Format) -> Result<String, Failed> {
     let mut withheld = 0;
     let mut root = Map::new();
@@ -159,7 +172,8 @@ fn write_dump(remote: Remote, dump: &Dump, format: Format) -> Result<String, Fai
             kind.plural()
         };
         let values: Vec<Value> = items.into_iter().map(|item| item.value).collect();
-        withheld += values.iter().map(compare::count_withheld).sum::<usize>();
+        let counts = values.iter().map(|it| compare::count_withheld(kind, it));
+        withheld += counts.sum::<usize>();
         root.insert(name.to_owned(), values.into());
     }
     if withheld > 0 {

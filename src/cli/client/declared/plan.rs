@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::envelope::Item;
 use super::super::terminal::{Colour, paint};
-use super::compare::{is_same, redact};
+use super::compare::{has_credential_in_clear, is_same, redact};
 use super::file::Declared;
 use super::{Remote, SECTIONS};
 use crate::resource::Kind;
@@ -80,6 +80,17 @@ impl Plan {
         self.0.iter().map(|(_, section)| section.delete.len()).sum()
     }
 
+    /// How many objects are to be updated that have a credential in clear, which cannot be compared.
+    pub(super) fn not_comparable(&self) -> usize {
+        let sections = self.0.iter().map(|(kind, section)| {
+            let updates = section.update.iter();
+            updates
+                .filter(|item| has_credential_in_clear(*kind, &item.value))
+                .count()
+        });
+        sections.sum()
+    }
+
     /// In words; without `deletes`, those are left out.
     pub(super) fn text(&self, deletes: bool) -> String {
         if self.is_empty() || (!deletes && self.deleted() == self.changes()) {
@@ -134,7 +145,7 @@ impl Plan {
                 if !list.is_empty() {
                     let list: Value = list
                         .iter()
-                        .map(|item| json!({"key": item.id, "value": redact(&item.value)}))
+                        .map(|item| json!({"key": item.id, "value": redact(kind, &item.value)}))
                         .collect();
                     members.insert(verb.to_owned(), list);
                 }

@@ -18,7 +18,7 @@ use super::super::failed::Failed;
 use super::super::terminal::{self, Progress};
 use super::file::Declared;
 use super::plan::{Plan, Section};
-use super::{Remote, SECTIONS};
+use super::{Remote, SECTIONS, note_credentials};
 use crate::cli::print;
 use crate::resource::Kind;
 
@@ -55,6 +55,7 @@ pub(super) async fn run(
 ) -> Result<String, Failed> {
     let remote = Remote::read(api).await?;
     let plan = Plan::new(declared, &remote);
+    note_credentials(&plan);
     if sync.dry_run {
         return Ok(plan.text(sync.delete));
     }
