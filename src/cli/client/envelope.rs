@@ -1,6 +1,6 @@
 //! Envelopes of the Admin API, read tolerantly: Portcullis in either flavour, and Apache APISIX.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::failed::Failed;
 use crate::resource::Kind;
@@ -23,11 +23,15 @@ pub(super) struct Page {
     pub(super) total: usize,
 }
 
-/// The object inside an envelope; API7's writes and APISIX's have the same.
+/// The object inside an envelope; API7's writes and APISIX's have the same. APISIX 2 puts it into
+/// another one, `node`.
 pub(super) fn value(answer: Value) -> Result<Value, Failed> {
     let Value::Object(mut envelope) = answer else {
         return Err("failed to parse response: it is no JSON object".into());
     };
+    if let Some(Value::Object(node)) = envelope.get_mut("node") {
+        envelope = std::mem::take(node);
+    }
     match envelope.remove("value") {
         Some(value @ Value::Object(_)) => Ok(value),
         // An object that came without an envelope.
@@ -36,14 +40,15 @@ pub(super) fn value(answer: Value) -> Result<Value, Failed> {
     }
 }
 
-/// A list: of envelopes (APISIX) or of objects (API7); an empty one may be `{}`.
+/// A list: of envelopes (APISIX) or of objects (API7); an empty one may be `{}`. APISIX 2, which has
+/// no pages, puts it into `node`, as `nodes`.
 pub(super) fn page(kind: Kind, answer: Value) -> Result<Page, Failed> {
     let wrong = || Failed::new("failed to parse response: there is no list in it");
     let Value::Object(mut answer) = answer else {
         return Err(wrong());
     };
-    let total = answer.get("total").and_then(Value::as_u64);
-    let list = match answer.remove("list") {
+    let total = answer.get("total").and_then(whole);
+    let list = match answer.remove("list").or_else(|| nodes(&mut answer)) {
         Some(Value::Array(list)) => list,
         Some(Value::Object(none)) if none.is_empty() => Vec::new(),
         _ => return Err(wrong()),
@@ -55,6 +60,17 @@ pub(super) fn page(kind: Kind, answer: Value) -> Result<Page, Failed> {
         total: total.unwrap_or(items.len()),
         items,
     })
+}
+
+/// The list in an envelope of APISIX 2, an etcd folder.
+fn nodes(answer: &mut Map<String, Value>) -> Option<Value> {
+    answer.get_mut("node")?.as_object_mut()?.remove("nodes")
+}
+
+/// A number, which may be written as text.
+pub(super) fn whole(number: &Value) -> Option<i64> {
+    let text = || number.as_str()?.parse().ok();
+    number.as_i64().or_else(text)
 }
 
 fn item(kind: Kind, entry: Value) -> Option<Item> {
@@ -108,6 +124,9 @@ mod tests {
                 "createdIndex": 5, "modifiedIndex": 5}]}),
             json!({"total": 1, "list": [route]}),
             json!({"list": [{"key": "/apisix/routes/1", "value": route}]}),
+            json!({"total": "1", "list": [{"key": "/apisix/routes/1", "value": {"uri": "/a", "id": "1"}}]}),
+            json!({"action": "get", "count": "2", "node": {"dir": true, "key": "/apisix/routes",
+                "nodes": [{"key": "/apisix/routes/1", "value": route, "createdIndex": "5"}]}}),
         ] {
             let page = page(Kind::Route, answer).unwrap();
             assert_eq!((page.items, page.total), (vec![item.clone()], 1));
@@ -115,6 +134,7 @@ mod tests {
         for empty in [
             json!({"total": 0, "list": []}),
             json!({"total": 0, "list": {}}),
+            json!({"count": "1", "node": {"dir": true, "key": "/apisix/routes", "nodes": {}}}),
         ] {
             assert!(page(Kind::Route, empty).unwrap().items.is_empty());
         }
@@ -127,10 +147,17 @@ mod tests {
             let told = page(Kind::Route, wrong).unwrap_err().to_string();
             assert!(told.starts_with("failed to parse response"), "{told}");
         }
-        for answer in [json!({"key": "k", "value": route}), json!({"value": route})] {
+        for answer in [
+            json!({"key": "k", "value": route}),
+            json!({"value": route}),
+            json!({"action": "set", "node": {"key": "/apisix/routes/1", "value": route}}),
+        ] {
             assert_eq!(value(answer).unwrap(), route);
         }
         assert!(value(json!({"key": "k"})).is_err());
+        assert!(value(json!({"node": {}})).is_err());
+        let folder = json!({"total": "600", "list": [{"key": "/apisix/routes/1", "value": route}]});
+        assert_eq!(page(Kind::Route, folder).unwrap().total, 600);
     }
 
     #[test]

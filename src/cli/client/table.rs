@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::envelope::Item;
+use super::envelope::{Item, id_text, whole};
 use crate::resource::{Kind, escaped};
 use crate::telemetry::time::date_time;
 use crate::tls::material::{self, CertChain};
@@ -113,7 +113,7 @@ fn upstream_row(item: &Item) -> Vec<String> {
 fn route_row(item: &Item) -> Vec<String> {
     let value = &item.value;
     let uris = one_or_many(value, &["uri", "uris", "paths"]);
-    let upstream = text(value, "upstream_id").map(str::to_owned);
+    let upstream = value.get("upstream_id").and_then(id_text);
     vec![
         item.id.clone(),
         text(value, "name").unwrap_or_default().to_owned(),
@@ -126,7 +126,7 @@ fn route_row(item: &Item) -> Vec<String> {
 
 fn service_row(item: &Item) -> Vec<String> {
     let value = &item.value;
-    let upstream = text(value, "upstream_id").map(str::to_owned);
+    let upstream = value.get("upstream_id").and_then(id_text);
     let plugins = value
         .get("plugins")
         .and_then(Value::as_object)
@@ -209,7 +209,7 @@ pub(super) fn nodes(upstream: &Value) -> String {
 fn status(value: &Value) -> String {
     let is_enabled = value
         .get("status")
-        .is_none_or(|status| status.as_i64() == Some(1));
+        .is_none_or(|status| whole(status) == Some(1));
     if is_enabled { "enabled" } else { "disabled" }.to_owned()
 }
 
@@ -229,7 +229,7 @@ pub(super) fn day(seconds: i64) -> String {
 fn created(value: &Value) -> String {
     value
         .get("create_time")
-        .and_then(Value::as_i64)
+        .and_then(whole)
         .map_or_else(dash, |seconds| date_time(seconds).replace('T', " "))
 }
 
@@ -309,6 +309,22 @@ two   x, name0.test, name1.test, name2.test, name3.te...   disabled   client   -
             let table = of_items(kind, &items(&[value]));
             assert_eq!(table.lines().nth(1), Some(row), "{table}");
         }
+    }
+
+    #[test]
+    fn numbers_may_be_texts_and_ids_numbers() {
+        let table = of_items(
+            Kind::Ssl,
+            &items(&[json!({"id": "s", "sni": "a", "status": "1", "create_time": "0"})]),
+        );
+        let row = "s    a     enabled   server   -          1970-01-01 00:00:00";
+        assert_eq!(table.lines().nth(1), Some(row), "{table}");
+        let table = of_items(
+            Kind::Service,
+            &items(&[json!({"id": "v", "upstream_id": 7})]),
+        );
+        let row = "v           7                    enabled";
+        assert_eq!(table.lines().nth(1), Some(row), "{table}");
     }
 
     #[test]
