@@ -291,7 +291,18 @@ mod tests {
         for word in ["vault/a", "a-b_c.d", "http://a:1"] {
             assert!(is_one_word(word), "{word}");
         }
-        for word in ["", "$(id)", "`id`", "a b", "a;b", "a|b", "*", "a\u{1b}[2J", "~root", "a'b"] {
+        for word in [
+            "",
+            "$(id)",
+            "`id`",
+            "a b",
+            "a;b",
+            "a|b",
+            "*",
+            "a\u{1b}[2J",
+            "~root",
+            "a'b",
+        ] {
             assert!(!is_one_word(word), "{word}");
         }
     }

@@ -272,8 +272,10 @@ fn completed(a6: &A6, line: &str) -> Vec<String> {
 
 #[test]
 fn completion_runs_nothing_that_a_server_says() {
-    let list = |id: &str| json!({"total": 1, "list": [{"key": "/apisix/routes/x",
-            "value": {"id": id, "uri": "/", "upstream": {"nodes": {"a:1": 1}}}}]});
+    let list = |id: &str| {
+        json!({"total": 1, "list": [{"key": "/apisix/routes/x",
+            "value": {"id": id, "uri": "/", "upstream": {"nodes": {"a:1": 1}}}}]})
+    };
     for (id, expected) in [
         ("plain", &["plain"][..]),
         ("$(touch ran)", &[]),
@@ -282,9 +284,8 @@ fn completion_runs_nothing_that_a_server_says() {
         ("a\u{1b}[2J", &[]),
     ] {
         let body = list(id).to_string();
-        let server = crate::support::origin::TcpOrigin::talking(move |_| {
-            crate::support::origin::ok(&body)
-        });
+        let server =
+            crate::support::origin::TcpOrigin::talking(move |_| crate::support::origin::ok(&body));
         let a6 = A6::of(&format!("http://{}", server.node()));
         assert_eq!(completed(&a6, "a6 route get "), expected, "{id}");
         assert!(!server.heads().is_empty());
