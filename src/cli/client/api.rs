@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::Value;
 use tokio::task::LocalSet;
@@ -22,7 +22,7 @@ use crate::cli::print;
 use crate::config::TrustFile;
 use crate::failure::{Reason, chain};
 use crate::net::dial::{DialError, Dialer, Forbidden};
-use crate::net::http::{Client, HttpError, Limits, Origin, Tls};
+use crate::net::http::{Answer, Client, HttpError, Limits, Origin, Tls};
 use crate::net::look;
 use crate::net::resolve::Resolver;
 use crate::net::sweep::Sweep;
@@ -274,14 +274,10 @@ impl Api {
             print::err(&line);
         }
         warn(&answer.headers);
-        if answer.status.as_u16() >= 400 {
-            return Err(refused(answer.status, &answer.body));
-        }
-        if answer.body.is_empty() {
+        if answer.body.is_empty() && answer.status.is_success() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&answer.body)
-            .map_err(|error| Failed::new(format!("failed to parse response: {error}")))
+        read(self.origin(), &answer)
     }
 
     /// A path of the resources: `/apisix/admin/{words}`, each word escaped.
@@ -345,7 +341,7 @@ impl Api {
         envelope::page(kind, self.ask(Method::GET, &path, None).await?)
     }
 
-    /// All objects of a kind, ordered by id. A kind that the server does not have is empty.
+    /// All objects of a kind, ordered by id.
     ///
     /// They are asked for at once, which is one moment's view; where the server pages by itself,
     /// page by page.
@@ -357,11 +353,9 @@ impl Api {
         kind: Kind,
         narrowed: &[(&str, &str)],
     ) -> Result<Vec<Item>, Failed> {
-        let mut items = match self.page(kind, narrowed).await {
-            Err(failed) if matches!(failed.status, Some(400 | 404)) => return Ok(Vec::new()),
-            Ok(page) if page.items.len() >= page.total => page.items,
-            Ok(_) => self.all_pages(kind, narrowed).await?,
-            Err(failed) => return Err(failed),
+        let mut items = match self.page(kind, narrowed).await? {
+            page if page.items.len() >= page.total => page.items,
+            _ => self.all_pages(kind, narrowed).await?,
         };
         items.sort_by(|a, b| a.id.cmp(&b.id));
         // An object that moved to the next page while we read is there twice.
@@ -397,11 +391,39 @@ pub(super) async fn fetch(client: &Client, path: &str) -> Result<Value, Failed> 
         .map_err(|error| Failed::new(format!("invalid path {:?}: {error}", shown(path))))?;
     let answer = client.send(request).await;
     let answer = answer.map_err(|error| unreachable(client.origin(), &error))?;
+    read(client.origin(), &answer)
+}
+
+/// The JSON of an answer.
+fn read(origin: &Origin, answer: &Answer) -> Result<Value, Failed> {
     if answer.status.as_u16() >= 400 {
         return Err(refused(answer.status, &answer.body));
     }
-    serde_json::from_slice(&answer.body)
-        .map_err(|error| Failed::new(format!("failed to parse response: {error}")))
+    if answer.status.is_redirection() {
+        return Err(moved(answer));
+    }
+    serde_json::from_slice(&answer.body).map_err(|error| {
+        Failed::new(format!(
+            "failed to parse response: {error}; is {origin} the right server?"
+        ))
+    })
+}
+
+/// Nothing is sent after a redirection: whom the key may go to, its owner says.
+fn moved(answer: &Answer) -> Failed {
+    let code = answer.status.as_u16();
+    let place = answer.headers.get(LOCATION);
+    let place = place.map_or_else(String::new, |place| {
+        let place = String::from_utf8_lossy(place.as_bytes());
+        format!(", to {}", escaped(&place, SAID_CHARS))
+    });
+    Failed::answered(
+        code,
+        format!(
+            "API error (status {code}): the server sends elsewhere{place}; if that is right, \
+             name it as the server"
+        ),
+    )
 }
 
 /// Seconds since the epoch.

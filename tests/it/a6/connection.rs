@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::a6::A6;
 use crate::support::client::openssl_s_client;
 use crate::support::gateway::{ADMIN_KEY, Gateway, Setup};
-use crate::support::origin::{ClosedPort, Nginx, Origin};
+use crate::support::origin::{ClosedPort, Nginx, Origin, TcpOrigin};
 use crate::support::pki::Ca;
 
 fn https(gateway: &Gateway) -> A6 {
@@ -188,4 +188,55 @@ fn errors_are_one_line_or_json_and_never_show_a_key() {
         assert!(!said.contains(line), "{said}");
     }
     assert!(!said.contains(ADMIN_KEY), "{said}");
+}
+
+#[test]
+fn server_that_is_no_admin_api_is_never_an_empty_one() {
+    let said = |answer: &'static str| {
+        TcpOrigin::talking(move |_| {
+            let (head, body) = answer.split_once('|').unwrap();
+            let length = body.len();
+            format!("HTTP/1.1 {head}\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
+        })
+    };
+    let missing = said("404 Not Found|<html>nginx</html>");
+    let a6 = A6::of(&format!("http://{}", missing.node()));
+    let told = a6.run(&["config", "dump", "-f", "backup.yaml"]);
+    assert_eq!(told.status.code(), Some(1), "{told:?}");
+    assert!(told.stderr.contains("has none of the sections"), "{told:?}");
+    assert!(!a6.folder().join("backup.yaml").exists());
+    for verb in [
+        &["route", "delete", "--all"][..],
+        &["route", "export"],
+        &["cert", "list"],
+    ] {
+        a6.run(verb).expect_failure("resource not found");
+    }
+
+    let gateway = Gateway::start();
+    let url = format!("http://127.0.0.1:{}", gateway.port("admin_https"));
+    A6::of(&url).run(&["config", "dump"]).expect_failure(
+        "API error (status 400): The plain HTTP request was sent to HTTPS port; use https://",
+    );
+
+    let moved = said("301 Moved Permanently\r\nLocation: https://other.test/x|<html>moved</html>");
+    let a6 = A6::of(&format!("http://{}", moved.node()));
+    a6.run(&["route", "list"]).expect_failure(
+        "API error (status 301): the server sends elsewhere, to https://other.test/x; if that \
+         is right, name it as the server",
+    );
+
+    let page = said("200 OK|<html>hello</html>");
+    let url = format!("http://{}", page.node());
+    let told = A6::of(&url).run(&["route", "get", "x"]);
+    assert!(
+        told.stderr.starts_with("failed to parse response: "),
+        "{told:?}"
+    );
+    assert!(
+        told.stderr
+            .trim_end()
+            .ends_with(&format!("is {url} the right server?")),
+        "{told:?}"
+    );
 }

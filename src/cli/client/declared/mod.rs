@@ -46,15 +46,36 @@ const DUMPED: [Kind; 5] = [
 struct Remote(Vec<(Kind, Vec<Item>)>);
 
 impl Remote {
+    /// A section that the server does not have is empty, as in the public tool; but a server that
+    /// has none of them is no Admin API, and a dump of it would pass for a backup.
     async fn read(api: &Api) -> Result<Self, Failed> {
         let kinds = Kind::ALL.into_iter().map(async |kind| {
-            let mut items = api.all(kind, &[]).await?;
-            for item in &mut items {
-                tidy(kind, item);
-            }
-            Ok((kind, items))
+            let read = match api.all(kind, &[]).await {
+                Err(failed) if !matches!(failed.status, Some(400 | 404)) => return Err(failed),
+                read => read,
+            };
+            Ok((kind, read))
         });
-        try_join_all(kinds).await.map(Self)
+        let mut sections = Vec::new();
+        let mut absent = Vec::new();
+        for (kind, read) in try_join_all(kinds).await? {
+            match read {
+                Ok(mut items) => {
+                    items.iter_mut().for_each(|item| tidy(kind, item));
+                    sections.push((kind, items));
+                }
+                Err(failed) => absent.push(failed),
+            }
+        }
+        match absent.pop().filter(|_| sections.is_empty()) {
+            Some(failed) if failed.status == Some(404) => Err(Failed::new(format!(
+                "{} has none of the sections; is it an Admin API, and the URL what stands before \
+                 /apisix/admin?",
+                api.origin()
+            ))),
+            Some(failed) => Err(failed),
+            None => Ok(Self(sections)),
+        }
     }
 
     fn of(&self, kind: Kind) -> &[Item] {
