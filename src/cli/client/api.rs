@@ -264,7 +264,7 @@ impl Api {
             .body(bytes)
             .map_err(|error| Failed::new(format!("invalid path {:?}: {error}", shown(path))))?;
         let answer = self.client.send(request).await;
-        let answer = answer.map_err(|error| unreachable(self.origin(), &error))?;
+        let answer = answer.map_err(|error| unreachable(self.origin(), &error, ADMIN))?;
         if self.verbose {
             let line = format!(
                 "{method} {}{path} {}",
@@ -390,7 +390,7 @@ pub(super) async fn fetch(client: &Client, path: &str) -> Result<Value, Failed> 
         .body(Bytes::new())
         .map_err(|error| Failed::new(format!("invalid path {:?}: {error}", shown(path))))?;
     let answer = client.send(request).await;
-    let answer = answer.map_err(|error| unreachable(client.origin(), &error))?;
+    let answer = answer.map_err(|error| unreachable(client.origin(), &error, ADMIN))?;
     read(client.origin(), &answer)
 }
 
@@ -479,26 +479,50 @@ fn refused(status: StatusCode, body: &[u8]) -> Failed {
     Failed::answered(status.as_u16(), text)
 }
 
+/// The flags that say what is shown to a server and trusted of it, as remedies name them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TlsFlags {
+    ca: &'static str,
+    cert: &'static str,
+    key: &'static str,
+}
+
+/// Those for the Admin API.
+pub(super) const ADMIN: TlsFlags = TlsFlags {
+    ca: "--ca-cert",
+    cert: "--client-cert",
+    key: "--client-key",
+};
+/// Those for the gateway, and any other server that is looked at.
+pub(super) const GATEWAY: TlsFlags = TlsFlags {
+    ca: "--cacert",
+    cert: "--cert",
+    key: "--key",
+};
+
 /// Why there is no answer, and what to do.
-pub(super) fn unreachable(origin: &Origin, error: &HttpError) -> Failed {
+pub(super) fn unreachable(origin: &Origin, error: &HttpError, flags: TlsFlags) -> Failed {
     let words = chain(error);
+    let TlsFlags { ca, cert, key } = flags;
     let remedy = match error.reason() {
-        Some(Reason::UpstreamRefused) => "is the server running, and is the URL right?",
-        Some(Reason::UpstreamUnresolvable) => "is the host's name right?",
-        Some(Reason::UpstreamCaUnknown) => {
-            "name the CA that issued its certificate with --ca-cert (a self-signed certificate is \
-             its own CA)"
+        Some(Reason::UpstreamRefused) => "is the server running, and is the URL right?".to_owned(),
+        Some(Reason::UpstreamUnresolvable) => "is the host's name right?".to_owned(),
+        Some(Reason::UpstreamCaUnknown) => format!(
+            "name the CA that issued its certificate with {ca} (a self-signed certificate is its \
+             own CA)"
+        ),
+        Some(Reason::UpstreamNameMismatch) => {
+            "use a host name that its certificate was issued for".to_owned()
         }
-        Some(Reason::UpstreamNameMismatch) => "use a host name that its certificate was issued for",
         Some(Reason::UpstreamWantsClientCert) => {
-            "it asks for a certificate: --client-cert and --client-key"
+            format!("it asks for a certificate: {cert} and {key}")
         }
         Some(Reason::UpstreamRejectedOurCert) => {
-            "it does not accept our certificate: is --client-cert from a CA that it trusts?"
+            format!("it does not accept our certificate: is {cert} from a CA that it trusts?")
         }
-        Some(Reason::UpstreamSpeaksPlaintext) => "it does not speak TLS: use http://",
-        Some(Reason::UpstreamTimeout) => "is something in between dropping packets?",
-        _ if !origin.is_tls => "if it speaks TLS, use https://",
+        Some(Reason::UpstreamSpeaksPlaintext) => "it does not speak TLS: use http://".to_owned(),
+        Some(Reason::UpstreamTimeout) => "is something in between dropping packets?".to_owned(),
+        _ if !origin.is_tls => "if it speaks TLS, use https://".to_owned(),
         _ => return Failed::new(format!("{origin}: {words}")),
     };
     Failed::new(format!("{origin}: {words}; {remedy}"))

@@ -113,7 +113,7 @@ pub(super) fn trust(identity: &Identity, insecure: bool) -> Result<Trust<'_>, Fa
 
 /// Why a connection could not be opened, and what to do.
 pub(super) fn failed(origin: &Origin, error: DialError) -> Failed {
-    api::unreachable(origin, &HttpError::Dial(error))
+    api::unreachable(origin, &HttpError::Dial(error), api::GATEWAY)
 }
 
 /// A certificate in words.

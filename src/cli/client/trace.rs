@@ -170,7 +170,7 @@ impl Plan {
         trust: &Trust<'_>,
     ) -> Result<Value, Failed> {
         let failed = |error: &HttpError| {
-            let words = api::unreachable(gateway, error);
+            let words = api::unreachable(gateway, error, api::GATEWAY);
             Failed::new(format!("failed to send test request to gateway: {words}"))
         };
         let began = Instant::now();

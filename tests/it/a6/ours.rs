@@ -175,7 +175,10 @@ fn route_is_traced_through_tls() {
         "{refused:?}"
     );
     assert!(
-        refused.stderr.contains("it asks for a certificate"),
+        refused
+            .stderr
+            .trim_end()
+            .ends_with("it asks for a certificate: --cert and --key"),
         "{refused:?}"
     );
     let missing = stage
