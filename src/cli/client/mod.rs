@@ -54,7 +54,7 @@ pub fn main() -> ExitCode {
         }
         Err(e) => {
             let words: Vec<String> = std::env::args().skip(1).collect();
-            return fail(&Failed::new(usage::message(&e, &words)), wants_json(&words));
+            return fail(&Failed::new(usage::message(&e)), wants_json(&words));
         }
     };
     let globals = &args.globals;
@@ -91,7 +91,7 @@ fn wants_json(words: &[String]) -> bool {
     words.windows(2).any(pair)
         || words
             .iter()
-            .any(|it| it == "--output=json" || it == "-ojson")
+            .any(|it| matches!(it.as_str(), "--output=json" | "-ojson" | "-o=json"))
 }
 
 /// The command's output, or the message of its failure.

@@ -63,15 +63,18 @@ pub(super) fn no_group(word: &str) -> Failed {
     }
 }
 
-/// The public `a6`'s one line for wrong arguments, where it has one. `words` are the arguments.
-pub(super) fn message(error: &clap::Error, words: &[String]) -> String {
+/// The public `a6`'s one line for wrong arguments, where it has one.
+pub(super) fn message(error: &clap::Error) -> String {
     let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
     // `--file <FILE>` without what follows the flag.
     let flag = |text: &str| text.split(['=', ' ']).next().unwrap_or_default().to_owned();
     let kind = error.kind();
     if kind == ErrorKind::InvalidSubcommand {
-        let group = words.iter().find(|word| !word.starts_with('-'));
-        let group = group.map_or_else(|| "a6".to_owned(), |group| format!("a6 {group}"));
+        // `Usage: a6 ssl [OPTIONS] <COMMAND>`
+        let usage = context(ContextKind::Usage);
+        let words = usage.split_whitespace().skip(1);
+        let group: Vec<&str> = words.take_while(|it| !it.starts_with(['[', '<'])).collect();
+        let group = group.join(" ");
         let word = context(ContextKind::InvalidSubcommand);
         return format!("unknown command {word:?} for \"{group}\"");
     }
@@ -108,9 +111,7 @@ mod tests {
     use super::super::args::Args;
 
     fn told(words: &[&str]) -> String {
-        let error = Args::try_parse_from(words).unwrap_err();
-        let words: Vec<String> = words.iter().skip(1).map(ToString::to_string).collect();
-        message(&error, &words)
+        message(&Args::try_parse_from(words).unwrap_err())
     }
 
     #[test]
@@ -120,6 +121,10 @@ mod tests {
             (&["a6", "version", "x"], "unexpected argument \"x\""),
             (
                 &["a6", "ssl", "bogus"],
+                "unknown command \"bogus\" for \"a6 ssl\"",
+            ),
+            (
+                &["a6", "-o", "json", "ssl", "--server", "x", "bogus"],
                 "unknown command \"bogus\" for \"a6 ssl\"",
             ),
             (&["a6", "ssl", "create"], "required flag \"file\" not set"),
