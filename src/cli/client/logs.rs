@@ -66,7 +66,7 @@ pub(super) fn run(logs: &Logs) -> Result<String, Failed> {
     let failed =
         |error: io::Error| Failed::new(format!("failed to read {}: {error}", path.display()));
     let mut tail = Tail::open(path).map_err(failed)?;
-    for line in tail.last(logs.tail, kind).map_err(failed)? {
+    for line in tail.last(logs.tail, kind, logs.follow).map_err(failed)? {
         if write(&line).is_err() {
             return Ok(String::new());
         }
@@ -129,8 +129,9 @@ impl Tail {
         })
     }
 
-    /// The last `count` lines that are shown; the next ones come after them.
-    fn last(&mut self, count: usize, kind: Kind) -> io::Result<VecDeque<String>> {
+    /// The last `count` lines that are shown; the next ones come after them. Where there will be
+    /// next ones, a line that is not whole yet waits for its end.
+    fn last(&mut self, count: usize, kind: Kind, waits: bool) -> io::Result<VecDeque<String>> {
         let mut lines = VecDeque::new();
         let mut reader = BufReader::new(&self.file);
         loop {
@@ -140,7 +141,7 @@ impl Tail {
             if read == 0 {
                 break;
             }
-            if line.last() != Some(&b'\n') {
+            if line.last() != Some(&b'\n') && waits {
                 self.rest = line;
                 break;
             }
@@ -200,7 +201,7 @@ mod tests {
         let path = folder.path().join("log");
         fs::write(&path, "a\n{\"kind\":\"request\"}\nb\nhal").unwrap();
         let mut tail = Tail::open(&path).unwrap();
-        assert_eq!(tail.last(1, Kind::Error).unwrap(), ["b"]);
+        assert_eq!(tail.last(1, Kind::Error, true).unwrap(), ["b"]);
         let append = |text: &str| {
             let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
             file.write_all(text.as_bytes()).unwrap();
@@ -214,6 +215,17 @@ mod tests {
         assert!(tail.next(&path).unwrap().is_empty());
         fs::write(&path, "replaced by a longer one\n").unwrap();
         assert_eq!(tail.next(&path).unwrap(), ["replaced by a longer one"]);
+    }
+
+    #[test]
+    fn line_without_its_end_is_the_last_one() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("log");
+        fs::write(&path, "a\nb").unwrap();
+        let last = |count| Tail::open(&path).unwrap().last(count, Kind::All, false);
+        assert_eq!(last(5).unwrap(), ["a", "b"]);
+        assert_eq!(last(1).unwrap(), ["b"]);
+        assert!(last(0).unwrap().is_empty());
     }
 
     #[test]
