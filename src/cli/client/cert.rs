@@ -17,7 +17,7 @@ use super::terminal::{Colour, paint};
 use super::usage::exactly_one;
 use crate::crypto::digest::Sha256;
 use crate::net::http::Origin;
-use crate::resource::{Kind, is_reference};
+use crate::resource::{Kind, escaped, is_reference};
 use crate::telemetry::time::parse_seconds;
 use crate::tls::material::{self, CaBundle, PrivateKey};
 
@@ -308,11 +308,11 @@ fn expiring_before(expiring: &Expiring, globals: &Globals) -> Result<String, Fai
             };
             format!(
                 "{} {} ({}) {word} on {}: {}",
-                paint(colour, &held.resource),
+                paint(colour, &escaped(&held.resource, usize::MAX)),
                 held.member,
-                held.subject,
+                escaped(&held.subject, usize::MAX),
                 day(held.not_after),
-                held.breaks
+                escaped(&held.breaks, usize::MAX)
             )
         });
         lines.collect::<Vec<_>>().join("\n")

@@ -10,6 +10,7 @@ use crate::crypto::digest::Sha256;
 use crate::net::dial::DialError;
 use crate::net::http::{Client, HttpError, Origin};
 use crate::net::stream::Stream;
+use crate::resource::escaped;
 use crate::tls::material::{self, Certificate};
 use crate::tls::peer::Served;
 
@@ -139,7 +140,10 @@ pub(super) const fn days_left(until: i64, now: i64) -> i64 {
 
 /// A certificate's facts, a line each.
 pub(super) fn lines(facts: &Value) -> String {
-    let text = |name: &str| facts.get(name).and_then(Value::as_str).unwrap_or_default();
+    let text = |name: &str| {
+        let text = facts.get(name).and_then(Value::as_str);
+        escaped(text.unwrap_or_default(), usize::MAX)
+    };
     let names = facts.get("names").and_then(Value::as_array);
     let names = names.into_iter().flatten().filter_map(Value::as_str);
     let days = facts.get("days_left").and_then(Value::as_i64).unwrap_or(0);
@@ -155,7 +159,19 @@ pub(super) fn lines(facts: &Value) -> String {
         text("serial"),
         text("not_before"),
         text("not_after"),
-        names.collect::<Vec<_>>().join(", "),
+        escaped(&names.collect::<Vec<_>>().join(", "), usize::MAX),
         text("sha256"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_a_certificate_do_nothing_to_a_terminal() {
+        let text = lines(&json!({"subject": "CN=\u{1b}[2J", "names": ["a\u{9b}m", "b"]}));
+        assert!(!text.contains(['\u{1b}', '\u{9b}']), "{text:?}");
+        assert!(text.contains("Names:    a\\u{9b}m, b\n"), "{text}");
+    }
 }

@@ -214,5 +214,6 @@ fn refusal(reason: Reason, name: &str) -> Option<String> {
     } else {
         return None;
     };
-    Some(format!("{name} is refused: {why}."))
+    let end = if why.ends_with('?') { "" } else { "." };
+    Some(format!("{name} is refused: {why}{end}"))
 }

@@ -18,7 +18,7 @@ use super::table::{self, text};
 use super::usage::at_most_one;
 use crate::cli::print;
 use crate::net::http::{Answer, HttpError, Limits, Origin};
-use crate::resource::Kind;
+use crate::resource::{Kind, escaped};
 
 /// How long the gateway has.
 const LIMITS: Limits = Limits {
@@ -246,7 +246,10 @@ fn lines(report: &Value) -> String {
         other @ (Value::Bool(_) | Value::Number(_) | Value::Object(_)) => other.to_string(),
     };
     let mut text = String::new();
-    let mut add = |name: &str, value: &str| text.push_str(&format!("{name:<10} {value}\n"));
+    let mut add = |name: &str, value: &str| {
+        let value = escaped(value, usize::MAX);
+        text.push_str(&format!("{name:<10} {value}\n"));
+    };
     add(
         "Route:",
         &format!("{} ({})", words("/route/id"), words("/route/uri")),
@@ -306,4 +309,20 @@ fn lines(report: &Value) -> String {
         text.push_str(&table::lay_out(&["PLUGIN", "PRIORITY", "EXECUTED"], &rows));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_server_do_nothing_to_a_terminal() {
+        let report = json!({
+            "route": {"id": "r", "uri": "/\u{1b}[2J", "hosts": ["a\u{9b}m"]},
+            "tls": {"certificate": {"subject": "CN=\u{1b}]0;x\u{7}"}},
+        });
+        let text = lines(&report);
+        assert!(!text.contains(['\u{1b}', '\u{9b}', '\u{7}']), "{text:?}");
+        assert!(text.contains("Route:     r (/\\u{1b}[2J)\n"), "{text}");
+    }
 }

@@ -10,7 +10,7 @@ use super::super::terminal::{Colour, paint};
 use super::compare::{has_credential_in_clear, is_same, redact};
 use super::file::Declared;
 use super::{Remote, SECTIONS};
-use crate::resource::Kind;
+use crate::resource::{Kind, escaped};
 
 /// What becomes of the objects of one kind, each list ordered by id.
 #[derive(Debug, Default)]
@@ -116,7 +116,8 @@ impl Plan {
                 ("DELETE", Colour::Red, delete),
             ] {
                 for item in list {
-                    let _ = writeln!(text, "  {} {}", paint(colour, verb), item.id);
+                    let id = escaped(&item.id, usize::MAX);
+                    let _ = writeln!(text, "  {} {id}", paint(colour, verb));
                 }
             }
         }
@@ -156,5 +157,21 @@ impl Plan {
             root.insert(name.to_owned(), Value::Object(members));
         }
         Value::Object(root)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_a_server_do_nothing_to_a_terminal() {
+        let item = Item {
+            id: "a\u{1b}[2J".to_owned(),
+            value: Value::Null,
+        };
+        let remote = Remote(vec![(Kind::Route, vec![item])]);
+        let text = Plan::new(&Declared::default(), &remote).text(true);
+        assert!(text.contains("  DELETE a\\u{1b}[2J\n"), "{text}");
     }
 }
