@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt as _;
 
 use super::args::{Globals, InitMtls};
@@ -14,6 +15,11 @@ use crate::tls::tryout::{self, VALID_DAYS};
 /// Files that are there already, names that cannot be in a certificate.
 pub(super) fn run(init: &InitMtls, globals: &Globals) -> Result<String, Failed> {
     let names: Vec<&str> = init.name.iter().map(String::as_str).collect();
+    if let Some(name) = names.iter().find(|name| !is_dns_name(name)) {
+        return Err(Failed::new(format!(
+            "--name {name:?}: is no DNS name, which a client asks for; give one such as localhost"
+        )));
+    }
     let kit = tryout::make(&names, &init.client)
         .map_err(|error| Failed::new(format!("the certificates cannot be made: {error}")))?;
     let folder = &init.folder;
@@ -66,4 +72,44 @@ pub(super) fn run(init: &InitMtls, globals: &Globals) -> Result<String, Failed> 
         names.join(", "),
         init.client
     ))
+}
+
+/// Whether a text is a name that a TLS client may ask for (RFC 6066 §3: no address), or a wildcard
+/// of such names.
+fn is_dns_name(name: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.chars().all(is_part)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let name = name.strip_prefix("*.").unwrap_or(name);
+    name.len() <= 253 && name.parse::<Ipv4Addr>().is_err() && name.split('.').all(is_label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_clients_ask_for() {
+        for name in ["localhost", "api.example.com", "*.example.com", "a_b.c-d"] {
+            assert!(is_dns_name(name), "{name}");
+        }
+        for name in [
+            "",
+            "a b",
+            "127.0.0.1",
+            "::1",
+            "a..b",
+            "-a",
+            "a-",
+            "*",
+            "a.*.b",
+            "a,DNS:b",
+        ] {
+            assert!(!is_dns_name(name), "{name}");
+        }
+    }
 }
