@@ -154,7 +154,10 @@ impl Group<'_> {
                 (Some(id), _) => (Method::PUT, Api::object_path(self.kind, id)),
                 (None, _) => (Method::POST, Api::path(&[self.kind.plural()])),
             };
-            written.push(self.write(method, &path, document, id).await?);
+            match self.write(method, &path, document, id).await {
+                Ok(value) => written.push(value),
+                Err(failed) => return Err(stopped(format, written, failed)),
+            }
         }
         Ok(show(format, written))
     }
@@ -190,7 +193,10 @@ impl Group<'_> {
             } else {
                 Method::PATCH
             };
-            written.push(self.write(method, &path, document, Some(id)).await?);
+            match self.write(method, &path, document, Some(id)).await {
+                Ok(value) => written.push(value),
+                Err(failed) => return Err(stopped(format, written, failed)),
+            }
         }
         Ok(show(format, written))
     }
@@ -408,6 +414,14 @@ fn secret_id(id: &str) -> Result<&str, Failed> {
             "invalid secret id {id:?}: write manager/id, such as vault/{id}"
         ))),
     }
+}
+
+/// The same failure, after what was written before it is shown: it stays.
+fn stopped(format: Format, written: Vec<Value>, failed: Failed) -> Failed {
+    if !written.is_empty() {
+        crate::cli::print::out(show(format, written).trim_end());
+    }
+    failed
 }
 
 /// One value as it is, several as a list.

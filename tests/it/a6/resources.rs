@@ -259,6 +259,25 @@ fn health_says_what_the_control_api_says() {
     assert!(fake.heads()[0].starts_with("GET /v1/healthcheck/upstreams/u "));
 }
 
+#[test]
+fn documents_before_a_refused_one_are_shown() {
+    let gateway = Gateway::start();
+    let a6 = A6::at(&gateway);
+    let documents = r#"{"id":"a","nodes":{"a:1":1}} {"id":"b","nodes":{"a:1":-1}} {"id":"c","nodes":{"a:1":1}}"#;
+    for verb in ["create", "update"] {
+        let told = a6.feed(&["upstream", verb, "-f", "-"], documents);
+        assert_eq!(told.status.code(), Some(1), "{told:?}");
+        assert_eq!(told.json()["id"], "a");
+        if verb == "create" {
+            assert!(told.stderr.starts_with("upstream b: API error"), "{told:?}");
+        } else {
+            assert_eq!(told.stderr.trim_end(), "resource not found");
+        }
+    }
+    a6.run(&["upstream", "get", "c"])
+        .expect_failure("resource not found");
+}
+
 /// What bash completes a line to, as its readline asks for it.
 fn completed(a6: &A6, line: &str) -> Vec<String> {
     let script = format!(
