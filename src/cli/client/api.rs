@@ -250,6 +250,41 @@ impl Api {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, Failed> {
+        let answer = self.exchange(method, path, body).await?;
+        for warning in warnings(&answer.headers) {
+            print::err(&format!("warning: {warning}"));
+        }
+        self.value_of(&answer)
+    }
+
+    /// As [`Api::ask`], of one request among many: gives the server's warnings in place of the
+    /// answer, so that they can be told with what they are about.
+    ///
+    /// # Errors
+    /// As [`Api::ask`].
+    pub(super) async fn put_one_of_many(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> Result<Vec<String>, Failed> {
+        let answer = self.exchange(Method::PUT, path, Some(body)).await?;
+        self.value_of(&answer)?;
+        Ok(warnings(&answer.headers))
+    }
+
+    fn value_of(&self, answer: &Answer) -> Result<Value, Failed> {
+        if answer.body.is_empty() && answer.status.is_success() {
+            return Ok(Value::Null);
+        }
+        read(self.origin(), answer)
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer, Failed> {
         let mut request = Request::builder()
             .method(method.clone())
             .uri(path)
@@ -273,11 +308,7 @@ impl Api {
             );
             print::err(&line);
         }
-        warn(&answer.headers);
-        if answer.body.is_empty() && answer.status.is_success() {
-            return Ok(Value::Null);
-        }
-        read(self.origin(), &answer)
+        Ok(answer)
     }
 
     /// A path of the resources: `/apisix/admin/{words}`, each word escaped.
@@ -447,12 +478,14 @@ pub(super) fn forget_times(value: &mut Value) {
     }
 }
 
-/// Tells the warnings of our server on standard error.
-fn warn(headers: &HeaderMap) {
-    for warning in headers.get_all(WARNING) {
-        let text = String::from_utf8_lossy(warning.as_bytes());
-        print::err(&format!("warning: {}", escaped(&text, SAID_CHARS)));
-    }
+/// The warnings of our server.
+fn warnings(headers: &HeaderMap) -> Vec<String> {
+    let fields = headers.get_all(WARNING).iter();
+    let texts = fields.map(|field| {
+        let text = String::from_utf8_lossy(field.as_bytes());
+        escaped(&text, SAID_CHARS)
+    });
+    texts.collect()
 }
 
 /// What nginx, and so Apache APISIX and this gateway, answer where nothing but TLS is served.

@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
+use crate::cli::print;
+
 /// A colour of the terminal's own palette.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colour {
@@ -97,6 +99,19 @@ impl Progress {
         }
     }
 
+    /// Says a line on standard error, in the place of the bar until the next step.
+    pub(super) fn tell(&self, line: &str) {
+        self.clear();
+        print::err(line);
+    }
+
+    fn clear(&self) {
+        if self.is_shown {
+            // Carriage return, erase the line (ECMA-48 EL).
+            let _ = write!(io::stderr().lock(), "\r\u{1b}[K");
+        }
+    }
+
     fn line(&self) -> String {
         let filled = (self.done * WIDTH).checked_div(self.total).unwrap_or(0);
         let (bar, rest) = ("#".repeat(filled), "-".repeat(WIDTH - filled.min(WIDTH)));
@@ -106,10 +121,7 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.is_shown {
-            // Carriage return, erase the line (ECMA-48 EL).
-            let _ = write!(io::stderr().lock(), "\r\u{1b}[K");
-        }
+        self.clear();
     }
 }
 

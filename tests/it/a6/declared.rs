@@ -351,3 +351,22 @@ fn many_objects_take_few_requests_and_connections() {
         .json();
     assert_eq!(dump["upstreams"].as_array().unwrap().len(), 1200);
 }
+
+#[test]
+fn warnings_of_a_sync_name_their_object() {
+    let gateway = Gateway::start();
+    let a6 = A6::at(&gateway);
+    let ca = Ca::root("CA");
+    let upstream = |id: &str| {
+        json!({"id": id, "scheme": "https", "nodes": {"a:1": 1},
+            "tls": {"verify": true, "ca_certs": [ca.pem()]}})
+    };
+    let file = json!({"version": "1", "upstreams": [upstream("u"), upstream("v")]});
+    let told = a6
+        .feed(&["config", "sync", "-f", "-"], &file.to_string())
+        .expect_success();
+    for id in ["u", "v"] {
+        let warning = format!("warning: upstream {id}: upstream_name_from_client /pass_host ");
+        assert!(told.stderr.contains(&warning), "{told:?}");
+    }
+}

@@ -8,7 +8,6 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
-use http::Method;
 use serde_json::Value;
 
 use super::super::api::Api;
@@ -147,7 +146,7 @@ impl Work<'_> {
                     }
                     let outcome = match step {
                         Step::Create | Step::Update => put(api, kind, item).await,
-                        Step::Delete => delete(api, kind, item).await,
+                        Step::Delete => delete(api, kind, item).await.map(|()| Vec::new()),
                     };
                     is_over.set(is_over.get() || outcome.is_err());
                     Some(outcome)
@@ -157,7 +156,10 @@ impl Work<'_> {
         let mut first = None;
         while let Some(outcome) = outcomes.next().await {
             match outcome {
-                Some(Ok(())) => {
+                Some(Ok(warnings)) => {
+                    for warning in warnings {
+                        self.progress.tell(&warning);
+                    }
                     *self.done.entry((kind, step)).or_default() += 1;
                     self.progress.step();
                 }
@@ -169,14 +171,20 @@ impl Work<'_> {
     }
 }
 
-async fn put(api: &Api, kind: Kind, item: &Item) -> Result<(), Failed> {
+/// Writes an object; gives the warnings about it.
+async fn put(api: &Api, kind: Kind, item: &Item) -> Result<Vec<String>, Failed> {
     let mut body = item.value.clone();
     if let (Kind::Secret, Value::Object(members)) = (kind, &mut body) {
         members.shift_remove("id");
     }
     let path = Api::object_path(kind, &item.id);
-    let written = api.ask(Method::PUT, &path, Some(&body)).await;
-    written.map(drop).map_err(|failed| at(kind, item, failed))
+    let warnings = api.put_one_of_many(&path, &body).await;
+    let warnings = warnings
+        .map_err(|failed| at(kind, item, failed))?
+        .into_iter();
+    Ok(warnings
+        .map(|warning| format!("warning: {kind} {}: {warning}", item.id))
+        .collect())
 }
 
 async fn delete(api: &Api, kind: Kind, item: &Item) -> Result<(), Failed> {
