@@ -12,7 +12,7 @@
     reason = "C integer widths; each cast is from a constant or a checked value"
 )]
 
-use std::ffi::{CStr, c_char, c_int, c_long, c_void};
+use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use std::ptr;
 
 use foreign_types::{ForeignType, ForeignTypeRef};
@@ -31,7 +31,7 @@ use tokio_openssl::SslStream;
 
 /// Functions of libssl and libcrypto 3.0 that `openssl-sys` does not declare.
 mod c {
-    use super::{c_char, c_int, c_long, c_void, ffi};
+    use super::{c_char, c_int, c_long, c_uint, c_void, ffi};
 
     unsafe extern "C" {
         pub(super) fn SSL_CTX_new_ex(
@@ -41,6 +41,11 @@ mod c {
         ) -> *mut ffi::SSL_CTX;
         pub(super) fn SSL_has_pending(ssl: *const ffi::SSL) -> c_int;
         pub(super) fn SSL_free_buffers(ssl: *mut ffi::SSL) -> c_int;
+        pub(super) fn SSL_set_session_id_context(
+            ssl: *mut ffi::SSL,
+            context: *const u8,
+            len: c_uint,
+        ) -> c_int;
         pub(super) fn SSL_CTX_set_timeout(ctx: *mut ffi::SSL_CTX, seconds: c_long) -> c_long;
         pub(super) fn SSL_CTX_set_cert_cb(
             ctx: *mut ffi::SSL_CTX,
@@ -370,6 +375,19 @@ pub fn signature(ssl: &SslRef, signer: Signer) -> Option<(Nid, Nid)> {
 pub fn set_session_timeout(ctx: &mut SslContextBuilder, seconds: u32) {
     // SAFETY: `ctx` is a live SSL_CTX, exclusively borrowed.
     unsafe { c::SSL_CTX_set_timeout(ctx.as_ptr(), c_long::from(seconds)) };
+}
+
+/// Sets the session id context of one connection: its sessions are resumed under the same alone.
+///
+/// `SSL_set_session_id_context(3)`: copies the bytes, and returns 1 on success.
+///
+/// # Errors
+/// OpenSSL's own: more than 32 bytes.
+pub fn set_session_id_context(ssl: &mut SslRef, context: &[u8; 32]) -> Result<(), ErrorStack> {
+    const LEN: c_uint = 32;
+    // SAFETY: `ssl` is a live SSL, exclusively borrowed; the bytes are valid for the call.
+    let rc = unsafe { c::SSL_set_session_id_context(ssl.as_ptr(), context.as_ptr(), LEN) };
+    succeeded(rc)
 }
 
 /// Another handle to the same trust store.

@@ -124,18 +124,25 @@ impl ClientPolicy {
     }
 }
 
-/// The session id context of a name: SHA-256(ssl id ‖ policy).
+/// The session id context of a connection: SHA-256(ssl id ‖ policy ‖ server name).
 ///
-/// A session opened under another id or policy is never resumed (`SSL_CTX_set_session_id_context(3)`
-/// and resumption does not verify again).
+/// A session opened under another id, policy or name is never resumed: libssl compares the whole
+/// (`SSL_CTX_set_session_id_context(3)`), and resumption does not verify again. What concerns the
+/// name is RFC 6066 §3; `None` is the name of who sent none.
 ///
 /// # Errors
 /// OpenSSL's own, from hashing.
-pub fn session_id_context(ssl_id: &str, policy: &ClientPolicy) -> Result<Digest, ErrorStack> {
-    let mut text = Vec::with_capacity(ssl_id.len() + 1 + 32);
+pub fn session_id_context(
+    ssl_id: &str,
+    policy: &ClientPolicy,
+    name: Option<&[u8]>,
+) -> Result<Digest, ErrorStack> {
+    let mut text = Vec::with_capacity(ssl_id.len() + 34 + name.map_or(0, <[u8]>::len));
     text.extend_from_slice(ssl_id.as_bytes());
     text.push(0);
     text.extend_from_slice(&policy.digest);
+    text.push(u8::from(name.is_some()));
+    text.extend_from_slice(name.unwrap_or_default());
     super::material::sha256(&text)
 }
 

@@ -159,7 +159,7 @@ pub(super) fn on_client_hello(
     };
     let response = match choice {
         Choice::Serve(context) => {
-            selected.verify_error = apply(&context, ssl)?;
+            selected.verify_error = apply(&context, selected.sni.as_deref(), ssl)?;
             ClientHelloResponse::SUCCESS
         }
         Choice::Wait { .. } => ClientHelloResponse::RETRY,
@@ -173,13 +173,21 @@ pub(super) fn on_client_hello(
     Ok(response)
 }
 
-/// Switches to a name's context and re-applies what the switch leaves behind.
-fn apply(context: &ServerContext, ssl: &mut SslRef) -> Result<Option<Arc<AtomicI32>>, ErrorStack> {
+/// Switches to a name's context and re-applies what the switch leaves behind; what is the name's
+/// own among the names of an ssl is applied here alone.
+fn apply(
+    context: &ServerContext,
+    sni: Option<&[u8]>,
+    ssl: &mut SslRef,
+) -> Result<Option<Arc<AtomicI32>>, ErrorStack> {
     #[expect(
         clippy::disallowed_methods,
         reason = "the one place that switches contexts"
     )]
     ssl.set_ssl_context(&context.ctx)?;
+    let name = sni.map(one_spelling);
+    let id_context = policy::session_id_context(&context.ssl_id, &context.policy, name.as_deref())?;
+    sys::set_session_id_context(ssl, &id_context)?;
     let profile = policy::profile();
     ssl.set_min_proto_version(Some(context.versions.min.into()))?;
     ssl.set_max_proto_version(Some(context.versions.max.into()))?;
@@ -220,6 +228,11 @@ fn apply(context: &ServerContext, ssl: &mut SslRef) -> Result<Option<Arc<AtomicI
             Ok(Some(first))
         }
     }
+}
+
+/// A name in the one spelling of all that mean it: lower case, without the dot at the end.
+fn one_spelling(name: &[u8]) -> Vec<u8> {
+    name.strip_suffix(b".").unwrap_or(name).to_ascii_lowercase()
 }
 
 /// Leaves the verdict as it is and keeps the leaf of a chain that does not pass, for the record.

@@ -84,7 +84,7 @@ pub fn context_key(
     chains: &[Digest],
     versions: Versions,
 ) -> Result<Digest, ErrorStack> {
-    let mut text = policy::session_id_context(ssl_id, policy)?.to_vec();
+    let mut text = policy::session_id_context(ssl_id, policy, None)?.to_vec();
     text.extend(chains.iter().flatten());
     text.extend_from_slice(format!("{versions:?}").as_bytes());
     material::sha256(&text)
@@ -117,7 +117,8 @@ impl ServerContext {
         for pair in &spec.pairs {
             context::install(&mut ctx, pair)?;
         }
-        ctx.set_session_id_context(&policy::session_id_context(&spec.ssl_id, &spec.policy)?)?;
+        let id_context = policy::session_id_context(&spec.ssl_id, &spec.policy, None)?;
+        ctx.set_session_id_context(&id_context)?;
         if let Some(ca) = &spec.ca {
             ctx.set_cert_store(ca.share());
             ctx.set_client_ca_list(ca.names()?);

@@ -584,7 +584,6 @@ fn sessions_are_resumed_where_nginx_resumes_them() {
     let kind = |from: &str, to: &str, shows: &str| match (from, to, shows) {
         _ if from == to => "same-name",
         (_, "open" | "wide", _) => "open-name",
-        ("a-of-wildcard", "b-of-wildcard", _) => "one-ssl",
         (_, "other", "shown") => "other-ca",
         _ => "mtls-name",
     };

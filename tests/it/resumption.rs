@@ -279,6 +279,37 @@ fn a_session_is_not_resumed_at_another_ssl_whatever_its_policy() {
 }
 
 #[test]
+fn a_session_is_not_resumed_at_another_name_of_its_ssl() {
+    for site in Site::each_way() {
+        let ca = Ca::root("Client CA");
+        site.put_ssl("open", "*.open.example.com", &json!({}));
+        site.put_ssl("mtls", "*.example.com", &client_of(&ca));
+        let alice = ca.client("alice");
+        for version in TlsVersion::ALL {
+            for (name, other) in [
+                ("a.open.example.com", "b.open.example.com"),
+                ("a.example.com", "b.example.com"),
+            ] {
+                let client = site.client(name).tls(version).cert(&alice);
+                let session = session_of(&client, name);
+                let there = site.client(other).tls(version).session(&session);
+                assert!(!served(&there.cert(&alice), other).1, "{version:?}");
+                // However it is spelt, the name is the same.
+                for spelling in [name.to_owned(), name.to_uppercase(), format!("{name}.")] {
+                    let again = site.client(&spelling).tls(version).session(&session);
+                    assert!(served(&again, name).1, "{version:?} {spelling}");
+                }
+            }
+            let client = site.client("a.example.com").tls(version).cert(&alice);
+            let session = session_of(&client, "a.example.com");
+            let nobody = site.client("b.example.com").tls(version).session(&session);
+            let outcome = nobody.get("b.example.com", "/x");
+            assert_eq!(outcome.unwrap_err(), missing(version));
+        }
+    }
+}
+
+#[test]
 fn a_name_that_begins_to_ask_for_certificates_forgets_its_open_sessions() {
     for site in Site::each_way() {
         let ca = Ca::root("Client CA");
