@@ -1048,6 +1048,59 @@ pub fn key_provider<T>(key: &PKeyRef<T>) -> Option<String> {
     unsafe { provider_name(c::EVP_PKEY_get0_provider(key.as_ptr())) }
 }
 
+/// Derives a key from `secret`: the counter mode of NIST SP 800-108 §4.1 with HMAC-SHA256, for
+/// `label` and `context`.
+///
+/// `EVP_KDF-KB(7)`: returns 1 on success, keeps nothing of what it is given. All that is made here
+/// is freed here, wiped.
+///
+/// # Errors
+/// OpenSSL's own, when no provider offers it under the default properties.
+pub fn derive_by_counter(
+    secret: &[u8],
+    label: &[u8],
+    context: &[u8],
+    key: &mut [u8],
+) -> Result<(), ErrorStack> {
+    let octets = |name: &'static CStr, bytes: &[u8]| {
+        let (data, len) = (bytes.as_ptr().cast_mut().cast(), bytes.len());
+        // SAFETY: the name lives for ever; the parameter is but read, and used while `bytes` lives.
+        unsafe { ffi::OSSL_PARAM_construct_octet_string(name.as_ptr(), data, len) }
+    };
+    let words = |name: &'static CStr, value: &'static CStr| {
+        let value = value.as_ptr().cast_mut();
+        // SAFETY: both are C strings that live for ever; a size of 0 has the value measured.
+        unsafe { c::OSSL_PARAM_construct_utf8_string(name.as_ptr(), value, 0) }
+    };
+    let params = [
+        words(c"mode", c"COUNTER"),
+        words(c"mac", c"HMAC"),
+        words(c"digest", c"SHA2-256"),
+        octets(c"key", secret),
+        octets(c"salt", label),
+        octets(c"info", context),
+        // SAFETY: the call makes a value from nothing.
+        unsafe { ffi::OSSL_PARAM_construct_end() },
+    ];
+    // SAFETY: null context and properties mean the defaults; the derivation is ours, and released
+    // when its context has a reference of its own; so is the context, which is freed last; at most
+    // `key.len()` bytes are written.
+    unsafe {
+        let kdf = fetched(ffi::EVP_KDF_fetch(
+            ptr::null_mut(),
+            c"KBKDF".as_ptr(),
+            ptr::null(),
+        ))?;
+        let ctx = fetched(ffi::EVP_KDF_CTX_new(kdf));
+        ffi::EVP_KDF_free(kdf);
+        let ctx = ctx?;
+        let rc = ffi::EVP_KDF_derive(ctx, key.as_mut_ptr(), key.len(), params.as_ptr());
+        let derived = succeeded(rc);
+        ffi::EVP_KDF_CTX_free(ctx);
+        derived
+    }
+}
+
 /// The name of the provider that a digest is fetched from.
 ///
 /// `EVP_MD_fetch(3)`, freed again before the return.

@@ -19,6 +19,7 @@ use openssl::x509::{X509, X509Ref};
 use zeroize::Zeroizing;
 
 use crate::crypto::error::CryptoError;
+use crate::crypto::fips::{self, Mode};
 use crate::crypto::mac::MacKey;
 use crate::crypto::rand;
 use crate::crypto::sys::{self, Ticket, TicketMac};
@@ -123,7 +124,7 @@ impl Held {
         let (current, accepted) = match origin {
             Origin::Drawn => (Key::draw()?, former.into_iter().cloned().collect()),
             Origin::Shared(secret) => {
-                let derive = |number| Key::derive(secret, period, number);
+                let derive = |number| Key::derive(secret, fips::mode(), period, number);
                 // The next one is in use where a clock is ahead of ours.
                 let beside = [number.saturating_sub(1), number.saturating_add(1)];
                 let beside = beside
@@ -158,25 +159,30 @@ impl Key {
         })
     }
 
-    /// The key of a period, from a secret: a key derivation in counter mode whose pseudorandom
-    /// function is HMAC-SHA256, one block for each part (NIST SP 800-108 §4.1).
-    fn derive(secret: &MacKey, period: u64, number: u64) -> Result<Self, CryptoError> {
-        let part = |label: &[u8]| {
-            secret.mac(&[
-                &1_u32.to_be_bytes(),
-                b"portcullis session ticket ",
-                label,
-                &[0],
-                &period.to_be_bytes(),
-                &number.to_be_bytes(),
-                &256_u32.to_be_bytes(),
-            ])
+    /// The key of a period, from a secret. In FIPS mode it is another one than without: a session
+    /// that came about by what is not approved there is not resumed there.
+    fn derive(secret: &MacKey, mode: Mode, period: u64, number: u64) -> Result<Self, CryptoError> {
+        let mode = match mode {
+            Mode::Default => 0,
+            Mode::Fips => 1,
         };
-        Ok(Self {
-            name: part(b"name")?.first_chunk().copied().unwrap_or_default(),
-            cipher: Zeroizing::new(part(b"cipher")?),
-            mac: Zeroizing::new(part(b"mac")?),
-        })
+        let context = [&[mode][..], &period.to_be_bytes(), &number.to_be_bytes()].concat();
+        let mut key = Self {
+            name: [0; 16],
+            cipher: Zeroizing::new([0; 32]),
+            mac: Zeroizing::new([0; 32]),
+        };
+        let parts: [(&[u8], &mut [u8]); 3] = [
+            (b"name", &mut key.name),
+            (b"cipher", &mut *key.cipher),
+            (b"mac", &mut *key.mac),
+        ];
+        for (part, bytes) in parts {
+            let label = [b"portcullis session ticket ", part].concat();
+            sys::derive_by_counter(secret.expose(), &label, &context, bytes)
+                .map_err(CryptoError::during("derive a key of session tickets"))?;
+        }
+        Ok(key)
     }
 }
 
@@ -543,13 +549,19 @@ mod tests {
     #[test]
     fn keys_differ_in_every_part_and_rest_until_their_period_ends() {
         let secret = MacKey::from_bytes(b"secret");
-        let all = [(600, 1), (600, 2), (60, 1)]
-            .map(|(period, number)| Key::derive(&secret, period, number).unwrap());
+        let all = [
+            (Mode::Default, 600, 1),
+            (Mode::Default, 600, 2),
+            (Mode::Default, 60, 1),
+            (Mode::Fips, 600, 1),
+        ];
+        let all =
+            all.map(|(mode, period, number)| Key::derive(&secret, mode, period, number).unwrap());
         let parts: std::collections::HashSet<Vec<u8>> = all
             .iter()
             .flat_map(|key| [key.name.to_vec(), key.cipher.to_vec(), key.mac.to_vec()])
             .collect();
-        assert_eq!(parts.len(), 9);
+        assert_eq!(parts.len(), 12);
         let keys = drawn();
         assert_eq!(keys.rest(time(7)), PERIOD);
         assert_eq!(
@@ -557,6 +569,30 @@ mod tests {
             Duration::from_secs(1)
         );
         assert!(!format!("{keys:?}").contains("cipher"));
+    }
+
+    #[test]
+    fn derived_keys_are_those_of_sp_800_108() {
+        let secret = MacKey::from_bytes(b"a secret of more than 32 characters");
+        let key = Key::derive(&secret, Mode::Fips, 600, 7).unwrap();
+        // §4.1: one block of HMAC over counter, label, zero, context, and the bits asked for.
+        let block = |part: &[u8], bits: u32| {
+            secret
+                .mac(&[
+                    &1_u32.to_be_bytes(),
+                    b"portcullis session ticket ",
+                    part,
+                    &[0],
+                    &[1],
+                    &600_u64.to_be_bytes(),
+                    &7_u64.to_be_bytes(),
+                    &bits.to_be_bytes(),
+                ])
+                .unwrap()
+        };
+        assert_eq!(key.name, block(b"name", 128)[..16]);
+        assert_eq!(*key.cipher, block(b"cipher", 256));
+        assert_eq!(*key.mac, block(b"mac", 256));
     }
 
     #[test]

@@ -704,6 +704,37 @@ fn name_that_was_stored_without_fips_is_closed_with_it() {
 }
 
 #[test]
+fn ticket_from_without_fips_mode_is_not_resumed_in_it_nor_the_other_way() {
+    let Some(module) = Module::copy() else { return };
+    let sharing = |setup: Setup| {
+        let setup = setup.set("https.session_tickets", "on");
+        let setup = setup.set("https.session_ticket_secret", "$env://TICKET_SECRET");
+        Site::with(setup.env("TICKET_SECRET", "a secret of more than 32 characters"))
+    };
+    let (one, other) = (sharing(module.setup()), sharing(module.setup()));
+    let without = sharing(off());
+    let ca = Ca::root("Client CA");
+    let alice = ca.client("alice");
+    for site in [&one, &other, &without] {
+        site.put_ssl("web", "a.example.com", &json!({"client": {"ca": ca.pem()}}));
+    }
+    for version in TlsVersion::ALL {
+        for (from, to, is_resumed) in [
+            (&one, &other, true),
+            (&one, &without, false),
+            (&without, &one, false),
+        ] {
+            let client = |site: &Site| site.client("a.example.com").tls(version).cert(&alice);
+            let mut conn = client(from).connect().unwrap();
+            assert_eq!(conn.get("a.example.com", "/").unwrap().status, 200);
+            let mut conn = client(to).session(&conn.session()).connect().unwrap();
+            assert_eq!(conn.get("a.example.com", "/").unwrap().status, 200);
+            assert_eq!(conn.is_resumed(), is_resumed, "{version:?}");
+        }
+    }
+}
+
+#[test]
 fn upstream_that_was_stored_with_a_group_that_fips_refuses_is_closed_with_it() {
     let Some(module) = Module::copy() else { return };
     let origin = Origin::nginx(&Nginx::tls(Ca::root("CA").server(NAME)));

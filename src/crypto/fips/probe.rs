@@ -38,13 +38,14 @@ type Answer = Result<Option<String>, ErrorStack>;
 type Fetch = fn(&CStr) -> Answer;
 
 /// What must come from the module.
-const FROM_MODULE: [(&str, &CStr, Fetch); 9] = [
+const FROM_MODULE: [(&str, &CStr, Fetch); 10] = [
     ("SHA2-256", c"SHA2-256", sys::digest_provider),
     ("AES-256-GCM", c"AES-256-GCM", sys::cipher_provider),
     ("HMAC", c"HMAC", sys::mac_provider),
     ("TLS13-KDF", c"TLS13-KDF", sys::kdf_provider),
     ("TLS1-PRF", c"TLS1-PRF", sys::kdf_provider),
     ("HKDF", c"HKDF", sys::kdf_provider),
+    ("KBKDF", c"KBKDF", sys::kdf_provider),
     ("RSA", c"RSA", sys::signature_provider),
     ("ECDSA", c"ECDSA", sys::signature_provider),
     ("ECDH", c"ECDH", sys::key_exchange_provider),
