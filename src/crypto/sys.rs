@@ -604,6 +604,7 @@ pub enum Ticket {
 /// No function may panic. Each is called for connections of the context that the tickets are of.
 pub trait TicketKeys {
     /// A ticket is to be made: fills in the key's name and the IV, and sets cipher and MAC up.
+    /// `false`: the client gets none, which libssl can do with TLS 1.3 from 3.0.6 on.
     ///
     /// # Errors
     /// OpenSSL's own; the handshake ends.
@@ -613,7 +614,7 @@ pub trait TicketKeys {
         iv: &mut [u8; 16],
         cipher: &mut CipherCtxRef,
         mac: &mut TicketMac,
-    ) -> Result<(), ErrorStack>;
+    ) -> Result<bool, ErrorStack>;
 
     /// A ticket under the key of this name is to be opened: sets cipher and MAC up, unless the key
     /// is unknown.
@@ -642,7 +643,7 @@ pub trait TicketKeys {
 /// Has the session tickets of a context's connections sealed and opened by `K`.
 ///
 /// `SSL_CTX_set_tlsext_ticket_key_evp_cb(3)`: asked with 1 to seal and 0 to open, the answer is
-/// negative on failure, 0 for an unknown key, 1, or 2 to renew. `SSL_CTX_set_session_ticket_cb(3)`:
+/// negative on failure, 0 for no ticket or an unknown key, 1, or 2 to renew. `SSL_CTX_set_session_ticket_cb(3)`:
 /// asked before a ticket is made, and with what an opened one held. Both return 1.
 ///
 /// # Errors
@@ -664,7 +665,10 @@ pub fn seal_tickets<K: TicketKeys>(ctx: &mut SslContextBuilder) -> Result<(), Er
         let answer = if seals == 1 {
             // SAFETY: as above; to be written, and borrowed by nobody else.
             let (name, iv) = unsafe { (&mut *name.cast(), &mut *iv.cast()) };
-            K::seal(ssl, name, iv, cipher, &mut mac).map(|()| Ticket::Good)
+            K::seal(ssl, name, iv, cipher, &mut mac).map(|is_made| match is_made {
+                true => Ticket::Good,
+                false => Ticket::Unknown,
+            })
         } else {
             // SAFETY: as above; to be read.
             let (name, iv) = unsafe { (&*name.cast(), &*iv.cast()) };

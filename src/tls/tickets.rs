@@ -29,6 +29,8 @@ use crate::tls::material;
 const FORM: u8 = 1;
 /// The form of what did not fit.
 const UNREAD: u8 = 0;
+/// The form beside a certificate that does not fit by itself: no ticket is made of it.
+const TOO_LONG: u8 = 2;
 /// Bytes of certificates that a ticket takes, the leaf among them. A client reads no ticket of
 /// 16 KiB and more (`SSL3_RT_MAX_PLAIN_LENGTH`), and breaks off instead.
 const CERTIFICATE_BYTES: usize = 12 * 1024;
@@ -218,14 +220,19 @@ impl sys::TicketKeys for TicketKeys {
         iv: &mut [u8; 16],
         cipher: &mut CipherCtxRef,
         mac: &mut TicketMac,
-    ) -> Result<(), ErrorStack> {
+    ) -> Result<bool, ErrorStack> {
+        let attached = ssl.session().map(sys::attached_to_ticket);
+        if attached.and_then(<[u8]>::first) == Some(&TOO_LONG) {
+            return Ok(false);
+        }
         let keys = keys(ssl)?;
         let held = keys.held.load();
         let key = &held.current;
         *name = key.name;
         openssl::rand::rand_bytes(iv)?;
         cipher.encrypt_init(Some(&keys.cipher), Some(&*key.cipher), Some(iv))?;
-        mac.set_hmac_sha256(&*key.mac)
+        mac.set_hmac_sha256(&*key.mac)?;
+        Ok(true)
     }
 
     fn open(
@@ -246,16 +253,17 @@ impl sys::TicketKeys for TicketKeys {
     }
 
     fn attach(ssl: &mut SslRef) -> Result<(), ErrorStack> {
-        // What was resumed has what the ticket before it had.
-        if ssl.session_reused() {
-            return Ok(());
+        // What was resumed by a ticket has what the ticket before it had; what was resumed from the
+        // cache may never have been in any.
+        let has_none = ssl
+            .session()
+            .is_none_or(|it| sys::attached_to_ticket(it).is_empty());
+        if has_none && let Some(leaf) = ssl.peer_certificate() {
+            let sent = ssl.peer_cert_chain().into_iter().flatten();
+            let attached = Along::pack(&leaf, sent)?;
+            sys::attach_to_ticket(ssl, &attached)?;
         }
-        let Some(leaf) = ssl.peer_certificate() else {
-            return Ok(());
-        };
-        let sent = ssl.peer_cert_chain().into_iter().flatten();
-        let attached = Along::pack(&leaf, sent)?;
-        sys::attach_to_ticket(ssl, &attached)
+        Ok(())
     }
 
     fn admit(session: &SslSessionRef) -> bool {
@@ -301,7 +309,10 @@ impl Along {
         leaf: &X509Ref,
         sent: impl Iterator<Item = &'a X509Ref>,
     ) -> Result<Vec<u8>, ErrorStack> {
-        let mut room = CERTIFICATE_BYTES.checked_sub(leaf.to_der()?.len());
+        let Some(room) = CERTIFICATE_BYTES.checked_sub(leaf.to_der()?.len()) else {
+            return Ok(vec![TOO_LONG]);
+        };
+        let mut room = Some(room);
         let mut end = i64::MAX;
         let mut certificates = Vec::new();
         for certificate in sent {
@@ -346,7 +357,7 @@ impl Along {
 mod tests {
     use std::sync::Mutex;
 
-    use openssl::ssl::{SslMethod, SslSession, SslSessionCacheMode};
+    use openssl::ssl::{ShutdownState, SslMethod, SslOptions, SslSession, SslSessionCacheMode};
 
     use super::*;
     use crate::tls::context;
@@ -380,14 +391,23 @@ mod tests {
         store: Arc<CaStore>,
         server: KeyPair,
         client: KeyPair,
+        /// Sessions in the gateway's cache.
+        cached: i32,
+        /// Whether the client knows tickets.
+        knows_tickets: bool,
     }
 
     impl Stage {
         fn new() -> Self {
+            Self::of_client(&[])
+        }
+
+        /// The same, of a client whose certificate has these names.
+        fn of_client(names: &[&str]) -> Self {
             let ca = sample::ca("Client CA");
             let pair =
                 |sample: &sample::Sample| KeyPair::parse(&sample.cert, &sample.key_pem).unwrap();
-            let mut client = pair(&sample::leaf(&ca, "client", &[]));
+            let mut client = pair(&sample::leaf(&ca, "client", names));
             // Sent along, for nothing but being kept.
             let other = pair(&sample::ca("Beside"));
             client.chain.intermediates.push(other.chain.leaf);
@@ -395,6 +415,8 @@ mod tests {
                 store: Arc::new(CaStore::new(&CaBundle::parse(&ca.cert).unwrap()).unwrap()),
                 server: pair(&sample::leaf(&sample::ca("CA"), "a.test", &["a.test"])),
                 client,
+                cached: 0,
+                knows_tickets: true,
             }
         }
 
@@ -410,12 +432,12 @@ mod tests {
                 alpn: Alpn::Http1,
             })
             .unwrap();
-            let no_cache = SessionCache {
-                sessions: 0,
+            let cache = SessionCache {
+                sessions: self.cached,
                 timeout_seconds: 600,
             };
             let always = Arc::new(Always(Arc::new(context)));
-            ListenerAcceptor::new(always, no_cache, Some(keys.clone())).unwrap()
+            ListenerAcceptor::new(always, cache, Some(keys.clone())).unwrap()
         }
 
         /// Whether a handshake resumed `offered`, what came along, and the newest session.
@@ -431,6 +453,9 @@ mod tests {
             };
             let mut ctx = context::base(SslMethod::tls_client(), versions).unwrap();
             context::install(&mut ctx, &self.client).unwrap();
+            if !self.knows_tickets {
+                ctx.set_options(SslOptions::NO_TICKET);
+            }
             ctx.set_session_cache_mode(SslSessionCacheMode::CLIENT);
             let newest = Arc::new(Mutex::new(None));
             let kept = newest.clone();
@@ -458,6 +483,8 @@ mod tests {
             // A ticket of TLS 1.2 that renews another one is told to nobody.
             let held = || client.ssl().session().map(|held| held.to_der().unwrap());
             let newest = newest.or_else(held);
+            // Or libssl throws its session away (`SSL_set_shutdown(3)`), as for what broke off.
+            server.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
             (is_resumed, along, newest.unwrap())
         }
     }
@@ -531,19 +558,59 @@ mod tests {
         }
     }
 
+    /// Whether the session of a first connection is resumed by a second one, on TLS 1.2 and 1.3.
+    fn resumes(stage: &Stage) -> [bool; 2] {
+        let acceptor = stage.acceptor("a", &drawn());
+        VERSIONS.map(|version| {
+            let (_, _, session) = stage.meet(&acceptor, version, None);
+            let (is_resumed, _, next) = stage.meet(&acceptor, version, Some(&session));
+            let (is_again, ..) = stage.meet(&acceptor, version, Some(&next));
+            assert_eq!(is_resumed, is_again, "{version:?}");
+            is_resumed
+        })
+    }
+
     #[test]
     fn what_does_not_fit_into_a_ticket_is_asked_for_again() {
-        let (mut stage, keys) = (Stage::new(), drawn());
+        let mut stage = Stage::new();
         let beside = stage.client.chain.intermediates[0].clone();
-        let acceptor = stage.acceptor("a", &keys);
         for (count, is_resumed) in [(2, true), (80, false)] {
             stage.client.chain.intermediates = vec![beside.clone(); count];
-            for version in VERSIONS {
-                let (_, _, session) = stage.meet(&acceptor, version, None);
-                let met = stage.meet(&acceptor, version, Some(&session));
-                assert_eq!(met.0, is_resumed, "{version:?} {count}");
-            }
+            assert_eq!(resumes(&stage), [is_resumed; 2], "{count}");
         }
+    }
+
+    #[test]
+    fn client_whose_certificate_does_not_fit_into_a_ticket_gets_none_and_is_served() {
+        let names: Vec<String> = (0..300)
+            .map(|number| format!("{number}.{}.test", "x".repeat(60)))
+            .collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let stage = Stage::of_client(&names);
+        let leaf = &stage.client.chain.leaf;
+        assert!(leaf.to_der().unwrap().len() > 16 * 1024);
+        assert_eq!(resumes(&stage), [false; 2]);
+        let acceptor = stage.acceptor("a", &drawn());
+        for version in VERSIONS {
+            // What the client keeps has no ticket that could hold its certificate.
+            let (_, _, session) = stage.meet(&acceptor, version, None);
+            assert!(session.len() < CERTIFICATE_BYTES, "{version:?}");
+        }
+    }
+
+    #[test]
+    fn session_that_goes_from_the_cache_into_a_ticket_takes_all_along() {
+        let mut stage = Stage::new();
+        stage.cached = 10;
+        let acceptor = stage.acceptor("a", &drawn());
+        let version = TlsVersion::V1_2;
+        stage.knows_tickets = false;
+        let (_, _, session) = stage.meet(&acceptor, version, None);
+        stage.knows_tickets = true;
+        let (is_resumed, _, session) = stage.meet(&acceptor, version, Some(&session));
+        assert!(is_resumed);
+        let (is_resumed, along, _) = stage.meet(&acceptor, version, Some(&session));
+        assert_eq!((is_resumed, along), (true, Some(1)));
     }
 
     #[test]
