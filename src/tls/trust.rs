@@ -195,3 +195,30 @@ impl CaStores {
         Ok(store)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::sample::{self, NOW, Sample};
+
+    fn list(ca: &Sample, revoked: &[u32]) -> Arc<Crls> {
+        Crls::parse(&sample::crl(ca, revoked, (NOW - 1, NOW + 1))).unwrap()
+    }
+
+    #[test]
+    fn one_store_is_made_for_all_that_trust_alike_and_goes_with_the_last_of_them() {
+        let ca = sample::ca("shared");
+        let (stores, bundle) = (CaStores::default(), CaBundle::parse(&ca.cert).unwrap());
+        let of = |crls: &Arc<Crls>| stores.intern(&bundle, Some(crls.clone())).unwrap();
+        let (first, next) = (list(&ca, &[1]), list(&ca, &[1, 2]));
+        let used: Vec<_> = (0..50).map(|_| of(&first)).collect();
+        assert!(used.iter().all(|store| Arc::ptr_eq(store, &used[0])));
+        let others = [of(&next), stores.intern(&bundle, None).unwrap()];
+        assert!(others.iter().all(|store| !Arc::ptr_eq(store, &used[0])));
+        // All have gone over to the next list: nobody holds the former one any more.
+        let (store, crls) = (Arc::downgrade(&used[0]), Arc::downgrade(&first));
+        drop((used, first));
+        assert!(store.upgrade().is_none() && crls.upgrade().is_none());
+        assert!(Arc::ptr_eq(&of(&next), &others[0]));
+    }
+}
