@@ -413,6 +413,37 @@ fn a_certificate_that_expires_between_two_sessions_is_refused_at_the_second() {
 }
 
 #[test]
+fn an_authority_that_expires_between_two_sessions_takes_its_clients_along() {
+    for site in Site::each_way() {
+        let ca = Ca::root("Client CA");
+        site.put_ssl("mtls", NAME, &client_of(&ca));
+        let brief = ca.dated_intermediate("Below", Validity::For(Duration::from_secs(5)));
+        let lasting = ca.intermediate("Below");
+        // Of each the session alone comes back, with what the client sent when it was made.
+        let returning = |version, pair: &Pair| {
+            let client = site.client(NAME).tls(version);
+            let session = session_of(&client.clone().cert(pair), NAME);
+            client.session(&session)
+        };
+        let clients = TlsVersion::ALL.map(|version| {
+            let ended = returning(version, &brief.client("mallory"));
+            assert!(served(&ended, NAME).1);
+            (ended, returning(version, &lasting.client("alice")))
+        });
+        for (ended, kept) in clients {
+            eventually(SOON, "the authority expires", || {
+                ended.get(NAME, "/x").err().map(drop)
+            });
+            assert!(served(&kept, NAME).1);
+        }
+        let record = site.gateway.expect_record("an expired chain", |record| {
+            record["client_subject"] == "CN=mallory" && record["kind"] == "handshake"
+        });
+        assert_eq!(record["detail"], "found after the handshake", "{record}");
+    }
+}
+
+#[test]
 fn a_connection_that_breaks_off_leaves_its_session_resumable() {
     for site in Site::each_way() {
         let ca = Ca::root("Client CA");

@@ -121,9 +121,14 @@ impl Ca {
 
     /// An authority below this one; its leaves carry the intermediates with them.
     pub(crate) fn intermediate(&self, common_name: &str) -> Self {
+        self.dated_intermediate(common_name, Validity::Now)
+    }
+
+    /// The same, valid then.
+    pub(crate) fn dated_intermediate(&self, common_name: &str, validity: Validity) -> Self {
         let key = KeyKind::P256.generate();
         let name = name_of(common_name);
-        let mut builder = start_certificate(&name, self.cert.subject_name(), &key, Validity::Now);
+        let mut builder = start_certificate(&name, self.cert.subject_name(), &key, validity);
         make_authority(&mut builder, Some(&self.cert));
         builder.sign(&self.key, MessageDigest::sha256()).unwrap();
         let cert = builder.build();
