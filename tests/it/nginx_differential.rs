@@ -10,6 +10,7 @@ use self::probe::{Ask, REFUSED, client, side_by_side, version_name, words};
 use self::table::{Cell, compare};
 use crate::support::TlsVersion;
 use crate::support::client::Curl;
+use crate::support::h2::H2Conn;
 use crate::support::pki::{Ca, KeyKind, Leaf, Pair, PairFiles, Usage, Validity};
 use crate::support::tls::TlsClient;
 
@@ -525,9 +526,16 @@ fn hosts_that_differ_from_the_server_name_are_answered_as_by_nginx() {
                     assert_eq!(words(&conn.get(sni, "/")), "200");
                     words(&conn.get(host, "/"))
                 };
+                let later_h2 = |peer| {
+                    let client = client(&peers, peer, version).sni(sni).cert(&alice);
+                    let mut conn = H2Conn::connect(&client).unwrap();
+                    assert_eq!(words(&conn.get(sni, "/")), "200");
+                    words(&conn.get(host, "/"))
+                };
                 for cell in [
                     cell(format!("hosts/{kind}/first/{end}"), first),
                     cell(format!("hosts/{kind}/later/{end}"), later),
+                    cell(format!("hosts/{kind}/later-h2/{end}"), later_h2),
                 ] {
                     cells.push(Cell {
                         serves_afresh,
