@@ -220,6 +220,38 @@ fn alert_about_our_certificate_is_502_until_it_is_one_the_upstream_trusts() {
     }
 }
 
+/// It would be shown the same certificate, and be sent a request that may be half done.
+#[test]
+fn another_node_is_not_asked_where_the_first_rejects_our_certificate() {
+    let folder = TempDir::new().unwrap();
+    let callers = Callers::new();
+    let trust = callers.ca.write(folder.path(), "ca");
+    let trust = trust.to_str().unwrap();
+    let server = callers.ca.server(NAME);
+    let by_page = Origin::nginx(&Nginx::mutual(server.clone(), callers.ca.pem()));
+    let by_alert = Origin::openssl_s_server(
+        &server,
+        &["-Verify", "1", "-verify_return_error", "-CAfile", trust],
+    );
+    let other = Origin::nginx(&Nginx::tls(server));
+    let (closed, mut stage) = (ClosedPort::new(), Stage::start());
+    let node = |port: u16, priority: i64| json!({"host": "127.0.0.1", "port": port, "weight": 1, "priority": priority});
+    for version in TlsVersion::ALL {
+        for (first, detail) in [(&by_page, BAD_CERTIFICATE), (&by_alert, "alert unknown ca")] {
+            let mut upstream = to(first, &callers.stranger, version);
+            upstream["nodes"] = json!([node(first.port(), 1), node(other.port(), 0)]);
+            stage.apply(&upstream);
+            for _ in 0..2 {
+                stage.expect_refused(&first.node(), REJECTED, &named(detail));
+            }
+            // A node that takes no connection is another matter.
+            upstream["nodes"][0] = node(closed.port(), 1);
+            stage.apply(&upstream);
+            stage.expect_served(detail);
+        }
+    }
+}
+
 #[test]
 fn late_alert_reaches_a_request_with_a_body_as_502_too() {
     let folder = TempDir::new().unwrap();
