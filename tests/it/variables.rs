@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use crate::support::client::Curl;
 use crate::support::origin::{Nginx, Origin, seen};
-use crate::support::pki::{Ca, Leaf, PairFiles, Validity};
+use crate::support::pki::{Ca, Leaf, Pair, PairFiles, Validity};
 use crate::support::raw::{RawClient, request};
 use crate::support::site::Site;
+use crate::support::tls::TlsClient;
 use crate::support::{TlsVersion, gateway::Gateway};
 
 const NAME: &str = "api.example.com";
@@ -302,6 +303,7 @@ struct Compared {
     site: Site,
     nginx: Origin,
     origin: Origin,
+    alice: Pair,
     good: PairFiles,
     expired: PairFiles,
     stranger: PairFiles,
@@ -310,7 +312,11 @@ struct Compared {
 impl Compared {
     #[track_caller]
     fn start(mode: &str, skip: &Value, nginx_verify: &str) -> Self {
-        let site = Site::start();
+        Self::at(Site::start(), mode, skip, nginx_verify)
+    }
+
+    #[track_caller]
+    fn at(site: Site, mode: &str, skip: &Value, nginx_verify: &str) -> Self {
         let ca = Ca::root(CA_NAME);
         let mut client = json!({"ca": ca.pem(), "mode": mode});
         if !skip.is_null() {
@@ -338,8 +344,10 @@ impl Compared {
             validity: Validity::For(Duration::from_secs(20 * 86_400 + 43_200)),
             ..Leaf::client("Zoë, \"the\" client + more")
         };
+        let alice = ca.issue(&leaf);
         Self {
-            good: site.write(&ca.issue(&leaf), "good"),
+            good: site.write(&alice, "good"),
+            alice,
             expired: site.write(
                 &ca.issue(&Leaf {
                     validity: Validity::Expired,
@@ -426,6 +434,48 @@ fn variables_of_a_certificate_are_spelled_as_nginx_spells_them() {
         ] {
             let holds = compared.holds(version, &compared.good, &vars);
             assert_eq!(holds, wanted, "{vars} on {version:?}");
+        }
+    }
+}
+
+#[test]
+fn variables_of_a_resumed_connection_are_as_in_nginx() {
+    for site in Site::each_way() {
+        let compared = Compared::at(site, "required", &Value::Null, "on");
+        for version in TlsVersion::ALL {
+            let [theirs, ours] = [
+                TlsClient::new(compared.nginx.port()).sni(NAME),
+                compared.site.client(NAME),
+            ]
+            .map(|client| {
+                let client = client.tls(version).cert(&compared.alice);
+                let mut conn = client.connect().unwrap();
+                assert_eq!(conn.get(NAME, "/facts").unwrap().status, 200);
+                client.session(&conn.session())
+            });
+            let resumed = |client: &TlsClient| {
+                let mut conn = client.connect().unwrap();
+                assert!(conn.is_resumed(), "{version:?}");
+                conn.get(NAME, "/facts").unwrap().body
+            };
+            let told = resumed(&theirs);
+            assert_eq!(seen(&told, "ssl_session_reused"), "r");
+            for variable in [
+                "ssl_session_reused",
+                "ssl_client_verify",
+                "ssl_client_s_dn",
+                "ssl_client_i_dn",
+                "ssl_client_serial",
+                "ssl_client_fingerprint",
+                "ssl_client_escaped_cert",
+                "ssl_server_name",
+                "ssl_protocol",
+            ] {
+                let vars = json!([[variable, "==", seen(&told, variable)]]);
+                let (gateway, origin) = (&compared.site.gateway, &compared.origin);
+                put_route(gateway, origin, "asks", "/facts", &vars);
+                assert_eq!(seen(&resumed(&ours), "host"), "asks", "{vars} {version:?}");
+            }
         }
     }
 }
