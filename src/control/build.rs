@@ -16,13 +16,14 @@ use tokio::task::{self, JoinSet};
 use tokio::time::interval;
 
 use crate::control::Inner;
+use crate::crypto::sys;
 use crate::failure::Reason;
 use crate::resource::ssl::Role;
 use crate::resource::{Id, Kind, Resource};
 use crate::snapshot::compile::{Build, compile};
 use crate::snapshot::link::Ask;
 use crate::snapshot::{Owner, specs};
-use crate::tls::material::{Digest, KeyPair};
+use crate::tls::material::{Crls, Digest, KeyPair};
 use crate::tls::server::ServerContext;
 use crate::tls::upstream::{UpstreamConnector, UpstreamSpec};
 
@@ -114,10 +115,18 @@ pub(super) async fn serve(inner: &Arc<Inner>, mut asks: mpsc::Receiver<Ask>) {
                 Some(ask) => desk.admit(ask),
                 None => is_open = false,
             },
-            _ = sweeps.tick(), if !inner.retired.is_empty() => {
-                let inner = inner.clone();
-                let _detached =
-                    task::spawn_blocking(move || inner.forget_retired(Instant::now()));
+            _ = sweeps.tick() => {
+                // Of what the sweep before this one forgot, and of the start.
+                let has_freed = Crls::were_freed();
+                if has_freed || !inner.retired.is_empty() {
+                    let inner = inner.clone();
+                    let _detached = task::spawn_blocking(move || {
+                        if has_freed {
+                            sys::give_back_freed_pieces();
+                        }
+                        inner.forget_retired(Instant::now());
+                    });
+                }
             }
             Some(done) = running.join_next_with_id() => match done {
                 Ok((task, result)) => desk.answer(task, &result),

@@ -1322,6 +1322,18 @@ pub fn give_back_large_blocks() {
     }
 }
 
+/// Gives back to the system what was freed in small pieces, as a revocation list is.
+///
+/// `malloc_trim(3)`: walks through all arenas, each under its lock; what it returns is only whether
+/// there was anything. Another C library does as it does.
+pub fn give_back_freed_pieces() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: the call takes a number; it may run at any time, on any thread.
+        unsafe { libc::malloc_trim(0) };
+    }
+}
+
 /// Drains OpenSSL's error queue into the error, unless `rc` is the 1 of success.
 fn succeeded(rc: c_int) -> Result<(), ErrorStack> {
     if rc == 1 {

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use openssl::asn1::Asn1TimeRef;
@@ -59,6 +60,19 @@ pub struct Crls {
     pub digest: Digest,
     /// At least one, in the order of the text.
     lists: Vec<X509Crl>,
+    /// Of the text.
+    bytes: usize,
+}
+
+/// Bytes of the texts whose lists were freed since that was last asked.
+static FREED: AtomicUsize = AtomicUsize::new(0);
+/// From how many on they are worth the search for what they left.
+const MUCH: usize = 1 << 20;
+
+impl Drop for Crls {
+    fn drop(&mut self) {
+        FREED.fetch_add(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// What is parsed and in use, by the digest of its text.
@@ -77,7 +91,11 @@ impl Crls {
             return Ok(crls);
         }
         let lists = read(pem)?;
-        let crls = Arc::new(Self { digest, lists });
+        let crls = Arc::new(Self {
+            digest,
+            lists,
+            bytes: pem.len(),
+        });
         let mut parsed = parsed();
         // Two that read the same at once: the first one's stays.
         if let Some(first) = parsed.get(&digest).and_then(Weak::upgrade) {
@@ -86,6 +104,16 @@ impl Crls {
         parsed.retain(|_, crls| crls.strong_count() > 0);
         parsed.insert(digest, Arc::downgrade(&crls));
         Ok(crls)
+    }
+
+    /// Whether large lists were freed since this last said so. Their pieces are small, and the
+    /// allocator keeps them.
+    #[must_use]
+    pub fn were_freed() -> bool {
+        if FREED.load(Ordering::Relaxed) < MUCH {
+            return false;
+        }
+        FREED.swap(0, Ordering::Relaxed) >= MUCH
     }
 
     /// Whether each list is signed by one of these CAs (RFC 5280 §6.3.3).
