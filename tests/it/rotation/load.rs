@@ -93,6 +93,8 @@ pub(super) enum Kind {
     Kept,
     /// The new connections.
     New,
+    /// Both, not each time.
+    Both,
     /// Something besides.
     Other,
 }
@@ -101,7 +103,7 @@ impl Kind {
     /// How much more such clients ask than others, as [`LOAD`] has it.
     fn weight(self) -> usize {
         match self {
-            Self::Kept => LOAD.kept / LOAD.opened,
+            Self::Kept | Self::Both => LOAD.kept / LOAD.opened,
             Self::New | Self::Other => 1,
         }
     }
@@ -111,6 +113,8 @@ impl Kind {
         let rate = match self {
             Self::Kept => LOAD.kept + LOAD.kept / 20,
             Self::New => LOAD.opened + LOAD.opened / 20,
+            // An upstream connection carries four requests, and in one of five states there is none.
+            Self::Both => (LOAD.opened + LOAD.opened / 20) * 5,
             Self::Other => 20 * count,
         };
         Duration::from_secs(count as u64) / rate as u32

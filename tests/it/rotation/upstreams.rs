@@ -240,7 +240,7 @@ impl Stage {
             });
             Client {
                 name: format!("to {version:?}"),
-                kind: Kind::Kept,
+                kind: Kind::Both,
                 ask,
             }
         });
@@ -268,7 +268,7 @@ impl Stage {
             });
             Client {
                 name: format!("kept Http2 to {version:?}"),
-                kind: Kind::Kept,
+                kind: Kind::Both,
                 ask,
             }
         });
