@@ -10,7 +10,7 @@ CARGO ?= cargo
 # (tests/tour/run).
 export ONCE FIPS HTTP_PORT HTTPS_PORT ADMIN_PORT ADMIN_HTTPS_PORT STATUS_PORT UPSTREAM_PORT
 
-.PHONY: help install rust build release run test test-unit test-it test-fips test-vendored test-vendored-fips smoke-vendored vendored-tools fips-module-ready openbao rotation bench bench-quick bench-build bench-scale fmt fmt-check lint deny doc man certs ci clean
+.PHONY: help install rust build release run test test-unit test-it test-fips test-vendored test-vendored-fips smoke-vendored vendored-tools fips-module-ready openbao rotation bench bench-quick bench-instr bench-build bench-scale fmt fmt-check lint deny doc man certs ci clean
 
 help: ## Lists every target.
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ bench-build: install rust
 bench-quick: bench-build ## Measures requests and handshakes against nginx and HAProxy, within five minutes once built.
 	@tests/bench/run quick
 
+bench-instr: bench-build ## Counts instructions per request and handshake, beside those of tests/bench/instructions.json, which it replaces; COMPARE=1 leaves it.
+	@tests/bench/instructions $(if $(filter 1,$(COMPARE)),--compare)
+
 bench: bench-build ## The same with more repetitions; docs/performance.md says what is measured.
 	@tests/bench/run full
 
@@ -119,7 +122,7 @@ man: install rust ## Writes the man pages of both programs, a page for each verb
 certs: install ## Makes the demo certificates anew in certs/out.
 	@certs/make-demo
 
-ci: ## Runs what CI runs: install, lint, deny, doc, the tour, the tests without and with the FIPS module, and a smoke test of the static build.
+ci: ## Runs what CI runs: install, lint, deny, doc, the tour, the tests without and with the FIPS module, counted instructions, and a smoke test of the static build.
 	@.ci/run
 
 clean: ## Removes what was built and what the tour left.

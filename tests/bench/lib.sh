@@ -95,20 +95,24 @@ family() {
 # file: nginx `combined`, HAProxy `httplog`, the gateway its JSON line.
 access_log=off
 
-# Every nginx here: one worker, own folder.
+# How many workers each proxy has.
+workers=1
+
+# Every nginx here: own folder.
 nginx_common() { # where its access log goes
   cat <<CONF
 error_log stderr error;
 pid nginx.pid;
 user $(id -un) $(id -gn);
 daemon off;
-worker_processes 1;
+worker_processes $workers;
 events { worker_connections 4096; }
 http {
 access_log $1;
 keepalive_requests 1000000000;
 client_body_temp_path tmp-body; proxy_temp_path tmp-proxy; fastcgi_temp_path tmp-fastcgi;
 uwsgi_temp_path tmp-uwsgi; scgi_temp_path tmp-scgi;
+client_max_body_size 0;
 ssl_protocols TLSv1.3;
 CONF
 }
@@ -116,6 +120,7 @@ CONF
 start_upstream() {
   free_port upstream_tls
   free_port upstream_plain
+  free_port upstream_grpc
   mkdir -p "$dir/upstream"
   {
     nginx_common off
@@ -133,6 +138,22 @@ ssl_certificate $dir/pki/upstream.crt; ssl_certificate_key $dir/pki/upstream.key
 ssl_client_certificate $dir/pki/ca.crt; ssl_verify_client on;
 location / { return 200 "hello from the upstream\n"; }
 location = /large { root .; }
+# Answers when it has all of a body; what it sends on is nothing.
+location = /upload {
+client_body_buffer_size 64m;
+proxy_pass http://127.0.0.1:$upstream_plain/; proxy_method GET; proxy_pass_request_body off; proxy_set_header Content-Length "";
+}
+}
+server {
+listen 127.0.0.1:$upstream_grpc ssl http2;
+server_name upstream.test;
+ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
+ssl_certificate $dir/pki/upstream.crt; ssl_certificate_key $dir/pki/upstream.key;
+ssl_client_certificate $dir/pki/ca.crt; ssl_verify_client on;
+default_type application/grpc;
+add_trailer grpc-status 0;
+# To a proxy a message is bytes; these stand for one.
+location / { return 200 "a message"; }
 }
 }
 CONF
@@ -162,6 +183,12 @@ proxy_set_header X-Forwarded-Port $server_port;'
     cat <<CONF
 upstream tls { server 127.0.0.1:$upstream_tls; keepalive 64; keepalive_requests 1000000000; }
 upstream plain { server 127.0.0.1:$upstream_plain; keepalive 64; keepalive_requests 1000000000; }
+upstream grpc { server 127.0.0.1:$upstream_grpc; keepalive 64; keepalive_requests 1000000000; }
+grpc_ssl_certificate $dir/pki/gateway.crt; grpc_ssl_certificate_key $dir/pki/gateway.key;
+grpc_ssl_trusted_certificate $dir/pki/ca.crt; grpc_ssl_verify on;
+grpc_ssl_name upstream.test; grpc_ssl_server_name on; grpc_ssl_protocols TLSv1.3;
+# As the others: a body is passed on as it comes.
+proxy_request_buffering off;
 proxy_http_version 1.1;
 proxy_set_header Connection "";
 proxy_set_header Host \$http_host;$headers
@@ -169,11 +196,12 @@ proxy_ssl_certificate $dir/pki/gateway.crt; proxy_ssl_certificate_key $dir/pki/g
 proxy_ssl_trusted_certificate $dir/pki/ca.crt; proxy_ssl_verify on;
 proxy_ssl_name upstream.test; proxy_ssl_server_name on; proxy_ssl_protocols TLSv1.3;
 server {
-listen 127.0.0.1:$tls_port ssl;
+listen 127.0.0.1:$tls_port ssl http2;
 server_name bench.test;
 ssl_certificate $dir/pki/server.crt; ssl_certificate_key $dir/pki/server.key;
 ssl_client_certificate $dir/pki/ca.crt; ssl_verify_client on;
 location / { proxy_pass https://tls; }
+location /bench.Echo/ { grpc_pass grpcs://grpc; }
 }
 server {
 listen 127.0.0.1:$plain_port;
@@ -195,7 +223,7 @@ start_haproxy() { # folder name, wrapper…
   mkdir -p "$dir/$name"
   cat >"$dir/$name/haproxy.cfg" <<CONF
 global
-  nbthread 1
+  nbthread $workers
   maxconn 4096
 $([ "$access_log" = off ] || echo "  log stdout format raw local0")
   ssl-default-bind-options ssl-min-ver TLSv1.3
@@ -208,13 +236,16 @@ $([ "$access_log" = off ] || printf '  log global\n  option httplog\n')
   timeout server 60s
   timeout connect 10s
 frontend tls
-  bind 127.0.0.1:$tls_port ssl crt $dir/pki/server.pem ca-file $dir/pki/ca.crt verify required
+  bind 127.0.0.1:$tls_port ssl crt $dir/pki/server.pem ca-file $dir/pki/ca.crt verify required alpn h2,http/1.1
+  use_backend grpc if { path_beg /bench.Echo/ }
   default_backend tls
 frontend plain
   bind 127.0.0.1:$plain_port
   default_backend plain
 backend tls
   server one 127.0.0.1:$upstream_tls ssl crt $dir/pki/gateway.pem ca-file $dir/pki/ca.crt verify required verifyhost upstream.test sni str(upstream.test)
+backend grpc
+  server one 127.0.0.1:$upstream_grpc ssl alpn h2 crt $dir/pki/gateway.pem ca-file $dir/pki/ca.crt verify required verifyhost upstream.test sni str(upstream.test)
 backend plain
   server one 127.0.0.1:$upstream_plain
 CONF
@@ -224,7 +255,7 @@ CONF
 
 admin() { # method, path, body
   local reply status
-  reply=$(curl -sS --max-time 60 -w '\n%{http_code}' -X "$1" -H "X-API-KEY: bench" -d "$3" \
+  reply=$(curl -sS --max-time 300 -w '\n%{http_code}' -X "$1" -H "X-API-KEY: bench" -d "$3" \
     "http://127.0.0.1:$admin_port/apisix/admin/$2") || fail "the Admin API did not answer"
   status=${reply##*$'\n'}
   [[ $status == 20[01] ]] || fail "the Admin API says: $reply"
@@ -241,7 +272,7 @@ start_gateway() { # folder name, binary, off|required, wrapper…
   mkdir -p "$dir/$name"
   : >"$dir/$name.yaml"
   local settings=(
-    "data_dir=$dir/$name" "workers=1" "store=memory" "access_log=$([ "$access_log" = off ] && echo off || echo "$dir/$name/access.log")" "log.level=warn"
+    "data_dir=$dir/$name" "workers=$workers" "store=memory" "access_log=$([ "$access_log" = off ] && echo off || echo "$dir/$name/access.log")" "log.level=warn"
     "http.listen=[\"127.0.0.1:$plain_port\"]" "https.listen=[\"127.0.0.1:$tls_port\"]"
     "admin.listen=[\"127.0.0.1:$admin_port\"]" "admin.https.listen=[]" "status.listen=[]"
     "fips=$fips" "fips_module_dir=$root/fips/out"
@@ -257,6 +288,10 @@ start_gateway() { # folder name, binary, off|required, wrapper…
   admin PUT routes/tls "{\"uri\": \"/*\", \"host\": \"bench.test\", \"upstream\": {\"type\": \"roundrobin\",
     \"scheme\": \"https\", \"pass_host\": \"rewrite\", \"upstream_host\": \"upstream.test\",
     \"nodes\": {\"127.0.0.1:$upstream_tls\": 1}, $pool, \"tls\": {\"verify\": true, \"ca_certs\": [\"$(pem ca.crt)\"],
+    \"client_cert\": \"$(pem gateway.crt)\", \"client_key\": \"$(pem gateway.key)\"}}}"
+  admin PUT routes/grpc "{\"uri\": \"/bench.Echo/*\", \"host\": \"bench.test\", \"upstream\": {\"type\": \"roundrobin\",
+    \"scheme\": \"grpcs\", \"pass_host\": \"rewrite\", \"upstream_host\": \"upstream.test\",
+    \"nodes\": {\"127.0.0.1:$upstream_grpc\": 1}, $pool, \"tls\": {\"verify\": true, \"ca_certs\": [\"$(pem ca.crt)\"],
     \"client_cert\": \"$(pem gateway.crt)\", \"client_key\": \"$(pem gateway.key)\"}}}"
   admin PUT routes/plain "{\"uri\": \"/*\", \"host\": \"plain.test\", \"upstream\": {\"type\": \"roundrobin\",
     \"scheme\": \"http\", \"nodes\": {\"127.0.0.1:$upstream_plain\": 1}, $pool}}"

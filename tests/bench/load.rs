@@ -2,10 +2,14 @@
 //!
 //! `load --target 127.0.0.1:9443 --name bench.test --ca ca.crt --cert client.crt --key client.key
 //! --connections 16 --requests 10000`: keep-alive HTTP/1.1, one request at a time per connection;
-//! `--new` opens a connection per request, without resumption. Without `--ca` it speaks in the
-//! clear. `--path` asks for something else than `/bench`, `--groups` offers these key-exchange groups
-//! instead of OpenSSL's own. Bounded in count (`--requests`) and time (`--seconds`, 60 by default). Prints one JSON
-//! object: requests, errors, seconds, and latencies in microseconds.
+//! `--new` opens a connection per request, without resumption, `--resume` with it: each but the first
+//! of a client must be resumed. Without `--ca` it speaks in the clear. `--http2` speaks HTTP/2 instead,
+//! `--grpc` sends a unary call of gRPC over it. `--path` asks for something else than `/bench`, `--upload`
+//! sends so many bytes, `--groups` offers these key-exchange groups instead of OpenSSL's own. `--think`
+//! waits so many milliseconds before each request, `--storm` has so many more clients open connections
+//! as fast as they can meanwhile. `--hold` keeps the connections, one request each, until its standard
+//! input ends. Bounded in count (`--requests`) and time (`--seconds`, 60 by default). Prints one JSON
+//! object: requests, errors, seconds, latencies in microseconds, and connections of the storm.
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stderr,
@@ -20,9 +24,16 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVersion};
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::Request;
+use openssl::ssl::{
+    SslConnector, SslFiletype, SslMethod, SslSession, SslSessionCacheMode, SslVersion,
+};
+use portcullis::crypto::sys;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
@@ -31,19 +42,45 @@ use tokio_openssl::SslStream;
 type Failure = Box<dyn Error>;
 
 /// Both kinds of connection as one.
-trait Bytes: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Bytes for T {}
+trait Wire: AsyncRead + AsyncWrite + Unpin {
+    /// Its session may be resumed, though it ends without a word.
+    fn leave(&mut self) {}
+}
+
+impl Wire for TcpStream {}
+
+impl Wire for SslStream<TcpStream> {
+    fn leave(&mut self) {
+        sys::mark_shut_down(self);
+    }
+}
+
+/// A connection that is kept for the next request.
+enum Kept {
+    One(Box<dyn Wire>),
+    Many(SendRequest<Bytes>),
+}
 
 struct Plan {
     target: SocketAddr,
     name: String,
     path: String,
     tls: Option<SslConnector>,
+    /// Where sessions to resume are kept; used once each.
+    sessions: Option<Sessions>,
     connections: u64,
     requests: u64,
     seconds: u64,
+    think: Duration,
+    storm: u64,
+    upload: usize,
+    is_http2: bool,
+    is_grpc: bool,
     is_new_each: bool,
+    holds: bool,
 }
+
+type Sessions = Arc<Mutex<Vec<SslSession>>>;
 
 #[derive(Default)]
 struct Tally {
@@ -51,6 +88,8 @@ struct Tally {
     errors: Cell<u64>,
     first_error: RefCell<Option<String>>,
     micros: RefCell<Vec<u64>>,
+    stormed: Cell<u64>,
+    is_over: Cell<bool>,
 }
 
 fn main() -> ExitCode {
@@ -72,7 +111,7 @@ fn read_plan() -> Result<Plan, Failure> {
         };
         // `--bench` is what `cargo bench` adds.
         let value = match name {
-            "new" | "bench" => String::new(),
+            "new" | "resume" | "http2" | "grpc" | "hold" | "bench" => String::new(),
             _ => args.next().ok_or(format!("--{name} needs a value"))?,
         };
         given.insert(name.to_owned(), value);
@@ -84,6 +123,9 @@ fn read_plan() -> Result<Plan, Failure> {
             .map_err(|error| format!("--{name}: {error}").into())
     };
     let text = |name: &str| given.get(name).ok_or(format!("--{name} is missing"));
+    let has = |name: &str| given.contains_key(name);
+    let is_http2 = has("http2") || has("grpc");
+    let sessions = has("resume").then(Sessions::default);
     let tls = match given.get("ca") {
         None => None,
         Some(ca) => {
@@ -96,6 +138,17 @@ fn read_plan() -> Result<Plan, Failure> {
             tls.set_ciphersuites("TLS_AES_128_GCM_SHA256")?;
             if let Some(groups) = given.get("groups") {
                 tls.set_groups_list(groups)?;
+            }
+            if is_http2 {
+                tls.set_alpn_protos(b"\x02h2")?;
+            }
+            if let Some(sessions) = sessions.clone() {
+                let mode = SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL;
+                tls.set_session_cache_mode(mode);
+                tls.set_new_session_callback(move |_, session| {
+                    let mut sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
+                    sessions.push(session);
+                });
             }
             Some(tls.build())
         }
@@ -111,7 +164,14 @@ fn read_plan() -> Result<Plan, Failure> {
         connections: number("connections", 16)?.max(1),
         requests: number("requests", 1000)?,
         seconds: number("seconds", 60)?,
-        is_new_each: given.contains_key("new"),
+        think: Duration::from_millis(number("think", 0)?),
+        storm: number("storm", 0)?,
+        upload: usize::try_from(number("upload", 0)?)?,
+        is_new_each: has("new") || has("resume"),
+        holds: has("hold"),
+        is_grpc: has("grpc"),
+        is_http2,
+        sessions,
     })
 }
 
@@ -128,15 +188,26 @@ fn run(plan: Plan) -> Result<(), Failure> {
         let clients: Vec<_> = (0..plan.connections)
             .map(|_| tokio::task::spawn_local(client(plan.clone(), tally.clone())))
             .collect();
+        for _ in 0..plan.storm {
+            tokio::task::spawn_local(storm(plan.clone(), tally.clone()));
+        }
         let all = async {
+            let mut kept = Vec::new();
             for client in clients {
                 // A panic here is a defect of this tool and shows by itself.
-                let _ = client.await;
+                kept.extend(client.await.unwrap_or_default());
             }
+            kept
         };
-        tokio::time::timeout(limit, all).await.is_ok()
+        let kept = tokio::time::timeout(limit, all).await;
+        tally.is_over.set(true);
+        report(&tally, began.elapsed());
+        if plan.holds {
+            // Whoever started us ends it; nothing is read for that.
+            let _ = tokio::task::spawn_blocking(|| std::io::stdin().lines().count()).await;
+        }
+        kept.is_ok()
     });
-    report(&tally, began.elapsed());
     match (&*tally.first_error.borrow(), in_time) {
         (Some(error), _) => Err(format!("first error: {error}").into()),
         (None, false) => Err(format!("not done after {} s", plan.seconds).into()),
@@ -152,24 +223,25 @@ fn report(tally: &Tally, took: Duration) {
         micros.get(index).copied().unwrap_or_default()
     };
     println!(
-        "{{\"requests\":{},\"errors\":{},\"seconds\":{:.3},\"p50_us\":{},\"p99_us\":{}}}",
+        "{{\"requests\":{},\"errors\":{},\"seconds\":{:.3},\"p50_us\":{},\"p99_us\":{},\"stormed\":{}}}",
         micros.len(),
         tally.errors.get(),
         took.as_secs_f64(),
         at(50),
-        at(99)
+        at(99),
+        tally.stormed.get()
     );
 }
 
-/// One client: takes requests from the common count until none is left.
-async fn client(plan: Rc<Plan>, tally: Rc<Tally>) {
-    let head = format!(
-        "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: load/1\r\nAccept: */*\r\n\r\n",
-        plan.path, plan.name
-    );
+/// One client: takes requests from the common count until none is left; one that holds takes one.
+async fn client(plan: Rc<Plan>, tally: Rc<Tally>) -> Option<Kept> {
+    let head = head(&plan);
     let mut kept = None;
     let mut answer = Vec::with_capacity(4096);
     while tally.take() {
+        if !plan.think.is_zero() {
+            tokio::time::sleep(plan.think).await;
+        }
         let began = Instant::now();
         match one(&plan, kept.take(), head.as_bytes(), &mut answer).await {
             Ok(stream) => {
@@ -179,7 +251,34 @@ async fn client(plan: Rc<Plan>, tally: Rc<Tally>) {
             }
             Err(error) => tally.fail(&error),
         }
+        if plan.holds {
+            break;
+        }
     }
+    kept
+}
+
+/// A client that opens connections as long as others are measured.
+async fn storm(plan: Rc<Plan>, tally: Rc<Tally>) {
+    let head = head(&plan);
+    let mut answer = Vec::with_capacity(4096);
+    while !tally.is_over.get() {
+        match one(&plan, None, head.as_bytes(), &mut answer).await {
+            Ok(_) => tally.stormed.set(tally.stormed.get() + 1),
+            Err(error) => tally.fail(&error),
+        }
+    }
+}
+
+fn head(plan: &Plan) -> String {
+    let (method, length) = match plan.upload {
+        0 => ("GET", String::new()),
+        bytes => ("POST", format!("Content-Length: {bytes}\r\n")),
+    };
+    format!(
+        "{method} {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: load/1\r\nAccept: */*\r\n{length}\r\n",
+        plan.path, plan.name
+    )
 }
 
 impl Tally {
@@ -199,33 +298,131 @@ impl Tally {
 /// One request, over `kept` or a new connection, which is handed back.
 async fn one(
     plan: &Plan,
-    kept: Option<Box<dyn Bytes>>,
+    kept: Option<Kept>,
     head: &[u8],
     answer: &mut Vec<u8>,
-) -> Result<Box<dyn Bytes>, Failure> {
-    let mut stream = match kept {
-        Some(stream) => stream,
+) -> Result<Kept, Failure> {
+    let kept = match kept {
+        Some(kept) => kept,
         None => connect(plan).await?,
     };
-    stream.write_all(head).await?;
-    read_answer(&mut *stream, answer).await?;
-    Ok(stream)
+    match kept {
+        Kept::One(mut stream) => {
+            stream.write_all(head).await?;
+            let part = vec![0; plan.upload.min(PART)];
+            let mut left = plan.upload;
+            while left > 0 {
+                let part = part.get(..left.min(PART)).unwrap_or_default();
+                stream.write_all(part).await?;
+                left -= part.len();
+            }
+            read_answer(&mut *stream, answer).await?;
+            if plan.is_new_each {
+                stream.leave();
+            }
+            Ok(Kept::One(stream))
+        }
+        Kept::Many(sender) => Ok(Kept::Many(one_of_many(plan, sender).await?)),
+    }
 }
 
-async fn connect(plan: &Plan) -> Result<Box<dyn Bytes>, Failure> {
+/// How much of a body is sent at once.
+const PART: usize = 64 << 10;
+
+/// One request as a stream.
+async fn one_of_many(
+    plan: &Plan,
+    sender: SendRequest<Bytes>,
+) -> Result<SendRequest<Bytes>, Failure> {
+    let mut sender = sender.ready().await?;
+    let scheme = if plan.tls.is_some() { "https" } else { "http" };
+    let uri = format!("{scheme}://{}{}", plan.name, plan.path);
+    let mut req = Request::builder().uri(uri).header("user-agent", "load/1");
+    // A message of five bytes, with gRPC's prefix.
+    let message = Bytes::from_static(b"\0\0\0\0\x05hello");
+    let content = if plan.is_grpc {
+        let headers = req.header("content-type", "application/grpc");
+        req = headers.header("te", "trailers").method("POST");
+        vec![message]
+    } else if plan.upload > 0 {
+        req = req.header("content-length", plan.upload).method("POST");
+        let part = Bytes::from(vec![0; PART]);
+        let mut content = vec![part.clone(); plan.upload / PART];
+        content.extend(
+            [part.slice(..plan.upload % PART)]
+                .into_iter()
+                .filter(|rest| !rest.is_empty()),
+        );
+        content
+    } else {
+        Vec::new()
+    };
+    let (answer, mut stream) = sender.send_request(req.body(())?, content.is_empty())?;
+    let last = content.len().saturating_sub(1);
+    for (place, mut part) in content.into_iter().enumerate() {
+        while !part.is_empty() {
+            stream.reserve_capacity(part.len());
+            let room = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
+            let room = room.ok_or(BROKEN_OFF)??;
+            let now = part.split_to(room.min(part.len()));
+            stream.send_data(now, place == last && part.is_empty())?;
+        }
+    }
+    let (head, mut body) = answer.await?.into_parts();
+    if head.status != 200 {
+        return Err(format!("{} {:?}", head.status, head.headers).into());
+    }
+    while let Some(data) = body.data().await {
+        let count = data?.len();
+        body.flow_control().release_capacity(count)?;
+    }
+    if plan.is_grpc {
+        let trailers = body.trailers().await?.unwrap_or(head.headers);
+        if trailers
+            .get("grpc-status")
+            .is_none_or(|status| status != "0")
+        {
+            return Err(format!("gRPC says {trailers:?}").into());
+        }
+    }
+    Ok(sender)
+}
+
+async fn connect(plan: &Plan) -> Result<Kept, Failure> {
     let tcp = TcpStream::connect(plan.target).await?;
     tcp.set_nodelay(true)?;
-    let Some(tls) = &plan.tls else {
-        return Ok(Box::new(tcp));
+    let stream: Box<dyn Wire> = match &plan.tls {
+        None => Box::new(tcp),
+        Some(tls) => {
+            let mut ssl = tls.configure()?.into_ssl(&plan.name)?;
+            let known = plan.sessions.as_ref();
+            let known =
+                known.and_then(|known| known.lock().unwrap_or_else(PoisonError::into_inner).pop());
+            if let Some(session) = &known {
+                sys::offer_session(&mut ssl, session)?;
+            }
+            let mut stream = SslStream::new(ssl, tcp)?;
+            Pin::new(&mut stream).connect().await?;
+            if known.is_some() && !stream.ssl().session_reused() {
+                return Err("a session was not resumed".into());
+            }
+            Box::new(stream)
+        }
     };
-    let ssl = tls.configure()?.into_ssl(&plan.name)?;
-    let mut stream = SslStream::new(ssl, tcp)?;
-    Pin::new(&mut stream).connect().await?;
-    Ok(Box::new(stream))
+    if !plan.is_http2 {
+        return Ok(Kept::One(stream));
+    }
+    let (sender, conn) = h2::client::Builder::new()
+        .initial_window_size(1 << 20)
+        .initial_connection_window_size(16 << 20)
+        .handshake(stream)
+        .await?;
+    tokio::task::spawn_local(conn);
+    Ok(Kept::Many(sender))
 }
 
 /// Reads an answer with a Content-Length and checks that it is a 200; its body is let go.
-async fn read_answer(stream: &mut dyn Bytes, answer: &mut Vec<u8>) -> Result<(), Failure> {
+async fn read_answer(stream: &mut dyn Wire, answer: &mut Vec<u8>) -> Result<(), Failure> {
     answer.clear();
     let mut missing = loop {
         if stream.read_buf(answer).await? == 0 {
