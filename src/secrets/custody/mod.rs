@@ -64,6 +64,7 @@ struct Ring {
     /// Only opens: what is not yet sealed with the current one.
     older: Option<SealKey>,
     placeholders: MacKey,
+    named: withhold::NamedKeys,
 }
 
 /// A key with its name.
@@ -80,6 +81,7 @@ impl Ring {
             current: SealKey::of(kek),
             older: older.filter(|older| older.id != kek.id()),
             placeholders: kek.derive_mac_key(PLACEHOLDER_LABEL)?,
+            named: withhold::NamedKeys::default(),
         })
     }
 

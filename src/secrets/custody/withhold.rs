@@ -6,6 +6,12 @@
 //! start of an HMAC under a key derived from the key-encryption key: as good as random to whoever
 //! has not that key, and the same in every reply and after a restart, without being stored. It
 //! covers the place too, so that equal secrets of two objects do not show as equal.
+//!
+//! Opening and reading a private key takes a millisecond, a list has thousands: what names a sealed
+//! key is remembered.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 
@@ -14,8 +20,9 @@ use super::kek::hex;
 use super::places::{self, Nature, is_reference};
 use super::seal::{Place, is_sealed};
 use super::stray::cut_strays;
+use crate::crypto::digest::{Sha256, sha256_framed};
 use crate::resource::{Document, Id, Kind};
-use crate::tls::material::PrivateKey;
+use crate::tls::material::{self, PrivateKey};
 
 /// How a placeholder begins.
 pub const MARK: &str = "$withheld:";
@@ -25,6 +32,29 @@ const UNKNOWN: &str = "$withheld:unknown";
 
 /// How many bytes of the MAC are in a placeholder.
 const ID_BYTES: usize = 16;
+
+/// How many keys are remembered, in about 10 MB.
+const REMEMBERED: usize = 65_536;
+
+/// The digests of public parts by the digest of the sealed key and its place. A key that is written
+/// is sealed anew, and so another one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct NamedKeys(Arc<Mutex<HashMap<Sha256, material::Digest>>>);
+
+impl NamedKeys {
+    fn find(&self, sealed: &Sha256) -> Option<material::Digest> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(sealed).copied()
+    }
+
+    fn remember(&self, sealed: Sha256, digest: material::Digest) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(sealed, digest);
+    }
+}
 
 /// Which placeholders a reply has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,10 +104,9 @@ impl Custody {
 
     fn placeholder_of(&self, place: Place<'_>, nature: Nature, value: &Value) -> String {
         match value {
-            Value::String(text) if is_sealed(text) => match self.open(place, text) {
-                Ok(opened) => self.placeholder(place, nature, &opened),
-                Err(_reason) => UNKNOWN.to_owned(),
-            },
+            Value::String(text) if is_sealed(text) => {
+                self.placeholder_of_sealed(place, nature, text)
+            }
             Value::String(text) => self.placeholder(place, nature, text),
             // Never stored; nothing of it may be seen all the same.
             Value::Null
@@ -88,16 +117,35 @@ impl Custody {
         }
     }
 
+    fn placeholder_of_sealed(&self, place: Place<'_>, nature: Nature, sealed: &str) -> String {
+        let ring = self.0.load();
+        let [kind, id, pointer] = place.fields();
+        // The place is authenticated with the text, and so is part of what is remembered.
+        let name = match nature {
+            Nature::PrivateKey => sha256_framed(&[kind, id, pointer, sealed.as_bytes()]).ok(),
+            Nature::Credential => None,
+        };
+        if let Some(digest) = name.and_then(|name| ring.named.find(&name)) {
+            return named(&digest);
+        }
+        let Ok(opened) = self.open(place, sealed) else {
+            return UNKNOWN.to_owned();
+        };
+        if let (Some(name), Some(digest)) = (name, public_digest(&opened)) {
+            ring.named.remember(name, digest);
+            return named(&digest);
+        }
+        self.placeholder(place, nature, &opened)
+    }
+
     /// The placeholder of a secret in the clear.
     pub(super) fn placeholder(&self, place: Place<'_>, nature: Nature, text: &str) -> String {
         let digest = match nature {
-            Nature::PrivateKey => PrivateKey::parse(text)
-                .ok()
-                .and_then(|key| key.public_digest().ok()),
+            Nature::PrivateKey => public_digest(text),
             Nature::Credential => None,
         };
         if let Some(digest) = digest {
-            return format!("{MARK}sha256:{}", hex(&digest));
+            return named(&digest);
         }
         let [kind, id, pointer] = place.fields();
         match self
@@ -110,6 +158,16 @@ impl Custody {
             Err(_openssl) => UNKNOWN.to_owned(),
         }
     }
+}
+
+/// The digest of a private key's public part, if it is a key.
+fn public_digest(key: &str) -> Option<material::Digest> {
+    PrivateKey::parse(key).ok()?.public_digest().ok()
+}
+
+/// The placeholder of a private key.
+fn named(digest: &material::Digest) -> String {
+    format!("{MARK}sha256:{}", hex(digest))
 }
 
 #[cfg(test)]
@@ -184,6 +242,38 @@ mod tests {
             Show::Omitted,
         );
         assert_ne!(under_another_key["token"], json!(shown));
+    }
+
+    #[test]
+    fn sealed_key_is_remembered_at_its_place_only() {
+        let custody = custody(1);
+        let ca = sample::ca("ca");
+        let mut sealed = document(json!({"key": ca.key_pem}));
+        custody
+            .seal_document(Kind::Ssl, &id("1"), &mut sealed)
+            .unwrap();
+        let show = |name: &str| {
+            let mut document = sealed.clone();
+            custody.withhold(Kind::Ssl, &id(name), &mut document, Show::Placeholders);
+            document["key"].as_str().unwrap().to_owned()
+        };
+        let expected = digest(&ca.key_pem);
+        for _ in 0..2 {
+            assert_eq!(show("1"), expected);
+            assert_eq!(show("2"), UNKNOWN);
+        }
+        assert_eq!(custody.0.load().named.0.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_is_remembered_has_an_end() {
+        let named = NamedKeys::default();
+        for number in 0..=REMEMBERED {
+            let name = sha256_framed(&[&number.to_be_bytes()]).unwrap();
+            named.remember(name, [0; 32]);
+            assert_eq!(named.find(&name), Some([0; 32]));
+        }
+        assert_eq!(named.0.lock().unwrap().len(), 1);
     }
 
     #[test]
