@@ -152,8 +152,12 @@ ssl_certificate $dir/pki/upstream.crt; ssl_certificate_key $dir/pki/upstream.key
 ssl_client_certificate $dir/pki/ca.crt; ssl_verify_client on;
 default_type application/grpc;
 add_trailer grpc-status 0;
-# To a proxy a message is bytes; these stand for one.
-location / { return 200 "a message"; }
+# To a proxy a message is bytes; what the plain server answers stands for one. Like a server of gRPC this
+# answers when it has the message: nginx as a proxy takes an earlier answer's end of the stream for an error.
+location / {
+proxy_pass http://127.0.0.1:$upstream_plain/; proxy_method GET; proxy_pass_request_body off; proxy_set_header Content-Length "";
+proxy_hide_header Content-Type; add_header Content-Type application/grpc;
+}
 }
 }
 CONF
