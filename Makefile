@@ -81,7 +81,7 @@ rotation: install rust ## Rotates certificates and key types, client CAs, revoca
 bench-build: install rust
 	@.ci/install-packages bench
 	@$(CARGO) build --locked --release --bin portcullis
-	@$(CARGO) bench --locked --no-run --bench load
+	@$(CARGO) build --locked --release --bench load
 
 bench-quick: bench-build ## Measures requests and handshakes against nginx and HAProxy, within five minutes once built.
 	@tests/bench/run quick
