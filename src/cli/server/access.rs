@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::admin;
 use crate::admin::auth::{Key, Keys, Sources};
-use crate::cli::server::serve::ServeError;
+use crate::cli::server::error::ServeError;
 use crate::config::{self, Config, KeyFile, KeyMaterial, TrustFile};
 use crate::control::evidence::{OwnKey, OwnMaterial};
 use crate::crypto::digest::Sha256;

@@ -8,7 +8,7 @@ use crate::cli::print;
 use crate::cli::server::access;
 use crate::cli::server::args::Common;
 use crate::cli::server::keeping::{self, Keeping, KeepingError};
-use crate::cli::server::serve::forbid_core_dumps;
+use crate::cli::server::process::forbid_core_dumps;
 use crate::cli::server::standalone::{self, StandaloneError};
 use crate::cli::server::{FAILURE, start};
 use crate::config::Config;

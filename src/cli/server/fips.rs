@@ -10,8 +10,9 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use crate::cli::server::args::{Common, FipsArgs};
+use crate::cli::server::error::ServeError;
 use crate::cli::server::keeping::{self, KeepingError};
-use crate::cli::server::serve::{ServeError, forbid_core_dumps};
+use crate::cli::server::process::forbid_core_dumps;
 use crate::cli::server::standalone::{self, StandaloneError};
 use crate::cli::server::{FAILURE, access, start};
 use crate::cli::{fips_page, print};

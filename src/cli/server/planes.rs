@@ -18,7 +18,7 @@ use warp::reply::Response;
 
 use crate::admin::{self, Admin, Listener, Peer, Status};
 use crate::cli::server::clients::certified;
-use crate::cli::server::serve::ServeError;
+use crate::cli::server::error::ServeError;
 use crate::cli::server::sockets::Plane;
 use crate::config::ClientRole;
 use crate::net::handshake::Turns;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::cli::print;
 use crate::cli::server::args::{Common, RotateArgs};
 use crate::cli::server::keeping::{self, KeepingError};
-use crate::cli::server::serve::forbid_core_dumps;
+use crate::cli::server::process::forbid_core_dumps;
 use crate::cli::server::{FAILURE, start};
 use crate::config::{self, Config};
 use crate::control::rekey::{Keys, RekeyError, rekey};

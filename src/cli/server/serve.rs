@@ -13,21 +13,22 @@ use tokio::task::LocalSet;
 use crate::admin::attempts::Attempts;
 use crate::admin::{Admin, Allowed, Status};
 use crate::cli::server::access;
+use crate::cli::server::error::ServeError;
 use crate::cli::server::fips;
-use crate::cli::server::keeping::{self, KeepingError};
+use crate::cli::server::keeping;
 use crate::cli::server::planes::{Planes, Workers};
+use crate::cli::server::process::{forbid_core_dumps, raise_file_limit};
 use crate::cli::server::secrets;
 use crate::cli::server::sockets::Sockets;
-use crate::cli::server::standalone::{Standalone, StandaloneError};
+use crate::cli::server::standalone::Standalone;
 use crate::config::{self, Config};
+use crate::control::Control;
 use crate::control::evidence::Surroundings;
-use crate::control::{self, Control};
 use crate::crypto::mac::MacKey;
 use crate::crypto::{self, rand};
 use crate::matching::sni::SniName;
 use crate::net::dial::Forbidden;
 use crate::net::handshake::Turns;
-use crate::net::listener::BindError;
 use crate::net::resolve::Resolver;
 use crate::net::sweep::Sweep;
 use crate::proxy::loops::Mark;
@@ -38,11 +39,11 @@ use crate::secrets::desk::{desk, serve as serve_desk};
 use crate::snapshot::choose::Chooser;
 use crate::snapshot::link::WorkerLink;
 use crate::snapshot::live::Live;
-use crate::telemetry::access::{AccessLog, AccessSink, SinkError, Target};
+use crate::telemetry::access::{AccessLog, AccessSink, Target};
 use crate::telemetry::failures::Failures;
-use crate::telemetry::metrics::{Metrics, MetricsError};
+use crate::telemetry::metrics::Metrics;
 use crate::tls::cache::Contexts;
-use crate::tls::material::{KeyPair, MaterialError};
+use crate::tls::material::KeyPair;
 use crate::tls::server::{ListenerAcceptor, SessionCache};
 use crate::tls::tickets::{Origin, TicketKeys};
 
@@ -54,59 +55,6 @@ const POOLED: usize = 4096;
 const HTTPS_PORT: u16 = 443;
 /// Time for the last access records to be written.
 const LAST_RECORDS: Duration = Duration::from_secs(2);
-
-/// Why the gateway does not run.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ServeError {
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    #[error("the stored resources cannot be served")]
-    Control(#[from] control::StartError),
-    #[error(transparent)]
-    Keeping(#[from] KeepingError),
-    #[error(transparent)]
-    Standalone(#[from] StandaloneError),
-    #[error("the metrics cannot be set up")]
-    Metrics(#[from] MetricsError),
-    #[error("the access log cannot be opened")]
-    Access(#[from] SinkError),
-    #[error("{path}")]
-    File { path: String, source: io::Error },
-    #[error("{path}")]
-    Material { path: String, source: MaterialError },
-    #[error(
-        "{path} can be read by others than its owner (mode {mode:04o}); run `chmod 600 {path}`, and \
-         replace what is in it if others may have read it"
-    )]
-    Exposed { path: String, mode: u32 },
-    #[error(
-        "the private key in {path} is encrypted; set `{passphrase_at}` to `@file` or `$env://NAME` \
-         of its passphrase"
-    )]
-    NoPassphrase {
-        path: String,
-        passphrase_at: &'static str,
-    },
-    #[error("`fips_report_key`: {path} cannot sign")]
-    ReportKey {
-        path: String,
-        source: crypto::sign::SignError,
-    },
-    #[error("{path} is empty; remove it, and the next start makes another")]
-    Empty { path: String },
-    #[error("OpenSSL failed at start")]
-    Crypto(#[from] crypto::error::CryptoError),
-    #[error("the admin listener's TLS cannot be set up: {0}")]
-    AdminTls(String),
-    #[error("the TLS of `https.listen` cannot be set up: {0}")]
-    ListenerTls(String),
-    #[error("`https.fallback_sni` is not a server name: {0}")]
-    Fallback(String),
-    #[error("the operating system refused a thread or a runtime")]
-    System(#[from] io::Error),
-    #[error("a worker ended by itself; see the log above")]
-    Worker,
-}
 
 /// Runs until SIGTERM or SIGINT; then no connection is accepted, what is in flight is finished
 /// within `shutdown_timeout`, and the call returns. With a file, it is what is served.
@@ -310,24 +258,6 @@ fn ticket_keys(config: &Config) -> Result<Option<Arc<TicketKeys>>, ServeError> {
         .unwrap_or_default();
     let keys = TicketKeys::new(origin, config.https.session_cache.timeout, now)?;
     Ok(Some(Arc::new(keys)))
-}
-
-/// As many descriptors as the system permits.
-fn raise_file_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut files = getrlimit(Resource::Nofile);
-    files.current = files.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, files) {
-        tracing::warn!(error = %error, "the limit of open files stays as it is");
-    }
-}
-
-/// No core dump of a process that opens keys.
-pub(super) fn forbid_core_dumps() {
-    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::warn!(error = %error, "core dumps cannot be switched off");
-    }
 }
 
 fn target(log: &config::AccessLog) -> Option<Target> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 
-use crate::cli::server::serve::ServeError;
+use crate::cli::server::error::ServeError;
 use crate::config::{Config, ListenAddr};
 use crate::net::listener::{self, BindError};
 
