@@ -231,48 +231,31 @@ mod tests {
 
     use crate::crypto::mac::MacKey;
     use crate::resource::Id;
-    use crate::store::audit::{ChainKey, Origin};
+    use crate::store::Store;
+    use crate::store::audit::ChainKey;
     use crate::store::memory::Memory;
-    use crate::store::{Change, Commit, Expect, Mutation, Store};
+    use crate::store::standin::put_all;
     use serde_json::json;
 
     /// Routes r01..r30, created in the opposite order of their ids.
     fn routes() -> Memory {
-        let changes = (1..=30_u64)
-            .rev()
-            .map(|number| {
-                let mut document = json!({
-                    "id": format!("r{number:02}"),
-                    "uri": format!("/api/{number}"),
-                    "service_id": number % 3,
-                });
-                if number != 7 {
-                    document["name"] = json!(format!("Route {number}"));
-                }
-                if number % 2 == 0 {
-                    document["labels"] = json!({"even": "yes", "n": number.to_string()});
-                }
-                let mutation = Mutation::Put {
-                    kind: Kind::Route,
-                    id: format!("r{number:02}").parse::<Id>().unwrap(),
-                    document: document.as_object().unwrap().clone(),
-                    expires: None,
-                    expect: Expect::Absent,
-                };
-                Change {
-                    mutation,
-                    changed: Vec::new(),
-                    weakens: Vec::new(),
-                }
-            })
-            .collect();
-        let origin = Origin {
-            time_ms: 0,
-            actor: "a".to_owned(),
-            request_id: "r".to_owned(),
-        };
+        let documents = (1..=30_u64).rev().map(|number| {
+            let mut document = json!({
+                "id": format!("r{number:02}"),
+                "uri": format!("/api/{number}"),
+                "service_id": number % 3,
+            });
+            if number != 7 {
+                document["name"] = json!(format!("Route {number}"));
+            }
+            if number % 2 == 0 {
+                document["labels"] = json!({"even": "yes", "n": number.to_string()});
+            }
+            let id = format!("r{number:02}").parse::<Id>().unwrap();
+            (id, document.as_object().unwrap().clone())
+        });
         let store = Memory::new(ChainKey::new(MacKey::from_bytes(&[7; 32])));
-        store.commit_all(vec![Commit { origin, changes }]).unwrap();
+        put_all(&store, Kind::Route, documents);
         store
     }
 

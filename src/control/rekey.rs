@@ -331,100 +331,24 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::resource::{Document, Revision};
+    use crate::resource::Document;
     use crate::secrets::desk::Value;
-    use crate::store::audit::{Head, Origin, Record, VerifyError};
     use crate::store::sqlite::Database;
-    use crate::store::{Change, Commit, Committed, Expect, Expiring, Loaded, Mutation};
-    use crate::store::{Selected, Selection};
+    use crate::store::standin::{StandIn, Write, put_all};
 
-    /// A store whose process dies before one of its writes.
-    struct Mortal {
-        store: Arc<dyn Store>,
-        writes_left: AtomicUsize,
-    }
-
-    impl Mortal {
-        fn live(&self) -> Result<(), StoreError> {
-            let left = self.writes_left.load(Ordering::SeqCst);
-            if left == 0 {
-                return Err(StoreError::ReadOnly);
+    /// A store whose process dies after so many of its writes that no commit is.
+    fn mortal(store: Arc<dyn Store>, writes: usize) -> StandIn {
+        let left = AtomicUsize::new(writes);
+        StandIn::new(store, move |write| {
+            let take = |left: usize| left.checked_sub(1);
+            match write {
+                Write::Commits(_) => Ok(()),
+                Write::Other => left
+                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take)
+                    .map(drop)
+                    .map_err(|_none| StoreError::ReadOnly),
             }
-            self.writes_left.store(left - 1, Ordering::SeqCst);
-            Ok(())
-        }
-    }
-
-    impl Store for Mortal {
-        fn load(&self) -> Result<Loaded, StoreError> {
-            self.store.load()
-        }
-        fn revision(&self) -> Result<Revision, StoreError> {
-            self.store.revision()
-        }
-        fn find(&self, kind: Kind, id: &Id) -> Result<Option<Stored>, StoreError> {
-            self.store.find(kind, id)
-        }
-        fn list(&self, kind: Kind, asked: &Selection) -> Result<Selected, StoreError> {
-            self.store.list(kind, asked)
-        }
-        fn commit_all(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError> {
-            self.store.commit_all(commits)
-        }
-        fn expiring(&self, limit: usize) -> Result<Vec<Expiring>, StoreError> {
-            self.store.expiring(limit)
-        }
-        fn audit_tail(&self, limit: usize) -> Result<Vec<Record>, StoreError> {
-            self.store.audit_tail(limit)
-        }
-        fn audit_from(&self, first: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
-            self.store.audit_from(first, limit)
-        }
-        fn audit_head(&self) -> Result<Head, StoreError> {
-            self.store.audit_head()
-        }
-        fn audit_verify(&self) -> Result<Head, VerifyError> {
-            self.store.audit_verify()
-        }
-        fn meta_find(&self, name: &str) -> Result<Option<String>, StoreError> {
-            self.store.meta_find(name)
-        }
-        fn meta_put(&self, name: &str, value: &str) -> Result<(), StoreError> {
-            self.live()?;
-            self.store.meta_put(name, value)
-        }
-        fn meta_remove(&self, name: &str) -> Result<(), StoreError> {
-            self.store.meta_remove(name)
-        }
-        fn objects_with(
-            &self,
-            text: &str,
-            after: Option<(Kind, &Id)>,
-            limit: usize,
-        ) -> Result<Vec<Stored>, StoreError> {
-            self.store.objects_with(text, after, limit)
-        }
-        fn notes_with(
-            &self,
-            text: &str,
-            after: Option<&str>,
-            limit: usize,
-        ) -> Result<Vec<(String, String)>, StoreError> {
-            self.store.notes_with(text, after, limit)
-        }
-        fn reseal(&self, resealed: &[Resealed]) -> Result<(), StoreError> {
-            self.live()?;
-            self.store.reseal(resealed)
-        }
-        fn change_key(
-            &self,
-            chain: ChainKey,
-            notes: &[(&str, Option<String>)],
-            retired: &str,
-        ) -> Result<bool, StoreError> {
-            self.live()?;
-            self.store.change_key(chain, notes, retired)
-        }
+        })
     }
 
     const COUNT: usize = 150;
@@ -438,24 +362,7 @@ mod tests {
     }
 
     fn put(store: &dyn Store, id: Id, document: Document) {
-        let change = Change {
-            mutation: Mutation::Put {
-                kind: Kind::Secret,
-                id,
-                document,
-                expect: Expect::Any,
-                expires: None,
-            },
-            changed: Vec::new(),
-            weakens: Vec::new(),
-        };
-        let origin = Origin {
-            time_ms: 1,
-            actor: "test".to_owned(),
-            request_id: "r".to_owned(),
-        };
-        let changes = vec![change];
-        store.commit_all(vec![Commit { origin, changes }]).unwrap();
+        put_all(store, Kind::Secret, [(id, document)]);
     }
 
     fn sealed(custody: &Custody, index: usize) -> Document {
@@ -553,11 +460,10 @@ mod tests {
         loop {
             let dir = filled();
             let (store, custody, _) = open(&dir, &one);
-            let writes_left = AtomicUsize::new(deaths);
-            let mortal = Mortal { store, writes_left };
+            let mortal = mortal(store, deaths);
             let first = rekey(&mortal, &custody, (&one, &two), || ());
             // Everything opens in the process that goes on, too.
-            expect_all(&*mortal.store, &custody);
+            expect_all(&mortal, &custody);
             drop(mortal);
             if first.is_err() {
                 let (store, custody, is_under_way) = open(&dir, &one);

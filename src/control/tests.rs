@@ -13,9 +13,9 @@ use crate::net::dial::Forbidden;
 use crate::secrets::custody::Kek;
 use crate::snapshot::Snapshot;
 use crate::snapshot::choose::Chooser;
-use crate::store::audit::{CHAIN_LABEL, ChainKey, Origin};
+use crate::store::audit::{CHAIN_LABEL, ChainKey};
 use crate::store::memory::Memory;
-use crate::store::{Change, Commit, Expect, Mutation};
+use crate::store::standin::put_all;
 use crate::tls::sample::{self, NOW, Sample};
 use crate::tls::select::{Choice, Choose};
 
@@ -160,6 +160,12 @@ impl Bench {
 
     fn choose(&self, name: &str) -> Choice {
         Chooser::new(self.live.clone(), self.contexts.clone(), None).choose(Some(name.as_bytes()))
+    }
+
+    /// Stores a document past the room's writes.
+    #[track_caller]
+    fn store_past(&self, kind: Kind, own: &str, document: Document) {
+        put_all(&*self.store, kind, [(id(own), document)]);
     }
 
     /// All that the store holds, as text.
@@ -547,30 +553,8 @@ async fn a_stored_document_that_cannot_be_read_closes_its_names() {
         .put(Kind::Ssl, "wide", ssl_body(&leaf, "*.example"))
         .await
         .unwrap();
-    let mutation = Mutation::Put {
-        kind: Kind::Ssl,
-        id: id("broken"),
-        document: object(json!({"snis": ["a.example"], "cert": 7})),
-        expires: None,
-        expect: Expect::Absent,
-    };
-    let change = Change {
-        mutation,
-        changed: Vec::new(),
-        weakens: Vec::new(),
-    };
-    let origin = Origin {
-        time_ms: 0,
-        actor: String::new(),
-        request_id: String::new(),
-    };
-    bench
-        .store
-        .commit_all(vec![Commit {
-            origin,
-            changes: vec![change],
-        }])
-        .unwrap();
+    let broken = object(json!({"snis": ["a.example"], "cert": 7}));
+    bench.store_past(Kind::Ssl, "broken", broken);
     let after = bench_on(bench.store.clone(), Rules::default());
     assert!(matches!(
         after.choose("a.example"),

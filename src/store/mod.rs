@@ -15,6 +15,8 @@ mod contract;
 pub mod file;
 pub mod memory;
 pub mod sqlite;
+#[cfg(test)]
+pub(crate) mod standin;
 
 /// Where resources are kept.
 ///

@@ -207,27 +207,7 @@ async fn object_that_does_not_open_is_repaired_by_what_replaces_its_key() {
     let document = object(json!({
         "cert": leaf.cert, "key": "pc1:00000000:AAAA", "sni": "a.example", "create_time": 5,
     }));
-    let change = Change {
-        mutation: Mutation::Put {
-            kind: Kind::Ssl,
-            id: id("1"),
-            document,
-            expires: None,
-            expect: Expect::Absent,
-        },
-        changed: Vec::new(),
-        weakens: Vec::new(),
-    };
-    let origin = Origin {
-        time_ms: 0,
-        actor: String::new(),
-        request_id: String::new(),
-    };
-    let changes = vec![change];
-    bench
-        .store
-        .commit_all(vec![Commit { origin, changes }])
-        .unwrap();
+    bench.store_past(Kind::Ssl, "1", document);
     let refused = bench.merge(Kind::Ssl, "1", json!({"desc": "x"})).await;
     let told = reason(&refused.unwrap_err());
     assert!(told.contains("names no key stored"), "{told}");

@@ -76,16 +76,10 @@ impl Bench {
 async fn what_expires_is_deleted_with_a_record_and_not_before() {
     let _turn = turn().await;
     let bench = moving_bench(memory(), rules());
-    bench
-        .control
-        .put(upstream_for("a", Some(10)))
-        .await
-        .unwrap();
-    bench
-        .control
-        .put(upstream_for("b", Some(20)))
-        .await
-        .unwrap();
+    for (own, seconds) in [("a", 10), ("b", 20)] {
+        let put = upstream_for(own, Some(seconds));
+        bench.control.put(put).await.unwrap();
+    }
     bench.control.put(upstream_for("c", None)).await.unwrap();
     let user = json!({"uri": "/", "upstream_id": "a"});
     bench
@@ -165,16 +159,10 @@ async fn what_expired_between_two_runs_is_never_served() {
     let _turn = turn().await;
     let store = memory();
     let bench = moving_bench(store.clone(), rules());
-    bench
-        .control
-        .put(upstream_for("a", Some(10)))
-        .await
-        .unwrap();
-    bench
-        .control
-        .put(upstream_for("b", Some(20)))
-        .await
-        .unwrap();
+    for (own, seconds) in [("a", 10), ("b", 20)] {
+        let put = upstream_for(own, Some(seconds));
+        bench.control.put(put).await.unwrap();
+    }
     drop(bench);
     set_clock(15_000);
     let found = |store: &Arc<Memory>| {

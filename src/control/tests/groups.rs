@@ -5,111 +5,33 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::resource::patch::Patch;
-use crate::store::audit::{ChainKey, Head, Record, VerifyError};
+use crate::store::Stored;
 use crate::store::sqlite::Database;
-use crate::store::{Committed, Expiring, Loaded, Resealed, Selected, Selection, Stored};
+use crate::store::standin::{StandIn, Write};
 
-/// A store that refuses an object with this id, counts its transactions, and may be unsure.
-struct Picky {
-    store: Memory,
-    refused: &'static str,
-    is_unsure: bool,
-    commits: AtomicUsize,
-}
-
-impl Picky {
-    fn new(refused: &'static str, is_unsure: bool) -> Arc<Self> {
-        Arc::new(Self {
-            store: Memory::new(chain_key()),
-            refused,
-            is_unsure,
-            commits: AtomicUsize::new(0),
-        })
-    }
-
-    fn failure(&self) -> StoreError {
+/// A store that counts its transactions, and fails one that would store `bad`: knowing that
+/// nothing of it was written, or unsure of it.
+fn picky(is_unsure: bool) -> (Arc<StandIn>, Arc<AtomicUsize>) {
+    let commits = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&commits);
+    let before = move |write: Write<'_>| {
+        let Write::Commits(commits) = write else {
+            return Ok(());
+        };
+        seen.fetch_add(1, Ordering::Relaxed);
+        let mut changes = commits.iter().flat_map(|commit| &commit.changes);
+        if !changes.any(|change| change.mutation.id().as_str() == "bad") {
+            return Ok(());
+        }
         let (path, source) = ("/db".into(), rusqlite::Error::InvalidQuery);
-        if self.is_unsure {
+        Err(if is_unsure {
             StoreError::Unsure { path, source }
         } else {
             StoreError::Full { path, source }
-        }
-    }
-}
-
-impl Store for Picky {
-    fn load(&self) -> Result<Loaded, StoreError> {
-        self.store.load()
-    }
-    fn revision(&self) -> Result<Revision, StoreError> {
-        self.store.revision()
-    }
-    fn find(&self, kind: Kind, id: &Id) -> Result<Option<Stored>, StoreError> {
-        self.store.find(kind, id)
-    }
-    fn list(&self, kind: Kind, asked: &Selection) -> Result<Selected, StoreError> {
-        self.store.list(kind, asked)
-    }
-    fn commit_all(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError> {
-        self.commits.fetch_add(1, Ordering::Relaxed);
-        let mut changes = commits.iter().flat_map(|commit| &commit.changes);
-        if changes.any(|change| change.mutation.id().as_str() == self.refused) {
-            return Err(self.failure());
-        }
-        self.store.commit_all(commits)
-    }
-    fn expiring(&self, limit: usize) -> Result<Vec<Expiring>, StoreError> {
-        self.store.expiring(limit)
-    }
-    fn audit_tail(&self, limit: usize) -> Result<Vec<Record>, StoreError> {
-        self.store.audit_tail(limit)
-    }
-    fn audit_from(&self, first: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
-        self.store.audit_from(first, limit)
-    }
-    fn audit_head(&self) -> Result<Head, StoreError> {
-        self.store.audit_head()
-    }
-    fn audit_verify(&self) -> Result<Head, VerifyError> {
-        self.store.audit_verify()
-    }
-    fn meta_find(&self, name: &str) -> Result<Option<String>, StoreError> {
-        self.store.meta_find(name)
-    }
-    fn meta_put(&self, name: &str, value: &str) -> Result<(), StoreError> {
-        self.store.meta_put(name, value)
-    }
-
-    fn meta_remove(&self, name: &str) -> Result<(), StoreError> {
-        self.store.meta_remove(name)
-    }
-    fn objects_with(
-        &self,
-        text: &str,
-        after: Option<(Kind, &Id)>,
-        limit: usize,
-    ) -> Result<Vec<Stored>, StoreError> {
-        self.store.objects_with(text, after, limit)
-    }
-    fn notes_with(
-        &self,
-        text: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<(String, String)>, StoreError> {
-        self.store.notes_with(text, after, limit)
-    }
-    fn reseal(&self, resealed: &[Resealed]) -> Result<(), StoreError> {
-        self.store.reseal(resealed)
-    }
-    fn change_key(
-        &self,
-        chain: ChainKey,
-        notes: &[(&str, Option<String>)],
-        retired: &str,
-    ) -> Result<bool, StoreError> {
-        self.store.change_key(chain, notes, retired)
-    }
+        })
+    };
+    let memory = Arc::new(Memory::new(chain_key()));
+    (Arc::new(StandIn::new(memory, before)), commits)
 }
 
 fn control_on(store: Arc<dyn Store>) -> (Control, Arc<Live>) {
@@ -145,14 +67,14 @@ async fn together(control: &Control, puts: Vec<Put>) -> Vec<Result<Written, Writ
 
 #[tokio::test]
 async fn changes_that_wait_share_a_transaction_and_a_publish() {
-    let store = Picky::new("bad", false);
+    let (store, commits) = picky(false);
     let (control, live) = control_on(store.clone());
     let before = live.version();
     let puts = (0..50).map(|n| put_of(Kind::Route, &format!("r{n}"), small("x")));
     for written in together(&control, puts.collect()).await {
         assert!(written.unwrap().created);
     }
-    assert_eq!(store.commits.load(Ordering::Relaxed), 1);
+    assert_eq!(commits.load(Ordering::Relaxed), 1);
     let snapshot = live.load();
     assert_eq!(snapshot.version, before + 1);
     assert_eq!(snapshot.revision, Revision(50));
@@ -162,7 +84,7 @@ async fn changes_that_wait_share_a_transaction_and_a_publish() {
 
 #[tokio::test]
 async fn one_that_is_refused_takes_no_other_with_it() {
-    let store = Picky::new("bad", false);
+    let (store, _) = picky(false);
     let (control, live) = control_on(store.clone());
     let referring = |service: &str| json!({"uri": "/s", "service_id": service});
     let puts = vec![
@@ -199,7 +121,7 @@ async fn one_that_is_refused_takes_no_other_with_it() {
 
 #[tokio::test]
 async fn what_may_be_stored_is_not_tried_again() {
-    let store = Picky::new("bad", true);
+    let (store, commits) = picky(true);
     let (control, live) = control_on(store.clone());
     let before = live.version();
     let puts = ["a", "bad", "c"].map(|own| put_of(Kind::Route, own, small(own)));
@@ -209,13 +131,13 @@ async fn what_may_be_stored_is_not_tried_again() {
         };
         assert!(matches!(*error, StoreError::Unsure { .. }));
     }
-    assert_eq!(store.commits.load(Ordering::Relaxed), 1);
+    assert_eq!(commits.load(Ordering::Relaxed), 1);
     assert_eq!(live.version(), before);
 }
 
 #[tokio::test]
 async fn a_change_of_what_the_group_changes_comes_again() {
-    let store = Picky::new("bad", false);
+    let (store, _) = picky(false);
     let (control, _) = control_on(store.clone());
     let puts = (0..5).map(|n| put_of(Kind::Route, "r", small(&format!("v{n}"))));
     let results = together(&control, puts.collect()).await;

@@ -83,27 +83,7 @@ async fn a_stored_key_where_none_belongs_is_not_shown() {
     let document = object(json!({
         "sni": "a.example", "cert": leaf.cert, "client": client, "labels": labels,
     }));
-    let change = Change {
-        mutation: Mutation::Put {
-            kind: Kind::Ssl,
-            id: id("old"),
-            document,
-            expires: None,
-            expect: Expect::Absent,
-        },
-        changed: Vec::new(),
-        weakens: Vec::new(),
-    };
-    let origin = Origin {
-        time_ms: 0,
-        actor: String::new(),
-        request_id: String::new(),
-    };
-    let changes = vec![change];
-    bench
-        .store
-        .commit_all(vec![Commit { origin, changes }])
-        .unwrap();
+    bench.store_past(Kind::Ssl, "old", document);
     let found = bench
         .control
         .find(Kind::Ssl, &id("old"), Show::Placeholders)

@@ -4,30 +4,6 @@ use tokio::sync::oneshot;
 
 use super::*;
 
-/// Stores a document by other means than a write.
-fn store(bench: &Bench, own: &str, document: Value) {
-    let mutation = Mutation::Put {
-        kind: Kind::Ssl,
-        id: id(own),
-        document: object(document),
-        expires: None,
-        expect: Expect::Any,
-    };
-    let change = Change {
-        mutation,
-        changed: Vec::new(),
-        weakens: Vec::new(),
-    };
-    let origin = Origin {
-        time_ms: 0,
-        actor: String::new(),
-        request_id: String::new(),
-    };
-    let changes = vec![change];
-    let commit = Commit { origin, changes };
-    bench.store.commit_all(vec![commit]).unwrap();
-}
-
 /// A certificate that requires clients' and has another one's key; and that key.
 fn mismatched(name: &str) -> (Value, Sample) {
     let ca = sample::ca("ca");
@@ -71,9 +47,9 @@ async fn what_the_start_takes_is_served_as_its_write_had_it_served() {
 async fn ssl_whose_key_is_no_good_serves_nobody_and_is_closed_once_it_is_examined() {
     let bench = bench();
     let (spoilt, _) = mismatched("a.example");
-    store(&bench, "spoilt", spoilt);
+    bench.store_past(Kind::Ssl, "spoilt", object(spoilt));
     let good = sample::leaf(&sample::ca("ca"), "b", &["b.example"]);
-    store(&bench, "good", ssl_body(&good, "b.example"));
+    bench.store_past(Kind::Ssl, "good", object(ssl_body(&good, "b.example")));
 
     let mut after = bench_on(bench.store.clone(), Rules::default());
     let (asks, received) = mpsc::channel(2);
@@ -112,7 +88,7 @@ async fn ssl_whose_key_is_no_good_serves_nobody_and_is_closed_once_it_is_examine
 async fn what_is_written_after_the_start_is_left_as_it_is() {
     let bench = bench();
     let (spoilt, leaf) = mismatched("a.example");
-    store(&bench, "1", spoilt.clone());
+    bench.store_past(Kind::Ssl, "1", object(spoilt.clone()));
     let after = bench_on(bench.store.clone(), Rules::default());
     let mut body = spoilt;
     body["key"] = json!(leaf.key_pem);
