@@ -16,7 +16,7 @@ use crate::support::upstream::{NAME, checking, showing, speaking, upstream};
 
 /// Clients at once, each with a connection of its own to the gateway.
 const CLIENTS: usize = 4;
-/// Requests of all clients together.
+/// Requests of all clients together, half of them in each version of TLS.
 const REQUESTS: usize = 10_000;
 /// Requests per upstream connection: with this many, both kept connections and resumed sessions
 /// carry thousands of them.
@@ -33,7 +33,7 @@ fn configure(gateway: &Gateway, upstreams: &[(&str, Value)]) {
     }
 }
 
-/// Sends [`REQUESTS`] from all clients at once, each to the next in an order that looks like none,
+/// Sends half of [`REQUESTS`] from all clients at once, each to the next in an order that looks like none,
 /// and judges each answer.
 fn interleave(gateway: &Gateway, ids: &[&str], judge: impl Fn(&str, &RawReply) + Sync) {
     thread::scope(|scope| {
@@ -42,7 +42,7 @@ fn interleave(gateway: &Gateway, ids: &[&str], judge: impl Fn(&str, &RawReply) +
             scope.spawn(move || {
                 let mut client = gateway.connect();
                 let mut state = u64::try_from(start).unwrap() + 1;
-                for _ in 0..REQUESTS / CLIENTS {
+                for _ in 0..REQUESTS / 2 / CLIENTS {
                     // Knuth's generator: the same disorder in every run.
                     state = state
                         .wrapping_mul(6_364_136_223_846_793_005)

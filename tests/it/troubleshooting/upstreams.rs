@@ -275,7 +275,7 @@ fn late_alert_reaches_a_request_with_a_body_as_502_too() {
 /// Whether our write meets that reset first, or the alert is read first, is chance: so often.
 #[test]
 fn alert_before_a_reset_is_told_as_that_alert_however_the_request_is_sent() {
-    const OFTEN: usize = 20;
+    const OFTEN: usize = 10;
     let callers = Callers::new();
     let server = callers.ca.server(NAME);
     let http1 = [(); 2].map(|()| TcpOrigin::mutual(&server, &callers.ca.pem()));
