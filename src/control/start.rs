@@ -113,18 +113,22 @@ pub enum StartError {
     /// What is stored was sealed with another key.
     #[error("what is stored cannot be opened")]
     Key(#[source] Box<CustodyError>),
-    /// `upstream.trust_file` cannot be read.
-    #[error("`upstream.trust_file`: could not read {}", .path.display())]
+    /// A `trust_file` cannot be read.
+    #[error("`{key}`: could not read {}", .path.display())]
     TrustFile {
+        /// The key of the configuration that names it.
+        key: String,
         /// The file.
         path: PathBuf,
         /// The system's answer.
         #[source]
         source: std::io::Error,
     },
-    /// `upstream.trust_file` holds no CA that can be read.
-    #[error("`upstream.trust_file`: {} holds no CA certificate that can be read", .path.display())]
+    /// A `trust_file` holds no CA that can be read.
+    #[error("`{key}`: {} holds no CA certificate that can be read", .path.display())]
     TrustText {
+        /// The key of the configuration that names it.
+        key: String,
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -151,13 +155,14 @@ pub struct Finding {
     pub text: String,
 }
 
-/// Reads `upstream.trust_file`.
+/// Reads the `trust_file` that a key of the configuration names.
 ///
 /// # Errors
 /// [`StartError::TrustFile`] and [`StartError::TrustText`].
-pub fn read_trust_file(file: &TrustFile) -> Result<CaBundle, StartError> {
+pub fn read_trust_file(key: &str, file: &TrustFile) -> Result<CaBundle, StartError> {
     let path = file.path();
     let pem = std::fs::read_to_string(&path).map_err(|source| StartError::TrustFile {
+        key: key.to_owned(),
         path: path.clone(),
         source,
     })?;
@@ -167,12 +172,16 @@ pub fn read_trust_file(file: &TrustFile) -> Result<CaBundle, StartError> {
                 tracing::warn!(
                     path = %path.display(),
                     left_out,
-                    "CAs of `upstream.trust_file` that `fips: required` refuses are left out"
+                    "CAs of `{key}` that `fips: required` refuses are left out"
                 );
             }
             Ok(bundle)
         }
-        Err(source) => Err(StartError::TrustText { path, source }),
+        Err(source) => Err(StartError::TrustText {
+            key: key.to_owned(),
+            path,
+            source,
+        }),
     }
 }
 

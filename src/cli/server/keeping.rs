@@ -133,7 +133,9 @@ pub(super) fn rules(config: &Config) -> Result<Rules, KeepingError> {
     let own = own.into_iter().flatten().map(|address| address.addr);
     let trust_file = config.upstream.trust_file.as_ref();
     Ok(Rules {
-        trust_file: trust_file.map(control::read_trust_file).transpose()?,
+        trust_file: trust_file
+            .map(|file| control::read_trust_file("upstream.trust_file", file))
+            .transpose()?,
         refuse_weakening: config.security.refuse_weakening,
         require_upstream_verify: config.security.require_upstream_verify,
         router: match config.proxy.router {

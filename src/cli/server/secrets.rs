@@ -41,10 +41,13 @@ pub(super) const fn rules(config: &Config) -> SecretRules {
 pub(super) fn settings(config: &Config) -> Result<Settings, control::StartError> {
     let secrets = &config.secrets;
     let system = system_trust(secrets);
-    let reach = |manager: &SecretManager| {
+    let reach = |word: &str, manager: &SecretManager| {
         let trust = match &manager.trust_file {
             TrustFile::System => system.clone(),
-            path @ TrustFile::Path(_) => Some(control::read_trust_file(path)?),
+            path @ TrustFile::Path(_) => {
+                let key = format!("secrets.{word}.trust_file");
+                Some(control::read_trust_file(&key, path)?)
+            }
         };
         let origins = manager.origins.iter().filter_map(|text| {
             let origin = Origin::parse(text);
@@ -60,10 +63,10 @@ pub(super) fn settings(config: &Config) -> Result<Settings, control::StartError>
     let from_file = secrets.vault_token_file.clone().map(TokenFrom::File);
     let from_env = || std::env::var("VAULT_TOKEN").ok().map(Zeroizing::new);
     Ok(Settings {
-        vault: reach(&secrets.vault)?,
-        aws: reach(&secrets.aws)?,
-        gcp: reach(&secrets.gcp)?,
-        kubernetes: reach(&secrets.kubernetes)?,
+        vault: reach("vault", &secrets.vault)?,
+        aws: reach("aws", &secrets.aws)?,
+        gcp: reach("gcp", &secrets.gcp)?,
+        kubernetes: reach("kubernetes", &secrets.kubernetes)?,
         vault_token: from_file.or_else(|| from_env().map(TokenFrom::Value)),
         aws_key: aws_key(),
         aws_metadata: (secrets.aws_instance_role)
@@ -109,7 +112,7 @@ fn system_trust(secrets: &config::Secrets) -> Option<CaBundle> {
     {
         return None;
     }
-    control::read_trust_file(&TrustFile::System)
+    control::read_trust_file("secrets", &TrustFile::System)
         .inspect_err(|error| tracing::debug!(%error, "no CAs of the system's"))
         .ok()
 }
@@ -140,4 +143,21 @@ pub(super) fn ground(
         news,
         metrics,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trust_file_that_cannot_be_read_is_named_by_its_key() {
+        for (text, key) in [
+            ("{aws: {trust_file: /no/such}}", "`secrets.aws.trust_file`"),
+            ("{gcp: {trust_file: /dev/null}}", "`secrets.gcp.trust_file`"),
+        ] {
+            let config = Config::from_text(&format!("secrets: {text}"), &[], &|_| None).unwrap();
+            let told = settings(&config).unwrap_err().to_string();
+            assert!(told.starts_with(key), "{told}");
+        }
+    }
 }

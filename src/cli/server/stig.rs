@@ -138,7 +138,10 @@ fn manager_cas(config: &Config) -> Result<Vec<(Manager, CaBundle)>, KeepingError
         .into_iter()
         .filter(|(_, file)| matches!(file, TrustFile::Path(_)));
     named
-        .map(|(manager, file)| Ok((manager, control::read_trust_file(file)?)))
+        .map(|(manager, file)| {
+            let key = format!("secrets.{}.trust_file", manager.word());
+            Ok((manager, control::read_trust_file(&key, file)?))
+        })
         .collect()
 }
 
