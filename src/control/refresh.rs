@@ -1,5 +1,5 @@
 //! The refresh: references are resolved again before their values are too old, and what changed is
-//! proved and published as a write would be.
+//! proved, recorded and published as a write would be.
 //!
 //! Which objects have references is read from the store each time; what is remembered here is when
 //! to look again, and what is told of each reference. A new value that does not work keeps the last
@@ -26,6 +26,8 @@ use crate::secrets::reference::{Reference, SourceKey};
 use crate::snapshot::compile::Piece;
 use crate::snapshot::{Change, Snapshot};
 use crate::store::StoreError;
+
+mod recorded;
 
 /// How often is looked for what is due.
 const TICK: Duration = Duration::from_millis(250);
@@ -279,6 +281,7 @@ struct Item {
 struct Ready {
     item: Item,
     generation: Generation,
+    resource: Resource,
     piece: Piece,
     proved: Proved,
 }
@@ -411,9 +414,10 @@ impl Inner {
                 continue;
             }
             match self.attempt(&item, &generation) {
-                Ok((piece, proved)) => ready.push(Ready {
+                Ok((resource, piece, proved)) => ready.push(Ready {
                     item,
                     generation,
+                    resource,
                     piece,
                     proved,
                 }),
@@ -444,7 +448,11 @@ impl Inner {
     }
 
     /// Judges an object with new values as a write would be judged.
-    fn attempt(&self, item: &Item, generation: &Generation) -> Result<(Piece, Proved), WriteError> {
+    fn attempt(
+        &self,
+        item: &Item,
+        generation: &Generation,
+    ) -> Result<(Resource, Piece, Proved), WriteError> {
         let Item { kind, id, .. } = item;
         let filled = generation.fill(&item.document);
         let terms = Terms {
@@ -452,7 +460,8 @@ impl Inner {
             ..Terms::load(self.now_seconds(), self.rules.trust_file.is_some())
         };
         let resource: Resource = parse(*kind, id, &filled, &terms)?.resource;
-        self.compile_proved(*kind, id, &resource)
+        let (piece, proved) = self.compile_proved(*kind, id, &resource)?;
+        Ok((resource, piece, proved))
     }
 
     /// Stores and publishes new generations together, so that names which share a policy change it
@@ -482,8 +491,14 @@ impl Inner {
             };
             self.reject(&one.item, outcome, &error);
         };
+        if let Err(error) = self.keep_refreshed(&ready, &before, &after) {
+            // As with a write: what cannot be recorded is not made. It is tried again soon.
+            for Item { kind, id, .. } in ready.iter().map(|one| &one.item) {
+                tracing::error!(%kind, %id, %error, "new values of its references cannot be kept, so they are not served");
+            }
+            return;
+        }
         for one in &mut ready {
-            self.keep_generation(one.item.kind, &one.item.id, &one.generation);
             let Proved { context, connector } = std::mem::take(&mut one.proved);
             context
                 .into_iter()

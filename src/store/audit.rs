@@ -32,7 +32,8 @@ const NOTHING: Mac = Mac([0; 32]);
 pub struct Origin {
     /// When, in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// Name of the admin key, or subject of the client certificate.
+    /// Name of the admin key, or subject of the client certificate; of a refresh, the references
+    /// whose values are others.
     pub actor: String,
     /// Id of the request.
     pub request_id: String,
@@ -47,6 +48,8 @@ pub enum Action {
     Update,
     /// It was removed.
     Delete,
+    /// Other values are served in the place of its references; the object itself is as it was.
+    Refresh,
 }
 
 impl Action {
@@ -57,13 +60,14 @@ impl Action {
             Self::Create => "create",
             Self::Update => "update",
             Self::Delete => "delete",
+            Self::Refresh => "refresh",
         }
     }
 
     /// The action with this word.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Create, Self::Update, Self::Delete]
+        [Self::Create, Self::Update, Self::Delete, Self::Refresh]
             .into_iter()
             .find(|a| a.as_str() == word)
     }
@@ -86,7 +90,7 @@ pub struct Record {
     pub changed: Vec<String>,
     /// What became less strict, a phrase each.
     pub weakens: Vec<String>,
-    /// The revision that the change got.
+    /// The revision that the change got; of a refresh, that of the object it left as it was.
     pub revision: Revision,
     /// Over the MAC of the record before and everything above.
     pub mac: Mac,

@@ -29,6 +29,7 @@ pub(super) fn suite(make: impl Fn(ChainKey) -> Box<dyn Store>) {
     records_are_gap_free_and_chained(make);
     expiry_is_kept_until_it_is_put_anew(make);
     notes_are_kept_apart(make);
+    refresh_writes_its_note_and_leaves_the_object(make);
     what_holds_a_text_is_found_in_order(make);
     what_was_changed_meanwhile_is_not_sealed_anew(make);
     chain_goes_on_under_another_key_and_what_was_retired_is_refused(make);
@@ -496,6 +497,52 @@ fn notes_are_kept_apart(make: Make<'_>) {
     }
     assert_eq!(store.meta_find("kek_check").unwrap().as_deref(), Some("b"));
     assert_eq!(state(&*store), (vec![], Revision(0), vec![]));
+}
+
+fn refresh_writes_its_note_and_leaves_the_object(make: Make<'_>) {
+    let store = make(chain_key());
+    let refresh = |name: &str, value: Option<&str>, expect: u64| Mutation::Refresh {
+        kind: Kind::Route,
+        id: id(name),
+        note: "note".to_owned(),
+        value: value.map(str::to_owned),
+        expect: Revision(expect),
+    };
+    for (name, expect) in [("a", Expect::Absent), ("b", Expect::Absent)] {
+        commit(&*store, vec![put(Kind::Route, name, named(name), expect)]).unwrap();
+    }
+    let (objects, ..) = state(&*store);
+    let done = commit(&*store, vec![refresh("a", Some("sealed"), 1)]).unwrap();
+    let (action, own) = (Action::Refresh, Revision(1));
+    let outcomes = [(action, own, own)];
+    let told = done.outcomes.iter();
+    let told: Vec<_> = told
+        .map(|told| (told.action, told.created, told.modified))
+        .collect();
+    assert_eq!(told, outcomes);
+    assert_eq!(store.meta_find("note").unwrap().as_deref(), Some("sealed"));
+    let (after, revision, records) = state(&*store);
+    assert_eq!((after, revision), (objects.clone(), Revision(2)));
+    let last = records.last().unwrap();
+    assert_eq!((last.seq, last.action, last.revision), (3, action, own));
+    assert_eq!(store.audit_verify().unwrap(), done.head);
+    // Another object, or none, is not refreshed; nothing of such a batch is written.
+    for wrong in [refresh("a", Some("x"), 2), refresh("c", Some("x"), 1)] {
+        let batch = vec![refresh("a", None, 1), wrong];
+        assert!(is_conflict(&commit(&*store, batch)));
+    }
+    assert_eq!(store.meta_find("note").unwrap().as_deref(), Some("sealed"));
+    // The revision goes on where it was.
+    let batch = vec![
+        refresh("b", None, 2),
+        put(Kind::Route, "b", named("c"), Expect::Revision(Revision(2))),
+    ];
+    let done = commit(&*store, batch).unwrap();
+    assert_eq!(done.outcomes[1].modified, Revision(3));
+    assert_eq!(store.meta_find("note").unwrap(), None);
+    let (.., revision, records) = state(&*store);
+    assert_eq!((revision, records.len()), (Revision(3), 5));
+    assert_eq!(store.audit_verify().unwrap(), done.head);
 }
 
 fn what_holds_a_text_is_found_in_order(make: Make<'_>) {

@@ -113,7 +113,7 @@ impl Store for Memory {
         let (mut head, mut revision) = (state.head(), state.revision);
         // What the batches do, seen by its later changes; applied when all of it is known to hold.
         let mut after: BTreeMap<(Kind, Id), Option<Stored>> = BTreeMap::new();
-        let mut records = Vec::new();
+        let (mut records, mut notes) = (Vec::new(), Vec::new());
         let mut done = Vec::with_capacity(commits.len());
         for Commit { origin, changes } in commits {
             let mut outcomes = Vec::with_capacity(changes.len());
@@ -127,11 +127,26 @@ impl Store for Memory {
                 let action = change
                     .mutation
                     .judge(current.map(|stored| stored.modified))?;
-                revision.0 += 1;
-                let created = current.map_or(revision, |stored| stored.created);
-                if let Mutation::Put { document, .. } = &change.mutation {
-                    state.refuse_retired(|| text_of(document))?;
-                }
+                let next = Revision(revision.0.saturating_add(1));
+                let created = current.map_or(next, |stored| stored.created);
+                let own = match &change.mutation {
+                    Mutation::Put { document, .. } => {
+                        state.refuse_retired(|| text_of(document))?;
+                        next
+                    }
+                    Mutation::Delete { .. } => next,
+                    Mutation::Refresh {
+                        note,
+                        value,
+                        expect,
+                        ..
+                    } => {
+                        state.refuse_retired(|| value.clone().unwrap_or_default())?;
+                        notes.push((note.clone(), value.clone()));
+                        *expect
+                    }
+                };
+                revision = revision.max(own);
                 let record = state.chain.link(
                     &head,
                     Entry {
@@ -141,7 +156,7 @@ impl Store for Memory {
                         action,
                         changed: change.changed,
                         weakens: change.weakens,
-                        revision,
+                        revision: own,
                     },
                 )?;
                 head = Head::after(&record);
@@ -149,7 +164,7 @@ impl Store for Memory {
                 outcomes.push(Outcome {
                     action,
                     created,
-                    modified: revision,
+                    modified: own,
                 });
                 let stored = match change.mutation {
                     Mutation::Put {
@@ -159,10 +174,11 @@ impl Store for Memory {
                         id,
                         document,
                         created,
-                        modified: revision,
+                        modified: own,
                         expires,
                     }),
                     Mutation::Delete { .. } => None,
+                    Mutation::Refresh { .. } => continue,
                 };
                 after.insert(place, stored);
             }
@@ -172,6 +188,12 @@ impl Store for Memory {
             match stored {
                 Some(stored) => state.objects.insert(place, stored),
                 None => state.objects.remove(&place),
+            };
+        }
+        for (name, value) in notes {
+            match value {
+                Some(value) => state.meta.insert(name, value),
+                None => state.meta.remove(&name),
             };
         }
         state.revision = revision;

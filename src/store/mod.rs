@@ -337,6 +337,20 @@ pub enum Mutation {
         /// What must be so; with [`Expect::Absent`] there is never anything to delete.
         expect: Expect,
     },
+    /// Writes a note of what is served in the place of an object's references. The object stays as
+    /// it is, with its revision.
+    Refresh {
+        /// Kind of the object.
+        kind: Kind,
+        /// Its id.
+        id: Id,
+        /// The note's name.
+        note: String,
+        /// What it is to say, values sealed; `None` removes it.
+        value: Option<String>,
+        /// The revision that the object must have.
+        expect: Revision,
+    },
 }
 
 impl Mutation {
@@ -344,7 +358,9 @@ impl Mutation {
     #[must_use]
     pub const fn kind(&self) -> Kind {
         match self {
-            Self::Put { kind, .. } | Self::Delete { kind, .. } => *kind,
+            Self::Put { kind, .. } | Self::Delete { kind, .. } | Self::Refresh { kind, .. } => {
+                *kind
+            }
         }
     }
 
@@ -352,18 +368,24 @@ impl Mutation {
     #[must_use]
     pub const fn id(&self) -> &Id {
         match self {
-            Self::Put { id, .. } | Self::Delete { id, .. } => id,
+            Self::Put { id, .. } | Self::Delete { id, .. } | Self::Refresh { id, .. } => id,
+        }
+    }
+
+    const fn expect(&self) -> Expect {
+        match self {
+            Self::Put { expect, .. } | Self::Delete { expect, .. } => *expect,
+            Self::Refresh { expect, .. } => Expect::Revision(*expect),
         }
     }
 
     /// What the mutation does to an object last changed by `current`, or to none.
     fn judge(&self, current: Option<Revision>) -> Result<audit::Action, StoreError> {
         let (kind, id) = (self.kind(), self.id());
-        let (Self::Put { expect, .. } | Self::Delete { expect, .. }) = self;
-        let holds = match expect {
+        let holds = match self.expect() {
             Expect::Any => true,
             Expect::Absent => current.is_none(),
-            Expect::Revision(expected) => current == Some(*expected),
+            Expect::Revision(expected) => current == Some(expected),
         };
         if !holds {
             return Err(StoreError::Conflict {
@@ -375,7 +397,8 @@ impl Mutation {
             (Self::Put { .. }, None) => Ok(audit::Action::Create),
             (Self::Put { .. }, Some(_)) => Ok(audit::Action::Update),
             (Self::Delete { .. }, Some(_)) => Ok(audit::Action::Delete),
-            (Self::Delete { .. }, None) => Err(StoreError::Absent {
+            (Self::Refresh { .. }, Some(_)) => Ok(audit::Action::Refresh),
+            (Self::Delete { .. } | Self::Refresh { .. }, None) => Err(StoreError::Absent {
                 kind,
                 id: id.clone(),
             }),
@@ -385,10 +408,12 @@ impl Mutation {
 
 impl std::fmt::Debug for Mutation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (verb, expect) = match self {
-            Self::Put { expect, .. } => ("Put", expect),
-            Self::Delete { expect, .. } => ("Delete", expect),
+        let verb = match self {
+            Self::Put { .. } => "Put",
+            Self::Delete { .. } => "Delete",
+            Self::Refresh { .. } => "Refresh",
         };
+        let expect = self.expect();
         write!(
             f,
             "{verb}({}/{}, {expect:?})",
@@ -430,11 +455,11 @@ pub struct Committed {
 /// What one change did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Whether the object was created, updated or deleted.
+    /// What was done to the object.
     pub action: audit::Action,
     /// The revision that created the object.
     pub created: Revision,
-    /// The revision of this change.
+    /// The revision of this change; of a refresh, which has none, the object's.
     pub modified: Revision,
 }
 

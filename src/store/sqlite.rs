@@ -307,7 +307,7 @@ impl Sqlite {
         keys.clone()
     }
 
-    /// Applies one change inside `transaction`, as the mutation number `revision`.
+    /// Applies one change inside `transaction`, as the mutation number `revision` if it gets one.
     fn apply(
         &self,
         transaction: &Transaction<'_>,
@@ -327,6 +327,10 @@ impl Sqlite {
             read_revisions(transaction, kind, &id).map_err(failed(&self.database.path, "read"))?;
         let action = mutation.judge(current.map(|(_, modified)| modified))?;
         let created = current.map_or(revision, |(created, _)| created);
+        let revision = match (action, current) {
+            (audit::Action::Refresh, Some((_, modified))) => modified,
+            (_, _) => revision,
+        };
         let entry = Entry {
             origin,
             kind,
@@ -368,6 +372,10 @@ impl Sqlite {
             Mutation::Delete { .. } => transaction
                 .prepare_cached("DELETE FROM resource WHERE kind = ?1 AND id = ?2")
                 .and_then(|mut delete| delete.execute([kind.plural(), id.as_str()])),
+            Mutation::Refresh { note, value, .. } => {
+                self.note(transaction, keys, note, value.as_deref())?;
+                Ok(1)
+            }
         }
         .and_then(|_| write_record(transaction, &record))
         .map_err(failed(&self.database.path, "write"))?;
@@ -377,6 +385,25 @@ impl Sqlite {
             created,
             modified: revision,
         })
+    }
+}
+
+impl Sqlite {
+    /// Writes or removes a note inside a transaction.
+    fn note(
+        &self,
+        conn: &Connection,
+        keys: &Keys,
+        name: &str,
+        value: Option<&str>,
+    ) -> Result<(), StoreError> {
+        match value {
+            Some(value) => {
+                keys.refuse_retired(value)?;
+                self.database.put_note(conn, name, value)
+            }
+            None => self.database.remove_note(conn, name),
+        }
     }
 }
 
@@ -457,17 +484,21 @@ impl Store for Sqlite {
         for Commit { origin, changes } in commits {
             let mut outcomes = Vec::with_capacity(changes.len());
             for change in changes {
-                last.0 += 1;
-                outcomes.push(self.apply(&transaction, &keys, &origin, change, last, &mut head)?);
+                let next = Revision(last.0.saturating_add(1));
+                let outcome = self.apply(&transaction, &keys, &origin, change, next, &mut head)?;
+                last = last.max(outcome.modified);
+                outcomes.push(outcome);
             }
             done.push(Committed { outcomes, head });
         }
-        if last == before {
+        if done.iter().all(|done| done.outcomes.is_empty()) {
             return Ok(done);
         }
-        transaction
-            .execute("UPDATE head SET revision = ?1", [number(last.0)])
-            .map_err(failed(path, "write"))?;
+        if last != before {
+            transaction
+                .execute("UPDATE head SET revision = ?1", [number(last.0)])
+                .map_err(failed(path, "write"))?;
+        }
         transaction.commit().map_err(unconfirmed(path))?;
         Ok(done)
     }

@@ -117,8 +117,9 @@ fn parse(query: &Query) -> Result<AuditQuery, String> {
             "actor" => parsed.actor = Some(text.to_owned()),
             "action" => {
                 let action = Action::parse(text);
-                parsed.action =
-                    Some(action.ok_or_else(|| wrong("it must be create, update or delete"))?);
+                parsed.action = Some(
+                    action.ok_or_else(|| wrong("it must be create, update, delete or refresh"))?,
+                );
             }
             "since" => parsed.since_ms = Some(time(text).ok_or_else(|| wrong(TIME))?),
             "until" => parsed.until_ms = Some(time(text).ok_or_else(|| wrong(TIME))?),
@@ -243,7 +244,10 @@ mod tests {
             ("before=x", "before: it must be a sequence number"),
             ("kind=consumer", "kind: it must be ssl, upstream"),
             ("id=a%20b", "id: there is no such id"),
-            ("action=put", "action: it must be create, update or delete"),
+            (
+                "action=put",
+                "action: it must be create, update, delete or refresh",
+            ),
             ("since=yesterday", "since: it must be a date or time of UTC"),
             ("weakens=maybe", "weakens: it must be true or false"),
             ("weaken=true", "unknown argument weaken; there are limit"),

@@ -379,7 +379,7 @@ pub(super) struct AuditList {
     /// Only those made with this key, by its name
     #[arg(long, value_name = "NAME")]
     pub(super) actor: Option<String>,
-    /// Only those that did this: create, update or delete
+    /// Only those that did this: create, update, delete or refresh
     #[arg(long)]
     pub(super) action: Option<String>,
     /// Only those since this time of UTC: 2026-04-14 or 2026-04-14T12:00:00Z

@@ -172,7 +172,7 @@ fn values(flag: &str) -> Vec<String> {
         "-o" | "--output" => words(&["json", "yaml", "table"]),
         "--context" => contexts(),
         "--kind" => words(&Kind::ALL.map(Kind::singular)),
-        "--action" => words(&["create", "update", "delete"]),
+        "--action" => words(&["create", "update", "delete", "refresh"]),
         "-t" | "--type" => words(&["error", "access", "all"]),
         "--method" => words(&["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
         _ => Vec::new(),

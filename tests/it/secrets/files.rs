@@ -276,3 +276,86 @@ fn identity_and_trust_towards_an_upstream_follow_their_files_and_fail_no_request
     });
     assert!(asked.load(Ordering::SeqCst) > 4);
 }
+
+#[test]
+fn refreshed_values_are_recorded_with_what_they_weaken() {
+    let folder = TempDir::new().unwrap();
+    let (ours, others) = (Ca::root("Ours"), Ca::root("Others"));
+    let pair = ours.server(NAME);
+    let file = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    file("tls.crt", &pair.cert);
+    file("tls.key", &pair.key);
+    file("ca.crt", &ours.pem());
+    let gateway = rooted(&folder)
+        .set("security.refuse_weakening", "true")
+        .start();
+    let ssl = json!({
+        "cert": "$secret://file/certs/tls.crt", "key": "$secret://file/certs/tls.key",
+        "snis": [NAME], "client": {"ca": "$secret://file/certs/ca.crt"}
+    });
+    gateway.admin_put("/ssls/web", &ssl).expect_status(201);
+    let modified = || {
+        let shown = gateway.admin_get("/ssls/web").expect_status(200).json();
+        shown["modifiedIndex"].clone()
+    };
+    let written = modified();
+    let port = gateway.port("admin");
+    let audit = |path: &str| {
+        Curl::new(&format!(
+            "http://127.0.0.1:{port}/portcullis/v1/audit{path}"
+        ))
+        .header(&format!("X-API-KEY: {ADMIN_KEY}"))
+        .send()
+        .expect_status(200)
+        .json()
+    };
+    assert_eq!(audit("?action=refresh")["list"], json!([]));
+    let recorded = |query: &str, count: usize| {
+        eventually(SOON, "it is recorded", || {
+            let list = audit(query)["list"].as_array().unwrap().clone();
+            (list.len() == count).then(|| list[0].clone())
+        })
+    };
+    // Another certificate and key: one record, of both.
+    let new = ours.server(NAME);
+    swap_files(&folder, &new);
+    let record = recorded("?action=refresh", 1);
+    assert_eq!(
+        (&record["kind"], &record["id"]),
+        (&json!("ssl"), &json!("web"))
+    );
+    assert_eq!(record["changed"], json!(["/cert", "/key"]));
+    let references = "$secret://file/certs/tls.crt, $secret://file/certs/tls.key";
+    assert_eq!(record["actor"], references);
+    assert_eq!(record["weakens"], json!([]));
+    // A further CA: less strict, as a write would say, and nobody there to be refused.
+    file("ca.crt", &format!("{}{}", ours.pem(), others.pem()));
+    let record = recorded("?weakens=true", 1);
+    assert_eq!(record["action"], "refresh");
+    assert_eq!(record["actor"], "$secret://file/certs/ca.crt");
+    assert_eq!(record["changed"], json!(["/client/ca"]));
+    let phrase = record["weakens"][0].as_str().unwrap();
+    assert!(phrase.contains("further CAs"), "{record}");
+    let stranger = others.client("stranger");
+    for version in TlsVersion::ALL {
+        let client = gateway.tls(NAME, version).cert(&stranger);
+        let answered = || client.get(NAME, "/").ok().map(|answer| answer.status);
+        let status = eventually(SOON, "whom it trusts is let in", answered);
+        assert_eq!(status, 404);
+    }
+    // And back: stricter again.
+    file("ca.crt", &ours.pem());
+    let record = recorded("?action=refresh", 3);
+    assert_eq!(record["weakens"], json!([]));
+    // The object is as it was written, and the chain whole.
+    assert_eq!(modified(), written);
+    let verdict = audit("/verify");
+    assert_eq!(verdict["audit_count"], 4, "{verdict}");
+}
+
+/// Puts a pair into two files; what is looked at in between does not fit, and is not taken.
+fn swap_files(folder: &TempDir, pair: &Pair) {
+    for (name, text) in [("tls.crt", &pair.cert), ("tls.key", &pair.key)] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+}
