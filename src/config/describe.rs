@@ -6,8 +6,8 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::{
-    AccessLog, Claim, ClientAuthNames, Config, Flavour, Kek, KeyMaterial, KeySource, ListenAddr,
-    LogFormat, LogLevel, Nginx400, Role, SecretText, Store, TrustFile,
+    AccessLog, Claim, ClientAuthNames, Config, Flavour, ForwardProxy, Kek, KeyMaterial, KeySource,
+    ListenAddr, LogFormat, LogLevel, Nginx400, NoProxy, Role, SecretText, Store, TrustFile,
 };
 
 impl Config {
@@ -172,6 +172,7 @@ impl Config {
         if secrets.file_roots.is_empty() {
             lines.add("secrets.file.roots", "none");
         }
+        describe_forward_proxy(secrets.proxy.as_ref(), lines);
     }
 
     fn describe_admin(&self, lines: &mut Lines) {
@@ -331,6 +332,31 @@ impl fmt::Display for Claim {
             Self::Email(name) => write!(f, "email:{name}"),
         }
     }
+}
+
+fn describe_forward_proxy(proxy: Option<&ForwardProxy>, lines: &mut Lines) {
+    let Some(proxy) = proxy else {
+        lines.add("secrets.proxy.url", "none");
+        return;
+    };
+    lines.add("secrets.proxy.url", &proxy.url);
+    if let Some(credentials) = &proxy.credentials {
+        lines.add("secrets.proxy.username", &credentials.username);
+        let password = secret(Some(&credentials.password));
+        lines.add("secrets.proxy.password", password);
+    }
+    let trust = match &proxy.trust_file {
+        TrustFile::System => "system".to_owned(),
+        TrustFile::Path(path) => path.display().to_string(),
+    };
+    lines.add("secrets.proxy.trust_file", trust);
+    let entries: Vec<&str> = proxy.no_proxy.iter().map(NoProxy::text).collect();
+    let entries = if entries.is_empty() {
+        "none".to_owned()
+    } else {
+        entries.join(", ")
+    };
+    lines.add("secrets.proxy.no_proxy", entries);
 }
 
 fn secret(text: Option<&SecretText>) -> &'static str {

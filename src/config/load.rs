@@ -125,7 +125,7 @@ fn read_root(reader: &Reader, env: Env<'_>) -> Config {
     let upstream = read_upstream(&root.section("upstream"));
     let resolver = read_resolver(&root.section("resolver"));
     let security = read_security(&root.section("security"));
-    let secrets = read_secrets(&root.section("secrets"), env);
+    let secrets = read_secrets(&root.section("secrets"), reader, env, &mut warnings);
     let proxy = read_proxy(&root.section("proxy"));
     let log = read_log(&root.section("log"));
     let access_log = match root.text_or_off("access_log").as_deref() {

@@ -7,6 +7,7 @@
 mod admin;
 mod describe;
 mod error;
+mod forward_proxy;
 mod key_file;
 mod keyring;
 mod listen;
@@ -18,6 +19,7 @@ mod secrets;
 mod source;
 
 pub use error::{ConfigError, Problem};
+pub use forward_proxy::{ForwardProxy, NoProxy, ProxyCredentials};
 pub use listen::ListenAddr;
 pub use secret::{Kek, KeyMaterial, SecretText};
 pub use secrets::{FileRoot, SecretManager, Secrets};

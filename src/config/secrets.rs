@@ -4,8 +4,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::TrustFile;
-use super::reader::Section;
+use super::forward_proxy::read_forward_proxy;
+use super::reader::{Reader, Section};
+use super::secret::Env;
+use super::{ForwardProxy, TrustFile};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -44,6 +46,8 @@ pub struct Secrets {
     pub service_account: PathBuf,
     /// `secrets.file.roots`: folders whose files may be referred to. Default: none.
     pub file_roots: Vec<FileRoot>,
+    /// `secrets.proxy`: on the way to managers. Default: none, whatever the environment says.
+    pub proxy: Option<ForwardProxy>,
 }
 
 /// `secrets.vault` and its like.
@@ -70,7 +74,12 @@ pub struct FileRoot {
 }
 
 /// Reads `secrets`.
-pub(super) fn read_secrets(section: &Section<'_>, env: &dyn Fn(&str) -> Option<String>) -> Secrets {
+pub(super) fn read_secrets(
+    section: &Section<'_>,
+    reader: &Reader,
+    env: Env<'_>,
+    warnings: &mut Vec<String>,
+) -> Secrets {
     let vault = section.section("vault");
     let aws = section.section("aws");
     let gcp = section.section("gcp");
@@ -90,6 +99,7 @@ pub(super) fn read_secrets(section: &Section<'_>, env: &dyn Fn(&str) -> Option<S
             .unwrap_or_else(|| PathBuf::from(SERVICE_ACCOUNT)),
         kubernetes: read_manager(&kubernetes, api_server(env)),
         file_roots: read_roots(&file),
+        proxy: read_forward_proxy(&section.section("proxy"), reader, env, warnings),
     };
     for part in [&vault, &aws, &gcp, &kubernetes, &file, section] {
         part.close();

@@ -176,7 +176,7 @@ impl Dialer {
         }
     }
 
-    async fn open(&self, target: &Target<'_>) -> Result<Stream, DialError> {
+    pub(super) async fn open(&self, target: &Target<'_>) -> Result<Stream, DialError> {
         let socket = self.connect(target).await?;
         let shaken = self.shake(target, socket).await;
         shaken.map_err(|refused| refused.error)
@@ -232,6 +232,17 @@ impl Dialer {
         Err(Refused { error, tls })
     }
 
+    /// Refuses a host that is written as an address of ours and that others would dial for us.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub(super) fn check_literal(&self, host: &str, port: u16) -> Result<(), DialError> {
+        if self.forbidden.holds_literal(host, port) {
+            return Err(own_address(&format_args!("{host}:{port}")));
+        }
+        Ok(())
+    }
+
     /// Opens a connection to the first address that takes one.
     pub(super) async fn connect(&self, target: &Target<'_>) -> Result<Socket, DialError> {
         let addresses = match target.ip {
@@ -245,11 +256,7 @@ impl Dialer {
         for ip in addresses {
             let address = SocketAddr::new(ip, target.port);
             if self.forbidden.holds(address) {
-                let detail = format!("{address} is an admin or status address of this gateway");
-                return Err(DialError {
-                    reason: Reason::UpstreamIsSelf,
-                    detail,
-                });
+                return Err(own_address(&address));
             }
             match TcpStream::connect(address).await {
                 Ok(tcp) => {
@@ -267,6 +274,14 @@ impl Dialer {
             None => (Reason::UpstreamUnresolvable, "no address".to_owned()),
         };
         Err(DialError { reason, detail })
+    }
+}
+
+fn own_address(address: &dyn std::fmt::Display) -> DialError {
+    let detail = format!("{address} is an admin or status address of this gateway");
+    DialError {
+        reason: Reason::UpstreamIsSelf,
+        detail,
     }
 }
 

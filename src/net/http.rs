@@ -1,5 +1,6 @@
 //! A small HTTP/1.1 client for services that are asked, not proxied: one origin, kept
-//! connections, bounded answers. Knows no redirects, no cookies and no proxies.
+//! connections, bounded answers. Knows no redirects and no cookies; a proxy on the way is a
+//! [`tunnel`](crate::net::tunnel).
 //!
 //! Everything lives on one thread: a client is used inside a `LocalSet`, and its sweep must run.
 
@@ -20,6 +21,7 @@ use crate::failure::Reason;
 use crate::net::dial::{DialError, Dialer, Target};
 use crate::net::stream::Stream;
 use crate::net::sweep::{Expired, Sweep};
+use crate::net::tunnel::Proxy;
 use crate::tls::stream::FaultCell;
 use crate::tls::upstream::{ServerName, UpstreamConnector};
 
@@ -99,6 +101,11 @@ impl Origin {
             (true, 443) | (false, 80) => host,
             (_, port) => format!("{host}:{port}"),
         }
+    }
+
+    /// `host:port`, whatever the port.
+    pub(super) fn peer(&self) -> Arc<str> {
+        format!("{}:{}", self.bracketed(), self.port).into()
     }
 
     fn bracketed(&self) -> String {
@@ -251,6 +258,7 @@ pub struct Client {
     limits: Limits,
     sweep: Rc<Sweep>,
     dialer: Dialer,
+    proxy: Option<Arc<Proxy>>,
     idle: RefCell<Vec<Conn>>,
 }
 
@@ -274,14 +282,23 @@ impl Client {
         dialer: Dialer,
     ) -> Self {
         Self {
-            peer: format!("{}:{}", origin.bracketed(), origin.port).into(),
+            peer: origin.peer(),
             tls: tls.filter(|_| origin.is_tls),
             origin,
             limits,
             sweep,
             dialer,
+            proxy: None,
             idle: RefCell::default(),
         }
+    }
+
+    /// The same client, by way of a proxy where that leads to its origin. [`Limits::connect`] counts
+    /// the way to the proxy too.
+    #[must_use]
+    pub fn by_way_of(self, proxy: Option<Arc<Proxy>>) -> Self {
+        let proxy = proxy.filter(|proxy| proxy.leads_to(&self.origin));
+        Self { proxy, ..self }
     }
 
     /// Whom it asks.
@@ -304,7 +321,10 @@ impl Client {
             tls: self.tls.as_ref().map(|tls| (&tls.connector, &tls.name)),
         };
         let until = self.sweep.after(self.limits.connect);
-        self.dialer.dial(&target, until).await
+        match &self.proxy {
+            Some(proxy) => proxy.dial(&self.dialer, &target, until).await,
+            None => self.dialer.dial(&target, until).await,
+        }
     }
 
     /// Sends a request and reads its answer. The request's URI is a path below the origin's, with

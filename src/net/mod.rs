@@ -1,5 +1,5 @@
 //! The network's edge: listeners and handshakes inbound, the one dialer outbound, a small HTTP
-//! client, coarse time.
+//! client with its tunnels through proxies, coarse time.
 //!
 //! No HTTP policy and no resources: addresses, streams and deadlines.
 
@@ -12,3 +12,4 @@ pub mod resolve;
 pub mod serve;
 pub mod stream;
 pub mod sweep;
+pub mod tunnel;

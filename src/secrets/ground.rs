@@ -54,11 +54,26 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// A client of an origin, with the CAs of its manager and `identity` to show.
+    /// A client of an origin, with the CAs of its manager and `identity` to show, by way of
+    /// [`Settings::proxy`].
     ///
     /// # Errors
     /// [`ReadFault::Unusable`]: no CA is known, or OpenSSL refuses the material.
     pub fn client(
+        &self,
+        origin: Origin,
+        reach: &Reach,
+        identity: Option<KeyPair>,
+    ) -> Result<Client, ReadFault> {
+        let client = self.direct_client(origin, reach, identity)?;
+        Ok(client.by_way_of(self.settings.proxy.clone()))
+    }
+
+    /// The same, whatever proxy there is: for what nobody but this machine may be asked by.
+    ///
+    /// # Errors
+    /// Those of [`Ground::client`].
+    pub fn direct_client(
         &self,
         origin: Origin,
         reach: &Reach,

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use crate::net::http::Origin;
+use crate::net::tunnel::Proxy;
 use crate::resource::secret::Manager;
 use crate::tls::material::CaBundle;
 
@@ -32,6 +34,8 @@ pub struct Settings {
     /// Listed API servers are believed by the `ca.crt` of that folder, if there is one: no
     /// `secrets.kubernetes.trust_file` says otherwise.
     pub uses_cluster_ca: bool,
+    /// `secrets.proxy`: on the way to every manager but the metadata service.
+    pub proxy: Option<Arc<Proxy>>,
     /// `secrets.file.roots`, by name.
     pub file_roots: Vec<(String, PathBuf)>,
     /// `data_dir`: no file of it is ever a secret's value.

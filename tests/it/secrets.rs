@@ -3,6 +3,7 @@
 
 mod files;
 mod kubernetes;
+mod proxies;
 mod vault;
 
 use serde_json::{Value, json};

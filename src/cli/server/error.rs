@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::cli::server::keeping::KeepingError;
+use crate::cli::server::secrets::SettingsError;
 use crate::cli::server::standalone::StandaloneError;
 use crate::control;
 use crate::crypto;
@@ -22,6 +23,8 @@ pub(super) enum ServeError {
     Keeping(#[from] KeepingError),
     #[error(transparent)]
     Standalone(#[from] StandaloneError),
+    #[error("secret managers cannot be reached")]
+    Secrets(#[from] SettingsError),
     #[error("the metrics cannot be set up")]
     Metrics(#[from] MetricsError),
     #[error("the access log cannot be opened")]

@@ -4,24 +4,49 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+use http::header::InvalidHeaderValue;
 use zeroize::Zeroizing;
 
-use crate::config::{self, Config, SecretManager, TrustFile};
+use crate::config::{self, Config, ForwardProxy, SecretManager, TrustFile};
 use crate::control::{self, SecretRules};
 use crate::net::dial::Forbidden;
-use crate::net::http::Origin;
+use crate::net::http::{Origin, OriginError, Tls};
 use crate::net::resolve::Resolver;
 use crate::net::sweep::Sweep;
+use crate::net::tunnel::Proxy;
 use crate::secrets::env::Environment;
 use crate::secrets::ground::Ground;
 use crate::secrets::news::News;
 use crate::secrets::settings::{AwsKey, Bounds, Reach, Settings, TokenFrom};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::material::CaBundle;
+use crate::tls::policy::Offer;
+use crate::tls::trust::CaStore;
+use crate::tls::upstream::{Protocol, ServerName, UpstreamConnector, UpstreamSpec};
 
 /// The metadata service of an instance of EC2: link-local, and nowhere else. (EC2 User Guide,
 /// "Access instance metadata for an EC2 instance")
 const METADATA: &str = "http://169.254.169.254";
+
+/// What keeps managers from being reached. Sentences are for the operator.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SettingsError {
+    /// A `trust_file`.
+    #[error(transparent)]
+    Trust(#[from] control::StartError),
+    /// The proxy's URL, which the configuration has taken.
+    #[error("`secrets.proxy.url`: {0}")]
+    Proxy(#[from] OriginError),
+    /// OpenSSL does not take what an `https` proxy is believed by.
+    #[error("`secrets.proxy`: its TLS cannot be set up: {0}")]
+    ProxyTls(String),
+    /// Its credentials are no header field.
+    #[error("`secrets.proxy`: its credentials cannot be sent")]
+    Credentials(#[from] InvalidHeaderValue),
+}
 
 /// How values are kept up to date.
 pub(super) const fn rules(config: &Config) -> SecretRules {
@@ -37,8 +62,8 @@ pub(super) const fn rules(config: &Config) -> SecretRules {
 /// What managers are reached with.
 ///
 /// # Errors
-/// A `trust_file` that was named and cannot be used.
-pub(super) fn settings(config: &Config) -> Result<Settings, control::StartError> {
+/// A `trust_file` that was named and cannot be used, or a proxy.
+pub(super) fn settings(config: &Config) -> Result<Settings, SettingsError> {
     let secrets = &config.secrets;
     let system = system_trust(secrets);
     let reach = |word: &str, manager: &SecretManager| {
@@ -55,7 +80,7 @@ pub(super) fn settings(config: &Config) -> Result<Settings, control::StartError>
                 origin.inspect_err(|error| tracing::warn!(%error, "not an origin: {text}"));
             origin.ok()
         });
-        Ok::<_, control::StartError>(Reach {
+        Ok::<_, SettingsError>(Reach {
             origins: origins.collect(),
             trust,
         })
@@ -72,12 +97,50 @@ pub(super) fn settings(config: &Config) -> Result<Settings, control::StartError>
         aws_metadata: (secrets.aws_instance_role)
             .then(|| Origin::parse(METADATA).ok())
             .flatten(),
+        proxy: match &secrets.proxy {
+            Some(own) => Some(Arc::new(proxy(own)?)),
+            None => None,
+        },
         service_account: secrets.service_account.clone(),
         uses_cluster_ca: secrets.kubernetes.is_trust_default,
         file_roots: roots(secrets),
         data_dir: config.data_dir.clone(),
         own_variables: config.variables.clone(),
     })
+}
+
+/// The proxy on the way to managers. One that cannot be used is never left out.
+fn proxy(own: &ForwardProxy) -> Result<Proxy, SettingsError> {
+    let origin = Origin::parse(&own.url)?;
+    let tls = if origin.is_tls {
+        let trust = control::read_trust_file("secrets.proxy.trust_file", &own.trust_file)?;
+        let refused = |error| SettingsError::ProxyTls(format!("{error}"));
+        let connector = UpstreamConnector::build(&UpstreamSpec {
+            identity: None,
+            trust: Some(Arc::new(CaStore::new(&trust).map_err(refused)?)),
+            offer: Offer::default(),
+            protocol: Protocol::Http1,
+        });
+        let connector = connector.map_err(refused)?;
+        let name = ServerName::new(&origin.host);
+        Some(Tls { connector, name })
+    } else {
+        None
+    };
+    let authorization = own.credentials.as_ref().map(|own| {
+        let both = Zeroizing::new(format!("{}:{}", own.username, own.password.expose()));
+        let text = Zeroizing::new(format!("Basic {}", STANDARD.encode(both.as_bytes())));
+        let mut value = HeaderValue::try_from(text.as_str())?;
+        value.set_sensitive(true);
+        Ok::<_, SettingsError>(value)
+    });
+    let bypasses = own.no_proxy.clone();
+    Ok(Proxy::new(
+        origin,
+        tls,
+        authorization.transpose()?,
+        bypasses,
+    ))
 }
 
 /// The key for AWS in the environment, whole or not at all.

@@ -81,7 +81,7 @@ impl Keys {
             },
             ((None, None), Some(_), _) => Way::Environment,
             ((None, None), None, Some(metadata)) => Way::Instance {
-                metadata: Box::new(ground.client(metadata.clone(), &settings.aws, None)?),
+                metadata: Box::new(ground.direct_client(metadata.clone(), &settings.aws, None)?),
                 current: Mutex::new(None),
             },
             ((_, _), _, _) => {

@@ -17,6 +17,9 @@ use super::{eventually, program};
 /// How long it has to start: its storage elects a leader first.
 const START: Duration = Duration::from_secs(60);
 
+/// A name that its certificate has, beside its address, and no resolver.
+const NAME: &str = "bao.test";
+
 /// A running or stopped OpenBao; what runs of it is killed when this is dropped.
 pub(crate) struct Bao {
     child: Option<Child>,
@@ -34,7 +37,7 @@ impl Bao {
         let folder = TempDir::new().expect("a folder");
         let ca = Ca::root("Bao CA");
         let pair = ca.issue(&Leaf {
-            dns_names: Vec::new(),
+            dns_names: vec![NAME.to_owned()],
             addresses: vec!["127.0.0.1".parse().expect("an address")],
             ..Leaf::server("bao")
         });
@@ -161,6 +164,11 @@ impl Bao {
 
     pub(crate) fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// The same by a name that nobody can resolve but a proxy that is told of it.
+    pub(crate) fn url_by_name(&self) -> String {
+        format!("https://{NAME}:{}", self.port)
     }
 
     pub(crate) fn ca_file(&self) -> &Path {

@@ -14,6 +14,7 @@ pub(crate) mod bao;
 pub(crate) mod client;
 pub(crate) mod dns;
 pub(crate) mod fips;
+pub(crate) mod forward_proxy;
 pub(crate) mod gateway;
 pub(crate) mod h2;
 pub(crate) mod h2_origin;

@@ -44,6 +44,11 @@ pub(super) fn secret_files(
     let keys = config.admin.keys.iter();
     let named = named.chain(keys.filter_map(|key| key.file.clone()));
     let named = named.chain(config.secrets.vault_token_file.clone());
+    let proxy = config.secrets.proxy.as_ref();
+    let named = named.chain(proxy.and_then(|proxy| {
+        let credentials = proxy.credentials.as_ref();
+        credentials.and_then(|own| own.password_file.clone())
+    }));
     let referred = objects.iter().flat_map(|object| &object.key_files);
     let named = named.chain(referred.filter_map(|(name, path)| {
         let mut roots = config.secrets.file_roots.iter();
