@@ -145,7 +145,9 @@ pub struct SessionCache {
     /// (OpenSSL's).
     pub size: u32,
     /// `https.session_cache.timeout`: how long a session may be resumed, also one in a ticket, and
-    /// how often tickets' keys change; whole seconds. Default 10 min (APISIX's).
+    /// how often tickets' keys change; whole seconds, at most a day. Default 10 min (APISIX's).
+    /// With TLS 1.3 each connection leaves another session; a day after the full handshake that
+    /// they come from they end, too.
     pub timeout: Duration,
 }
 

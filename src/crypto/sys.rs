@@ -80,6 +80,10 @@ mod c {
             >,
             arg: *mut c_void,
         ) -> c_int;
+        pub(super) fn SSL_SESSION_set_timeout(
+            session: *mut ffi::SSL_SESSION,
+            seconds: c_long,
+        ) -> c_long;
         pub(super) fn SSL_SESSION_set1_ticket_appdata(
             session: *mut ffi::SSL_SESSION,
             data: *const c_void,
@@ -628,23 +632,30 @@ pub trait TicketKeys {
         cipher: &mut CipherCtxRef,
         mac: &mut TicketMac,
     ) -> Result<Ticket, ErrorStack>;
+}
 
-    /// A ticket is about to be made of the connection's session: what goes into it besides is
-    /// attached now ([`attach_to_ticket`]).
+/// Decides what goes into session tickets besides, and which are good; libssl asks through
+/// [`fill_tickets`].
+///
+/// No function may panic. Each is called for connections of the context that the tickets are of.
+pub trait TicketContents {
+    /// A ticket is about to be made of the connection's session, a stateless one or, with TLS 1.3,
+    /// a handle to the session cache: what goes with it is attached now ([`attach_to_ticket`]).
+    /// `life` is what [`fill_tickets`] was given.
     ///
     /// # Errors
     /// OpenSSL's own; the handshake ends.
-    fn attach(ssl: &mut SslRef) -> Result<(), ErrorStack>;
+    fn attach(ssl: &mut SslRef, life: u32) -> Result<(), ErrorStack>;
 
-    /// Whether a session that came in a ticket is to be resumed; else there is a full handshake.
+    /// Whether a session that came in a stateless ticket is to be resumed; else there is a full
+    /// handshake.
     fn admit(session: &SslSessionRef) -> bool;
 }
 
 /// Has the session tickets of a context's connections sealed and opened by `K`.
 ///
 /// `SSL_CTX_set_tlsext_ticket_key_evp_cb(3)`: asked with 1 to seal and 0 to open, the answer is
-/// negative on failure, 0 for no ticket or an unknown key, 1, or 2 to renew. `SSL_CTX_set_session_ticket_cb(3)`:
-/// asked before a ticket is made, and with what an opened one held. Both return 1.
+/// negative on failure, 0 for no ticket or an unknown key, 1, or 2 to renew. Returns 1.
 ///
 /// # Errors
 /// OpenSSL's own.
@@ -681,12 +692,32 @@ pub fn seal_tickets<K: TicketKeys>(ctx: &mut SslContextBuilder) -> Result<(), Er
             Err(_) => -1,
         }
     }
-    unsafe extern "C" fn generate<K: TicketKeys>(ssl: *mut ffi::SSL, _arg: *mut c_void) -> c_int {
+    // SAFETY: `ctx` is a live SSL_CTX, exclusively borrowed; the function lives for ever.
+    let rc = unsafe { c::SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx.as_ptr(), Some(key::<K>)) };
+    succeeded(rc)
+}
+
+/// Has `C` fill the session tickets of a context's connections, and judge those that come back;
+/// `life` is handed to it.
+///
+/// `SSL_CTX_set_session_ticket_cb(3)`: asked before a ticket is made, and with what an opened one
+/// held; the argument is the number itself, which points to nothing. Returns 1.
+///
+/// # Errors
+/// OpenSSL's own.
+pub fn fill_tickets<C: TicketContents>(
+    ctx: &mut SslContextBuilder,
+    life: u32,
+) -> Result<(), ErrorStack> {
+    unsafe extern "C" fn generate<C: TicketContents>(
+        ssl: *mut ffi::SSL,
+        life: *mut c_void,
+    ) -> c_int {
         // SAFETY: libssl passes the live SSL that it is processing and does not touch it meanwhile.
         let ssl = unsafe { SslRef::from_ptr_mut(ssl) };
-        c_int::from(K::attach(ssl).is_ok())
+        c_int::from(C::attach(ssl, life.addr() as u32).is_ok())
     }
-    unsafe extern "C" fn decrypted<K: TicketKeys>(
+    unsafe extern "C" fn decrypted<C: TicketContents>(
         _ssl: *mut ffi::SSL,
         session: *mut ffi::SSL_SESSION,
         _name: *const u8,
@@ -699,25 +730,22 @@ pub fn seal_tickets<K: TicketKeys>(ctx: &mut SslContextBuilder) -> Result<(), Er
         }
         // SAFETY: with these two states libssl passes the session that it just made of the ticket.
         let session = unsafe { SslSessionRef::from_ptr(session) };
-        match (K::admit(session), status) {
+        match (C::admit(session), status) {
             (false, _) => TICKET_RETURN_IGNORE_RENEW,
             (true, TICKET_SUCCESS) => TICKET_RETURN_USE,
             (true, _) => TICKET_RETURN_USE_RENEW,
         }
     }
     // SAFETY: `ctx` is a live SSL_CTX, exclusively borrowed; the functions live for ever.
-    unsafe {
-        succeeded(c::SSL_CTX_set_tlsext_ticket_key_evp_cb(
+    let rc = unsafe {
+        c::SSL_CTX_set_session_ticket_cb(
             ctx.as_ptr(),
-            Some(key::<K>),
-        ))?;
-        succeeded(c::SSL_CTX_set_session_ticket_cb(
-            ctx.as_ptr(),
-            Some(generate::<K>),
-            Some(decrypted::<K>),
-            ptr::null_mut(),
-        ))
-    }
+            Some(generate::<C>),
+            Some(decrypted::<C>),
+            ptr::without_provenance_mut(life as usize),
+        )
+    };
+    succeeded(rc)
 }
 
 /// Attaches bytes to the session of a connection, for the ticket that is about to be made of it.
@@ -755,6 +783,36 @@ pub fn attached_to_ticket(session: &SslSessionRef) -> &[u8] {
     // SAFETY: libssl wrote where its bytes are and how many; they change only with the session,
     // which is borrowed for as long as they are.
     unsafe { std::slice::from_raw_parts(data.cast(), len) }
+}
+
+/// When a session was made, epoch seconds. With TLS 1.3 libssl makes a session anew for each ticket.
+///
+/// `SSL_SESSION_get_time(3)`.
+#[must_use]
+pub fn session_time(session: &SslSessionRef) -> i64 {
+    // SAFETY: `session` is live; the call reads it.
+    unsafe { ffi::SSL_SESSION_get_time(session.as_ptr()) }
+}
+
+/// Sets how long the session of a connection may be resumed from when it was made, in seconds.
+///
+/// `SSL_SESSION_set_timeout(3)`: returns 1 on success; takes the lock of the cache that the session
+/// is in, if any.
+///
+/// # Errors
+/// OpenSSL's own: there is no session.
+pub fn limit_session(ssl: &mut SslRef, seconds: u32) -> Result<(), ErrorStack> {
+    // SAFETY: `ssl` is a live SSL, exclusively borrowed; its session is live, or null, for which
+    // the second call returns 0.
+    let rc = unsafe {
+        let session = ffi::SSL_get_session(ssl.as_ptr());
+        c::SSL_SESSION_set_timeout(session, c_long::from(seconds))
+    };
+    if rc == 1 {
+        Ok(())
+    } else {
+        Err(ErrorStack::get())
+    }
 }
 
 /// A distinguished name in RFC 2253 form, as nginx's `$ssl_client_s_dn` shows it.

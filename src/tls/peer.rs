@@ -21,7 +21,7 @@ use crate::tls::material;
 use crate::tls::policy::{ClientAuth, ClientPolicy};
 use crate::tls::select::{self, Choice};
 use crate::tls::server::ServerContext;
-use crate::tls::tickets::Along;
+use crate::tls::tickets::contents::Along;
 use crate::tls::trust::CaStore;
 use crate::tls::verdict::client_chain_reason;
 

@@ -20,6 +20,7 @@ use crate::tls::policy::{self, ClientPolicy, Versions};
 use crate::tls::select::{self, Choose};
 use crate::tls::socket::Socket;
 use crate::tls::stream::TlsStream;
+use crate::tls::tickets::contents::Contents;
 use crate::tls::tickets::{self, TicketKeys};
 use crate::tls::trust::CaStore;
 use crate::tls::{context, material};
@@ -148,6 +149,9 @@ pub struct SessionCache {
     pub sessions: i32,
     /// How long a session may be resumed, in seconds.
     pub timeout_seconds: u32,
+    /// How long after a full handshake the sessions may be resumed that come from it, in seconds;
+    /// at least `timeout_seconds`. With TLS 1.3 each connection leaves another one.
+    pub life_seconds: u32,
 }
 
 impl Default for SessionCache {
@@ -155,6 +159,7 @@ impl Default for SessionCache {
         Self {
             sessions: 20_480,
             timeout_seconds: 600,
+            life_seconds: 24 * 60 * 60,
         }
     }
 }
@@ -201,6 +206,7 @@ impl ListenerAcceptor {
             }
         }
         sys::set_session_timeout(&mut ctx, sessions.timeout_seconds);
+        sys::fill_tickets::<Contents>(&mut ctx, sessions.life_seconds)?;
         // Any id: replaced together with the context. Without one, every resumption attempt
         // under SSL_VERIFY_PEER is a fatal alert.
         ctx.set_session_id_context(b"portcullis listener")?;

@@ -1,10 +1,10 @@
-//! Stateless session tickets: their keys, and what goes into a ticket beside the session.
+//! The keys of stateless session tickets, which change with time.
 //!
 //! What keeps a ticket at its name and policy is the session id context, as for every session; it
-//! is part of what libssl seals. Here is what libssl leaves out: keys that change with time, and
-//! what a client sent along with its certificate, of which a ticket has the leaf alone.
+//! is part of what libssl seals. What goes into a ticket beside the session: [`contents`].
 
-use std::cell::OnceCell;
+pub(super) mod contents;
+
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,8 +14,7 @@ use openssl::cipher::Cipher;
 use openssl::cipher_ctx::CipherCtxRef;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
-use openssl::ssl::{Ssl, SslRef, SslSessionRef};
-use openssl::x509::{X509, X509Ref};
+use openssl::ssl::{Ssl, SslRef};
 use zeroize::Zeroizing;
 
 use crate::crypto::error::CryptoError;
@@ -23,17 +22,6 @@ use crate::crypto::fips::{self, Mode};
 use crate::crypto::mac::MacKey;
 use crate::crypto::rand;
 use crate::crypto::sys::{self, Ticket, TicketMac};
-use crate::tls::material;
-
-/// The form of what is attached to a ticket. Another one leads to a full handshake.
-const FORM: u8 = 1;
-/// The form of what did not fit.
-const UNREAD: u8 = 0;
-/// The form beside a certificate that does not fit by itself: no ticket is made of it.
-const TOO_LONG: u8 = 2;
-/// Bytes of certificates that a ticket takes, the leaf among them. A client reads no ticket of
-/// 16 KiB and more (`SSL3_RT_MAX_PLAIN_LENGTH`), and breaks off instead.
-const CERTIFICATE_BYTES: usize = 12 * 1024;
 
 /// Where keys come from.
 #[derive(Debug)]
@@ -203,9 +191,11 @@ pub(super) fn equip(ssl: &mut SslRef, keys: &Arc<TicketKeys>) {
     }
 }
 
-fn keys(ssl: &SslRef) -> Result<&TicketKeys, ErrorStack> {
-    let keys = index().and_then(|index| ssl.ex_data(index));
-    keys.map(AsRef::as_ref).ok_or_else(ErrorStack::get)
+/// The keys of a connection's tickets; `None` where sessions stay with us.
+fn keys(ssl: &SslRef) -> Option<&TicketKeys> {
+    index()
+        .and_then(|index| ssl.ex_data(index))
+        .map(AsRef::as_ref)
 }
 
 fn index() -> Option<Index<Ssl, Arc<TicketKeys>>> {
@@ -221,11 +211,10 @@ impl sys::TicketKeys for TicketKeys {
         cipher: &mut CipherCtxRef,
         mac: &mut TicketMac,
     ) -> Result<bool, ErrorStack> {
-        let attached = ssl.session().map(sys::attached_to_ticket);
-        if attached.and_then(<[u8]>::first) == Some(&TOO_LONG) {
+        if contents::are_too_long(ssl) {
             return Ok(false);
         }
-        let keys = keys(ssl)?;
+        let keys = keys(ssl).ok_or_else(ErrorStack::get)?;
         let held = keys.held.load();
         let key = &held.current;
         *name = key.name;
@@ -242,7 +231,7 @@ impl sys::TicketKeys for TicketKeys {
         cipher: &mut CipherCtxRef,
         mac: &mut TicketMac,
     ) -> Result<Ticket, ErrorStack> {
-        let keys = keys(ssl)?;
+        let keys = keys(ssl).ok_or_else(ErrorStack::get)?;
         let held = keys.held.load();
         let Some((key, found)) = held.find(name) else {
             return Ok(Ticket::Unknown);
@@ -251,114 +240,16 @@ impl sys::TicketKeys for TicketKeys {
         mac.set_hmac_sha256(&*key.mac)?;
         Ok(found)
     }
-
-    fn attach(ssl: &mut SslRef) -> Result<(), ErrorStack> {
-        // What was resumed by a ticket has what the ticket before it had; what was resumed from the
-        // cache may never have been in any.
-        let has_none = ssl
-            .session()
-            .is_none_or(|it| sys::attached_to_ticket(it).is_empty());
-        if has_none && let Some(leaf) = ssl.peer_certificate() {
-            let sent = ssl.peer_cert_chain().into_iter().flatten();
-            let attached = Along::pack(&leaf, sent)?;
-            sys::attach_to_ticket(ssl, &attached)?;
-        }
-        Ok(())
-    }
-
-    fn admit(session: &SslSessionRef) -> bool {
-        let attached = sys::attached_to_ticket(session);
-        // Nothing: the client showed no certificate.
-        attached.is_empty() || Along::unpack(attached).is_some()
-    }
-}
-
-/// What a client sent along with its certificate, as a ticket keeps it.
-#[derive(Debug)]
-pub(super) struct Along {
-    /// When the first of it expires, epoch seconds; `i64::MAX` when there is nothing.
-    pub(super) end: i64,
-    certificates: Vec<Vec<u8>>,
-    parsed: OnceCell<Vec<X509>>,
-}
-
-impl Along {
-    /// What came in the ticket that a connection was resumed from; `None` when nothing can be known.
-    pub(super) fn of(ssl: &SslRef) -> Option<Self> {
-        Self::unpack(sys::attached_to_ticket(ssl.session()?))
-    }
-
-    /// The certificates.
-    ///
-    /// # Errors
-    /// OpenSSL's own.
-    pub(super) fn certificates(&self) -> Result<&[X509], ErrorStack> {
-        if let Some(parsed) = self.parsed.get() {
-            return Ok(parsed);
-        }
-        let all = self.certificates.iter();
-        let parsed = all
-            .map(|der| X509::from_der(der))
-            .collect::<Result<_, _>>()?;
-        Ok(self.parsed.get_or_init(|| parsed))
-    }
-
-    /// In bytes: the form, the end, each certificate behind its length. What does not fit is left
-    /// out, and such a ticket is never resumed.
-    fn pack<'a>(
-        leaf: &X509Ref,
-        sent: impl Iterator<Item = &'a X509Ref>,
-    ) -> Result<Vec<u8>, ErrorStack> {
-        let Some(room) = CERTIFICATE_BYTES.checked_sub(leaf.to_der()?.len()) else {
-            return Ok(vec![TOO_LONG]);
-        };
-        let mut room = Some(room);
-        let mut end = i64::MAX;
-        let mut certificates = Vec::new();
-        for certificate in sent {
-            let der = certificate.to_der()?;
-            room = room.and_then(|room| room.checked_sub(der.len()));
-            end = end.min(material::validity(certificate)?.1);
-            certificates.extend_from_slice(&u32::try_from(der.len()).unwrap_or(0).to_be_bytes());
-            certificates.extend_from_slice(&der);
-        }
-        if room.is_none() {
-            return Ok(vec![UNREAD]);
-        }
-        let mut packed = vec![FORM];
-        packed.extend_from_slice(&end.to_be_bytes());
-        packed.extend_from_slice(&certificates);
-        Ok(packed)
-    }
-
-    fn unpack(packed: &[u8]) -> Option<Self> {
-        let (form, rest) = packed.split_first()?;
-        if *form != FORM {
-            return None;
-        }
-        let (end, mut rest) = rest.split_first_chunk()?;
-        let mut certificates = Vec::new();
-        while !rest.is_empty() {
-            let (len, after) = rest.split_first_chunk()?;
-            let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;
-            let (der, after) = after.split_at_checked(len)?;
-            certificates.push(der.to_vec());
-            rest = after;
-        }
-        Some(Self {
-            end: i64::from_be_bytes(*end),
-            certificates,
-            parsed: OnceCell::new(),
-        })
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::time::Instant;
 
     use openssl::ssl::{ShutdownState, SslMethod, SslOptions, SslSession, SslSessionCacheMode};
 
+    use super::contents::{Along, CERTIFICATE_BYTES};
     use super::*;
     use crate::tls::context;
     use crate::tls::material::{CaBundle, KeyPair};
@@ -395,6 +286,9 @@ mod tests {
         cached: i32,
         /// Whether the client knows tickets.
         knows_tickets: bool,
+        /// Seconds that a session may be resumed, and that all may that come from one handshake.
+        timeout: u32,
+        life: u32,
     }
 
     impl Stage {
@@ -417,10 +311,16 @@ mod tests {
                 client,
                 cached: 0,
                 knows_tickets: true,
+                timeout: 600,
+                life: 86_400,
             }
         }
 
         fn acceptor(&self, ssl_id: &str, keys: &Arc<TicketKeys>) -> ListenerAcceptor {
+            self.acceptor_with(ssl_id, Some(keys.clone()))
+        }
+
+        fn acceptor_with(&self, ssl_id: &str, keys: Option<Arc<TicketKeys>>) -> ListenerAcceptor {
             let policy =
                 ClientPolicy::new(ClientAuth::Required, 1, self.store.digest, Vec::new()).unwrap();
             let context = ServerContext::build(ServerSpec {
@@ -434,10 +334,11 @@ mod tests {
             .unwrap();
             let cache = SessionCache {
                 sessions: self.cached,
-                timeout_seconds: 600,
+                timeout_seconds: self.timeout,
+                life_seconds: self.life,
             };
             let always = Arc::new(Always(Arc::new(context)));
-            ListenerAcceptor::new(always, cache, Some(keys.clone())).unwrap()
+            ListenerAcceptor::new(always, cache, keys).unwrap()
         }
 
         /// Whether a handshake resumed `offered`, what came along, and the newest session.
@@ -614,6 +515,36 @@ mod tests {
     }
 
     #[test]
+    fn client_that_always_comes_back_shows_its_certificate_again_in_time() {
+        let version = TlsVersion::V1_3;
+        let stage = Stage {
+            cached: 10,
+            timeout: 1,
+            life: 1,
+            ..Stage::new()
+        };
+        // One has its sessions in the gateway's cache, one in tickets.
+        let mut visitors: Vec<_> = [None, Some(drawn())]
+            .into_iter()
+            .map(|keys| {
+                let acceptor = stage.acceptor_with("a", keys);
+                let (_, _, session) = stage.meet(&acceptor, version, None);
+                (acceptor, session)
+            })
+            .collect();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !visitors.is_empty() {
+            assert!(Instant::now() < deadline, "{} for ever", visitors.len());
+            visitors.retain_mut(|(acceptor, session)| {
+                // Each visit brings the next session, which lives for another second.
+                let (is_resumed, _, next) = stage.meet(acceptor, version, Some(session));
+                *session = next;
+                is_resumed
+            });
+        }
+    }
+
+    #[test]
     fn keys_differ_in_every_part_and_rest_until_their_period_ends() {
         let secret = MacKey::from_bytes(b"secret");
         let all = [
@@ -660,17 +591,5 @@ mod tests {
         assert_eq!(key.name, block(b"name", 128)[..16]);
         assert_eq!(*key.cipher, block(b"cipher", 256));
         assert_eq!(*key.mac, block(b"mac", 256));
-    }
-
-    #[test]
-    fn broken_attachments_are_not_read() {
-        let good = [&[FORM][..], &[0; 8], &[0, 0, 0, 1], b"x"].concat();
-        assert_eq!(Along::unpack(&good).unwrap().certificates.len(), 1);
-        for length in 0..good.len() {
-            let is_whole = Along::unpack(&good[..length]).is_some();
-            // Without any certificate it ends behind the time.
-            assert_eq!(is_whole, length == 9, "{length}");
-        }
-        assert!(Along::unpack(&[&[UNREAD], &good[1..]].concat()).is_none());
     }
 }

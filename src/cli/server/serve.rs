@@ -304,6 +304,7 @@ impl Own<'_> {
             sessions: i32::try_from(config.https.session_cache.size).unwrap_or(i32::MAX),
             timeout_seconds: u32::try_from(config.https.session_cache.timeout.as_secs())
                 .unwrap_or(u32::MAX),
+            ..SessionCache::default()
         };
         let mut shares: Vec<Vec<(Inbound, StdListener)>> = Vec::new();
         shares.resize_with(links.len(), Vec::new);
