@@ -5,7 +5,7 @@ mod peers;
 mod probe;
 mod table;
 
-use self::peers::{Client, Mode, Peer, Peers, Server};
+use self::peers::{Client, Mode, Peer, Peers, Server, Sessions};
 use self::probe::{Ask, REFUSED, client, side_by_side, version_name, words};
 use self::table::{Cell, compare};
 use crate::support::TlsVersion;
@@ -567,9 +567,15 @@ fn hosts_that_differ_from_the_server_name_are_answered_as_by_nginx() {
 
 #[test]
 fn sessions_are_resumed_where_nginx_resumes_them() {
+    let cells: Vec<Cell> = Sessions::ALL.into_iter().flat_map(resumptions).collect();
+    compare("sessions", &cells);
+}
+
+/// One cell for each pair of names, version, and showing the certificate again or not.
+fn resumptions(sessions: Sessions) -> Vec<Cell> {
     let [ca, other] = ["Client CA", "Other CA"].map(Ca::root);
     let alice = ca.client("alice");
-    let peers = Peers::start(|site| {
+    let peers = Peers::keeping(sessions, |site| {
         let of = |ca: &Ca| Some(Client::of(ca, Mode::Deferred));
         vec![
             Server::new(site, "open.example.com", None),
@@ -601,7 +607,8 @@ fn sessions_are_resumed_where_nginx_resumes_them() {
             for version in TlsVersion::ALL {
                 for (shows, pair) in [("shown", Some(&alice)), ("not-shown", None)] {
                     let (kind, version_name) = (kind(from, to, shows), version_name(version));
-                    let id = format!("sessions/{kind}/{shows}/{version_name}/{from}-to-{to}");
+                    let way = sessions.name();
+                    let id = format!("sessions/{kind}/{shows}/{version_name}/{way}/{from}-to-{to}");
                     let cell = cell(id, |peer| {
                         let client = client(&peers, peer, version);
                         let mut conn = client.clone().sni(first).cert(&alice).connect().unwrap();
@@ -629,7 +636,7 @@ fn sessions_are_resumed_where_nginx_resumes_them() {
             }
         }
     }
-    compare("sessions", &cells);
+    cells
 }
 
 #[test]

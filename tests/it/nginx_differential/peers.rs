@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use crate::support::gateway::Setup;
 use crate::support::origin::Origin;
 use crate::support::pki::{Ca, Pair, PairFiles};
 use crate::support::site::Site;
@@ -48,6 +49,34 @@ pub(super) enum Mode {
     Required,
     Deferred,
     Optional,
+}
+
+/// Where both have sessions kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sessions {
+    /// By the server.
+    Cached,
+    /// By the client, in tickets.
+    Tickets,
+}
+
+impl Sessions {
+    pub(super) const ALL: [Self; 2] = [Self::Cached, Self::Tickets];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Cached => "cached",
+            Self::Tickets => "tickets",
+        }
+    }
+
+    /// What `session_tickets` is called in both.
+    const fn tickets(self) -> &'static str {
+        match self {
+            Self::Cached => "off",
+            Self::Tickets => "on",
+        }
+    }
 }
 
 /// Both, running.
@@ -103,7 +132,13 @@ impl Peers {
     /// Starts both. `servers` makes them from the CA that the gateway's certificates come from.
     #[track_caller]
     pub(super) fn start(servers: impl FnOnce(&Ca) -> Vec<Server>) -> Self {
-        let site = Site::start();
+        Self::keeping(Sessions::Cached, servers)
+    }
+
+    /// The same, with sessions kept there.
+    #[track_caller]
+    pub(super) fn keeping(sessions: Sessions, servers: impl FnOnce(&Ca) -> Vec<Server>) -> Self {
+        let site = Site::with(Setup::default().set("https.session_tickets", sessions.tickets()));
         let servers = servers(&site.ca);
         for server in &servers {
             let mut document = json!({"snis": server.names});
@@ -125,7 +160,7 @@ impl Peers {
             let id = server.names[0].replace('*', "any");
             site.put_ssl_with(&id, server.names[0], &server.pairs[0], &document);
         }
-        let nginx = Origin::nginx_of(|folder, port| write(&servers, folder, port));
+        let nginx = Origin::nginx_of(|folder, port| write(&servers, sessions, folder, port));
         let weak_keys_allowed = site.folder.path().join("weak.cnf");
         fs::write(&weak_keys_allowed, WEAK_KEYS_ALLOWED).unwrap();
         Self {
@@ -159,7 +194,7 @@ impl Peer {
 }
 
 /// What nginx needs. Where a default of nginx's decides, it stays nginx's.
-fn write(servers: &[Server], folder: &Path, port: u16) {
+fn write(servers: &[Server], sessions: Sessions, folder: &Path, port: u16) {
     let mut blocks = String::new();
     for (index, server) in servers.iter().enumerate() {
         let names = server.names.join(" ");
@@ -202,8 +237,9 @@ fn write(servers: &[Server], folder: &Path, port: u16) {
         }
         blocks.push_str("location / { return 200 \"served\"; } }\n");
     }
-    // As the gateway: nobody is served for a name that is not there, sessions are kept by the
-    // server, and the security level is 2 whatever the distribution's default is.
+    // As the gateway: nobody is served for a name that is not there, and the security level is 2
+    // whatever the distribution's default is.
+    let tickets = sessions.tickets();
     let config = format!(
         r#"daemon off;
 master_process off;
@@ -221,7 +257,7 @@ http {{
   ssl_protocols TLSv1.2 TLSv1.3;
   ssl_ciphers "ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2";
   ssl_session_cache shared:all:4m;
-  ssl_session_tickets off;
+  ssl_session_tickets {tickets};
   server {{
     listen 127.0.0.1:{port} ssl http2 default_server;
     ssl_reject_handshake on;
