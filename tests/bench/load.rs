@@ -4,7 +4,8 @@
 //! --connections 16 --requests 10000`: keep-alive HTTP/1.1, one request at a time per connection;
 //! `--new` opens a connection per request, without resumption, `--resume` with it: each but the first
 //! of a client must be resumed. Without `--ca` it speaks in the clear. `--http2` speaks HTTP/2 instead,
-//! `--grpc` sends a unary call of gRPC over it. `--path` asks for something else than `/bench`, `--upload`
+//! `--grpc` sends a unary call of gRPC over it, `--streams` so many requests at a time over each of its
+//! connections. `--path` asks for something else than `/bench`, `--upload`
 //! sends so many bytes, `--groups` offers these key-exchange groups instead of OpenSSL's own. `--think`
 //! waits so many milliseconds before each request, `--storm` has so many more clients open connections
 //! as fast as they can meanwhile. `--hold` keeps the connections, one request each, until its standard
@@ -69,6 +70,8 @@ struct Plan {
     /// Where sessions to resume are kept; used once each.
     sessions: Option<Sessions>,
     connections: u64,
+    /// Requests at a time over a connection of HTTP/2.
+    streams: u64,
     requests: u64,
     seconds: u64,
     think: Duration,
@@ -162,6 +165,7 @@ fn read_plan() -> Result<Plan, Failure> {
             .to_owned(),
         tls,
         connections: number("connections", 16)?.max(1),
+        streams: number("streams", 1)?.max(1),
         requests: number("requests", 1000)?,
         seconds: number("seconds", 60)?,
         think: Duration::from_millis(number("think", 0)?),
@@ -186,7 +190,7 @@ fn run(plan: Plan) -> Result<(), Failure> {
     let began = Instant::now();
     let in_time = LocalSet::new().block_on(&runtime, async {
         let clients: Vec<_> = (0..plan.connections)
-            .map(|_| tokio::task::spawn_local(client(plan.clone(), tally.clone())))
+            .map(|_| tokio::task::spawn_local(clients(plan.clone(), tally.clone())))
             .collect();
         for _ in 0..plan.storm {
             tokio::task::spawn_local(storm(plan.clone(), tally.clone()));
@@ -233,10 +237,34 @@ fn report(tally: &Tally, took: Duration) {
     );
 }
 
+/// A connection of HTTP/2 and those who share it; else one client.
+async fn clients(plan: Rc<Plan>, tally: Rc<Tally>) -> Option<Kept> {
+    if plan.streams == 1 || !plan.is_http2 || plan.is_new_each {
+        return client(plan, tally, None).await;
+    }
+    let sender = match connect(&plan).await {
+        Ok(Kept::Many(sender)) => sender,
+        Ok(kept @ Kept::One(_)) => return Some(kept),
+        Err(error) => {
+            tally.fail(&error);
+            return None;
+        }
+    };
+    let sharing: Vec<_> = (0..plan.streams)
+        .map(|_| {
+            let kept = Some(Kept::Many(sender.clone()));
+            tokio::task::spawn_local(client(plan.clone(), tally.clone(), kept))
+        })
+        .collect();
+    for client in sharing {
+        let _ended = client.await;
+    }
+    Some(Kept::Many(sender))
+}
+
 /// One client: takes requests from the common count until none is left; one that holds takes one.
-async fn client(plan: Rc<Plan>, tally: Rc<Tally>) -> Option<Kept> {
+async fn client(plan: Rc<Plan>, tally: Rc<Tally>, mut kept: Option<Kept>) -> Option<Kept> {
     let head = head(&plan);
-    let mut kept = None;
     let mut answer = Vec::with_capacity(4096);
     while tally.take() {
         if !plan.think.is_zero() {
