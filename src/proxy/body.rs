@@ -17,6 +17,7 @@ use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::again::{Kept, Part, Return};
 use crate::proxy::conn::{Conn, InFlight, Waiting};
 use crate::proxy::exchange::{AnswerBody, UpstreamConn};
+use crate::proxy::flows::ResetReason;
 use crate::proxy::headers;
 use crate::proxy::multiplex::Lease;
 use crate::proxy::outcome::Outcome;
@@ -27,25 +28,28 @@ pub const UNWANTED: Duration = Duration::from_secs(30);
 /// See [`UNWANTED`].
 pub const UNWANTED_PAUSE: Duration = Duration::from_secs(5);
 
-/// Why a body ended early. The text goes to hyper, which closes the connection, or resets the stream
-/// for the reason of HTTP/2 that is the cause.
+/// Why a body ended early. The text goes to hyper, which closes the connection, or resets the stream.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The client sent nothing more for too long.
     #[error("the client stopped sending its request")]
-    ClientSilent(#[source] h2::Error),
+    ClientSilent,
     /// The client went away, or sent what is no body.
     #[error("the client's request body ended early")]
-    ClientGone(#[source] h2::Error),
+    ClientGone,
     /// The upstream's answer ended early.
     #[error("the upstream's answer ended early")]
     Upstream,
 }
 
-/// What an upstream of HTTP/2 is told of a body that will not end: its request is not wanted any
-/// more (RFC 9113 §7).
-fn cancelled() -> h2::Error {
-    h2::Reason::CANCEL.into()
+impl ResetReason for BodyError {
+    fn reset_reason(&self) -> h2::Reason {
+        match self {
+            // Its request is not wanted any more (RFC 9113 §7).
+            Self::ClientSilent | Self::ClientGone => h2::Reason::CANCEL,
+            Self::Upstream => h2::Reason::INTERNAL_ERROR,
+        }
+    }
 }
 
 /// What is known of a request body while it is sent.
@@ -174,11 +178,6 @@ impl RequestBody {
         self.lease = Some(lease);
     }
 
-    /// Gives the place back: it was not sent.
-    pub fn release(&mut self) {
-        self.lease = None;
-    }
-
     /// What is known of it from outside, while hyper holds it.
     #[must_use]
     pub fn upload(&self) -> Rc<Upload> {
@@ -260,11 +259,11 @@ impl Body for RequestBody {
             }
             Poll::Ready(Some(Err(_))) => {
                 self.upload.broken.set(Some(Reason::ClientGone));
-                Poll::Ready(Some(Err(BodyError::ClientGone(cancelled()))))
+                Poll::Ready(Some(Err(BodyError::ClientGone)))
             }
             Poll::Ready(None) if self.is_cut() => {
                 self.upload.broken.set(Some(Reason::ClientGone));
-                Poll::Ready(Some(Err(BodyError::ClientGone(cancelled()))))
+                Poll::Ready(Some(Err(BodyError::ClientGone)))
             }
             Poll::Ready(None) => {
                 self.finish();
@@ -272,7 +271,7 @@ impl Body for RequestBody {
             }
             Poll::Pending => self.wait(cx).map(|()| {
                 self.upload.broken.set(Some(Reason::ClientTimeout));
-                Some(Err(BodyError::ClientSilent(cancelled())))
+                Some(Err(BodyError::ClientSilent))
             }),
         }
     }

@@ -1,6 +1,6 @@
 //! The seam to upstreams: a request's head and body in, a response's head and body out.
 //!
-//! Behind it are our own HTTP/1.1 and hyper's HTTP/2. The rest of the room knows
+//! Behind it are our own HTTP/1.1 and HTTP/2 by the crate `h2`. The rest of the room knows
 //! [`UpstreamConn::exchange`] only.
 
 use std::future::poll_fn;
@@ -10,16 +10,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 
 use crate::failure::{Reason, chain};
 use crate::net::stream::Stream;
 use crate::net::sweep::{Sweep, Until, millis};
-use crate::proxy::body::{RequestBody, Upload};
-use crate::proxy::multiplex::{self, Lease, NotOpened, Shared};
+use crate::proxy::body::RequestBody;
+use crate::proxy::flows::{Inflow, Outflow};
+use crate::proxy::multiplex::{Lease, NotOpened, Shared};
 use crate::proxy::pool::{Bucket, Kept};
 use crate::proxy::single::{self, Rest, Single};
 use crate::proxy::upgrade::Switched;
@@ -40,7 +40,6 @@ pub struct UpstreamConn {
     /// A client certificate was asked for when the session was opened.
     pub asked: bool,
     has_identity: bool,
-    upload: Rc<Upload>,
     /// The upstream ends it after this answer.
     pub ends: bool,
     /// Requests it carried.
@@ -81,7 +80,7 @@ pub enum Broken {
     /// With the connection.
     One(single::Error),
     /// With the stream, or its connection.
-    Many(hyper::Error),
+    Many(h2::Error),
     /// It had no request.
     NoRequest,
     /// The request's Host cannot be said in HTTP/2.
@@ -95,7 +94,7 @@ pub enum AnswerBody {
     /// What comes over a connection of its own.
     One(Rc<Single>),
     /// What comes as a stream of a connection.
-    Many(Incoming),
+    Many(Inflow),
 }
 
 /// How an answer's content ended early.
@@ -106,7 +105,7 @@ pub enum AnswerError {
     One(#[from] single::Error),
     /// As a stream of a connection.
     #[error(transparent)]
-    Many(#[from] hyper::Error),
+    Many(#[from] h2::Error),
 }
 
 impl AnswerBody {
@@ -138,7 +137,7 @@ impl Body for AnswerBody {
                 }
                 polled
             }
-            Self::Many(incoming) => Pin::new(incoming).poll_frame(cx).map_err(AnswerError::from),
+            Self::Many(flow) => flow.poll_frame(cx).map_err(AnswerError::from),
         }
     }
 
@@ -146,7 +145,7 @@ impl Body for AnswerBody {
         match self {
             Self::Whole(content) => content.is_none(),
             Self::One(conn) => conn.is_end_of_content(),
-            Self::Many(incoming) => incoming.is_end_stream(),
+            Self::Many(flow) => flow.is_end_stream(),
         }
     }
 
@@ -157,7 +156,7 @@ impl Body for AnswerBody {
                 Some(u64::try_from(count).unwrap_or(u64::MAX))
             }
             Self::One(conn) => conn.content_length(),
-            Self::Many(incoming) => return incoming.size_hint(),
+            Self::Many(flow) => flow.left(),
         };
         length.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
@@ -180,7 +179,6 @@ impl UpstreamConn {
             bucket,
             asked,
             has_identity,
-            upload: Rc::default(),
             ends: false,
             served: 0,
         }
@@ -221,7 +219,7 @@ impl UpstreamConn {
             return Err((Reason::UpstreamExpectsTls, detail));
         }
         Err(match error {
-            Some(error) if is_violation(&error) => (
+            Some(error) if error.is_library() => (
                 Reason::UpstreamProtocolError,
                 format!("it does not speak HTTP/2: {}", chain(&error)),
             ),
@@ -243,7 +241,6 @@ impl UpstreamConn {
             bucket: shared.bucket.clone(),
             asked: shared.asked,
             has_identity: shared.has_identity,
-            upload: Rc::default(),
             ends: false,
             served: shared.served(),
             wire: Wire::Many(Rc::new(lease)),
@@ -288,8 +285,7 @@ impl UpstreamConn {
 
     /// Takes a request, sends it and waits for the response's head.
     ///
-    /// The request is put back, if no byte of it was sent, unless it has a body and goes over
-    /// HTTP/1.1; without a body it is not even taken there.
+    /// Over HTTP/1.1 a request without a body is not even taken; any other is gone.
     ///
     /// `patience`: the longest time without a byte in either direction, in milliseconds; waiting
     /// for the client's body does not count.
@@ -318,15 +314,7 @@ impl UpstreamConn {
             }
             Wire::Many(lease) => {
                 let lease = lease.clone();
-                let answer = self.exchange_many(&lease, request, sweep, patience).await;
-                answer.map_err(|why| Unanswered {
-                    why,
-                    sent: if request.is_some() {
-                        Sent::Nothing
-                    } else {
-                        Sent::Something
-                    },
-                })
+                Self::exchange_many(&lease, request, sweep, patience).await
             }
         }
     }
@@ -342,7 +330,7 @@ impl UpstreamConn {
         let Some(req) = request else {
             return Err(Broken::NoRequest);
         };
-        self.upload = req.body().upload();
+        let upload = req.body().upload();
         conn.begin(request);
         loop {
             let until = Until::Idle {
@@ -356,7 +344,7 @@ impl UpstreamConn {
             });
             match sweep.within(until, answer).await {
                 Ok(Ok(resp)) => {
-                    self.upload.answered.set(true);
+                    upload.answered.set(true);
                     self.ends = conn.is_over();
                     let content = match conn.take_content() {
                         Some(content) => {
@@ -373,12 +361,12 @@ impl UpstreamConn {
                         // What was answered, however badly, is not sent again.
                         *request = None;
                     }
-                    return Err(match self.upload.broken.get() {
+                    return Err(match upload.broken.get() {
                         Some(reason) => Broken::Client(reason, chain(&error)),
                         None => Broken::One(error),
                     });
                 }
-                Err(_expired) if self.upload.waits_for_client.get() => {}
+                Err(_expired) if upload.waits_for_client.get() => {}
                 Err(_expired) => return Err(Broken::Late),
             }
         }
@@ -387,68 +375,81 @@ impl UpstreamConn {
     /// [`exchange`](Self::exchange) as a stream. What other streams move says nothing of this one:
     /// it is late when neither its answer began nor its body moved.
     async fn exchange_many(
-        &mut self,
         lease: &Rc<Lease>,
         request: &mut Option<Request<RequestBody>>,
         sweep: &Rc<Sweep>,
         patience: u64,
-    ) -> Result<Response<AnswerBody>, Broken> {
-        let Some(mut req) = request.take() else {
-            return Err(Broken::NoRequest);
+    ) -> Result<Response<AnswerBody>, Unanswered> {
+        let unsent = |why| Unanswered {
+            why,
+            sent: Sent::Nothing,
         };
-        if lease.address(&mut req).is_err() {
-            *request = Some(req);
-            return Err(Broken::NoAuthority);
-        }
-        req.body_mut().hold(lease.clone());
-        self.upload = req.body().upload();
-        let mut sender = lease.sender();
-        let sent = sender.try_send_request(req);
-        drop(sender);
-        tokio::pin!(sent);
+        let Some(req) = request else {
+            return Err(unsent(Broken::NoRequest));
+        };
+        lease
+            .address(req)
+            .map_err(|_no_authority| unsent(Broken::NoAuthority))?;
+        announce_length(req);
+        let Some(req) = request.take() else {
+            return Err(unsent(Broken::NoRequest));
+        };
+        let (head, mut body) = req.into_parts();
+        let upload = body.upload();
+        let is_whole = body.is_end_stream();
+        let (mut answer, stream) = lease
+            .send(Request::from_parts(head, ()), is_whole)
+            .map_err(|error| unsent(Broken::Many(error)))?;
+        let mut sending = (!is_whole).then(|| {
+            body.hold(lease.clone());
+            Outflow::with_head(body, stream)
+        });
         let mut until = sweep.now().saturating_add(patience);
-        loop {
-            match sweep.within(Until::At(until), sent.as_mut()).await {
-                Ok(Ok(resp)) => {
-                    self.upload.answered.set(true);
-                    return Ok(resp.map(AnswerBody::Many));
+        let why = loop {
+            let answer = poll_fn(|cx| {
+                if let Some(flow) = &mut sending
+                    && flow.poll_sent(cx).is_ready()
+                {
+                    sending = None;
                 }
-                Ok(Err(failure)) => {
-                    let broken = self.failed(failure, request);
-                    if let Some(req) = request {
-                        multiplex::unaddress(req);
-                        req.body_mut().release();
+                Pin::new(&mut answer).poll(cx)
+            });
+            match sweep.within(Until::At(until), answer).await {
+                Ok(Ok(resp)) => {
+                    upload.answered.set(true);
+                    if let Some(mut flow) = sending {
+                        // What is still sent does not wait for who reads the answer.
+                        tokio::task::spawn_local(async move {
+                            poll_fn(|cx| flow.poll_sent(cx)).await;
+                        });
                     }
-                    return Err(broken);
+                    let (head, stream) = resp.into_parts();
+                    let flow = Inflow::new(stream, &head.headers);
+                    return Ok(Response::from_parts(head, AnswerBody::Many(flow)));
+                }
+                Ok(Err(error)) => {
+                    break match upload.broken.get() {
+                        Some(reason) => Broken::Client(reason, error.to_string()),
+                        None => Broken::Many(error),
+                    };
                 }
                 Err(_expired) => {
-                    let from = if self.upload.waits_for_client.get() {
+                    let from = if upload.waits_for_client.get() {
                         sweep.now()
                     } else {
-                        self.upload.moved_at.get()
+                        upload.moved_at.get()
                     };
                     until = from.saturating_add(patience);
                     if until <= sweep.now() {
-                        return Err(Broken::Late);
+                        break Broken::Late;
                     }
                 }
             }
-        }
-    }
-
-    /// What became of a request that got no answer; it is back in `request`, if it was not sent.
-    fn failed(
-        &self,
-        mut failure: TrySendError<Request<RequestBody>>,
-        request: &mut Option<Request<RequestBody>>,
-    ) -> Broken {
-        let unsent = failure.take_message();
-        let error = failure.into_error();
-        if let Some(reason) = self.upload.broken.get() {
-            return Broken::Client(reason, error.to_string());
-        }
-        *request = unsent;
-        Broken::Many(error)
+        };
+        Err(Unanswered {
+            why,
+            sent: Sent::Something,
+        })
     }
 
     /// What is left of the connection after a 101 that its request asked for.
@@ -499,7 +500,7 @@ impl UpstreamConn {
                 return (Reason::AuthorityInvalid, detail);
             }
             Broken::One(error) => (chain(error), error.is_violation()),
-            Broken::Many(error) => (chain(error), error.is_parse() || is_violation(error)),
+            Broken::Many(error) => (chain(error), error.is_library()),
         };
         let fault = self.fault.as_ref();
         if let Some(fault) = fault.and_then(|fault| fault.borrow().clone()) {
@@ -523,8 +524,7 @@ impl Broken {
     #[must_use]
     pub fn is_refused(&self) -> bool {
         match self {
-            Self::Many(error) => http2_cause(error)
-                .is_some_and(|cause| cause.reason() == Some(h2::Reason::REFUSED_STREAM)),
+            Self::Many(error) => error.reason() == Some(h2::Reason::REFUSED_STREAM),
             Self::Late | Self::Client(..) | Self::One(_) | Self::NoRequest | Self::NoAuthority => {
                 false
             }
@@ -532,13 +532,17 @@ impl Broken {
     }
 }
 
-/// Whether what the upstream sent is against HTTP/2.
-fn is_violation(error: &hyper::Error) -> bool {
-    http2_cause(error).is_some_and(h2::Error::is_library)
-}
-
-fn http2_cause(error: &hyper::Error) -> Option<&h2::Error> {
-    std::error::Error::source(error)?.downcast_ref()
+/// Says how long a body is, where that is known and nobody said it: that there is none, where one is
+/// to be expected (RFC 9110 §8.6).
+fn announce_length(req: &mut Request<RequestBody>) {
+    let Some(length) = req.body().size_hint().exact() else {
+        return;
+    };
+    let expects = ![Method::GET, Method::HEAD, Method::DELETE].contains(req.method());
+    if (length > 0 || expects) && !req.headers().contains_key(CONTENT_LENGTH) {
+        req.headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
 }
 
 /// A time-out as [`UpstreamConn::exchange`] takes it.

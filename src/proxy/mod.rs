@@ -14,6 +14,7 @@ pub mod connection;
 pub mod discovery;
 pub mod error;
 pub mod exchange;
+pub mod flows;
 pub mod headers;
 pub mod heads;
 pub mod http2;

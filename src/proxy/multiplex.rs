@@ -5,20 +5,19 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
+use h2::SendStream;
+use h2::client::{self, ResponseFuture, SendRequest};
 use http::header::{HOST, TE, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, Version};
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper::rt::Executor;
-use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 
 use crate::net::stream::Stream;
-use crate::proxy::body::RequestBody;
 use crate::proxy::pool::{Bucket, Kept};
 use crate::tls::socket::Activity;
 use crate::tls::stream::FaultCell;
@@ -29,33 +28,14 @@ const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// The largest head of an answer.
 const HEAD_BYTES: u32 = 64 << 10;
+/// Request bytes of one stream that wait for the upstream's window.
+const SEND_BUFFER: usize = 256 << 10;
 
-type Connection = http2::Connection<TokioIo<Stream>, RequestBody, OnWorker>;
-
-/// Runs hyper's tasks on the worker's own thread, and tells whenever one of them did something.
-#[derive(Clone)]
-struct OnWorker(Rc<Notify>);
-
-impl<F: Future<Output = ()> + 'static> Executor<F> for OnWorker {
-    fn execute(&self, task: F) {
-        let turned = self.0.clone();
-        tokio::task::spawn_local(async move {
-            let mut task = pin!(task);
-            poll_fn(|cx| {
-                let polled = task.as_mut().poll(cx);
-                turned.notify_waiters();
-                polled
-            })
-            .await;
-        });
-    }
-}
+type Connection = client::Connection<Stream, Bytes>;
 
 /// An open connection, shared by its streams.
 pub struct Shared {
-    sender: SendRequest<RequestBody>,
-    /// `None`, once it ended.
-    conn: Rc<RefCell<Option<Connection>>>,
+    sender: RefCell<SendRequest<Bytes>>,
     streams: Cell<usize>,
     served: Cell<u32>,
     scheme: Scheme,
@@ -74,7 +54,7 @@ pub struct Shared {
 /// A connection that could not be opened.
 pub struct NotOpened {
     /// Why; `None`, if it was ended in peace.
-    pub error: Option<hyper::Error>,
+    pub error: Option<h2::Error>,
 }
 
 impl Shared {
@@ -95,34 +75,26 @@ impl Shared {
             Stream::Plain(_) => Scheme::HTTP,
             Stream::Tls(_) => Scheme::HTTPS,
         };
-        let turned = Rc::new(Notify::new());
-        let (sender, conn) = http2::Builder::new(OnWorker(turned.clone()))
-            .initial_stream_window_size(STREAM_WINDOW)
+        let (sender, conn) = client::Builder::new()
+            .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEAD_BYTES)
+            .max_send_buffer_size(SEND_BUFFER)
+            .enable_push(false)
             // None before its settings came: that is how their arrival is seen.
             .initial_max_send_streams(0)
-            .handshake(TokioIo::new(stream))
+            .handshake(stream)
             .await
             .map_err(|error| NotOpened { error: Some(error) })?;
-        let conn = settle(conn, &turned).await?;
+        let conn = settle(conn, &sender).await?;
         let open = bucket.count_open();
-        let conn = Rc::new(RefCell::new(Some(conn)));
-        let driven = conn.clone();
         tokio::task::spawn_local(async move {
-            poll_fn(|cx| match &mut *driven.borrow_mut() {
-                Some(conn) => Pin::new(conn).poll(cx).map(drop),
-                None => Poll::Ready(()),
-            })
-            .await;
-            let ended = driven.borrow_mut().take();
-            // Outside the borrow: what it still held goes back to whom it came from.
-            drop(ended);
+            // How it ended is told to each of its streams.
+            let _ended = conn.await;
             drop(open);
         });
         Ok(Rc::new(Self {
-            sender,
-            conn,
+            sender: RefCell::new(sender),
             streams: Cell::new(0),
             served: Cell::new(0),
             scheme,
@@ -137,7 +109,9 @@ impl Shared {
     /// Whether the peer, or an error, ended it.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        let mut cx = Context::from_waker(Waker::noop());
+        let ready = self.sender.borrow_mut().poll_ready(&mut cx);
+        matches!(ready, Poll::Ready(Err(_)))
     }
 
     /// Requests it carried.
@@ -148,10 +122,7 @@ impl Shared {
 
     /// Takes one more request, if there is room; `requests` is how many it may carry in all.
     pub fn lease(self: &Rc<Self>, requests: u32) -> Option<Lease> {
-        let most = {
-            let conn = self.conn.try_borrow().ok()?;
-            conn.as_ref()?.current_max_send_streams()
-        };
+        let most = self.sender.borrow().current_max_send_streams();
         if self.is_closed() || self.served.get() >= requests || self.streams.get() >= most {
             return None;
         }
@@ -165,20 +136,18 @@ impl Shared {
 }
 
 /// Waits for the peer's settings.
-async fn settle(mut conn: Connection, turned: &Notify) -> Result<Connection, NotOpened> {
-    loop {
-        let mut turn = pin!(turned.notified());
-        turn.as_mut().enable();
-        if conn.current_max_send_streams() > 0 {
-            return Ok(conn);
-        }
-        let ended = poll_fn(|cx| match Pin::new(&mut conn).poll(cx) {
-            Poll::Ready(ended) => Poll::Ready(Some(ended)),
-            Poll::Pending => turn.as_mut().poll(cx).map(|()| None),
-        });
-        if let Some(ended) = ended.await {
-            return Err(NotOpened { error: ended.err() });
-        }
+async fn settle(
+    mut conn: Connection,
+    sender: &SendRequest<Bytes>,
+) -> Result<Connection, NotOpened> {
+    let ended = poll_fn(|cx| match Pin::new(&mut conn).poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+        Poll::Pending if sender.current_max_send_streams() > 0 => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
+    match ended.await {
+        None => Ok(conn),
+        Some(ended) => Err(NotOpened { error: ended.err() }),
     }
 }
 
@@ -192,10 +161,18 @@ impl Lease {
         &self.0
     }
 
-    /// What a request is sent by.
-    #[must_use]
-    pub fn sender(&self) -> SendRequest<RequestBody> {
-        self.0.sender.clone()
+    /// Sends a request's head; it is all of the request, if it `is_whole`.
+    ///
+    /// # Errors
+    /// The connection takes no request any more, or the head is none of HTTP/2: nothing was sent.
+    pub fn send(
+        &self,
+        head: Request<()>,
+        is_whole: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        // One of its own: the common one would refuse a request while the one before is queued.
+        let mut sender = self.0.sender.borrow().clone();
+        sender.send_request(head, is_whole)
     }
 
     /// Turns a request into one of HTTP/2: `:scheme` and `:authority` instead of Host, no framing,
@@ -203,18 +180,26 @@ impl Lease {
     ///
     /// # Errors
     /// The Host is no `:authority`; the request is then as it was.
-    pub fn address(&self, req: &mut Request<RequestBody>) -> Result<(), http::Error> {
+    pub fn address<B>(&self, req: &mut Request<B>) -> Result<(), http::Error> {
         let host = req
             .headers()
             .get(HOST)
             .map_or(&b""[..], HeaderValue::as_bytes);
-        let target = req.uri().path_and_query().cloned();
-        let uri = Uri::builder()
-            .scheme(self.0.scheme.clone())
-            .authority(host)
-            .path_and_query(target.unwrap_or_else(|| PathAndQuery::from_static("/")))
-            .build()?;
-        *req.uri_mut() = uri;
+        let scheme = &self.0.scheme;
+        let uri = req.uri();
+        let is_said = uri.scheme() == Some(scheme)
+            && uri
+                .authority()
+                .is_some_and(|said| said.as_str().as_bytes() == host);
+        if !is_said {
+            let target = uri.path_and_query().cloned();
+            let uri = Uri::builder()
+                .scheme(scheme.clone())
+                .authority(host)
+                .path_and_query(target.unwrap_or_else(|| PathAndQuery::from_static("/")))
+                .build()?;
+            *req.uri_mut() = uri;
+        }
         req.headers_mut().remove(HOST);
         req.headers_mut().remove(TRANSFER_ENCODING);
         req.headers_mut()
@@ -222,21 +207,6 @@ impl Lease {
         *req.version_mut() = Version::HTTP_2;
         Ok(())
     }
-}
-
-/// Takes back what [`Lease::address`] did, for another connection.
-pub fn unaddress(req: &mut Request<RequestBody>) {
-    let host = req.uri().authority();
-    let host = host.and_then(|host| HeaderValue::from_str(host.as_str()).ok());
-    let target = req.uri().path_and_query().cloned();
-    *req.uri_mut() = target
-        .unwrap_or_else(|| PathAndQuery::from_static("/"))
-        .into();
-    if let Some(host) = host {
-        req.headers_mut().insert(HOST, host);
-    }
-    req.headers_mut().remove(TE);
-    *req.version_mut() = Version::HTTP_11;
 }
 
 impl Drop for Lease {
@@ -304,12 +274,9 @@ impl Opening {
 impl Busy {
     /// A place on a connection that carries others.
     pub fn join(&self, requests: u32) -> Option<Lease> {
-        let shared = {
-            let mut carrying = self.carrying.borrow_mut();
-            carrying.retain(|shared| shared.strong_count() > 0);
-            carrying.clone()
-        };
-        let mut shared = shared.iter().filter_map(Weak::upgrade);
+        // Each of them carries streams, so that a lease changes nothing here.
+        let carrying = self.carrying.borrow();
+        let mut shared = carrying.iter().filter_map(Weak::upgrade);
         shared.find_map(|shared| shared.lease(requests))
     }
 

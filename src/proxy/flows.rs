@@ -1,0 +1,247 @@
+//! A body as a stream of HTTP/2 carries it: what comes in, and what goes out.
+//!
+//! Both ways the windows are the limit: what came and was passed on makes room for more, and what
+//! goes out is asked for when its peer takes it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use http::HeaderMap;
+use http_body::{Body, Frame};
+
+use crate::proxy::heads;
+
+/// What is sent behind a request's head without a word of its peer: so both go in one record.
+const UNASKED: usize = 16 << 10;
+
+/// A body that comes in as a stream.
+pub struct Inflow {
+    stream: RecvStream,
+    /// What is to come of the announced length.
+    left: Option<u64>,
+    is_data_over: bool,
+}
+
+impl Inflow {
+    /// The body of a message whose `headers` came over `stream`.
+    #[must_use]
+    pub fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
+        let left = heads::content_length(headers);
+        Self {
+            // What has ended has no content, if no length was said.
+            left: left.or_else(|| stream.is_end_stream().then_some(0)),
+            stream,
+            is_data_over: false,
+        }
+    }
+
+    /// Whether nothing more comes.
+    #[must_use]
+    pub fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    /// How much content is to come, if that is known.
+    #[must_use]
+    pub fn left(&self) -> Option<u64> {
+        self.left
+    }
+
+    /// The next part; `None` at its end, or when its peer resets the stream without an error, which
+    /// may stop what is still sent to it (RFC 9113 §8.1).
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if !self.is_data_over {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // Where the stream is over nobody waits for room.
+                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    let count = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    self.left = self.left.map(|left| left.saturating_sub(count));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(unless_stopped(error)),
+                None => self.is_data_over = true,
+            }
+        }
+        Poll::Ready(match ready!(self.stream.poll_trailers(cx)) {
+            Ok(trailers) => trailers.map(Frame::trailers).map(Ok),
+            Err(error) => unless_stopped(error),
+        })
+    }
+}
+
+fn unless_stopped(error: h2::Error) -> Option<Result<Frame<Bytes>, h2::Error>> {
+    (error.reason() != Some(Reason::NO_ERROR)).then_some(Err(error))
+}
+
+/// How an error of a body resets the stream that carries it.
+pub trait ResetReason {
+    /// What its peer is told.
+    fn reset_reason(&self) -> Reason;
+}
+
+/// A body on its way out as a stream. Dropped before its end, with all else of the stream, it is
+/// reset.
+pub struct Outflow<B> {
+    body: B,
+    stream: SendStream<Bytes>,
+    /// Waits for the peer's window; and whether it is the last.
+    part: Option<(Bytes, bool)>,
+    /// Parts that did not have to wait any more.
+    taken: u64,
+    /// A first part may be sent unasked: nothing of the stream was sent yet.
+    is_eager: bool,
+}
+
+impl<B> Outflow<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: ResetReason,
+{
+    /// Sends `body` by `stream`, whose head is on its way already.
+    #[must_use]
+    pub fn new(body: B, stream: SendStream<Bytes>) -> Self {
+        Self {
+            body,
+            stream,
+            part: None,
+            taken: 0,
+            is_eager: false,
+        }
+    }
+
+    /// Sends `body` by `stream`, whose head waits to be sent: a short first part goes with it. It is
+    /// held here as long as the peer has no window for it.
+    #[must_use]
+    pub fn with_head(body: B, stream: SendStream<Bytes>) -> Self {
+        let mut flow = Self::new(body, stream);
+        flow.is_eager = true;
+        flow
+    }
+
+    /// The body.
+    pub fn body(&mut self) -> &mut B {
+        &mut self.body
+    }
+
+    /// If it waits for its peer to take something, how much was taken before that: another number is
+    /// another wait.
+    #[must_use]
+    pub fn waits_for_peer(&self) -> Option<u64> {
+        self.part.as_ref().map(|_waiting| self.taken)
+    }
+
+    /// Gives the stream up.
+    pub fn cancel(&mut self) {
+        self.stream.send_reset(Reason::CANCEL);
+    }
+
+    /// Sends what can be sent. Ready when the body has ended, when it broke off, of which the peer is
+    /// told, or when the peer wants no more of it.
+    pub fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = self.poll_parts(cx);
+        if polled.is_pending() {
+            // Whoever waits hears of a reset.
+            return self.stream.poll_reset(cx).map(drop);
+        }
+        polled
+    }
+
+    fn poll_parts(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.part.is_some() {
+                match ready!(self.poll_room(cx)) {
+                    true => self.is_eager = false,
+                    false => return Poll::Ready(()),
+                }
+                if let Some((data, is_last)) = self.part.take() {
+                    self.taken = self.taken.wrapping_add(1);
+                    let sent = self.stream.send_data(data, is_last);
+                    if is_last || sent.is_err() {
+                        return Poll::Ready(());
+                    }
+                }
+            }
+            let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
+                // What fails here has nobody to tell.
+                let _ = self.stream.send_data(Bytes::new(), true);
+                return Poll::Ready(());
+            };
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(error) => {
+                    self.stream.send_reset(error.reset_reason());
+                    return Poll::Ready(());
+                }
+            };
+            match frame.into_data() {
+                Ok(data) => self.part = Some((data, self.body.is_end_stream())),
+                Err(frame) => {
+                    if let Ok(trailers) = frame.into_trailers() {
+                        let _ = self.stream.send_trailers(trailers);
+                        return Poll::Ready(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for room for something of the part; false when there will be none.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let length = self.part.as_ref().map_or(0, |(data, _)| data.len());
+        if length == 0 || self.is_eager && length <= UNASKED {
+            return Poll::Ready(true);
+        }
+        // Asked for only now that there is something to send: room that one stream holds and does
+        // not use is room that others of its connection lack.
+        self.stream.reserve_capacity(1);
+        while self.stream.capacity() == 0 {
+            match ready!(self.stream.poll_capacity(cx)) {
+                Some(Ok(_room)) => {}
+                Some(Err(_)) | None => return Poll::Ready(false),
+            }
+        }
+        Poll::Ready(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use http::Request;
+    use http_body_util::Full;
+
+    use super::*;
+
+    impl ResetReason for std::convert::Infallible {
+        fn reset_reason(&self) -> Reason {
+            match *self {}
+        }
+    }
+
+    /// Whether a body can be sent that is as long as that, before its connection moved.
+    async fn goes_with_its_head(length: usize) -> bool {
+        let (near, _far) = tokio::io::duplex(1 << 10);
+        let (mut sender, _conn) = h2::client::handshake(near).await.unwrap();
+        let request = Request::get("http://up.test/").body(()).unwrap();
+        let (_answer, stream) = sender.send_request(request, false).unwrap();
+        let mut flow = Outflow::with_head(Full::new(Bytes::from(vec![0; length])), stream);
+        let mut cx = Context::from_waker(Waker::noop());
+        let is_sent = flow.poll_sent(&mut cx).is_ready();
+        assert_eq!(flow.waits_for_peer().is_none(), is_sent);
+        is_sent
+    }
+
+    #[tokio::test]
+    async fn short_body_goes_with_its_head_and_a_long_one_waits_for_its_peer() {
+        assert!(goes_with_its_head(0).await);
+        assert!(goes_with_its_head(UNASKED).await);
+        assert!(!goes_with_its_head(UNASKED + 1).await);
+    }
+}
