@@ -17,7 +17,7 @@ use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::again::{Kept, Part, Return};
 use crate::proxy::conn::{Conn, InFlight, Waiting};
 use crate::proxy::exchange::{AnswerBody, UpstreamConn};
-use crate::proxy::flows::ResetReason;
+use crate::proxy::flows::{Inflow, ResetReason};
 use crate::proxy::headers;
 use crate::proxy::multiplex::Lease;
 use crate::proxy::outcome::Outcome;
@@ -52,6 +52,53 @@ impl ResetReason for BodyError {
     }
 }
 
+/// A request's body as its connection gives it.
+pub enum ClientBody {
+    /// In HTTP/1.1.
+    Http1(Incoming),
+    /// As a stream of HTTP/2.
+    Http2(Inflow),
+}
+
+impl ClientBody {
+    /// The next part; `None` at its end. An error says that it will not end.
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Http1(incoming) => Pin::new(incoming)
+                .poll_frame(cx)
+                .map_err(|_broken| BodyError::ClientGone),
+            Self::Http2(flow) => flow.poll_frame(cx).map_err(|_reset| BodyError::ClientGone),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(incoming) => incoming.is_end_stream(),
+            Self::Http2(flow) => flow.is_end_stream(),
+        }
+    }
+
+    /// How much is to come, if that is known.
+    fn left(&self) -> Option<u64> {
+        match self {
+            Self::Http1(incoming) => incoming.size_hint().exact(),
+            Self::Http2(flow) => flow.left(),
+        }
+    }
+
+    /// Whether what looks like its end is none: a client resets a stream without an error, though
+    /// nothing complete was said.
+    fn is_cut(&self) -> bool {
+        match self {
+            Self::Http1(_) => false,
+            Self::Http2(flow) => !flow.is_end_stream(),
+        }
+    }
+}
+
 /// What is known of a request body while it is sent.
 #[derive(Debug, Default)]
 pub struct Upload {
@@ -73,7 +120,7 @@ pub struct Upload {
 
 /// A request's body, from the client to the upstream.
 pub struct RequestBody {
-    incoming: Option<Incoming>,
+    incoming: Option<ClientBody>,
     // The connection does not serve another request before this one's body is over.
     in_flight: Option<InFlight>,
     upload: Rc<Upload>,
@@ -91,7 +138,12 @@ pub struct RequestBody {
 impl RequestBody {
     /// A client's body. `patience` is the longest wait between two reads, in milliseconds.
     #[must_use]
-    pub fn new(incoming: Incoming, in_flight: &InFlight, sweep: Rc<Sweep>, patience: u64) -> Self {
+    pub fn new(
+        incoming: ClientBody,
+        in_flight: &InFlight,
+        sweep: Rc<Sweep>,
+        patience: u64,
+    ) -> Self {
         let mut body = Self::empty(sweep);
         body.patience = patience;
         if !incoming.is_end_stream() {
@@ -195,14 +247,6 @@ impl RequestBody {
         });
     }
 
-    /// Whether what looks like its end is none: to hyper a stream of HTTP/2 that its client cancels
-    /// has ended in order.
-    fn is_cut(&self) -> bool {
-        let conn = self.in_flight.as_ref().map(InFlight::conn);
-        conn.is_some_and(|conn| conn.is_http2())
-            && !self.incoming.as_ref().is_none_or(Body::is_end_stream)
-    }
-
     /// Read to its end.
     fn finish(&mut self) {
         self.incoming = None;
@@ -238,7 +282,7 @@ impl Body for RequestBody {
         let Some(incoming) = &mut self.incoming else {
             return Poll::Ready(None);
         };
-        match Pin::new(incoming).poll_frame(cx) {
+        match incoming.poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 self.upload.waits_for_client.set(false);
                 self.upload.moved_at.set(self.sweep.now());
@@ -252,16 +296,20 @@ impl Body for RequestBody {
                     self.upload.received.set(received);
                 }
                 self.passes(&frame);
-                if self.incoming.as_ref().is_some_and(Body::is_end_stream) {
+                if self
+                    .incoming
+                    .as_ref()
+                    .is_some_and(ClientBody::is_end_stream)
+                {
                     self.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => {
+            Poll::Ready(Some(Err(error))) => {
                 self.upload.broken.set(Some(Reason::ClientGone));
-                Poll::Ready(Some(Err(BodyError::ClientGone)))
+                Poll::Ready(Some(Err(error)))
             }
-            Poll::Ready(None) if self.is_cut() => {
+            Poll::Ready(None) if self.incoming.as_ref().is_some_and(ClientBody::is_cut) => {
                 self.upload.broken.set(Some(Reason::ClientGone));
                 Poll::Ready(Some(Err(BodyError::ClientGone)))
             }
@@ -277,17 +325,14 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.again.is_empty() && self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        self.again.is_empty() && self.incoming.as_ref().is_none_or(ClientBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let rest = self
-            .incoming
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let rest = self.incoming.as_ref().map_or(Some(0), ClientBody::left);
         let again: usize = self.again.iter().map(Part::len).sum();
         let again = u64::try_from(again).unwrap_or(u64::MAX);
-        match rest.exact() {
+        match rest {
             Some(rest) => SizeHint::with_exact(rest.saturating_add(again)),
             None => SizeHint::default(),
         }
@@ -316,7 +361,7 @@ pub enum ReplyBody {
     /// The upstream's.
     Streamed(Box<Streamed>),
     /// None: what follows the head is no HTTP.
-    Nothing(Rc<Conn>),
+    Nothing,
 }
 
 impl ReplyBody {
@@ -327,14 +372,19 @@ impl ReplyBody {
         Self::Whole((!bytes.is_empty()).then_some(bytes), outcome)
     }
 
-    fn conn(&self) -> &Conn {
-        match self {
-            Self::Whole(_, outcome) => outcome.conn(),
-            Self::Streamed(body) => &body.conn,
-            Self::Nothing(conn) => conn,
-        }
+    /// Its client took nothing of it for too long.
+    pub fn expire(&mut self) {
+        let outcome = match self {
+            Self::Whole(_, outcome) => outcome,
+            Self::Streamed(body) => &mut body.outcome,
+            Self::Nothing => return,
+        };
+        outcome.fail(Reason::ClientTimeout, WHILE_SENT.to_owned());
     }
 }
+
+/// When a request ends whose client does not take its answer.
+const WHILE_SENT: &str = "while the answer was sent";
 
 /// An upstream's body, with the connection that goes back to its pool at the end.
 pub struct Streamed {
@@ -383,9 +433,8 @@ impl Streamed {
         body
     }
 
-    /// Whether what looks like its end is none: to hyper a stream that its upstream cancels has ended
-    /// in order. One that is complete may be reset as well, to stop what is still sent to it
-    /// (RFC 9113 §8.1).
+    /// Whether what looks like its end is none: a stream that its upstream resets without an error.
+    /// One that is complete may be reset as well, to stop what is still sent to it (RFC 9113 §8.1).
     fn is_cut(&self) -> bool {
         self.upstream.as_ref().is_some_and(UpstreamConn::is_stream)
             && !self.has_closed
@@ -440,7 +489,7 @@ impl Streamed {
             }
             Poll::Ready(Some(Err(error))) => {
                 let detail = format!("in the body: {}", chain(&error));
-                // hyper throws away what it has not written yet, up to the answer's head.
+                // A reset, or hyper, throws away what is not written yet, up to the answer's head.
                 self.broken = Some(self.fail(Reason::UpstreamReset, detail));
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -468,7 +517,7 @@ impl Drop for Streamed {
     fn drop(&mut self) {
         if self.upstream.is_some() {
             // Neither complete nor failed: the client went away, or took nothing more.
-            self.outcome.cut("while the answer was sent");
+            self.outcome.cut(WHILE_SENT);
         }
     }
 }
@@ -481,24 +530,18 @@ impl Body for ReplyBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        this.conn().take();
-        let polled = match this {
+        match self.get_mut() {
             Self::Whole(bytes, _) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Streamed(body) => body.poll(cx),
-            Self::Nothing(_) => Poll::Ready(None),
-        };
-        if let Poll::Ready(Some(Ok(_))) = &polled {
-            this.conn().hand();
+            Self::Nothing => Poll::Ready(None),
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes, _) => bytes.is_none(),
             Self::Streamed(body) => body.incoming.is_end_stream() && body.broken.is_none(),
-            Self::Nothing(_) => true,
+            Self::Nothing => true,
         }
     }
 
@@ -509,7 +552,7 @@ impl Body for ReplyBody {
                 SizeHint::with_exact(u64::try_from(count).unwrap_or(u64::MAX))
             }
             Self::Streamed(body) => body.incoming.size_hint(),
-            Self::Nothing(_) => SizeHint::with_exact(0),
+            Self::Nothing => SizeHint::with_exact(0),
         }
     }
 }

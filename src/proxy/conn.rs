@@ -15,7 +15,6 @@ use crate::matching::sni::SniName;
 use crate::proxy::authority::LastHost;
 use crate::proxy::error::Refusal;
 use crate::proxy::headers::Via;
-use crate::proxy::http2::Flow;
 use crate::proxy::worker::Inbound;
 use crate::snapshot::Id;
 use crate::telemetry::access::ClientFacts;
@@ -134,8 +133,6 @@ pub struct Conn {
     waits: Cell<u32>,
     is_http2: Cell<bool>,
     in_flight: Cell<u32>,
-    /// Of the HTTP/2 stream whose task runs right now.
-    flow: RefCell<Option<Rc<Flow>>>,
     /// When an answer last moved, in the clock's milliseconds.
     progressed_at: Cell<u64>,
     tunnelled: RefCell<Option<Rc<Tunnelled>>>,
@@ -196,7 +193,6 @@ impl Conn {
             leftover: Cell::new(false),
             is_http2: Cell::new(is_http2),
             in_flight: Cell::new(0),
-            flow: RefCell::default(),
             handshake,
             facts: OnceCell::new(),
             phase: Cell::new(Phase::Head),
@@ -245,6 +241,12 @@ impl Conn {
     #[must_use]
     pub fn now(&self) -> u64 {
         self.activity.now()
+    }
+
+    /// When its client last said something, in the clock's milliseconds.
+    #[must_use]
+    pub fn heard_at(&self) -> u64 {
+        self.activity.read_at()
     }
 
     /// What it is doing.
@@ -312,28 +314,6 @@ impl Conn {
     /// An answer moved.
     pub fn progress(&self) {
         self.progressed_at.set(self.activity.now());
-    }
-
-    /// Runs a part of an HTTP/2 stream's task.
-    pub(super) fn within<T>(&self, flow: &Rc<Flow>, work: impl FnOnce() -> T) -> T {
-        self.flow.replace(Some(flow.clone()));
-        let done = work();
-        self.flow.take();
-        done
-    }
-
-    /// A part of an answer is handed over to be sent.
-    pub fn hand(&self) {
-        if let Some(flow) = &*self.flow.borrow() {
-            flow.hand(self.activity.now());
-        }
-    }
-
-    /// An answer is asked for more: what was handed over has been taken.
-    pub fn take(&self) {
-        if let Some(flow) = &*self.flow.borrow() {
-            flow.take();
-        }
     }
 
     /// A request's body was given up before its end.
@@ -422,12 +402,7 @@ impl Conn {
     /// Why a request of it ends unfinished: it was cut off by us, or by the client.
     #[must_use]
     pub fn end_reason(&self) -> Reason {
-        let is_stream_late = self
-            .flow
-            .borrow()
-            .as_ref()
-            .is_some_and(|flow| flow.is_timed_out());
-        if self.is_timed_out.get() || is_stream_late {
+        if self.is_timed_out.get() {
             Reason::ClientTimeout
         } else {
             Reason::ClientGone

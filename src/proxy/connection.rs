@@ -9,6 +9,8 @@ use std::task::{Poll, ready};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1::Parts;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -18,7 +20,7 @@ use tokio::net::TcpStream;
 use crate::failure::Reason;
 use crate::net::handshake::{self, Greeting, Refused};
 use crate::net::stream::{Linger, Rewound, Stream, answer_plainly, linger};
-use crate::proxy::body::{UNWANTED, UNWANTED_PAUSE};
+use crate::proxy::body::{ClientBody, UNWANTED, UNWANTED_PAUSE};
 use crate::proxy::conn::{Conn, Phase, Signal, client_facts};
 use crate::proxy::error::Refusal;
 use crate::proxy::outcome::micros;
@@ -212,11 +214,11 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
     let handover = Handover::default();
     loop {
         let slot = Slot::new();
-        let service = service_fn(|req| {
+        let service = service_fn(|req: Request<Incoming>| {
             slot.fill(request::handle(
                 worker.clone(),
                 conn.clone(),
-                req,
+                req.map(ClientBody::Http1),
                 handover.clone(),
             ))
         });

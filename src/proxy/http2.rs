@@ -1,25 +1,29 @@
 //! A client's HTTP/2 connection: many requests at once, ended by GOAWAY (RFC 9113 §6.8).
 //!
-//! A stream whose client takes nothing more of its answer is reset by its own time-out, whatever the
-//! other streams do. hyper waits for the client's window inside the task that it makes of each
-//! stream; so the task is what the limit is on.
+//! One task moves the connection, and each stream has a task for its request and its answer. A stream
+//! whose client takes nothing more of its answer is reset by its own time-out, whatever the other
+//! streams do.
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
 
-use hyper::rt::Executor;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use bytes::Bytes;
+use h2::server::{self, SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream};
+use http::header::{CONTENT_LENGTH, DATE};
+use http::{HeaderValue, Method, Request, Response};
+use http_body::Body;
 
 use crate::net::stream::Rewound;
 use crate::net::sweep::{Limit, Sweep, Until, millis};
-use crate::proxy::conn::{Conn, Signal};
+use crate::proxy::body::{ClientBody, ReplyBody};
+use crate::proxy::conn::{Conn, InFlight, Signal};
+use crate::proxy::flows::{Inflow, Outflow};
 use crate::proxy::request;
+use crate::proxy::streams::Job;
 use crate::proxy::tunnel::Handover;
 use crate::proxy::worker::Worker;
 
@@ -39,145 +43,238 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a client may take to see a GOAWAY on an idle connection.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Runs the tasks of a connection's streams on the worker's own thread, each within its limit.
-#[derive(Clone)]
-pub struct Streams {
-    conn: Rc<Conn>,
-    sweep: Rc<Sweep>,
-    /// How long a client may take nothing of an answer.
-    patience: u64,
-}
+type Connection = server::Connection<Rewound, Bytes>;
 
-impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
-    fn execute(&self, task: F) {
-        tokio::task::spawn_local(Limited {
-            task: Some(Box::pin(task)),
-            flow: Rc::default(),
-            limit: None,
-            of: self.clone(),
-        });
-    }
-}
-
-/// How an answer flows to its client.
-#[derive(Debug, Default)]
-pub struct Flow {
-    /// Since when a part of it waits for the client's window, in the clock's milliseconds.
-    handed_at: Cell<Option<u64>>,
-    is_timed_out: Cell<bool>,
-}
-
-impl Flow {
-    /// A part was handed over, to be sent.
-    pub fn hand(&self, now: u64) {
-        self.handed_at.set(Some(now));
-    }
-
-    /// More is asked for: what was handed over has been taken.
-    pub fn take(&self) {
-        self.handed_at.set(None);
-    }
-
-    /// Whether the client took too long.
-    #[must_use]
-    pub fn is_timed_out(&self) -> bool {
-        self.is_timed_out.get()
-    }
-}
-
-/// A stream: hyper's task, and the limit on it. Dropped before its answer's end, it is reset.
-struct Limited<F> {
-    task: Option<Pin<Box<F>>>,
-    flow: Rc<Flow>,
-    /// The limit on what was handed over at that moment.
-    limit: Option<(u64, Limit)>,
-    of: Streams,
-}
-
-impl<F: Future<Output = ()>> Future for Limited<F> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        let Some(task) = &mut this.task else {
-            return Poll::Ready(());
-        };
-        let conn = &this.of.conn;
-        if conn
-            .within(&this.flow, || task.as_mut().poll(cx))
-            .is_ready()
-        {
-            conn.within(&this.flow, || this.task = None);
-            return Poll::Ready(());
-        }
-        let Some(since) = this.flow.handed_at.get() else {
-            this.limit = None;
-            return Poll::Pending;
-        };
-        let is_known = this.limit.as_ref().is_some_and(|(at, _)| *at == since);
-        if !is_known {
-            let until = Until::At(since.saturating_add(this.of.patience));
-            this.limit = Some((since, this.of.sweep.limit(until)));
-        }
-        let limit = this.limit.as_ref();
-        if limit.is_none_or(|(_, limit)| limit.poll_expired(cx).is_pending()) {
-            return Poll::Pending;
-        }
-        this.flow.is_timed_out.set(true);
-        conn.within(&this.flow, || this.task = None);
-        Poll::Ready(())
-    }
-}
-
-/// How hyper serves HTTP/2 here. `header_bytes` is the largest head of a request.
-fn builder(header_bytes: usize, streams: Streams) -> http2::Builder<Streams> {
-    let mut http = http2::Builder::new(streams);
-    http.timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .initial_stream_window_size(STREAM_WINDOW)
+/// How HTTP/2 is served here. `header_bytes` is the largest head of a request.
+fn builder(header_bytes: usize) -> server::Builder {
+    let mut http = server::Builder::new();
+    http.max_concurrent_streams(STREAMS)
+        .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
+        .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESETS)
-        .max_local_error_reset_streams(RESETS)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
+        .max_local_error_reset_streams(Some(RESETS));
     http
 }
 
 /// Serves a connection's requests to its end.
 pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, io: Rewound) {
-    let service = {
-        let (worker, conn) = (worker.clone(), conn.clone());
-        // A stream never becomes a tunnel.
-        let nobody = Handover::default();
-        service_fn(move |req| request::handle(worker.clone(), conn.clone(), req, nobody.clone()))
+    let Some(mut http) = Box::pin(greet(&worker, &conn, io)).await else {
+        return;
     };
-    let streams = Streams {
-        conn: conn.clone(),
-        sweep: worker.sweep.clone(),
-        patience: millis(worker.settings.body_timeout),
+    let mut pings = Pings::new(&mut http, &worker.sweep, &conn);
+    // A stream never becomes a tunnel.
+    let nobody = Handover::default();
+    let begin = |req, respond| {
+        worker.streams.serve(Stream {
+            worker: worker.clone(),
+            in_flight: conn.begin(),
+            req,
+            respond,
+            nobody: nobody.clone(),
+        });
     };
-    let http =
-        builder(worker.settings.header_bytes, streams).serve_connection(TokioIo::new(io), service);
-    tokio::pin!(http);
     let ended = poll_fn(|cx| {
         match conn.heed(cx) {
             Some(Signal::Close) if conn.is_idle() => {
-                http.as_mut().graceful_shutdown();
+                http.graceful_shutdown();
                 return Poll::Ready(false);
             }
-            Some(Signal::Drain | Signal::Close) => http.as_mut().graceful_shutdown(),
+            Some(Signal::Drain | Signal::Close) => http.graceful_shutdown(),
             Some(Signal::TimeOut) => return Poll::Ready(true),
             Some(Signal::Park) | None => {}
         }
-        http.as_mut().poll(cx).map(|_ended| true)
+        pings.poll(cx, &mut http);
+        loop {
+            match ready!(http.poll_accept(cx)) {
+                Some(Ok((req, respond))) => begin(req, respond),
+                Some(Err(_)) | None => return Poll::Ready(true),
+            }
+        }
     })
     .await;
     if !ended {
-        let _ = worker
-            .sweep
-            .within(worker.sweep.after(FAREWELL), http)
-            .await;
+        // What is still asked for was on its way when the client was told.
+        let farewell = poll_fn(|cx| {
+            while let Some(Ok((req, respond))) = ready!(http.poll_accept(cx)) {
+                begin(req, respond);
+            }
+            Poll::Ready(())
+        });
+        let until = worker.sweep.after(FAREWELL);
+        let _ = worker.sweep.within(until, farewell).await;
     }
+}
+
+/// Waits for the client's preface. What the connection is told meanwhile is heard after that; for
+/// who is to end a connection without requests it may take as long as a farewell.
+async fn greet(worker: &Worker, conn: &Conn, io: Rewound) -> Option<Connection> {
+    let mut greeting = pin!(builder(worker.settings.header_bytes).handshake(io));
+    let mut told = None;
+    let mut limit: Option<Limit> = None;
+    let greeted = poll_fn(|cx| {
+        match conn.heed(cx) {
+            Some(Signal::TimeOut) => return Poll::Ready(None),
+            Some(signal @ (Signal::Drain | Signal::Close)) => {
+                told = Some(signal);
+                limit.get_or_insert_with(|| worker.sweep.limit(worker.sweep.after(FAREWELL)));
+            }
+            Some(Signal::Park) | None => {}
+        }
+        if let Poll::Ready(greeted) = greeting.as_mut().poll(cx) {
+            return Poll::Ready(greeted.ok());
+        }
+        match &limit {
+            Some(limit) => limit.poll_expired(cx).map(|()| None),
+            None => Poll::Pending,
+        }
+    })
+    .await;
+    if let Some(signal) = told {
+        conn.tell(signal);
+    }
+    greeted
+}
+
+/// Asks a silent client whether it is there.
+struct Pings {
+    /// The connection's; given out once.
+    pings: Option<PingPong>,
+    sweep: Rc<Sweep>,
+    conn: Rc<Conn>,
+    /// When to look again.
+    limit: Limit,
+    is_asked: bool,
+}
+
+impl Pings {
+    fn new(http: &mut Connection, sweep: &Rc<Sweep>, conn: &Rc<Conn>) -> Self {
+        Self {
+            pings: http.ping_pong(),
+            sweep: sweep.clone(),
+            conn: conn.clone(),
+            limit: sweep.limit(sweep.after(PING_INTERVAL)),
+            is_asked: false,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, http: &mut Connection) {
+        while self.limit.poll_expired(cx).is_ready() {
+            let look_at = self.conn.heard_at().saturating_add(millis(PING_INTERVAL));
+            let now = self.sweep.now();
+            let until = if self.is_asked {
+                http.abrupt_shutdown(Reason::NO_ERROR);
+                Until::At(u64::MAX)
+            } else if look_at > now {
+                Until::At(look_at)
+            } else {
+                let pings = self.pings.as_mut();
+                self.is_asked = pings.is_some_and(|pings| pings.send_ping(Ping::opaque()).is_ok());
+                self.sweep.after(PING_TIMEOUT)
+            };
+            self.limit.reset(until);
+        }
+        if self.is_asked
+            && let Some(pings) = &mut self.pings
+            && pings.poll_pong(cx).is_ready()
+        {
+            self.is_asked = false;
+            self.limit.reset(self.sweep.after(PING_INTERVAL));
+        }
+    }
+}
+
+/// A stream under way.
+pub struct Stream {
+    worker: Rc<Worker>,
+    // The connection is busy from now on, not only when its task looks at the request.
+    in_flight: InFlight,
+    req: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    nobody: Handover,
+}
+
+impl Job for Stream {
+    async fn serve(self) {
+        let Self {
+            worker,
+            in_flight,
+            req,
+            mut respond,
+            nobody,
+        } = self;
+        let is_head = req.method() == Method::HEAD;
+        let answer = {
+            let (head, stream) = req.into_parts();
+            let body = ClientBody::Http2(Inflow::new(stream, &head.headers));
+            let req = Request::from_parts(head, body);
+            let conn = in_flight.conn().clone();
+            let mut answering = pin!(request::handle(worker.clone(), conn, req, nobody));
+            drop(in_flight);
+            poll_fn(|cx| match answering.as_mut().poll(cx) {
+                Poll::Ready(Ok(answer)) => Poll::Ready(Some(answer)),
+                // Dropped unanswered when the client wants no answer any more.
+                Poll::Pending => respond.poll_reset(cx).map(|_gone| None),
+            })
+            .await
+        };
+        if let Some(answer) = answer {
+            answer_by(respond, answer, is_head, &worker).await;
+        }
+    }
+}
+
+/// Sends an answer.
+async fn answer_by(
+    mut respond: SendResponse<Bytes>,
+    answer: Response<ReplyBody>,
+    is_head: bool,
+    worker: &Worker,
+) {
+    let sweep = &worker.sweep;
+    // How long its client may take nothing of it.
+    let patience = millis(worker.settings.body_timeout);
+    let (mut head, body) = answer.into_parts();
+    if !body.is_end_stream()
+        && let Some(length) = body.size_hint().exact()
+        && !head.headers.contains_key(CONTENT_LENGTH)
+    {
+        head.headers
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if !head.headers.contains_key(DATE)
+        && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now()))
+    {
+        head.headers.insert(DATE, now);
+    }
+    // The answer to HEAD has no content (RFC 9110 §9.3.2); an upstream's has none to begin with.
+    let is_whole = body.is_end_stream() || is_head && matches!(body, ReplyBody::Whole(..));
+    let stream = match respond.send_response(Response::from_parts(head, ()), is_whole) {
+        Ok(_) if is_whole => return,
+        Ok(stream) => stream,
+        Err(_no_answer_of_http2) => return respond.send_reset(Reason::INTERNAL_ERROR),
+    };
+    let mut flow = Outflow::new(body, stream);
+    // On what waited when so many parts had been taken.
+    let mut limit: Option<(u64, Limit)> = None;
+    poll_fn(|cx| {
+        if flow.poll_sent(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let Some(taken) = flow.waits_for_peer() else {
+            limit = None;
+            return Poll::Pending;
+        };
+        let known = limit.take().filter(|(at, _)| *at == taken);
+        let (_, limit) = limit.insert(known.unwrap_or_else(|| {
+            let until = Until::At(sweep.now().saturating_add(patience));
+            (taken, sweep.limit(until))
+        }));
+        ready!(limit.poll_expired(cx));
+        flow.body().expire();
+        flow.cancel();
+        Poll::Ready(())
+    })
+    .await;
 }

@@ -28,6 +28,7 @@ pub mod request;
 pub mod settings;
 pub mod single;
 pub mod slot;
+pub mod streams;
 mod tries;
 pub mod tunnel;
 pub mod upgrade;

@@ -6,14 +6,13 @@ use std::rc::Rc;
 
 use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER};
 use http::{Method, Request, Response, Version};
-use hyper::body::Incoming;
 
 use crate::failure::Reason;
 use crate::net::sweep::millis;
 use crate::proxy::answer::Answer;
 use crate::proxy::authority;
 use crate::proxy::authorize;
-use crate::proxy::body::{ReplyBody, RequestBody, Streamed, Upload};
+use crate::proxy::body::{ClientBody, ReplyBody, RequestBody, Streamed, Upload};
 use crate::proxy::conn::{Conn, Signal, Tunnelled};
 use crate::proxy::error::{GRPC_STATUS, Refusal};
 use crate::proxy::headers;
@@ -41,7 +40,7 @@ const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-s
 pub fn handle(
     worker: Rc<Worker>,
     conn: Rc<Conn>,
-    req: Request<Incoming>,
+    req: Request<ClientBody>,
     handover: Handover,
 ) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> {
     let in_flight = conn.begin();
@@ -137,7 +136,7 @@ fn deliver(
         Answer::Switched(resp, upstream, timeouts) => {
             outcome.answered(resp.status());
             handover.replace(Some(Tunnel::new(upstream, outcome, timeouts)));
-            resp.map(|()| ReplyBody::Nothing(conn))
+            resp.map(|()| ReplyBody::Nothing)
         }
     }
 }

@@ -26,9 +26,11 @@ use crate::proxy::authorize;
 use crate::proxy::conn::{Conn, Signal};
 use crate::proxy::connection;
 use crate::proxy::discovery::Discovered;
+use crate::proxy::http2::Stream;
 use crate::proxy::pool::Pool;
 use crate::proxy::registry::Registry;
 use crate::proxy::settings::Settings;
+use crate::proxy::streams::Servants;
 use crate::proxy::tunnel::CHUNK;
 use crate::proxy::upstream::Upstreams;
 use crate::snapshot::Id;
@@ -113,6 +115,8 @@ pub struct Worker {
     pub registry: Rc<Registry>,
     /// The process's places for handshakes.
     pub turns: Turns,
+    /// Its tasks for the streams of HTTP/2.
+    pub streams: Rc<Servants<Stream>>,
     /// How hyper serves HTTP/1.1 connections.
     pub http: http1::Builder,
     /// The metrics.
@@ -200,6 +204,7 @@ async fn run(parts: Parts) -> std::io::Result<()> {
         discovered: Discovered::default(),
         registry: Rc::default(),
         turns: parts.turns,
+        streams: Rc::default(),
         http,
         agreed_downstream: parts.metrics.negotiated.counts("https"),
         metrics: parts.metrics,

@@ -36,6 +36,27 @@ fn http2_and_http1_are_agreed_on_by_alpn() {
 }
 
 #[test]
+fn answer_to_head_has_no_content_over_http2() {
+    let site = Site::start();
+    site.put_ssl("open", NAME, &json!({}));
+    site.gateway.configure(
+        "/routes/all",
+        &json!({"uri": "/only", "upstream": {"nodes": {"127.0.0.1:1": 1}}}),
+    );
+    for version in TlsVersion::ALL {
+        let mut conn = H2Conn::connect(&site.client(NAME).tls(version)).unwrap();
+        let page = conn.get(NAME, "/none").unwrap();
+        assert_eq!((page.status, page.body.is_empty()), (404, false));
+        let asked = conn.begin("HEAD", NAME, "/none", true).unwrap();
+        let head = conn.read(asked).unwrap();
+        assert_eq!((head.status, &head.body[..]), (404, ""));
+        let length = format!("content-length: {}", page.body.len());
+        assert!(head.head.contains(&length), "{head:?}");
+        assert!(head.head.contains("date: "), "{head:?}");
+    }
+}
+
+#[test]
 fn client_certificate_is_asked_for_over_http2_too() {
     let site = Site::start();
     let ca = Ca::root("Clients");
