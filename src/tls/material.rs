@@ -5,9 +5,11 @@
 
 mod approval;
 mod bundles;
+mod der;
 mod encrypted;
 mod facts;
 mod plain;
+mod public_part;
 mod revocation;
 
 use std::fmt;
@@ -279,6 +281,16 @@ impl PrivateKey {
     pub fn public_digest(&self) -> Result<Digest, ErrorStack> {
         sha256(&self.0.public_key_to_der()?)
     }
+
+    /// [`PrivateKey::public_digest`] of the key of a PEM text; where that has the public part as it
+    /// is, the key is not read. `None` where it cannot be.
+    #[must_use]
+    pub fn public_digest_of(pem: &str) -> Option<Digest> {
+        if let Some(public) = public_part::of_key(pem) {
+            return sha256(&public).ok();
+        }
+        Self::parse(pem).ok()?.public_digest().ok()
+    }
 }
 
 impl fmt::Debug for PrivateKey {
@@ -315,6 +327,17 @@ impl KeyPair {
             return Err(MaterialError::Mismatch);
         }
         Ok(Self { chain, key })
+    }
+
+    /// Whether both texts are in the form that OpenSSL writes and have the same public key, which
+    /// can be told without reading the key. `false` says nothing; in FIPS mode, where there is
+    /// more to judge, it is all that is said.
+    #[must_use]
+    pub fn is_plainly_one(cert_pem: &str, key_pem: &str) -> bool {
+        let public = public_part::of_key(key_pem);
+        !approval::is_required()
+            && public.is_some()
+            && public == public_part::of_certificate(cert_pem)
     }
 
     /// SHA-256 over the chain: the key is determined by the leaf.
@@ -420,15 +443,6 @@ impl fmt::Debug for CaBundle {
 /// OpenSSL's own.
 pub fn fingerprint(certificate: &X509Ref) -> Result<Digest, ErrorStack> {
     sha256(&certificate.to_der()?)
-}
-
-/// SHA-256 of a certificate's public key (DER SubjectPublicKeyInfo), as of its private key's
-/// [`PrivateKey::public_digest`].
-///
-/// # Errors
-/// OpenSSL's own.
-pub fn public_digest(certificate: &X509Ref) -> Result<Digest, ErrorStack> {
-    sha256(&certificate.public_key()?.public_key_to_der()?)
 }
 
 /// The subject of a certificate in RFC 2253 form, as nginx's `$ssl_client_s_dn` shows it.

@@ -7,8 +7,8 @@
 //! has not that key, and the same in every reply and after a restart, without being stored. It
 //! covers the place too, so that equal secrets of two objects do not show as equal.
 //!
-//! Opening and reading a private key takes a millisecond, a list has thousands: what names a sealed
-//! key is remembered.
+//! A list has thousands of keys, and reading one takes OpenSSL a millisecond: the text of nearly
+//! every key says what names it, and what names a sealed key is remembered.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -133,7 +133,7 @@ impl Custody {
         };
         // What is no private key is not read as one: that takes as long.
         if let Some(name) = name
-            && let Some(digest) = public_digest(&opened)
+            && let Some(digest) = PrivateKey::public_digest_of(&opened)
         {
             ring.named.remember(name, digest);
             return named(&digest);
@@ -144,7 +144,7 @@ impl Custody {
     /// The placeholder of a secret in the clear.
     pub(super) fn placeholder(&self, place: Place<'_>, nature: Nature, text: &str) -> String {
         let digest = match nature {
-            Nature::PrivateKey => public_digest(text),
+            Nature::PrivateKey => PrivateKey::public_digest_of(text),
             Nature::Credential => None,
         };
         if let Some(digest) = digest {
@@ -161,11 +161,6 @@ impl Custody {
             Err(_openssl) => UNKNOWN.to_owned(),
         }
     }
-}
-
-/// The digest of a private key's public part, if it is a key.
-fn public_digest(key: &str) -> Option<material::Digest> {
-    PrivateKey::parse(key).ok()?.public_digest().ok()
 }
 
 /// The placeholder of a private key.

@@ -10,6 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use openssl::asn1::Asn1Object;
 
+use super::der::{IDENTIFIER, INTEGER, OCTETS, SEQUENCE, number, take};
+
 /// The label of an encrypted PKCS#8 key (RFC 7468 section 11).
 const BEGIN: &str = "-----BEGIN ENCRYPTED PRIVATE KEY-----";
 const END: &str = "-----END ENCRYPTED PRIVATE KEY-----";
@@ -38,12 +40,6 @@ const CIPHERS: [&str; 3] = [
 ];
 /// The fewest iterations of PBKDF2 (RFC 8018 section 4.2, SP 800-132 section 5.2).
 const ITERATIONS: u64 = 1000;
-
-/// `SEQUENCE`, `OCTET STRING`, `INTEGER` and `OBJECT IDENTIFIER` (X.690 section 8).
-const SEQUENCE: u8 = 0x30;
-const OCTETS: u8 = 0x04;
-const INTEGER: u8 = 0x02;
-const IDENTIFIER: u8 = 0x06;
 
 /// Why the way a key is encrypted is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -167,35 +163,6 @@ fn pbkdf2(parameters: &[u8]) -> Option<(String, u64)> {
 fn algorithm_of(content: &[u8]) -> Option<(String, &[u8])> {
     let (id, parameters) = take(content, IDENTIFIER)?;
     Some((dotted(id)?, parameters))
-}
-
-/// The content of the element that `der` begins with, which must have this tag, and what follows.
-fn take(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (found, rest) = der.split_first()?;
-    if *found != tag {
-        return None;
-    }
-    let (first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(*first), rest),
-        0x81..=0x84 => {
-            let (length, rest) = rest.split_at_checked(usize::from(first - 0x80))?;
-            (usize::try_from(number(length)).ok()?, rest)
-        }
-        _ => return None,
-    };
-    rest.split_at_checked(length)
-}
-
-/// A number without sign; what does not fit is as large as can be.
-fn number(bytes: &[u8]) -> u64 {
-    let bytes = bytes.iter().skip_while(|byte| **byte == 0);
-    bytes
-        .clone()
-        .try_fold(0_u64, |sum, byte| {
-            sum.checked_mul(256)?.checked_add(u64::from(*byte))
-        })
-        .unwrap_or(u64::MAX)
 }
 
 /// An object identifier in dotted form (X.690 section 8.19).

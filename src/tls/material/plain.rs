@@ -17,21 +17,36 @@ const BOUNDARY: &str = "-----BEGIN ";
 /// The boundaries of a certificate (RFC 7468 section 5).
 const BEGIN_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 const END_CERTIFICATE: &str = "-----END CERTIFICATE-----";
-/// The boundaries of a PKCS#8 key without a passphrase, as nearly all are (RFC 7468 section 10).
-const BEGIN_KEY: &str = "-----BEGIN PRIVATE KEY-----";
-const END_KEY: &str = "-----END PRIVATE KEY-----";
+/// The label of a PKCS#8 key without a passphrase, as nearly all are (RFC 7468 section 10).
+const KEY: &str = "PRIVATE KEY";
 
 /// The key of a text that has one PKCS#8 block and no other; `None` where OpenSSL must be asked
 /// what the text is.
 pub(super) fn read(pem: &str) -> Option<PKey<Private>> {
-    let (before, rest) = pem.split_once(BEGIN_KEY)?;
-    let (body, after) = rest.split_once(END_KEY)?;
-    if before.contains(BOUNDARY) || after.contains(BOUNDARY) {
+    let (label, der) = only_block(pem)?;
+    if label != KEY {
         return None;
     }
-    let key = PKey::private_key_from_pkcs8(&decode(body)?);
+    let key = PKey::private_key_from_pkcs8(&der);
     // What it left behind must not be taken for the error of a later call.
     key.inspect_err(|_| drop(ErrorStack::get())).ok()
+}
+
+/// Label and bytes of the only block of a text.
+pub(super) fn only_block(pem: &str) -> Option<(&str, Zeroizing<Vec<u8>>)> {
+    let (_before, rest) = pem.split_once(BOUNDARY)?;
+    let (label, rest) = rest.split_once("-----")?;
+    let (body, rest) = rest.split_once("-----END ")?;
+    let after = rest.strip_prefix(label)?.strip_prefix("-----")?;
+    let is_only = !body.contains(BOUNDARY) && !after.contains(BOUNDARY);
+    is_only.then(|| Some((label, decode(body)?)))?
+}
+
+/// The bytes of a text's first block, if that is a certificate.
+pub(super) fn first_certificate(pem: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let (before, rest) = pem.split_once(BEGIN_CERTIFICATE)?;
+    let (body, _after) = rest.split_once(END_CERTIFICATE)?;
+    (!before.contains(BOUNDARY)).then(|| decode(body))?
 }
 
 /// The digest of a text's chain; `None` where a block of it is no certificate.
@@ -113,7 +128,7 @@ mod tests {
             &cut,
             &short,
             "",
-            BEGIN_KEY,
+            "-----BEGIN PRIVATE KEY-----",
         ] {
             assert!(read(text).is_none(), "{text}");
         }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::super::api::forget_times;
 use crate::crypto::digest::Sha256;
 use crate::resource::{Kind, is_reference};
-use crate::tls::material::{self, CertChain, Digest, PrivateKey};
+use crate::tls::material::PrivateKey;
 
 /// What the server shows in the place of a secret begins so.
 const WITHHELD: &str = "$withheld:";
@@ -22,17 +22,6 @@ const fn keys(kind: Kind) -> &'static [&'static str] {
         Kind::Upstream => &["/tls/client_key"],
         Kind::Service | Kind::Route => &["/upstream/tls/client_key"],
         Kind::Secret => &["/auth_config/private_key", "/auth/key"],
-    }
-}
-
-/// Where the certificate of such a key is.
-fn certificate_of(key: &str) -> Option<&'static str> {
-    match key {
-        "/key" => Some("/cert"),
-        "/tls/client_key" => Some("/tls/client_cert"),
-        "/upstream/tls/client_key" => Some("/upstream/tls/client_cert"),
-        "/auth/key" => Some("/auth/cert"),
-        _ => None,
     }
 }
 
@@ -156,38 +145,13 @@ fn identify(member: &Value) -> Key {
     if is_reference(text) || text.starts_with(WITHHELD_KEY) {
         return Key::Known(text.to_owned());
     }
-    let digest = PrivateKey::parse(text)
-        .ok()
-        .and_then(|key| key.public_digest().ok());
-    digest.map_or(Key::Unknown, named)
-}
-
-/// As [`identify`]; of a key that fits its certificate, as one of a file that was checked does, the
-/// certificate tells it in a tenth of the time.
-fn identify_with(member: &Value, certificate: Option<&Value>) -> Key {
-    let is_pem = |value: &&Value| {
-        value
-            .as_str()
-            .is_some_and(|text| text.contains("-----BEGIN "))
-    };
-    let certificate = certificate.filter(is_pem).filter(|_| is_pem(&member));
-    let digest = certificate.and_then(Value::as_str).and_then(|pem| {
-        let chain = CertChain::parse(pem).ok()?;
-        material::public_digest(&chain.leaf).ok()
-    });
-    digest.map_or_else(|| identify(member), named)
-}
-
-fn named(digest: Digest) -> Key {
-    Key::Known(format!("{WITHHELD_KEY}{}", Sha256::from_bytes(digest)))
+    PrivateKey::public_digest_of(text).map_or(Key::Unknown, |digest| {
+        Key::Known(format!("{WITHHELD_KEY}{}", Sha256::from_bytes(digest)))
+    })
 }
 
 fn level_key(local: &mut Value, remote: &mut Value, pointer: &str) {
-    let key = |value: &Value| {
-        let certificate = certificate_of(pointer).and_then(|at| value.pointer(at));
-        let member = value.pointer(pointer);
-        member.map_or(Key::Unknown, |member| identify_with(member, certificate))
-    };
+    let key = |value: &Value| value.pointer(pointer).map_or(Key::Unknown, identify);
     let (ours, theirs) = (key(local), key(remote));
     match (ours, theirs) {
         (Key::Known(ours), Key::Known(theirs)) => {
@@ -205,13 +169,9 @@ fn level_key(local: &mut Value, remote: &mut Value, pointer: &str) {
 fn level_list(local: &mut Value, remote: &mut Value, pointer: &str) {
     let keys = |value: &Value| -> Option<Vec<Value>> {
         let list = value.pointer(pointer)?.as_array()?;
-        let certs = value.pointer("/certs").and_then(Value::as_array);
-        let known = list.iter().enumerate().map(|(position, member)| {
-            let certificate = certs.and_then(|certs| certs.get(position));
-            match identify_with(member, certificate) {
-                Key::Known(name) => Some(Value::from(name)),
-                Key::Unknown => None,
-            }
+        let known = list.iter().map(|member| match identify(member) {
+            Key::Known(name) => Some(Value::from(name)),
+            Key::Unknown => None,
         });
         known.collect()
     };
