@@ -189,7 +189,7 @@ mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
     use openssl::bn::BigNumContext;
-    use openssl::ec::{EcGroup, EcKey, PointConversionForm};
+    use openssl::ec::{EcGroup, PointConversionForm};
     use openssl::nid::Nid;
     use openssl::pkey::{Id as KeyId, PKey, Private};
     use openssl::pkey_ctx::PkeyCtx;
@@ -224,7 +224,7 @@ mod tests {
     /// A key whose public part is shorter than usual.
     fn compressed() -> String {
         let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-        let key = EcKey::generate(&group).unwrap();
+        let key = PKey::ec_gen("P-256").unwrap().ec_key().unwrap();
         let mut context = BigNumContext::new().unwrap();
         let form = PointConversionForm::COMPRESSED;
         let point = key.public_key().to_bytes(&group, form, &mut context);
