@@ -1,6 +1,8 @@
 //! What can be said of a declared configuration without a server.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZero;
+use std::thread;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,6 +15,9 @@ use super::file::{Declared, Entry};
 use crate::crypto::digest::{Sha256, sha256_framed};
 use crate::resource::{Id, Kind, is_reference, shown};
 use crate::tls::material::{self, CaBundle, CertChain, KeyPair, PrivateKey};
+
+/// Fewer pairs than this are judged by one thread.
+const LEAST_SHARE: usize = 64;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -28,7 +33,7 @@ pub(super) fn check(declared: &Declared, now: i64) -> Found {
     let mut check = Check {
         now,
         found: Found::default(),
-        pairs: HashMap::new(),
+        judged: judge_all(declared, now),
     };
     let mut seen = HashSet::new();
     for (kind, entry) in declared.all() {
@@ -50,9 +55,100 @@ pub(super) fn check(declared: &Declared, now: i64) -> Found {
 struct Check {
     now: i64,
     found: Found,
-    /// Pairs that were looked at, by the digest of both texts: one certificate may serve many
-    /// objects, and reading a key takes a millisecond.
-    pairs: HashMap<Sha256, Judged>,
+    judged: HashMap<Sha256, Judged>,
+}
+
+/// A certificate and its key with their names, as far as they are given.
+struct Pair<'d> {
+    cert: (String, Option<&'d str>),
+    key: (String, Option<&'d str>),
+}
+
+impl<'d> Pair<'d> {
+    fn of_ssl(ssl: &'d Value) -> Self {
+        Self {
+            cert: ("cert".to_owned(), text(ssl, "cert")),
+            key: ("key".to_owned(), text(ssl, "key")),
+        }
+    }
+
+    fn of_tls(tls: &'d Value) -> Self {
+        Self {
+            cert: ("tls.client_cert".to_owned(), text(tls, "client_cert")),
+            key: ("tls.client_key".to_owned(), text(tls, "client_key")),
+        }
+    }
+
+    /// All pairs of an object.
+    fn all(kind: Kind, value: &'d Value) -> Vec<Self> {
+        let list = |name: &str| value.get(name).and_then(Value::as_array);
+        if kind == Kind::Ssl {
+            let (certs, keys) = (list("certs"), list("keys"));
+            let further = certs.into_iter().flatten().enumerate();
+            let further = further.map(|(position, cert)| {
+                let key = keys.and_then(|keys| keys.get(position));
+                Self {
+                    cert: (format!("certs[{position}]"), cert.as_str()),
+                    key: (format!("keys[{position}]"), key.and_then(Value::as_str)),
+                }
+            });
+            let first = Self::of_ssl(value);
+            return std::iter::once(first).chain(further).collect();
+        }
+        let own = Some(value).filter(|_| kind == Kind::Upstream);
+        let upstreams = own.into_iter().chain(value.get("upstream"));
+        let tls = upstreams.filter_map(|upstream| upstream.get("tls"));
+        tls.map(Self::of_tls).collect()
+    }
+
+    /// Both as far as they are PEM: what is no reference, and not the server's or Apache APISIX's to
+    /// read.
+    fn pem(&self) -> Texts<'d> {
+        let literal =
+            |text: Option<&'d str>| text.filter(|text| !is_reference(text) && !is_withheld(text));
+        let key = literal(self.key.1).filter(|key| !is_sealed(key));
+        [literal(self.cert.1), key]
+    }
+}
+
+/// The texts of a certificate and a key.
+type Texts<'d> = [Option<&'d str>; 2];
+
+fn digest([cert, key]: Texts<'_>) -> Option<Sha256> {
+    let texts = [cert, key].map(|text| text.unwrap_or_default().as_bytes());
+    sha256_framed(&texts).ok()
+}
+
+/// Judges all pairs of a configuration, by the digest of both texts: one certificate may serve many
+/// objects. To read one takes a quarter of a millisecond, so that all processors do.
+fn judge_all(declared: &Declared, now: i64) -> HashMap<Sha256, Judged> {
+    let mut texts = HashMap::new();
+    for (kind, entry) in declared.all() {
+        for pair in Pair::all(kind, &entry.value) {
+            let pem = pair.pem();
+            texts.extend(digest(pem).map(|digest| (digest, pem)));
+        }
+    }
+    let texts: Vec<(Sha256, Texts<'_>)> = texts.into_iter().collect();
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let share = texts.len().div_ceil(threads).max(LEAST_SHARE);
+    thread::scope(|scope| {
+        let judge_share = |share: &[(Sha256, Texts<'_>)]| -> Vec<(Sha256, Judged)> {
+            let judged = share.iter();
+            judged
+                .map(|(digest, pem)| (*digest, judge(*pem, now)))
+                .collect()
+        };
+        let workers: Vec<_> = texts
+            .chunks(share)
+            .map(|share| scope.spawn(move || judge_share(share)))
+            .collect();
+        let shares = workers.into_iter().map(|worker| {
+            let judged = worker.join();
+            judged.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        shares.flatten().collect()
+    })
 }
 
 /// What was found of a certificate and its key.
@@ -101,21 +197,8 @@ impl Check {
         if text(value, "type") != Some("client") && snis(value).is_empty() {
             self.fault(entry, "either sni or snis is required");
         }
-        self.pair(
-            entry,
-            ("cert", text(value, "cert")),
-            ("key", text(value, "key")),
-        );
-        let list = |name: &str| value.get(name).and_then(Value::as_array);
-        let (certs, keys) = (list("certs"), list("keys"));
-        for (position, cert) in certs.into_iter().flatten().enumerate() {
-            let key = keys.and_then(|keys| keys.get(position));
-            let names = (format!("certs[{position}]"), format!("keys[{position}]"));
-            self.pair(
-                entry,
-                (&names.0, cert.as_str()),
-                (&names.1, key.and_then(Value::as_str)),
-            );
+        for pair in Pair::all(Kind::Ssl, value) {
+            self.pair(entry, &pair);
         }
         if let Some(ca) = value.get("client").and_then(|client| text(client, "ca")) {
             self.issuers(entry, "client.ca", ca);
@@ -126,41 +209,25 @@ impl Check {
         let Some(tls) = upstream.get("tls") else {
             return;
         };
-        self.pair(
-            entry,
-            ("tls.client_cert", text(tls, "client_cert")),
-            ("tls.client_key", text(tls, "client_key")),
-        );
+        self.pair(entry, &Pair::of_tls(tls));
         let trusted = tls.get("ca_certs").and_then(Value::as_array);
         for ca in trusted.into_iter().flatten().filter_map(Value::as_str) {
             self.issuers(entry, "tls.ca_certs", ca);
         }
     }
 
-    /// A certificate and its key, as far as they are given as PEM.
-    fn pair(&mut self, entry: &Entry, cert: (&str, Option<&str>), key: (&str, Option<&str>)) {
-        fn literal(text: Option<&str>) -> Option<&str> {
-            text.filter(|text| !is_reference(text) && !is_withheld(text))
-        }
-        let (pem, key_pem) = (
-            literal(cert.1),
-            literal(key.1).filter(|key| !is_sealed(key)),
-        );
-        let texts = [pem, key_pem].map(|text| text.unwrap_or_default().as_bytes());
-        let digest = sha256_framed(&texts).ok();
-        let known = digest.and_then(|digest| self.pairs.get(&digest).cloned());
-        let judged = known.unwrap_or_else(|| judge(pem, key_pem, self.now));
+    fn pair(&mut self, entry: &Entry, pair: &Pair<'_>) {
+        let pem = pair.pem();
+        let judged = digest(pem).and_then(|digest| self.judged.get(&digest).cloned());
+        let judged = judged.unwrap_or_else(|| judge(pem, self.now));
         if let Some(text) = &judged.key {
-            self.fault(entry, &format!("{}: {text}", key.0));
+            self.fault(entry, &format!("{}: {text}", pair.key.0));
         }
         if let Some(text) = &judged.cert {
-            self.fault(entry, &format!("{}: {text}", cert.0));
+            self.fault(entry, &format!("{}: {text}", pair.cert.0));
         }
         if let Some((subject, end)) = &judged.ended {
-            self.warn_of_end(entry, cert.0, subject, *end);
-        }
-        if let Some(digest) = digest {
-            self.pairs.insert(digest, judged);
+            self.warn_of_end(entry, &pair.cert.0, subject, *end);
         }
     }
 
@@ -215,9 +282,11 @@ fn is_sealed(text: &str) -> bool {
     decoded.is_ok_and(|bytes| !bytes.is_empty() && bytes.len().is_multiple_of(16))
 }
 
-fn judge(cert: Option<&str>, key: Option<&str>, now: i64) -> Judged {
+fn judge([cert, key]: Texts<'_>, now: i64) -> Judged {
     let mut judged = Judged::default();
     let chain = cert.map(CertChain::parse);
+    // Not read where it fits at sight: that takes longer than all else.
+    let key = key.filter(|key| !cert.is_some_and(|cert| KeyPair::is_plainly_one(cert, key)));
     match (&chain, key.map(PrivateKey::parse)) {
         (Some(Ok(chain)), Some(Ok(private))) => {
             let joined = KeyPair::join(chain.clone(), private);
@@ -300,6 +369,24 @@ mod tests {
             ]
         );
         assert_eq!(found.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_of_many_pairs_is_judged_by_itself() {
+        let ca = sample::ca("ca");
+        let pairs: Vec<_> = (0..2).map(|_| sample::leaf(&ca, "a", &["a"])).collect();
+        let count = 3 * LEAST_SHARE;
+        // A comment makes each text another one.
+        let ssl = |position: usize| {
+            let (cert, key) = (&pairs[0], &pairs[usize::from(position == 100)]);
+            let cert = format!("{position}\n{}", cert.cert);
+            json!({"id": position, "snis": ["a"], "cert": cert, "key": key.key_pem})
+        };
+        let ssls: Vec<_> = (0..count).map(ssl).collect();
+        assert_eq!(
+            found(&json!({"version": "1", "ssls": ssls})).faults,
+            ["ssls[100]: key: the private key does not belong to the certificate"]
+        );
     }
 
     #[test]
