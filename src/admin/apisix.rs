@@ -13,6 +13,7 @@ use super::configs;
 use super::judge;
 use super::list;
 use super::reply::{self, Answer, Refusal};
+use super::request::Query;
 use super::target::{Depth, Target};
 use crate::control::{Amend, Delete, Flavour, Post, Put, Shown, WriteError, Written};
 use crate::resource::patch::Patch;
@@ -40,7 +41,13 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
         (Target::Object(kind, id), &Method::DELETE) => delete(call, kind, &id).await,
         (Target::ServiceUpstreams(id), &Method::GET) => show_service_upstreams(call, id).await,
         (Target::Plugins, &Method::GET) => Ok(Answer::ok(json!(plugins::NAMES))),
-        (Target::PluginSchemas(name), &Method::GET) => plugin_schemas(call, name),
+        (Target::PluginSchemas(name), &Method::GET) => plugin_schemas(&call.head.query, name),
+        // They are parts of the program: those that run are the newest there are.
+        (Target::PluginSchemas(Some("reload")), &Method::PUT) => Ok(Answer::text(
+            StatusCode::OK,
+            "text/plain",
+            "done".to_owned(),
+        )),
         (Target::Schema(word), &Method::GET) => judge::show_schema(word),
         (Target::SchemaCheck(word), &Method::POST) => judge::check_schema(call, word).await,
         (Target::Configuration, &Method::GET | &Method::HEAD | &Method::PUT) => {
@@ -270,28 +277,20 @@ fn not_offered(call: &Call<'_>, word: &str, depth: Depth) -> Result<Answer, Refu
     }
 }
 
-/// The schema of a plugin, or of all with what APISIX tells beside it. All are of its `http` subsystem.
-/// (APISIX, `admin/plugins.lua`.)
-fn plugin_schemas(call: &Call<'_>, name: Option<&str>) -> Result<Answer, Refusal> {
-    let query = &call.head.query;
+/// The schema of a plugin, or of all with what APISIX tells beside it. (APISIX, `admin/plugins.lua`.)
+fn plugin_schemas(query: &Query, name: Option<&str>) -> Result<Answer, Refusal> {
     let subsystem = query.find("subsystem").unwrap_or("http");
     if !["http", "stream"].contains(&subsystem) {
         return Err(Refusal::NoSubsystem(subsystem.to_owned()));
     }
-    let schema = |name: &str| schema::plugin(name).filter(|_| subsystem == "http");
+    // All are of the `http` subsystem.
+    let is_http = subsystem == "http";
     let answer = match name {
         None if query.find("all") == Some("true") => {
-            let all = plugins::PRIORITIES
-                .into_iter()
-                .filter_map(|(name, priority)| {
-                    let about =
-                        json!({"priority": priority, "schema": schema(name)?, "version": 0.1});
-                    Some((name.to_owned(), about))
-                });
-            Some(Value::Object(all.collect()))
+            Some(if is_http { judge::plugins() } else { json!({}) })
         }
         None => None,
-        Some(name) => schema(name).cloned(),
+        Some(name) => schema::plugin(name).filter(|_| is_http).cloned(),
     };
     let unknown = || Refusal::NoPlugin(subsystem.to_owned());
     answer.map(Answer::ok).ok_or_else(unknown)

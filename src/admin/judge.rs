@@ -13,7 +13,7 @@ use super::request::{self, BodyError};
 use super::target::NOT_OFFERED;
 use crate::control::{Put, WriteError};
 use crate::resource::fault::Faults;
-use crate::resource::{self, Document, Id, Kind, schema, shown};
+use crate::resource::{self, Document, Id, Kind, plugins, schema, shown};
 use crate::secrets::custody::Opened;
 use crate::store::file;
 
@@ -29,6 +29,27 @@ pub(super) fn show_schema(word: &str) -> Result<Answer, Refusal> {
     schema
         .map(|schema| Answer::ok(schema.clone()))
         .ok_or(Refusal::NoPath)
+}
+
+/// What there is to tell of every plugin, by name.
+pub(super) fn plugins() -> Value {
+    let all = plugins::PRIORITIES.into_iter();
+    let all = all.filter_map(|(name, priority)| {
+        let schema = schema::plugin(name)?;
+        let about = json!({"priority": priority, "schema": schema, "version": 0.1});
+        Some((name.to_owned(), about))
+    });
+    Value::Object(all.collect())
+}
+
+/// The schemas of all kinds, by their singular words.
+pub(super) fn schemas() -> Value {
+    let all = Kind::ALL.into_iter();
+    let all = all.filter_map(|kind| {
+        let schema = schema::document(kind, "")?;
+        Some((kind.singular().to_owned(), schema.clone()))
+    });
+    Value::Object(all.collect())
 }
 
 /// Judges a body by the schema of its kind alone: neither PEM nor references are looked at.
@@ -250,7 +271,7 @@ mod tests {
             assert_eq!(schema["properties"]["create_time"]["type"], "integer");
             room.ask("PUT", &path, "{}", 404).await;
         }
-        for word in ["routes", "plugins/limit-count", "secret", "nothing", ""] {
+        for word in ["routes", "plugins/a/b", "secret", "nothing", ""] {
             let path = format!("/apisix/admin/schema/{word}");
             let told = room.ask("GET", &path, "", 404).await.json();
             assert_eq!(told["error_msg"], "not found", "{word}");

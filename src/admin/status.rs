@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use warp::Filter;
 use warp::reply::Response;
 
+use super::judge;
 use super::reply::{Answer, Refusal};
 use super::request::Head;
 use crate::control::{Checked, Control};
@@ -52,9 +53,11 @@ impl Status {
                 told(&format!("missing src id for src type {}", shown(kind))),
             ),
             ["v1", "healthcheck", kind, id] => self.health_of(kind, id),
-            ["v1", "schema"] => {
-                Answer::ok(json!({ "main": {}, "plugins": {}, "stream_plugins": {} }))
-            }
+            ["v1", "schema"] => Answer::ok(json!({
+                "main": judge::schemas(),
+                "plugins": judge::plugins(),
+                "stream_plugins": {},
+            })),
             _ => Refusal::NoPath.into_answer(),
         }
     }
@@ -167,10 +170,6 @@ mod tests {
             ("/status", "{\"status\":\"ok\"}\n"),
             ("/status/ready", "{\"status\":\"ok\"}\n"),
             ("/v1/healthcheck", "[]\n"),
-            (
-                "/v1/schema",
-                "{\"main\":{},\"plugins\":{},\"stream_plugins\":{}}\n",
-            ),
         ] {
             assert_eq!(
                 ask(&state, "GET", path).await,
@@ -178,6 +177,22 @@ mod tests {
                 "{path}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn schemas_tell_which_plugin_goes_first() {
+        let (status, text) = ask(&state(), "GET", "/v1/schema").await;
+        let shown: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(status, 200);
+        assert_eq!(shown["plugins"]["proxy-rewrite"]["priority"], 1008);
+        assert_eq!(
+            shown["plugins"]["proxy-rewrite"]["schema"]["type"],
+            "object"
+        );
+        for kind in ["route", "service", "ssl", "upstream"] {
+            assert_eq!(shown["main"][kind]["type"], "object", "{kind}");
+        }
+        assert_eq!(shown["stream_plugins"], json!({}));
     }
 
     #[tokio::test]

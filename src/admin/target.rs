@@ -35,7 +35,8 @@ pub(super) enum Target<'w, 'p> {
     NotOffered(&'p str, Depth),
     /// `/plugins/list`.
     Plugins,
-    /// `/plugins?all=true` and `/plugins/{name}`: what plugins there are look like.
+    /// `/plugins?all=true` and `/plugins/{name}`, both also behind `/schema`: what plugins there are
+    /// look like.
     PluginSchemas(Option<&'p str>),
     /// `/schema/{kind}`.
     Schema(&'p str),
@@ -72,8 +73,8 @@ impl<'w, 'p> Target<'w, 'p> {
             ["services", id, "upstreams"] => Ok(Self::ServiceUpstreams(id)),
             ["services", _, "upstreams", _] => Ok(Self::ServiceUpstream),
             ["plugins", "list"] => Ok(Self::Plugins),
-            ["plugins"] => Ok(Self::PluginSchemas(None)),
-            ["plugins", name] => Ok(Self::PluginSchemas(Some(name))),
+            ["plugins"] | ["schema", "plugins"] => Ok(Self::PluginSchemas(None)),
+            ["plugins", name] | ["schema", "plugins", name] => Ok(Self::PluginSchemas(Some(name))),
             ["schema", word] => Ok(Self::Schema(word)),
             ["schema", "validate", word] => Ok(Self::SchemaCheck(word)),
             ["configs"] => Ok(Self::Configuration),
@@ -169,7 +170,12 @@ mod tests {
             ("plugins/a/b", Target::Nowhere),
             ("schema/route", Target::Schema("route")),
             ("schema/validate/routes", Target::SchemaCheck("routes")),
-            ("schema/plugins/limit-count", Target::Nowhere),
+            ("schema/plugins", Target::PluginSchemas(None)),
+            (
+                "schema/plugins/limit-count",
+                Target::PluginSchemas(Some("limit-count")),
+            ),
+            ("schema/plugins/a/b", Target::Nowhere),
             ("configs/validate", Target::ConfigurationCheck),
             ("configs", Target::Configuration),
             ("configs/x", Target::Nowhere),

@@ -306,6 +306,15 @@ fn words_and_methods_that_do_not_exist_are_refused_as_by_apisix() {
         .admin_get("/plugins/proxy-rewrite")
         .expect_status(200);
     assert_eq!(about["schema"], schema.json());
+    for (older, newer) in [
+        ("/schema/plugins/proxy-rewrite?subsystem=http", &schema),
+        ("/schema/plugins?all=true", &all),
+    ] {
+        let told = gateway.admin_get(older).expect_status(200);
+        assert_eq!(told.json(), newer.json(), "{older}");
+    }
+    let reloaded = gateway.admin("PUT", "/plugins/reload").send();
+    assert_eq!(reloaded.expect_status(200).body, "done");
     assert_eq!(schema.json()["properties"]["headers"]["type"], "object");
     let streams = gateway.admin_get("/plugins?all=true&subsystem=stream");
     assert_eq!(streams.expect_status(200).json(), json!({}));
@@ -321,6 +330,12 @@ fn words_and_methods_that_do_not_exist_are_refused_as_by_apisix() {
             "plugin not found in subsystem stream",
         ),
         ("/plugins", 404, "plugin not found in subsystem http"),
+        ("/plugins/reload", 404, "plugin not found in subsystem http"),
+        (
+            "/schema/plugins/limit-count",
+            404,
+            "plugin not found in subsystem http",
+        ),
         ("/plugins/a?subsystem=x", 400, "unsupported subsystem: x"),
     ] {
         let told = gateway.admin_get(path).expect_status(status);
