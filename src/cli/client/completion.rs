@@ -37,8 +37,9 @@ _a6() {
 }
 complete -o default -F _a6 a6"#;
 
+// The file `_a6` of a function path is read at the first completion, which it then has to make.
 const ZSH: &str = r#"#compdef a6
-# zsh completion for a6: source <(a6 completion zsh)
+# zsh completion for a6: source <(a6 completion zsh), or as the file _a6 in a folder of $fpath
 _a6() {
     local -a candidates
     candidates=("${(@f)$(a6 __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
@@ -48,14 +49,21 @@ _a6() {
         _files
     fi
 }
-compdef _a6 a6"#;
+if [[ ${funcstack[1]} == _a6 ]]; then
+    _a6
+else
+    (( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
+    compdef _a6 a6
+fi"#;
 
+// Files are offered where nothing else is found.
 const FISH: &str = r#"# fish completion for a6: a6 completion fish | source
-function __a6_complete
+function __a6_find
     set -l words (commandline -opc) (commandline -ct)
-    a6 __complete -- $words[2..-1] 2>/dev/null
+    set -g __a6_found (a6 __complete -- $words[2..-1] 2>/dev/null)
+    set -q __a6_found[1]
 end
-complete -c a6 -a '(__a6_complete)'"#;
+complete -c a6 -n __a6_find -f -a '$__a6_found'"#;
 
 const POWERSHELL: &str = r#"# PowerShell completion for a6: a6 completion powershell | Out-String | Invoke-Expression
 Register-ArgumentCompleter -Native -CommandName a6 -ScriptBlock {

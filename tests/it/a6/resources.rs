@@ -289,6 +289,51 @@ fn completed(a6: &A6, line: &str) -> Vec<String> {
     told.lines().map(str::to_owned).collect()
 }
 
+/// What zsh completes words to; its own functions for candidates and files are stood in for.
+fn completed_by_zsh(a6: &A6, words: &str) -> String {
+    let script = format!(
+        "zsh -f <<'EOF'\n\
+         compadd() {{ shift; print -rl -- \"$@\" }}; _files() {{ print files }}; compdef() {{ : }}\n\
+         source <(a6 completion zsh); words=({words}); CURRENT=$#words; _a6\n\
+         # As the function of a file, which is first read when it is called.\n\
+         unfunction _a6; a6 completion zsh > _a6; fpath=($PWD); autoload _a6; _a6\nEOF"
+    );
+    a6.bash(&script).expect_success().stdout
+}
+
+/// What fish completes a line to.
+fn completed_by_fish(a6: &A6, line: &str) -> String {
+    let script = format!(
+        "HOME=$PWD fish --no-config -c 'a6 completion fish | source; complete -C \"{line}\"'"
+    );
+    a6.bash(&script).expect_success().stdout
+}
+
+#[test]
+fn zsh_and_fish_complete_verbs_ids_and_files() {
+    let gateway = Gateway::start();
+    let a6 = A6::at(&gateway);
+    let upstreams = r#"{"id":"up-one","nodes":{"a:1":1}} {"id":"up-two","nodes":{"a:1":1}}"#;
+    a6.feed(&["upstream", "create", "-f", "-"], upstreams)
+        .expect_success();
+    a6.write("up.yaml", "");
+    for (line, by_zsh, by_fish) in [
+        ("a6 upstr", "upstream\n", "upstream\n"),
+        (
+            "a6 upstream get up-",
+            "up-one\nup-two\n",
+            "up-one\nup-two\n",
+        ),
+        ("a6 route list -o t", "table\n", "table\n"),
+        ("a6 upstream create -f up.", "files\n", "up.yaml\n"),
+    ] {
+        assert_eq!(completed_by_zsh(&a6, line), by_zsh.repeat(2), "{line}");
+        assert_eq!(completed_by_fish(&a6, line), by_fish, "{line}");
+    }
+    let ids_alone = completed_by_fish(&a6, "a6 upstream get ");
+    assert_eq!(ids_alone, "up-one\nup-two\n");
+}
+
 #[test]
 fn completion_runs_nothing_that_a_server_says() {
     let list = |id: &str| {
