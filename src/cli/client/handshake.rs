@@ -133,6 +133,17 @@ pub(super) fn facts(certificate: &Certificate, now: i64) -> Value {
     })
 }
 
+/// A certificate in part of a sentence.
+pub(super) fn brief(certificate: &Certificate) -> String {
+    let (_, until) = material::validity(certificate).unwrap_or_default();
+    format!(
+        "{} of {}, until {},",
+        escaped(&material::subject(certificate), usize::MAX),
+        escaped(&material::issuer(certificate), usize::MAX),
+        day(until)
+    )
+}
+
 /// Whole days until an end; negative where it has passed.
 pub(super) const fn days_left(until: i64, now: i64) -> i64 {
     until.saturating_sub(now).div_euclid(86_400)

@@ -16,7 +16,6 @@ use super::resources::control;
 use super::settings::{Settings, environment};
 use super::table::{self, text};
 use super::usage::at_most_one;
-use crate::cli::print;
 use crate::net::http::{Answer, HttpError, Limits, Origin};
 use crate::resource::{Kind, escaped};
 
@@ -186,11 +185,12 @@ impl Plan {
                 "verification": met.verified.words(),
             })
         });
-        if let (Verified::No(why), Some(tls)) = (&met.verified, &tls) {
-            print::err(&format!("{tls:#}"));
+        if let Verified::No(why) = &met.verified {
+            let leaf = met.served.as_ref().and_then(|served| served.chain.first());
+            let shown = leaf.map_or_else(String::new, |leaf| handshake::brief(leaf));
             return Err(Failed::new(format!(
-                "failed to send test request to gateway: its certificate is not trusted ({why}), so \
-                 nothing was sent; name its CA with --cacert, or use --insecure"
+                "failed to send test request to gateway: its certificate {shown} is not trusted \
+                 ({why}), so nothing was sent; name its CA with --cacert, or use --insecure"
             )));
         }
         let answer = met.client.send_over(met.stream, self.request).await;

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::apisix::Apisix;
 use crate::support::a6::A6;
@@ -160,12 +160,20 @@ fn route_is_traced_through_tls() {
     );
     assert!(table.stdout.contains("Trust:     verified"), "{table:?}");
 
-    let distrusted = trace(&["--cert", "client.crt", "--key", "client.key"]);
+    let identity = ["--cert", "client.crt", "--key", "client.key"];
+    let distrusted = trace(&identity);
     assert_eq!(distrusted.status.code(), Some(1));
+    let told = &distrusted.stderr;
     assert!(
-        distrusted.stderr.contains("nothing was sent"),
+        told.starts_with(
+            "failed to send test request to gateway: its certificate CN=api.example.com of "
+        ) && told.contains("nothing was sent; name its CA with --cacert"),
         "{distrusted:?}"
     );
+    assert_eq!((told.lines().count(), distrusted.stdout.len()), (1, 0));
+    let as_json = trace(&[&identity[..], &["-o", "json"]].concat());
+    let error: Value = serde_json::from_str(&as_json.stderr).unwrap();
+    assert_eq!(error["error_msg"], told.trim_end());
     trace(&["--cert", "client.crt", "--key", "client.key", "--insecure"]).expect_success();
     let refused = trace(&["--cacert", "ca.crt"]);
     assert!(
