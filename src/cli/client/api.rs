@@ -142,18 +142,7 @@ impl Network {
             .as_deref()
             .ok_or("no server configured; use 'a6 context create', --server or set A6_SERVER")?;
         let origin = origin(server)?;
-        let identity = match (&settings.client_cert, &settings.client_key) {
-            (Some(cert), Some(key)) => Some((cert.as_path(), key.as_path())),
-            // One file may hold both.
-            (Some(both), None) => Some((both.as_path(), both.as_path())),
-            (None, Some(_)) => return Err("--client-key needs --client-cert".into()),
-            (None, None) => None,
-        };
-        let trust = Trust {
-            ca_cert: settings.ca_cert.as_deref(),
-            identity,
-            insecure: settings.insecure,
-        };
+        let trust = Trust::of(settings)?;
         let mut key = HeaderValue::from_str(key).map_err(|_invalid| {
             "the API key has characters that no header can carry; was a line end pasted with it?"
         })?;
@@ -175,7 +164,26 @@ pub(super) fn origin(url: &str) -> Result<Origin, Failed> {
         .map_err(|error| Failed::new(format!("invalid URL {:?}: {error}", shown(url))))
 }
 
-impl Trust<'_> {
+impl<'a> Trust<'a> {
+    /// By the settings for the server, which hold for all of its addresses.
+    ///
+    /// # Errors
+    /// A key without its certificate.
+    pub(super) fn of(settings: &'a Settings) -> Result<Self, Failed> {
+        let identity = match (&settings.client_cert, &settings.client_key) {
+            (Some(cert), Some(key)) => Some((cert.as_path(), key.as_path())),
+            // One file may hold both.
+            (Some(both), None) => Some((both.as_path(), both.as_path())),
+            (None, Some(_)) => return Err("--client-key needs --client-cert".into()),
+            (None, None) => None,
+        };
+        Ok(Self {
+            ca_cert: settings.ca_cert.as_deref(),
+            identity,
+            insecure: settings.insecure,
+        })
+    }
+
     fn connector(&self) -> Result<UpstreamConnector, Failed> {
         let identity = match self.identity {
             None => None,

@@ -317,7 +317,7 @@ pub(super) struct Trace {
     /// Host; by default the route's first. Also the server name of https
     #[arg(long)]
     pub(super) host: Option<String>,
-    /// The control API; by default port 9091 of the admin server
+    /// The control API; by default port 9091 of the admin server. Over TLS with the server's options
     #[arg(long, value_name = "URL")]
     pub(super) control_url: Option<String>,
     /// The gateway; by default port 9080 of the admin server [env: APISIX_GATEWAY_URL]
@@ -510,7 +510,7 @@ pub(super) struct Export {
 pub(super) struct Health {
     /// Which
     pub(super) id: Vec<String>,
-    /// The control API; by default port 9091 of the admin server
+    /// The control API; by default port 9091 of the admin server. Over TLS with the server's options
     #[arg(long, value_name = "URL")]
     pub(super) control_url: Option<String>,
 }

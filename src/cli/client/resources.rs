@@ -102,6 +102,7 @@ pub(super) async fn run(
         kind,
         globals,
         network,
+        settings: &settings,
         api: network.api(&settings, globals.verbose)?,
     };
     match verb {
@@ -120,6 +121,7 @@ struct Group<'a> {
     kind: Kind,
     globals: &'a Globals,
     network: &'a Network,
+    settings: &'a Settings,
     api: Api,
 }
 
@@ -323,9 +325,8 @@ impl Group<'_> {
         let format = self.format(Shape::List)?;
         let id = self.one(&health.id).await?;
         let control = control(&self.api, health.control_url.as_deref())?;
-        let client = self
-            .network
-            .client(control, None, &Trust::default(), api::LIMITS)?;
+        let trust = Trust::of(self.settings)?;
+        let client = self.network.client(control, None, &trust, api::LIMITS)?;
         let path = format!("/v1/healthcheck/upstreams/{}", api::escape(&id));
         let value = api::fetch(&client, &path).await?;
         let nodes = value.get("nodes").cloned().unwrap_or_else(|| value.clone());

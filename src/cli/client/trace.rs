@@ -40,7 +40,7 @@ pub(super) fn run(trace: &Trace, globals: &Globals) -> Result<String, Failed> {
         let route = api.get(Kind::Route, id).await?;
         let gateway = gateway(trace, api.origin())?;
         let control = control(&api, trace.control_url.as_deref())?;
-        let priorities = priorities(network, control).await;
+        let priorities = priorities(network, control, &settings).await;
         let plan = Plan::new(trace, &route, &gateway)?;
         let trust = handshake::trust(&trace.identity, globals.insecure)?;
         let mut report = plan.send(network, &gateway, &trust).await?;
@@ -74,9 +74,9 @@ fn gateway(trace: &Trace, admin: &Origin) -> Result<Origin, Failed> {
 }
 
 /// What the control API says of plugins; nothing where there is none.
-async fn priorities(network: &Network, control: Origin) -> Value {
-    let client = network.client(control, None, &Trust::default(), LIMITS);
-    match client {
+async fn priorities(network: &Network, control: Origin, settings: &Settings) -> Value {
+    let trust = Trust::of(settings);
+    match trust.and_then(|trust| network.client(control, None, &trust, LIMITS)) {
         Ok(client) => api::fetch(&client, "/v1/schema").await.unwrap_or_default(),
         Err(_none) => Value::Null,
     }

@@ -94,8 +94,9 @@ fn both_flavours_take_the_same_commands() {
 fn admin_port_that_asks_for_a_certificate_gets_one() {
     let ca = Ca::root("Admin CA");
     let origin = Origin::nginx(&Nginx {
-        directives: "location /apisix/admin/ { default_type application/json; \
-                     return 200 '{\"total\":0,\"list\":[]}'; }"
+        directives: "default_type application/json; \
+                     location /apisix/admin/ { return 200 '{\"total\":0,\"list\":[]}'; } \
+                     location /v1/healthcheck/ { return 200 '{\"nodes\":[]}'; }"
             .to_owned(),
         ..Nginx::mutual(ca.server("localhost"), ca.pem())
     });
@@ -107,7 +108,8 @@ fn admin_port_that_asks_for_a_certificate_gets_one() {
         alice.key.display().to_string(),
     );
     let a6 = a6.env("A6_CA_CERT", &root);
-    let list = |more: &[&str]| a6.run(&[&["route", "list", "-o", "table"], more].concat());
+    let with = |args: &[&str], more: &[&str]| a6.run(&[args, more].concat());
+    let list = |more: &[&str]| with(&["route", "list", "-o", "table"], more);
     let shown = list(&["--client-cert", &cert, "--client-key", &key]).expect_success();
     assert_eq!(shown.stdout, "No routes found.\n");
     fs::write(a6.folder().join("both.pem"), {
@@ -116,6 +118,24 @@ fn admin_port_that_asks_for_a_certificate_gets_one() {
     })
     .unwrap();
     list(&["--client-cert", "both.pem"]).expect_success();
+    // The control API is reached with the same options.
+    let control = format!("https://localhost:{}", origin.port());
+    let health = [
+        "upstream",
+        "health",
+        "u",
+        "-o",
+        "table",
+        "--control-url",
+        &control,
+    ];
+    let told = with(&health, &["--client-cert", "both.pem"]).expect_success();
+    assert_eq!(told.stdout, "No health checks found.\n");
+    let told = with(&health, &[]);
+    assert!(
+        told.stderr.starts_with("API error (status 400)"),
+        "{told:?}"
+    );
     // nginx says this by HTTP.
     assert!(list(&[]).stderr.starts_with("API error (status 400)"));
     list(&["--client-key", &key]).expect_failure("--client-key needs --client-cert");
