@@ -120,7 +120,19 @@ fn run(command: &Command, globals: &Globals) -> Result<String, Failed> {
         Command::Completion { shell } => completion::script(shell),
         Command::Version => version::run(output),
         Command::Complete { words } => Ok(completion::complete(words)),
+        Command::Other(words) if words.first().is_some_and(|word| word == "help") => help(words),
         Command::Other(words) => Err(usage::no_group(words.first().map_or("", String::as_str))),
+    }
+}
+
+/// `a6 help GROUP VERB`, as the public tool has it beside `a6 GROUP VERB --help`.
+fn help(words: &[String]) -> Result<String, Failed> {
+    let asked = words.iter().skip(1).map(String::as_str);
+    let line = ["a6"].into_iter().chain(asked).chain(["--help"]);
+    match Args::try_parse_from(line) {
+        Err(e) if is_help(e.kind()) => Ok(e.render().to_string()),
+        Err(e) => Err(Failed::new(usage::message(&e))),
+        Ok(_) => Err(usage::no_group(words.get(1).map_or("", String::as_str))),
     }
 }
 
@@ -202,4 +214,37 @@ pub fn platform() -> String {
         other => other,
     };
     format!("{}/{arch}", std::env::consts::OS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_is_that_of_the_words_behind_it() {
+        let help = |line: &str| {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            help(&words)
+        };
+        for (line, usage) in [
+            ("help", "Usage: a6 [OPTIONS] <COMMAND>"),
+            ("help ssl", "Usage: a6 ssl [OPTIONS] <COMMAND>"),
+            ("help ssl ls", "Usage: a6 ssl list [OPTIONS]"),
+        ] {
+            let told = help(line).unwrap();
+            assert!(told.contains(usage), "{told}");
+        }
+        for (line, refusal) in [
+            ("help nope", "unknown command \"nope\" for \"a6\""),
+            ("help ssl nope", "unknown command \"nope\" for \"a6 ssl\""),
+        ] {
+            assert_eq!(help(line).unwrap_err().to_string(), refusal);
+        }
+        assert!(
+            help("help consumer")
+                .unwrap_err()
+                .to_string()
+                .contains("not consumers")
+        );
+    }
 }

@@ -7,13 +7,14 @@ use serde_json::{Map, Value};
 
 use super::api::{self, Api, Network, Trust};
 use super::args::{self, Delete, Export, Globals, Health, NamedList, Paging, Update};
-use super::envelope::{Item, id_text};
+use super::envelope::{Item, Page, id_text};
 use super::failed::Failed;
 use super::format::{Format, Shape};
 use super::input::{self, Document};
 use super::settings::Settings;
 use super::usage::at_most_one;
 use super::{table, terminal};
+use crate::cli::print;
 use crate::resource::Kind;
 
 /// A verb with its arguments, whichever group it came from.
@@ -234,7 +235,16 @@ impl Group<'_> {
         let label = list.label.as_deref().map(split_label);
         query.extend(label.map(|(key, _)| ("label", key)));
         query.extend(list.uri.as_deref().map(|uri| ("uri", uri)));
-        let mut items = self.api.page(self.kind, &query).await?.items;
+        let Page { mut items, total } = self.api.page(self.kind, &query).await?;
+        let total = u64::try_from(total).unwrap_or(u64::MAX);
+        let pages = total.div_ceil(list.page_size.max(1));
+        let page = list.page.max(1);
+        if matches!(format, Format::Table) && page < pages {
+            print::err(&format!(
+                "note: page {page} of {pages}; --page {} shows the next one",
+                page.saturating_add(1)
+            ));
+        }
         if let Some(label) = label {
             items.retain(|item| has_label(&item.value, label));
         }
@@ -263,7 +273,7 @@ impl Group<'_> {
         }
         let plural = table::plural(self.kind);
         if items.is_empty() {
-            crate::cli::print::err(&format!("No {plural} found."));
+            print::err(&format!("No {plural} found."));
             return Ok(String::new());
         }
         let question = format!("Delete {} {plural}?", items.len());
@@ -294,7 +304,7 @@ impl Group<'_> {
         let is_declined =
             !self.globals.force && terminal::is_asked() && !terminal::confirm(question);
         if is_declined {
-            crate::cli::print::err("Aborted.");
+            print::err("Aborted.");
         }
         is_declined
     }
@@ -308,7 +318,7 @@ impl Group<'_> {
             items.retain(|item| has_label(&item.value, label));
         }
         if items.is_empty() {
-            crate::cli::print::err(&format!("No {} found.", table::plural(self.kind)));
+            print::err(&format!("No {} found.", table::plural(self.kind)));
             return Ok(String::new());
         }
         let values: Value = items
@@ -356,7 +366,7 @@ impl Group<'_> {
             )));
         }
         for (number, item) in items.iter().enumerate() {
-            crate::cli::print::err(&format!("{:>4}  {}", number + 1, item.id));
+            print::err(&format!("{:>4}  {}", number + 1, item.id));
         }
         let answer = terminal::ask("Number or id: ");
         chosen(&items, &answer).ok_or_else(|| Failed::new(format!("{answer:?} is none of these")))
@@ -420,7 +430,7 @@ fn secret_id(id: &str) -> Result<&str, Failed> {
 /// The same failure, after what was written before it is shown: it stays.
 fn stopped(format: Format, written: Vec<Value>, failed: Failed) -> Failed {
     if !written.is_empty() {
-        crate::cli::print::out(show(format, written).trim_end());
+        print::out(show(format, written).trim_end());
     }
     failed
 }

@@ -149,7 +149,7 @@ fn deletion_of_many_goes_by_label_or_takes_all() {
 }
 
 #[test]
-fn export_writes_all_pages_without_times() {
+fn export_writes_all_pages_and_a_table_says_that_there_are_more() {
     let gateway = Gateway::start();
     let a6 = A6::at(&gateway);
     let empty = a6.run(&["upstream", "export"]).expect_success();
@@ -162,6 +162,15 @@ fn export_writes_all_pages_without_times() {
         .collect();
     a6.feed(&["upstream", "create", "-f", "-"], &many.join("\n"))
         .expect_success();
+    for (page, note) in [
+        ("1", "note: page 1 of 2; --page 2 shows the next one\n"),
+        ("2", ""),
+    ] {
+        let told = a6.run(&["upstream", "list", "-o", "table", "--page", page]);
+        assert_eq!(told.expect_success().stderr, note);
+    }
+    let listed = a6.run(&["upstream", "list"]).expect_success();
+    assert_eq!(listed.stderr, "");
     a6.run(&["upstream", "export", "-f", "out.yaml"])
         .expect_success();
     let written = std::fs::read_to_string(a6.folder().join("out.yaml")).unwrap();
