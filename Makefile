@@ -10,7 +10,7 @@ CARGO ?= cargo
 # (tests/tour/run).
 export ONCE FIPS HTTP_PORT HTTPS_PORT ADMIN_PORT ADMIN_HTTPS_PORT STATUS_PORT UPSTREAM_PORT
 
-.PHONY: help install rust build release run test test-unit test-it test-fips test-vendored test-vendored-fips smoke-vendored vendored-tools fips-module-ready openbao rotation bench bench-quick bench-instr bench-build bench-scale fmt fmt-check lint deny doc man certs ci clean
+.PHONY: help install rust build release run test test-unit test-it test-fips test-vendored test-vendored-fips smoke-vendored vendored-tools fips-module-ready managers rotation bench bench-quick bench-instr bench-build bench-scale fmt fmt-check lint deny doc man certs ci clean
 
 help: ## Lists every target.
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,16 +30,16 @@ release: install rust ## Builds the release binaries.
 run: release $(if $(filter 1,$(FIPS)),fips-module-ready) ## Shows both mTLS flows on a real nginx and stays up until Ctrl-C; ONCE=1 ends after the tour, FIPS=1 is in FIPS mode.
 	@tests/tour/run
 
-test: install rust openbao fips-module-ready ## Runs every test; those about FIPS mode on the module that `make fips` builds.
+test: install rust managers fips-module-ready ## Runs every test; those about FIPS mode on the module that `make fips` builds.
 	@$(CARGO) test --locked
 
-test-unit: install rust ## Runs the tests of the library alone.
+test-unit: install rust managers ## Runs the tests of the library alone.
 	@$(CARGO) test --locked --lib
 
-test-it: install rust openbao fips-module-ready ## Runs the tests that start the real binary.
+test-it: install rust managers fips-module-ready ## Runs the tests that start the real binary.
 	@$(CARGO) test --locked --test it
 
-test-fips: install rust openbao fips-module-ready ## Runs every test on the FIPS module, and says which it left out.
+test-fips: install rust managers fips-module-ready ## Runs every test on the FIPS module, and says which it left out.
 	@.ci/test-fips
 
 # OpenSSL of its own, linked statically: built once, which takes minutes. In a folder of its own, so that
@@ -47,18 +47,17 @@ test-fips: install rust openbao fips-module-ready ## Runs every test on the FIPS
 VENDORED_TARGET ?= target/vendored
 VENDORED := --features vendored --target-dir $(VENDORED_TARGET)
 
-test-vendored: install rust openbao vendored-tools ## Runs every test on a pinned OpenSSL 3.5, linked statically.
+test-vendored: install rust managers vendored-tools ## Runs every test on a pinned OpenSSL 3.5, linked statically.
 	@$(CARGO) test --locked $(VENDORED)
 
-test-vendored-fips: install rust openbao vendored-tools fips-module-ready ## The same on the FIPS module, which that OpenSSL loads.
+test-vendored-fips: install rust managers vendored-tools fips-module-ready ## The same on the FIPS module, which that OpenSSL loads.
 	@.ci/test-fips $(VENDORED)
 
 smoke-vendored: install rust vendored-tools fips-module-ready ## Builds that program and runs the tests of mutual TLS and of FIPS mode.
 	@$(CARGO) test --locked $(VENDORED) --test it -- fips client_mtls upstream_mtls
 
-# The server that tests of secret managers start.
-openbao:
-	@.ci/install-openbao
+managers: install ## Installs the secret managers that tests start.
+	@.ci/install-managers
 
 vendored-tools:
 	@.ci/install-packages vendored

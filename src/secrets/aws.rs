@@ -210,4 +210,6 @@ fn refused(answer: &net_http::Answer, key: &AccessKey) -> ReadFault {
 }
 
 #[cfg(test)]
+mod moto;
+#[cfg(test)]
 mod tests;

@@ -117,7 +117,7 @@ impl Bao {
             .stdout(said)
             .stderr(also)
             .spawn()
-            .expect("bao can be started: `make install` sees to it");
+            .expect("bao can be started: `make managers` installs it");
         self.child = Some(child);
         eventually(START, "OpenBao answers", || {
             let child = self.child.as_mut().expect("it was started");
@@ -238,12 +238,12 @@ impl Drop for Bao {
     }
 }
 
-/// The program: on the path, or where `make install` has put it.
+/// The program: on the path, or where `make managers` has put it.
 fn bao() -> Command {
     let home = std::env::var_os("HOME")
         .map(PathBuf::from)
         .unwrap_or_default();
-    let installed = home.join(".cache/portcullis/openbao/bin/bao");
+    let installed = home.join(".cache/portcullis/managers/bin/bao");
     if installed.exists() {
         Command::new(installed)
     } else {
