@@ -21,7 +21,7 @@ use openssl::conf::ConfRef;
 use openssl::error::ErrorStack;
 use openssl::lib_ctx::{LibCtx, LibCtxRef};
 use openssl::nid::Nid;
-use openssl::pkey::PKeyRef;
+use openssl::pkey::{PKey, PKeyRef, Private};
 use openssl::provider::ProviderRef;
 use openssl::ssl::{SslContextBuilder, SslMethod, SslRef, SslSessionRef};
 use openssl::x509::store::{X509Store, X509StoreBuilderRef, X509StoreRef};
@@ -1350,6 +1350,90 @@ pub fn context_within(
     let ctx = unsafe { c::SSL_CTX_new_ex(library.as_ptr(), ptr::null(), method.as_ptr()) };
     // SAFETY: a context that was made is live, and nothing else owns it.
     fetched(ctx).map(|ctx| unsafe { SslContextBuilder::from_ptr(ctx) })
+}
+
+/// Reads private keys of one kind, one after the other: `OSSL_DECODER_CTX`.
+///
+/// What OpenSSL sets up to read a key (which decoders and key managers there are, and which of them
+/// fit together) takes ten times as long as the reading, and is the same for every key of a kind.
+pub struct KeyReader {
+    /// Its own; never null.
+    ctx: *mut ffi::OSSL_DECODER_CTX,
+    /// Its own: where libcrypto puts a key that it read. Null between two of them.
+    slot: *mut *mut ffi::EVP_PKEY,
+}
+
+// SAFETY: nothing in a decoder context belongs to a thread; it must not be used by two at a time,
+// which `&mut self` sees to.
+unsafe impl Send for KeyReader {}
+
+impl KeyReader {
+    /// A reader of PKCS#8 (RFC 5958) in DER, without a passphrase, with a key of this kind: a name
+    /// of a key manager, such as `EC` or `RSA`.
+    ///
+    /// `OSSL_DECODER_CTX_new_for_pkey(3)`: null on failure; keeps the pointer to where keys go.
+    /// Under the default properties, so in FIPS mode for keys that the module holds.
+    ///
+    /// # Errors
+    /// OpenSSL's own.
+    pub fn new(kind: &CStr) -> Result<Self, ErrorStack> {
+        let slot = Box::into_raw(Box::new(ptr::null_mut()));
+        // SAFETY: `slot` lives until `drop`; the texts are C strings, which libcrypto copies; null
+        // means the default library context and no further properties.
+        let ctx = unsafe {
+            ffi::OSSL_DECODER_CTX_new_for_pkey(
+                slot,
+                c"DER".as_ptr(),
+                c"PrivateKeyInfo".as_ptr(),
+                kind.as_ptr(),
+                ffi::EVP_PKEY_KEYPAIR,
+                ptr::null_mut(),
+                ptr::null(),
+            )
+        };
+        match fetched(ctx) {
+            Ok(ctx) => Ok(Self { ctx, slot }),
+            Err(error) => {
+                // SAFETY: made above, and nothing else has it.
+                drop(unsafe { Box::from_raw(slot) });
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads the one key that all of `der` is, and gives itself back for the next. After a failure
+    /// there is no next: some versions of libcrypto keep a mark of it.
+    ///
+    /// `OSSL_DECODER_from_data(3)`: returns 1 on success, and moves the pointer past what it read.
+    ///
+    /// # Errors
+    /// OpenSSL's own; empty where more follows the key.
+    pub fn read(self, der: &[u8]) -> Result<(PKey<Private>, Self), ErrorStack> {
+        let (mut data, mut len) = (der.as_ptr(), der.len());
+        // SAFETY: `ctx` is live; `data` and `len` are those of a slice, which is only read.
+        let rc = unsafe { ffi::OSSL_DECODER_from_data(self.ctx, &raw mut data, &raw mut len) };
+        // SAFETY: `slot` is live, and libcrypto is done with it.
+        let key = unsafe { self.slot.replace(ptr::null_mut()) };
+        let key = (!key.is_null()).then(|| {
+            // SAFETY: a live key, which libcrypto made for the owner of `slot`.
+            unsafe { PKey::from_ptr(key) }
+        });
+        succeeded(rc)?;
+        match key {
+            Some(key) if len == 0 => Ok((key, self)),
+            Some(_) | None => Err(ErrorStack::get()),
+        }
+    }
+}
+
+impl Drop for KeyReader {
+    fn drop(&mut self) {
+        // SAFETY: both are its own and live; `slot` is empty, and goes after who points to it.
+        unsafe {
+            ffi::OSSL_DECODER_CTX_free(self.ctx);
+            drop(Box::from_raw(self.slot));
+        }
+    }
 }
 
 /// Copies the IV that a cipher is using into `iv`, which must be as long as the cipher's IV.

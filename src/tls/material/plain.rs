@@ -1,8 +1,12 @@
 //! PEM texts without anything out of the ordinary, read the short way.
 //!
 //! OpenSSL 3 reads a private key by trying a decoder for each form of each kind of key; set up anew
-//! for each text, that costs several times what is left when form and kind are known. And to tell
+//! for each text, that costs several times what is left when form and kind are known, and even then
+//! most of it is the setting up: what was set up for a kind is used again. And to tell
 //! a chain from another no certificate has to be understood.
+
+use std::ffi::CStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +14,9 @@ use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
 use zeroize::Zeroizing;
 
+use super::der::{IDENTIFIER, INTEGER, SEQUENCE, take};
 use super::{Digest, sha256};
+use crate::crypto::sys::KeyReader;
 
 /// How every boundary begins (RFC 7468 section 2).
 const BOUNDARY: &str = "-----BEGIN ";
@@ -20,6 +26,52 @@ const END_CERTIFICATE: &str = "-----END CERTIFICATE-----";
 /// The label of a PKCS#8 key without a passphrase, as nearly all are (RFC 7468 section 10).
 const KEY: &str = "PRIVATE KEY";
 
+/// How many readers of a kind are kept: as many as read at once, as a rule.
+const READERS: usize = 16;
+
+/// The kinds that nearly all keys are of.
+static KINDS: [Kind; 2] = [
+    // id-ecPublicKey, RFC 5480 section 2.1.1.
+    Kind::new(c"EC", b"\x2a\x86\x48\xce\x3d\x02\x01"),
+    // rsaEncryption, RFC 8017 appendix A.1.
+    Kind::new(c"RSA", b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01"),
+];
+
+/// A kind of keys with those who read them.
+struct Kind {
+    /// OpenSSL's name.
+    name: &'static CStr,
+    /// What identifies its algorithm.
+    identifier: &'static [u8],
+    readers: Mutex<Vec<KeyReader>>,
+}
+
+impl Kind {
+    const fn new(name: &'static CStr, identifier: &'static [u8]) -> Self {
+        Self {
+            name,
+            identifier,
+            readers: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Reads a PKCS#8 key.
+    fn read(&self, der: &[u8]) -> Result<PKey<Private>, ErrorStack> {
+        let kept = self.readers().pop();
+        let reader = kept.map_or_else(|| KeyReader::new(self.name), Ok)?;
+        let (key, reader) = reader.read(der)?;
+        let mut readers = self.readers();
+        if readers.len() < READERS {
+            readers.push(reader);
+        }
+        Ok(key)
+    }
+
+    fn readers(&self) -> MutexGuard<'_, Vec<KeyReader>> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The key of a text that has one PKCS#8 block and no other; `None` where OpenSSL must be asked
 /// what the text is.
 pub(super) fn read(pem: &str) -> Option<PKey<Private>> {
@@ -27,9 +79,24 @@ pub(super) fn read(pem: &str) -> Option<PKey<Private>> {
     if label != KEY {
         return None;
     }
-    let key = PKey::private_key_from_pkcs8(&der);
-    // What it left behind must not be taken for the error of a later call.
-    key.inspect_err(|_| drop(ErrorStack::get())).ok()
+    // What an attempt left behind must not be taken for the error of a later call.
+    let forget = |_: &ErrorStack| drop(ErrorStack::get());
+    let identifier = identifier(&der);
+    let mut kinds = KINDS.iter();
+    let kind = kinds.find(|kind| identifier == Some(kind.identifier));
+    let key = kind.and_then(|kind| kind.read(&der).inspect_err(forget).ok());
+    key.or_else(|| {
+        let key = PKey::private_key_from_pkcs8(&der);
+        key.inspect_err(forget).ok()
+    })
+}
+
+/// What identifies the algorithm of a PKCS#8 key (RFC 5958 section 2).
+fn identifier(der: &[u8]) -> Option<&[u8]> {
+    let (key, _) = take(der, SEQUENCE)?;
+    let (_version, rest) = take(key, INTEGER)?;
+    let (algorithm, _) = take(rest, SEQUENCE)?;
+    take(algorithm, IDENTIFIER).map(|(identifier, _)| identifier)
 }
 
 /// Label and bytes of the only block of a text.
@@ -109,6 +176,25 @@ mod tests {
                 assert!(read(&text).unwrap().public_eq(&key), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn a_reader_is_used_for_one_key_after_the_other_and_not_after_a_broken_one() {
+        let key = |curve| PKey::ec_gen(curve).unwrap();
+        let ec = &KINDS[0];
+        for curve in ["P-256", "P-521", "P-256"] {
+            let (one, other) = (key(curve), key(curve));
+            let der = one.private_key_to_pkcs8().unwrap();
+            assert_eq!(identifier(&der), Some(ec.identifier));
+            assert!(ec.read(&der).unwrap().public_eq(&one));
+            assert!(ec.read(&der[..der.len() - 1]).is_err());
+            assert!(ec.read(&[der.as_slice(), &[0]].concat()).is_err());
+            let der = other.private_key_to_pkcs8().unwrap();
+            let read = ec.read(&der).unwrap();
+            assert!(read.public_eq(&other) && !read.public_eq(&one));
+            assert_eq!(read.private_key_to_pkcs8().unwrap(), der);
+        }
+        assert!(ErrorStack::get().errors().is_empty());
     }
 
     #[test]
