@@ -6,7 +6,7 @@
 
 use openssl::error::ErrorStack;
 use openssl::lib_ctx::LibCtx;
-use openssl::ssl::{SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions};
+use openssl::ssl::{SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslRef};
 
 use crate::crypto::sys;
 use crate::tls::key_updates;
@@ -110,4 +110,18 @@ pub(super) fn install(ctx: &mut SslContextBuilder, pair: &KeyPair) -> Result<(),
         sys::add_chain_certificate(ctx, intermediate)?;
     }
     ctx.check_private_key()
+}
+
+/// Puts a certificate, its intermediates and its key on one connection, for which its context has
+/// none.
+///
+/// # Errors
+/// As [`install`].
+pub(super) fn present(ssl: &mut SslRef, pair: &KeyPair) -> Result<(), ErrorStack> {
+    ssl.set_certificate(&pair.chain.leaf)?;
+    for intermediate in &pair.chain.intermediates {
+        ssl.add_chain_cert(intermediate.clone())?;
+    }
+    // Checked against the certificate, which comes first (`SSL_use_PrivateKey(3)`).
+    ssl.set_private_key(pair.key.as_pkey())
 }

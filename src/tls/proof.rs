@@ -1,7 +1,9 @@
 //! The proof made when a resource is written: a handshake in memory with what was just built.
 
+use std::sync::OnceLock;
+
 use openssl::error::ErrorStack;
-use openssl::ssl::{Ssl, SslMethod, SslVerifyMode};
+use openssl::ssl::{Ssl, SslContext, SslMethod, SslVerifyMode};
 
 use crate::tls::context;
 use crate::tls::memory::{Side, shake};
@@ -31,16 +33,15 @@ pub enum ProofError {
 /// # Errors
 /// [`ProofError`], naming the side that failed.
 pub fn prove_server(server: &ServerContext) -> Result<(), ProofError> {
-    let versions = Versions {
-        min: server.versions.min,
-        max: server.versions.max,
-    };
-    let mut client = context::base(SslMethod::tls_client(), versions)?;
-    client.set_verify(SslVerifyMode::NONE);
-    let mut accept = Ssl::new(&server.ctx)?;
+    let mut accept = Ssl::new(&server.common)?;
+    server.equip(&mut accept)?;
     // The certificate, key and chain are what is proved; the policy is the client's to meet.
     accept.set_verify(SslVerifyMode::NONE);
-    let connect = Ssl::new(&client.build())?;
+    // Nor is a session proved.
+    accept.set_num_tickets(0)?;
+    let mut connect = Ssl::new(client()?)?;
+    connect.set_min_proto_version(Some(server.versions.min.into()))?;
+    connect.set_max_proto_version(Some(server.versions.max.into()))?;
     let (server, client) = shake(accept, connect);
     let server_refused = server.refused();
     match (server, client) {
@@ -52,4 +53,15 @@ pub fn prove_server(server: &ServerContext) -> Result<(), ProofError> {
         (_, Side::Failed(error)) => Err(ProofError::Client(error)),
         (Side::Mid(_), _) | (_, Side::Mid(_)) => Err(ProofError::Stuck),
     }
+}
+
+/// The context of all clients of proofs; none is resumed.
+fn client() -> Result<&'static SslContext, ErrorStack> {
+    static CLIENT: OnceLock<SslContext> = OnceLock::new();
+    if let Some(made) = CLIENT.get() {
+        return Ok(made);
+    }
+    let mut ctx = context::base(SslMethod::tls_client(), Versions::default())?;
+    ctx.set_verify(SslVerifyMode::NONE);
+    Ok(CLIENT.get_or_init(|| ctx.build()))
 }

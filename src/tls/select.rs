@@ -1,8 +1,8 @@
 //! The ClientHello callback: which name is meant, and everything OpenSSL does not carry over.
 //!
-//! The only place that switches contexts. `SSL_set_SSL_CTX` takes over certificate, key, trust
-//! store and session id context, but neither verify mode and depth nor versions, suites and
-//! groups (measured on 3.0; nginx re-applies the same by hand). The ClientHello callback is used
+//! The only place that switches contexts. `SSL_set_SSL_CTX` takes over what names that trust the
+//! same CAs have in common: their store and their list of them. It leaves behind verify mode and
+//! depth, versions, suites and groups (measured on 3.0; nginx re-applies the same by hand). The ClientHello callback is used
 //! rather than the servername callback because versions are settled after it, and because
 //! resumption is decided after it, so that the id context of the name counts.
 //!
@@ -174,7 +174,7 @@ pub(super) fn on_client_hello(
 }
 
 /// Switches to a name's context and re-applies what the switch leaves behind; what is the name's
-/// own among the names of an ssl is applied here alone.
+/// own, certificates and keys among it, is applied here alone.
 fn apply(
     context: &ServerContext,
     sni: Option<&[u8]>,
@@ -184,13 +184,12 @@ fn apply(
         clippy::disallowed_methods,
         reason = "the one place that switches contexts"
     )]
-    ssl.set_ssl_context(&context.ctx)?;
+    ssl.set_ssl_context(&context.common)?;
+    context.equip(ssl)?;
     let name = sni.map(one_spelling);
     let id_context = policy::session_id_context(&context.ssl_id, &context.policy, name.as_deref())?;
     sys::set_session_id_context(ssl, &id_context)?;
     let profile = policy::profile();
-    ssl.set_min_proto_version(Some(context.versions.min.into()))?;
-    ssl.set_max_proto_version(Some(context.versions.max.into()))?;
     ssl.set_ciphersuites(profile.suites)?;
     sys::set_groups(ssl, profile.groups)?;
     let policy = &context.policy;

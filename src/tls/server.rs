@@ -1,16 +1,20 @@
 //! Server side: the context of a name, and the one long-lived context of a listener.
 //!
+//! Of OpenSSL's own contexts there is one for all names that trust the same CAs, because each takes
+//! 14 KB and a third of a millisecond, whatever is in it; certificates and keys are put on the
+//! connection (decision record 22).
+//!
 //! The listener's context never serves a certificate. It parses the ClientHello, asks
 //! [`Choose`] and is replaced by the name's context; it keeps the
 //! session cache, which OpenSSL takes from it whatever the name (`SSL_set_SSL_CTX`).
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use openssl::error::ErrorStack;
 use openssl::ssl::{
-    AlpnError, Ssl, SslAlert, SslContext, SslContextBuilder, SslMethod, SslOptions,
+    AlpnError, Ssl, SslAlert, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef,
     SslSessionCacheMode, select_next_proto,
 };
 
@@ -91,7 +95,7 @@ pub fn context_key(
     material::sha256(&text)
 }
 
-/// The context of a name, with what a switch to it must re-apply.
+/// The context of a name: what a switch to it puts on a connection.
 pub struct ServerContext {
     /// The ssl's id.
     pub ssl_id: Arc<str>,
@@ -103,35 +107,85 @@ pub struct ServerContext {
     pub ca: Option<Arc<CaStore>>,
     /// Permitted versions.
     pub versions: Versions,
-    pub(super) ctx: SslContext,
+    pub(super) pairs: Vec<KeyPair>,
+    /// What it has in common with other names.
+    pub(super) common: SslContext,
 }
 
 impl ServerContext {
-    /// Builds the context of a name. About half a millisecond on OpenSSL 3.0.
+    /// Builds the context of a name.
     ///
     /// # Errors
     /// OpenSSL's own: a key or certificate that is too weak for security level 2, for instance.
     pub fn build(spec: ServerSpec) -> Result<Self, ErrorStack> {
+        static WITHOUT_CA: Common = Common::new();
         let key = spec.key()?;
-        let mut ctx = context::base(SslMethod::tls_server(), spec.versions)?;
-        serve(&mut ctx, spec.alpn);
-        for pair in &spec.pairs {
-            context::install(&mut ctx, pair)?;
-        }
-        let id_context = policy::session_id_context(&spec.ssl_id, &spec.policy, None)?;
-        ctx.set_session_id_context(&id_context)?;
-        if let Some(ca) = &spec.ca {
-            ctx.set_cert_store(ca.share());
-            ctx.set_client_ca_list(ca.names()?);
-        }
-        Ok(Self {
+        let common = match spec.ca.as_deref() {
+            Some(ca) => ca.common.context(spec.alpn, Some(ca))?,
+            None => WITHOUT_CA.context(spec.alpn, None)?,
+        };
+        let context = Self {
             ssl_id: spec.ssl_id,
             key,
             policy: spec.policy,
             ca: spec.ca,
             versions: spec.versions,
-            ctx: ctx.build(),
-        })
+            pairs: spec.pairs,
+            common,
+        };
+        // What OpenSSL refuses of a certificate or key is refused here, not in a handshake.
+        let mut trial = Ssl::new(&context.common)?;
+        context.equip(&mut trial)?;
+        Ok(context)
+    }
+
+    /// Gives a connection that has the common context what is the name's own: certificates, their
+    /// keys, versions.
+    ///
+    /// # Errors
+    /// As [`ServerContext::build`].
+    pub(super) fn equip(&self, ssl: &mut SslRef) -> Result<(), ErrorStack> {
+        for pair in &self.pairs {
+            context::present(ssl, pair)?;
+        }
+        ssl.set_min_proto_version(Some(self.versions.min.into()))?;
+        ssl.set_max_proto_version(Some(self.versions.max.into()))
+    }
+}
+
+/// OpenSSL's contexts of all names that trust the same CAs: one for each list of protocols, made
+/// when it is first needed.
+pub(super) struct Common {
+    http2: OnceLock<SslContext>,
+    http1: OnceLock<SslContext>,
+}
+
+impl Common {
+    pub(super) const fn new() -> Self {
+        Self {
+            http2: OnceLock::new(),
+            http1: OnceLock::new(),
+        }
+    }
+
+    fn context(&self, alpn: Alpn, ca: Option<&CaStore>) -> Result<SslContext, ErrorStack> {
+        let place = match alpn {
+            Alpn::Http2 => &self.http2,
+            Alpn::Http1 => &self.http1,
+        };
+        if let Some(made) = place.get() {
+            return Ok(made.clone());
+        }
+        let mut ctx = context::base(SslMethod::tls_server(), Versions::default())?;
+        serve(&mut ctx, alpn);
+        // Of a connection's first context, the listener's, are the sessions. This one must have the
+        // mode all the same: without it OpenSSL gives no session of TLS 1.2 an id.
+        ctx.set_session_cache_mode(SslSessionCacheMode::SERVER | SslSessionCacheMode::NO_INTERNAL);
+        if let Some(ca) = ca {
+            ctx.set_cert_store(ca.share());
+            ctx.set_client_ca_list(ca.names()?);
+        }
+        Ok(place.get_or_init(|| ctx.build()).clone())
     }
 }
 
@@ -264,4 +318,133 @@ fn serve(ctx: &mut SslContextBuilder, alpn: Alpn) {
     ctx.set_alpn_select_callback(move |_, offered| {
         select_next_proto(ours, offered).ok_or(AlpnError::NOACK)
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use foreign_types::ForeignTypeRef;
+    use openssl::asn1::Asn1Time;
+    use openssl::hash::MessageDigest;
+    use openssl::pkey::PKey;
+    use openssl::ssl::{SslVerifyMode, SslVersion};
+    use openssl::x509::{X509, X509Name};
+
+    use super::*;
+    use crate::tls::material::CaBundle;
+    use crate::tls::memory::{Side, shake};
+    use crate::tls::policy::ClientAuth;
+    use crate::tls::sample::{self, Sample};
+    use crate::tls::select::Always;
+
+    fn context(id: &str, pairs: Vec<KeyPair>, ca: Option<&Arc<CaStore>>) -> Arc<ServerContext> {
+        Arc::new(build(id, pairs, ca).unwrap())
+    }
+
+    fn build(
+        id: &str,
+        pairs: Vec<KeyPair>,
+        ca: Option<&Arc<CaStore>>,
+    ) -> Result<ServerContext, ErrorStack> {
+        let policy = match ca {
+            Some(ca) => ClientPolicy::new(ClientAuth::Optional, 1, ca.digest, Vec::new()).unwrap(),
+            None => ClientPolicy::off(),
+        };
+        ServerContext::build(ServerSpec {
+            ssl_id: id.into(),
+            pairs,
+            policy: Arc::new(policy),
+            ca: ca.cloned(),
+            versions: Versions::default(),
+            alpn: Alpn::Http1,
+        })
+    }
+
+    fn store(ca: &Sample) -> Arc<CaStore> {
+        Arc::new(CaStore::new(&CaBundle::parse(&ca.cert).unwrap()).unwrap())
+    }
+
+    /// The chain that a client of these algorithms is shown, as PEM.
+    fn shown(context: &Arc<ServerContext>, version: SslVersion, sigalgs: &str) -> String {
+        let always = Arc::new(Always(context.clone()));
+        let acceptor = ListenerAcceptor::new(always, SessionCache::default(), None).unwrap();
+        let mut ctx = context::base(SslMethod::tls_client(), Versions::default()).unwrap();
+        ctx.set_verify(SslVerifyMode::NONE);
+        ctx.set_min_proto_version(Some(version)).unwrap();
+        ctx.set_max_proto_version(Some(version)).unwrap();
+        ctx.set_sigalgs_list(sigalgs).unwrap();
+        let client = Ssl::new(&ctx.build()).unwrap();
+        let (Side::Done(_server), Side::Done(client)) = shake(acceptor.ssl().unwrap(), client)
+        else {
+            panic!("the handshake fails");
+        };
+        let chain = client.ssl().peer_cert_chain().unwrap().iter();
+        let chain = chain.map(|one| String::from_utf8(one.to_pem().unwrap()).unwrap());
+        chain.collect()
+    }
+
+    #[test]
+    fn names_that_trust_alike_share_a_context_and_show_what_is_their_own() {
+        let (ca, other_ca) = (sample::ca("ca"), sample::ca("other"));
+        let (trust, other_trust) = (store(&ca), store(&other_ca));
+        let (a, b) = (
+            sample::leaf(&ca, "a", &["a.test"]),
+            sample::leaf(&ca, "b", &["b.test"]),
+        );
+        let rsa = sample::rsa_leaf(&ca, "b", &["b.test"]);
+        let with_issuer = format!("{}{}", a.cert, ca.cert);
+        let pair = |cert: &str, of: &Sample| KeyPair::parse(cert, &of.key_pem).unwrap();
+        let first = context("1", vec![pair(&with_issuer, &a)], Some(&trust));
+        let both = vec![pair(&rsa.cert, &rsa), pair(&b.cert, &b)];
+        let second = context("2", both, Some(&trust));
+        let third = context("3", vec![pair(&a.cert, &a)], Some(&other_trust));
+        let open = context("4", vec![pair(&b.cert, &b)], None);
+        assert_eq!(first.common.as_ptr(), second.common.as_ptr());
+        assert_ne!(first.common.as_ptr(), third.common.as_ptr());
+        assert_ne!(first.common.as_ptr(), open.common.as_ptr());
+        for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
+            for (context, sigalgs, chain) in [
+                (&first, "ECDSA+SHA256", &with_issuer),
+                (&second, "ECDSA+SHA256", &b.cert),
+                (&second, "RSA-PSS+SHA256", &rsa.cert),
+                (&first, "ECDSA+SHA256:RSA-PSS+SHA256", &with_issuer),
+                (&third, "ECDSA+SHA256", &a.cert),
+                (&open, "ECDSA+SHA256", &b.cert),
+            ] {
+                let seen = shown(context, version, sigalgs);
+                assert_eq!(seen, *chain, "{} {version:?}", context.ssl_id);
+            }
+        }
+    }
+
+    #[test]
+    fn certificate_that_is_too_weak_is_refused_before_any_handshake() {
+        let (key, signer) = (
+            PKey::ec_gen("P-256").unwrap(),
+            PKey::ec_gen("P-256").unwrap(),
+        );
+        let name = |text: &str| {
+            let mut name = X509Name::builder().unwrap();
+            name.append_entry_by_text("CN", text).unwrap();
+            name.build()
+        };
+        let signed_with = |digest| {
+            let mut made = X509::builder().unwrap();
+            made.set_subject_name(&name("weak")).unwrap();
+            made.set_issuer_name(&name("ca")).unwrap();
+            let (from, until) = (
+                Asn1Time::from_unix(0),
+                Asn1Time::from_unix(i64::from(i32::MAX)),
+            );
+            made.set_not_before(&from.unwrap()).unwrap();
+            made.set_not_after(&until.unwrap()).unwrap();
+            made.set_pubkey(&key).unwrap();
+            made.sign(&signer, digest).unwrap();
+            let cert = String::from_utf8(made.build().to_pem().unwrap()).unwrap();
+            let key = String::from_utf8(key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+            build("weak", vec![KeyPair::parse(&cert, &key).unwrap()], None)
+        };
+        signed_with(MessageDigest::sha256()).unwrap();
+        let refused = signed_with(MessageDigest::sha1()).unwrap_err();
+        assert_eq!(refused.errors()[0].reason(), Some("ca md too weak"));
+    }
 }

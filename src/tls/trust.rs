@@ -14,6 +14,7 @@ use openssl::x509::{X509, X509Name, X509NameRef, X509StoreContext, X509VerifyRes
 use crate::crypto::sys::{self, Purpose};
 use crate::tls::context::SECURITY_LEVEL;
 use crate::tls::material::{self, CaBundle, CertChain, Crls, Digest};
+use crate::tls::server::Common;
 
 /// More intermediates than any chain has.
 const ANY_DEPTH: u32 = 100;
@@ -28,6 +29,8 @@ pub struct CaStore {
     /// The one of its certificates that expires first.
     shortest: Option<X509>,
     crls: Option<Arc<Crls>>,
+    /// The contexts of names that trust it.
+    pub(super) common: Common,
 }
 
 impl CaStore {
@@ -73,6 +76,7 @@ impl CaStore {
             names,
             shortest,
             crls,
+            common: Common::new(),
         })
     }
 
