@@ -189,35 +189,39 @@ pub fn read_trust_file(key: &str, file: &TrustFile) -> Result<CaBundle, StartErr
 pub(super) fn open(parts: Parts) -> Result<Inner, StartError> {
     let inner = assemble(parts);
     inner.delete_overdue()?;
-    let loaded = inner.load()?;
-    let revision = loaded.revision;
+    let revision = inner.store.revision()?;
     // Held until the end, so that one CA bundle is parsed once for all that use it.
     let mut stores = HashMap::new();
-    let mut changes = Vec::with_capacity(loaded.objects.len());
-    for part in in_parallel(&loaded.objects, |stored| inner.compile_at_start(stored)) {
-        for compiled in part? {
-            let (change, store) = compiled?;
-            changes.push(change);
-            stores.extend(store.map(|store| (store.digest, store)));
+    let mut changes = Vec::new();
+    inner.load_in_parts(|part| {
+        for compiled in in_parallel(part, |stored| inner.compile_at_start(stored)) {
+            for compiled in compiled? {
+                let (change, store) = compiled?;
+                changes.push(change);
+                stores.extend(store.map(|store| (store.digest, store)));
+            }
         }
-    }
+        Ok::<_, StartError>(())
+    })?;
+    // What others point to comes before them.
+    changes.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
+    let ssls = changes.iter().map(Change::place);
+    let ssls = ssls.filter(|(kind, _)| *kind == Kind::Ssl);
+    let ssls: Vec<Id> = ssls.map(|(_, id)| id.clone()).collect();
+    let objects = changes.len();
     let snapshot = Snapshot::new(inner.rules.router).apply(changes, revision);
     let head = inner.store.audit_head()?;
     tracing::info!(
         revision = revision.0,
-        objects = loaded.objects.len(),
+        objects,
         audit_count = head.count,
         audit_mac = %head.mac,
         "stored resources compiled"
     );
-    for stored in loaded
-        .objects
-        .iter()
-        .filter(|stored| stored.kind == Kind::Ssl)
-    {
-        inner.log_lost_names(&snapshot, &stored.id);
-        for (pattern, other) in snapshot.disputed_names(&stored.id) {
-            let (id, error) = (&stored.id, disputed_name(&pattern, &other));
+    for id in &ssls {
+        inner.log_lost_names(&snapshot, id);
+        for (pattern, other) in snapshot.disputed_names(id) {
+            let error = disputed_name(&pattern, &other);
             tracing::error!(ssl = %id, name = %pattern, %other, error, "closed: it is disputed");
         }
     }

@@ -46,6 +46,16 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Which object it changes.
+    #[must_use]
+    pub fn place(&self) -> (Kind, &Id) {
+        match self {
+            Self::Put { kind, id, .. } | Self::Delete { kind, id } => (*kind, id),
+        }
+    }
+}
+
 /// What a snapshot remembers beyond what workers look up.
 #[derive(Clone, Default)]
 pub(super) struct Index {
