@@ -71,7 +71,7 @@ fips-module-ready:
 ROTATIONS ?= 1000
 REPEAT ?= 1
 
-rotation: install rust ## Rotates certificates and key types, client CAs, revocation lists, identity and trust 1,000 times each at 200 requests and 50 new connections a second; ROTATIONS= and REPEAT= say otherwise.
+rotation: install rust managers ## Rotates certificates and key types, client CAs, revocation lists, identity and trust 1,000 times each, and all of it in OpenBao 100 times, at 200 requests and 50 new connections a second; ROTATIONS= and REPEAT= say otherwise.
 	@$(CARGO) test --locked --release --no-run --test it
 	@for ((run = 1; run <= $(REPEAT); run++)); do \
 	  PORTCULLIS_TEST_ROTATIONS=$(ROTATIONS) $(CARGO) test --locked --release --test it -- \

@@ -1,5 +1,5 @@
-//! Rotations under load: certificates, key types, client CAs, revocation lists, and the gateway's
-//! own identity and trust towards upstreams. A rotation is in force when its reply arrives and fails no request.
+//! Rotations under load: certificates, key types, client CAs, revocation lists, the gateway's own
+//! identity and trust towards upstreams, and all of that in a secret manager. A rotation is in force when its reply arrives and fails no request.
 //!
 //! Each client asks while a rotation is made and between any two, and each of its asks is judged by
 //! the rotations that can have been in force while it lasted. So many requests over kept connections
@@ -8,6 +8,7 @@
 
 mod clients;
 mod load;
+mod references;
 mod upstreams;
 
 use serde_json::Value;

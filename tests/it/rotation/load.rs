@@ -149,6 +149,8 @@ impl Pace {
 /// Clients at work, a thread each.
 pub(super) struct Load {
     pace: Pace,
+    /// By the clock, one in so many of the rotations is made.
+    seldom: usize,
     turns: Arc<Turns>,
     board: Arc<Board>,
     clients: Vec<JoinHandle<()>>,
@@ -249,11 +251,17 @@ impl Load {
         });
         Self {
             pace,
+            seldom: 1,
             clients: clients.collect(),
             turns,
             board,
             started,
         }
+    }
+
+    /// The same load, for rotations that take long: by the clock one in so many is made.
+    pub(super) fn seldom(self, seldom: usize) -> Self {
+        Self { seldom, ..self }
     }
 
     /// Rotates at least so often, and until as many requests over kept connections were answered
@@ -268,7 +276,7 @@ impl Load {
     ) {
         let rotations = match self.pace {
             Pace::Shares => rotations,
-            Pace::Clock(rotations) => rotations,
+            Pace::Clock(rotations) => rotations.div_ceil(self.seldom),
         };
         let least = Done {
             kept: LOAD.kept * rotations / ROTATIONS_A_SECOND,
