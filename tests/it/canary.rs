@@ -2,19 +2,27 @@
 //! then everything is asked that there is to ask, and all that was said and written is searched.
 
 use std::fs;
+use std::panic::catch_unwind;
 use std::path::Path;
+use std::process::Command;
 
 use portcullis::resource::Kind;
 use portcullis::secrets::custody::places::secret_members;
+use portcullis::telemetry::{log, panics};
 use serde_json::{Value, json};
+use tempfile::TempDir;
+use tracing::Level;
 
 use crate::support::a6::A6;
 use crate::support::client::{Curl, CurlOutcome};
 use crate::support::gateway::{ADMIN_KEY, Gateway, Setup};
 use crate::support::pki::{Ca, Pair};
-use crate::support::{Finished, SOON, TlsVersion, eventually};
+use crate::support::{Finished, SOON, TlsVersion, eventually, run_to_end};
 
 const NAME: &str = "api.example.com";
+
+/// Names what panics of the test's own process quote.
+const QUOTED: &str = "PORTCULLIS_TEST_QUOTED";
 
 /// All values that must be seen nowhere.
 #[derive(Default)]
@@ -410,15 +418,117 @@ fn no_secret_is_in_anything_that_is_said_or_written() {
         .map(|(_, _, document)| document.to_string())
         .collect();
     assert!(!canaries.found_in(&sent.join("\n")).is_empty());
-    let hits: Vec<_> = said
-        .0
-        .iter()
-        .flat_map(|(at, text)| {
-            canaries
-                .found_in(text)
-                .into_iter()
-                .map(move |what| (at, what))
-        })
-        .collect();
+    expect_no_hits(&canaries, &said);
+}
+
+#[track_caller]
+fn expect_no_hits(canaries: &Canaries, said: &Outputs) {
+    let found = |(at, text): &(String, String)| {
+        let found = canaries.found_in(text).into_iter();
+        let found = found.map(|what| format!("{what} in {at}"));
+        found.collect::<Vec<_>>()
+    };
+    let hits: Vec<String> = said.0.iter().flat_map(found).collect();
     assert!(hits.is_empty(), "{hits:#?}");
+}
+
+#[test]
+fn no_secret_of_a_declared_file_is_said() {
+    let ca = Ca::root("CA");
+    let mut canaries = Canaries::default();
+    let documents = documents(&ca, &mut canaries);
+    let mut sections = json!({});
+    for (_, path, document) in &documents {
+        let (section, id) = path.split_once('/').unwrap();
+        let mut item = document.clone();
+        item["id"] = json!(id);
+        if sections[section].is_null() {
+            sections[section] = json!([]);
+        }
+        sections[section].as_array_mut().unwrap().push(item);
+    }
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("all.json");
+    fs::write(&file, sections.to_string()).unwrap();
+    let setup = Setup::default()
+        .set("log.level", "trace")
+        .arg("--standalone")
+        .arg(file.to_str().unwrap());
+    let gateway = setup.clone().start();
+    let mut said = Outputs::default();
+    let configs = "/apisix/admin/configs";
+    for listener in ["admin", "admin_https"] {
+        let shown = ask(&gateway, listener, "GET", configs, "");
+        assert!(shown.body.contains("$withheld:"), "{shown:?}");
+        said.curl(configs, &shown);
+        let whole = sections.to_string();
+        for body in [
+            &whole,
+            &whole[..whole.len() - 1],
+            &whole.replace("snis", "sins"),
+        ] {
+            said.curl(configs, &ask(&gateway, listener, "PUT", configs, body));
+        }
+    }
+    for body in [
+        sections.to_string().replace("snis", "sins"),
+        format!("[{sections}]"),
+    ] {
+        let put = gateway.admin("PUT", "/configs").header("X-Digest: 1");
+        said.curl(configs, &put.body(body).send().expect_status(400));
+    }
+    readings(&documents, &mut said, &gateway);
+    said.run("portcullis check", &setup.run(&["check", "--print"]));
+    // A file that is wrong while it is served.
+    fs::write(&file, sections.to_string().replace("snis", "sins")).unwrap();
+    gateway.expect_log("the file is refused", |line| {
+        line["level"] == "ERROR" || line["level"] == "WARN"
+    });
+    files(&gateway.data_path(), &mut said);
+    let stopped = gateway.stop();
+    for line in stopped.logs.iter().chain(&stopped.records) {
+        said.add("the log", line.to_string());
+    }
+    expect_no_hits(&canaries, &said);
+}
+
+#[test]
+fn panics_tell_where_and_not_what() {
+    if let Ok(value) = std::env::var(QUOTED) {
+        return panic_about(&value);
+    }
+    let value = "canary-of-a-panic-7f3a9c51e8";
+    let run = |level: &str| {
+        let own = std::env::current_exe().unwrap();
+        let mut command = Command::new(own);
+        command
+            .args([
+                "--exact",
+                "canary::panics_tell_where_and_not_what",
+                "--nocapture",
+            ])
+            .env(QUOTED, value)
+            .env("PORTCULLIS_TEST_LOGS", level)
+            .env("RUST_BACKTRACE", "1");
+        run_to_end(command, b"", 3 * SOON)
+    };
+    for logs in ["none", "trace"] {
+        let finished = run(logs);
+        let said = format!("{}{}", finished.stdout, finished.stderr);
+        assert!(!said.contains(value), "{said}");
+        assert!(said.matches("canary.rs:").count() >= 3, "{said}");
+        assert_eq!(said.matches("words are withheld").count(), 3, "{said}");
+    }
+}
+
+/// Panics in ways that quote a value: outright, by an error, and by a text that is cut.
+fn panic_about(value: &str) {
+    panics::install();
+    if std::env::var("PORTCULLIS_TEST_LOGS").as_deref() == Ok("trace") {
+        log::start(Level::TRACE, log::Format::Json).unwrap();
+    }
+    let _told = catch_unwind(|| panic!("{value}"));
+    // What serde expected and what it found.
+    let _told = catch_unwind(|| serde_json::from_value::<u8>(json!(value)).unwrap());
+    let _told = catch_unwind(|| format!("é{value}")[1..].len());
 }

@@ -42,10 +42,12 @@ use self::failed::Failed;
 use self::resources::{Doomed, Verb};
 use crate::cli::print;
 use crate::resource::Kind;
+use crate::telemetry::panics;
 
 /// Runs `a6` with the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
+    panics::install();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(e) if is_help(e.kind()) => {

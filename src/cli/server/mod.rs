@@ -33,7 +33,7 @@ use crate::crypto;
 use crate::crypto::error::CryptoError;
 use crate::crypto::fips::{FipsError, FipsRequest, Mode};
 use crate::failure::chain;
-use crate::telemetry::log;
+use crate::telemetry::{log, panics};
 use crate::tls::material::{self, MaterialError};
 use crate::tls::probe::{self, ProbeError};
 
@@ -48,6 +48,7 @@ const FIPS_FAILURE: u8 = 78;
 /// not met.
 #[must_use]
 pub fn main() -> ExitCode {
+    panics::install();
     let (verb, common) = Args::parse().resolve();
     if common.standalone.is_some() && !verb.takes_file() {
         print::err(
