@@ -34,3 +34,7 @@ pub mod snapshot;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+
+/// What a secret went through is wiped when it is given back.
+#[global_allocator]
+static ALLOCATOR: crypto::memory::WipingAllocator = crypto::memory::WipingAllocator;

@@ -22,6 +22,12 @@ pub(super) fn page(report: &Value) -> String {
         word(&gateway["started_at"])
     );
     page.line("gateway", process);
+    let memory = match gateway["memory_locked"].as_bool() {
+        Some(true) => "locked: nothing of it is swapped out",
+        Some(false) => "not locked",
+        None => "",
+    };
+    page.line("memory", memory);
     page.module(&report["module"]);
     page.openssl(&report["openssl"]);
     page.tls(&report["tls"]);

@@ -109,6 +109,7 @@ impl Config {
                 servers.join(", ")
             },
         );
+        lines.add("memory.lock", self.memory.lock.word());
         lines.add("security.refuse_weakening", self.security.refuse_weakening);
         lines.add(
             "security.require_upstream_verify",

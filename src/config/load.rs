@@ -18,8 +18,8 @@ use super::secrets::read_secrets;
 use super::source::Source;
 use super::{
     AccessLog, ClientAuthNames, Config, Fips, Http, Https, Limits, Log, LogFormat, LogLevel,
-    Nginx400, Proxy, Resolver, Router, Security, SessionCache, Status, Store, TrustFile,
-    UpstreamTrust,
+    Memory, MemoryLock, Nginx400, Proxy, Resolver, Router, Security, SessionCache, Status, Store,
+    TrustFile, UpstreamTrust,
 };
 
 /// Read when no other file is named, if it exists.
@@ -124,6 +124,7 @@ fn read_root(reader: &Reader, env: Env<'_>) -> Config {
     let keyring = read_keyring(&encryption, reader, env, &mut warnings);
     let upstream = read_upstream(&root.section("upstream"));
     let resolver = read_resolver(&root.section("resolver"));
+    let memory = read_memory(&root.section("memory"));
     let security = read_security(&root.section("security"));
     let secrets = read_secrets(&root.section("secrets"), reader, env, &mut warnings);
     let proxy = read_proxy(&root.section("proxy"));
@@ -149,6 +150,7 @@ fn read_root(reader: &Reader, env: Env<'_>) -> Config {
         keyring,
         upstream,
         resolver,
+        memory,
         security,
         secrets,
         proxy,
@@ -387,6 +389,12 @@ fn read_resolver(section: &Section<'_>) -> Resolver {
     }
     section.close();
     Resolver { servers }
+}
+
+fn read_memory(section: &Section<'_>) -> Memory {
+    let lock = section.choice("lock", MemoryLock::default(), &MemoryLock::ALL);
+    section.close();
+    Memory { lock }
 }
 
 fn read_security(section: &Section<'_>) -> Security {

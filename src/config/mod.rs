@@ -67,6 +67,8 @@ pub struct Config {
     pub upstream: UpstreamTrust,
     /// `resolver`: who is asked for the names of nodes.
     pub resolver: Resolver,
+    /// `memory`: the process's own.
+    pub memory: Memory,
     /// `security`: what writers are not allowed to do.
     pub security: Security,
     /// `secrets`: what resources may refer to, and how it is kept up to date.
@@ -364,6 +366,44 @@ pub struct Resolver {
     /// those of `/etc/resolv.conf`. Its search list and options count in either case, and
     /// `/etc/hosts` comes first, as in APISIX.
     pub servers: Vec<SocketAddr>,
+}
+
+/// `memory`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// `memory.lock`: whether memory is kept from the swap space.
+    pub lock: MemoryLock,
+}
+
+/// `memory.lock`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryLock {
+    /// `auto`, the default: where the system permits it.
+    #[default]
+    Auto,
+    /// `required`: else the start is refused.
+    Required,
+    /// `off`.
+    Off,
+}
+
+impl MemoryLock {
+    /// Each with its word.
+    pub(crate) const ALL: [(&'static str, Self); 3] = [
+        ("auto", Self::Auto),
+        ("required", Self::Required),
+        ("off", Self::Off),
+    ];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Required => "required",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// `security`.

@@ -16,7 +16,7 @@ use tokio::task::{self, JoinSet};
 use tokio::time::interval;
 
 use crate::control::Inner;
-use crate::crypto::sys;
+use crate::crypto::memory;
 use crate::failure::Reason;
 use crate::resource::ssl::Role;
 use crate::resource::{Id, Kind, Resource};
@@ -122,7 +122,7 @@ pub(super) async fn serve(inner: &Arc<Inner>, mut asks: mpsc::Receiver<Ask>) {
                     let inner = inner.clone();
                     let _detached = task::spawn_blocking(move || {
                         if has_freed {
-                            sys::give_back_freed_pieces();
+                            memory::give_back_freed_pieces();
                         }
                         inner.forget_retired(Instant::now());
                     });

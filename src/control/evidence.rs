@@ -23,6 +23,7 @@ use crate::crypto::digest::Sha256;
 use crate::crypto::error::CryptoError;
 use crate::crypto::fips::{self, Expected, Occasion, Origin};
 use crate::crypto::libraries::{self, Library};
+use crate::crypto::memory;
 use crate::crypto::sign::{SignError, SigningKey};
 use crate::crypto::symmetric::CipherFacts;
 use crate::store::StoreError;
@@ -277,6 +278,7 @@ fn gateway(around: &Surroundings) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "process": if around.is_serving { "serving" } else { "started for this report" },
         "started_at": rfc3339(around.started_at),
+        "memory_locked": around.is_serving.then(memory::is_locked),
     })
 }
 

@@ -13,6 +13,7 @@
 //! | [`dependencies`] | the cryptographic crates of this build |
 //! | [`digest`] | SHA-256, and its framing for several fields |
 //! | [`mac`] | HMAC-SHA256 |
+//! | [`memory`] | the process's own memory: wiped when it is given back, locked |
 //! | [`aead`] | AES-256-GCM for secrets at rest |
 //! | [`cbc`] | AES-CBC, decryption only, for what APISIX has sealed |
 //! | [`symmetric`] | what can be told of keys of these two |
@@ -31,6 +32,7 @@ pub mod error;
 pub mod fips;
 pub mod libraries;
 pub mod mac;
+pub mod memory;
 pub mod rand;
 pub mod sign;
 pub mod symmetric;

@@ -1,5 +1,5 @@
-//! Every C function of OpenSSL that the `openssl` crate does not offer, one safe function each, and
-//! the one of the C library that no crate offers.
+//! Every C function of OpenSSL that the `openssl` crate does not offer, one safe function each, those
+//! of the C library that no crate offers, and the allocator that wipes.
 //!
 //! The only file of the package that may hold `unsafe`. Each function names its man page, who owns
 //! what, how failure is returned, and why the call is sound. No policy lives here.
@@ -12,6 +12,7 @@
     reason = "C integer widths; each cast is from a constant or a checked value"
 )]
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use std::ptr;
 
@@ -28,6 +29,8 @@ use openssl::x509::store::{X509Store, X509StoreBuilderRef, X509StoreRef};
 use openssl::x509::{X509CrlRef, X509NameRef, X509Ref, X509StoreContextRef, X509VerifyResult};
 use openssl_sys as ffi;
 use tokio_openssl::SslStream;
+
+use super::memory::wipes;
 
 /// Functions of libssl and libcrypto 3.0 that `openssl-sys` does not declare.
 mod c {
@@ -1473,6 +1476,65 @@ pub fn give_back_freed_pieces() {
     {
         // SAFETY: the call takes a number; it may run at any time, on any thread.
         unsafe { libc::malloc_trim(0) };
+    }
+}
+
+/// The system's allocator, which wipes what is given back: see [`memory`](super::memory).
+#[derive(Debug)]
+pub struct WipingAllocator;
+
+impl WipingAllocator {
+    /// Wipes a block.
+    ///
+    /// `explicit_bzero(3)`: writes zeros that no compiler leaves out.
+    ///
+    /// # Safety
+    /// `block` has `size` bytes that may be written and that nobody reads any more.
+    unsafe fn wipe(block: *mut u8, size: usize) {
+        // SAFETY: as the caller says.
+        unsafe { libc::explicit_bzero(block.cast(), size) };
+    }
+}
+
+// SAFETY: what is given is `System`'s; what is given back goes to `System` as it came, and a block
+// that moves is copied for as far as both reach. Nothing here allocates or panics.
+unsafe impl GlobalAlloc for WipingAllocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's contract is `System`'s.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's contract is `System`'s.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if wipes() {
+            // SAFETY: the block has the layout's size, and is the caller's to give back.
+            unsafe { Self::wipe(block, layout.size()) };
+        }
+        // SAFETY: the caller's contract is `System`'s.
+        unsafe { System.dealloc(block, layout) };
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if !wipes() {
+            // SAFETY: the caller's contract is `System`'s.
+            return unsafe { System.realloc(block, layout, size) };
+        }
+        // SAFETY: the caller has seen to it that `size`, rounded up to the alignment, is no overflow,
+        // and the alignment is that of a layout.
+        let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        // SAFETY: `size` is not zero, by the caller's contract.
+        let moved = unsafe { System.alloc(wanted) };
+        if !moved.is_null() {
+            // SAFETY: both blocks have that many bytes, and the new one is nobody else's.
+            unsafe { ptr::copy_nonoverlapping(block, moved, layout.size().min(size)) };
+            // SAFETY: the block is the caller's, who has another one from here on.
+            unsafe { self.dealloc(block, layout) };
+        }
+        moved
     }
 }
 

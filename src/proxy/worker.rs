@@ -93,6 +93,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Begins the ids of its requests; unique to the process's start.
     pub id_prefix: String,
+    /// Called first on its thread.
+    pub begins: fn(),
 }
 
 /// A worker's state, shared by the tasks of its thread.
@@ -182,6 +184,7 @@ pub fn spawn(parts: Parts) -> std::io::Result<JoinHandle<std::io::Result<()>>> {
     thread::Builder::new()
         .name(format!("worker-{}", parts.index))
         .spawn(move || {
+            (parts.begins)();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;

@@ -88,7 +88,7 @@ impl Ground {
                 )
             })?;
             let refused = |error| ReadFault::Unusable(format!("its TLS cannot be set up: {error}"));
-            let connector = UpstreamConnector::build(&UpstreamSpec {
+            let connector = UpstreamConnector::build_wiping(&UpstreamSpec {
                 identity,
                 trust: Some(Arc::new(CaStore::new(trust).map_err(refused)?)),
                 offer: Offer::default(),

@@ -18,6 +18,30 @@ use crate::tls::policy::{self, TlsVersion, Versions};
 pub(super) const SECURITY_LEVEL: u32 = 2;
 /// `SSL_OP_NO_EXTENDED_MASTER_SECRET` of `ssl.h`, which the crate does not name.
 const NO_EXTENDED_MASTER_SECRET: SslOptions = SslOptions::from_bits_retain(1);
+/// `SSL_OP_CLEANSE_PLAINTEXT` of `ssl.h`, which the crate does not name.
+const CLEANSE_PLAINTEXT: SslOptions = SslOptions::from_bits_retain(1 << 1);
+
+/// What becomes of what was read once it is handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plaintext {
+    /// It stays in the connection's buffer until more is read, and in freed memory after that.
+    Left,
+    /// It is wiped there: who speaks over these connections says what is secret.
+    /// (`SSL_CTX_set_options(3)`)
+    Wiped,
+}
+
+impl Plaintext {
+    /// Has the connections of a context do so.
+    pub(super) fn set(self, ctx: &mut SslContextBuilder) {
+        match self {
+            Self::Left => {}
+            Self::Wiped => {
+                ctx.set_options(CLEANSE_PLAINTEXT);
+            }
+        }
+    }
+}
 
 /// A context with everything set that does not depend on its use.
 ///

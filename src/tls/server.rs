@@ -19,7 +19,8 @@ use openssl::ssl::{
 };
 
 use crate::crypto::sys;
-use crate::tls::material::{Digest, KeyPair};
+use crate::tls::context::{self, Plaintext};
+use crate::tls::material::{self, Digest, KeyPair};
 use crate::tls::policy::{self, ClientPolicy, Versions};
 use crate::tls::select::{self, Choose};
 use crate::tls::socket::Socket;
@@ -27,7 +28,6 @@ use crate::tls::stream::TlsStream;
 use crate::tls::tickets::contents::Contents;
 use crate::tls::tickets::{self, TicketKeys};
 use crate::tls::trust::CaStore;
-use crate::tls::{context, material};
 
 /// Protocols offered to clients by ALPN (RFC 7301).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -239,7 +239,27 @@ impl ListenerAcceptor {
         sessions: SessionCache,
         tickets: Option<Arc<TicketKeys>>,
     ) -> Result<Self, ErrorStack> {
+        Self::make(choose, sessions, tickets, Plaintext::Left)
+    }
+
+    /// One whose connections wipe what they have handed on: for clients that write secrets. Nobody
+    /// gets tickets.
+    ///
+    /// # Errors
+    /// OpenSSL's own.
+    pub fn new_wiping(choose: Arc<dyn Choose>, sessions: SessionCache) -> Result<Self, ErrorStack> {
+        Self::make(choose, sessions, None, Plaintext::Wiped)
+    }
+
+    fn make(
+        choose: Arc<dyn Choose>,
+        sessions: SessionCache,
+        tickets: Option<Arc<TicketKeys>>,
+        plaintext: Plaintext,
+    ) -> Result<Self, ErrorStack> {
         let mut ctx = context::base(SslMethod::tls_server(), Versions::default())?;
+        // As with tickets: a connection has the options of its listener's context.
+        plaintext.set(&mut ctx);
         // Never asked: the callback always switches to another context.
         serve(&mut ctx, Alpn::Http1);
         if tickets.is_some() {

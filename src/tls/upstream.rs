@@ -17,12 +17,12 @@ use openssl::ssl::{
 use openssl::x509::verify::X509CheckFlags;
 
 use crate::crypto::sys;
-use crate::tls::material::{Digest, KeyPair};
+use crate::tls::context::{self, Plaintext};
+use crate::tls::material::{self, Digest, KeyPair};
 use crate::tls::policy::{self, Offer};
 use crate::tls::socket::Socket;
 use crate::tls::stream::TlsStream;
 use crate::tls::trust::CaStore;
-use crate::tls::{context, material};
 
 /// Peers whose sessions are kept per connector.
 const SESSION_PEERS: usize = 256;
@@ -210,7 +210,20 @@ impl UpstreamConnector {
     /// # Errors
     /// OpenSSL's own: a key or certificate that is too weak for security level 2, for instance.
     pub fn build(spec: &UpstreamSpec) -> Result<Self, ErrorStack> {
+        Self::make(spec, Plaintext::Left)
+    }
+
+    /// One whose connections wipe what they have handed on: for those that answer with secrets.
+    ///
+    /// # Errors
+    /// Those of [`UpstreamConnector::build`].
+    pub fn build_wiping(spec: &UpstreamSpec) -> Result<Self, ErrorStack> {
+        Self::make(spec, Plaintext::Wiped)
+    }
+
+    fn make(spec: &UpstreamSpec, plaintext: Plaintext) -> Result<Self, ErrorStack> {
         let mut ctx = context::base(SslMethod::tls_client(), spec.offer.versions)?;
+        plaintext.set(&mut ctx);
         let profile = policy::profile();
         ctx.set_cipher_list(spec.offer.ciphers(profile))?;
         ctx.set_ciphersuites(spec.offer.suites(profile))?;

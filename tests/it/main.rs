@@ -44,6 +44,7 @@ mod persistence;
 mod policy;
 mod protocols;
 mod proxy_rewrite;
+mod residue;
 mod resumption;
 mod retries;
 mod revocation;

@@ -433,7 +433,7 @@ pub(super) fn acceptor(
     })
     .map_err(|error| failed(&error))?;
     let always = Arc::new(Always(Arc::new(context)));
-    let acceptor = ListenerAcceptor::new(always, SessionCache::default(), None);
+    let acceptor = ListenerAcceptor::new_wiping(always, SessionCache::default());
     Ok(Arc::new(acceptor.map_err(|error| failed(&error))?))
 }
 

@@ -17,7 +17,7 @@ use crate::cli::server::error::ServeError;
 use crate::cli::server::fips;
 use crate::cli::server::keeping;
 use crate::cli::server::planes::{Planes, Workers};
-use crate::cli::server::process::{forbid_core_dumps, raise_file_limit};
+use crate::cli::server::process::{forbid_core_dumps, lock_memory, raise_file_limit};
 use crate::cli::server::secrets;
 use crate::cli::server::sockets::Sockets;
 use crate::cli::server::standalone::Standalone;
@@ -25,7 +25,7 @@ use crate::config::{self, Config};
 use crate::control::Control;
 use crate::control::evidence::Surroundings;
 use crate::crypto::mac::MacKey;
-use crate::crypto::{self, rand};
+use crate::crypto::{self, memory, rand};
 use crate::matching::sni::SniName;
 use crate::net::dial::Forbidden;
 use crate::net::handshake::Turns;
@@ -62,6 +62,7 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
     let started_at = SystemTime::now();
     raise_file_limit();
     forbid_core_dumps();
+    lock_memory(config.memory.lock)?;
     let sockets = Sockets::bind(config)?;
     let metrics = Arc::new(Metrics::new()?);
     metrics.set_build_info(env!("CARGO_PKG_VERSION"), crypto::version());
@@ -349,6 +350,7 @@ impl Own<'_> {
                 failures: failures.clone(),
                 metrics: self.metrics.clone(),
                 id_prefix: format!("{start}{index:02x}"),
+                begins: memory::spare_this_thread,
             })?);
         }
         Ok(workers)

@@ -51,6 +51,7 @@ pub(crate) struct Setup {
     settings: BTreeMap<String, String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    wrapper: Vec<String>,
     data: Arc<TempDir>,
 }
 
@@ -88,6 +89,7 @@ impl Default for Setup {
         }
         Self {
             file: String::new(),
+            wrapper: Vec::new(),
             settings,
             arguments: Vec::new(),
             environment: vec![("PORTCULLIS_ADMIN_KEY".to_owned(), ADMIN_KEY.to_owned())],
@@ -124,6 +126,12 @@ impl Setup {
     /// Takes an environment variable away again, such as `PORTCULLIS_ADMIN_KEY`.
     pub(crate) fn without_env(mut self, name: &str) -> Self {
         self.environment.retain(|(known, _)| known != name);
+        self
+    }
+
+    /// Starts the gateway by a program that becomes it, such as `prlimit`.
+    pub(crate) fn under(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
@@ -201,7 +209,15 @@ impl Setup {
     }
 
     fn command(&self, verb: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        let own = env!("CARGO_BIN_EXE_portcullis");
+        let mut command = match self.wrapper.split_first() {
+            Some((wrapper, rest)) => {
+                let mut command = Command::new(wrapper);
+                command.args(rest).arg(own);
+                command
+            }
+            None => Command::new(own),
+        };
         // Nothing of this machine's own configuration is to show.
         let config = self.data.path().join("portcullis.yaml");
         fs::write(&config, &self.file).expect("the folder takes a file");
