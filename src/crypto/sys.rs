@@ -423,6 +423,31 @@ pub fn add_crl(store: &mut X509StoreBuilderRef, crl: &X509CrlRef) -> Result<(), 
     succeeded(rc)
 }
 
+/// The value of the first extension of this kind that a revocation list has, DER.
+///
+/// `X509_CRL_get_ext_by_NID(3)`: gives its place, negative where there is none; all that the calls
+/// give is the list's own.
+#[must_use]
+pub fn crl_extension(crl: &X509CrlRef, kind: Nid) -> Option<&[u8]> {
+    // SAFETY: `crl` is live; the calls read it, and each is asked only with what the one before
+    // gave. The bytes change only with the list, which is borrowed for as long as they are.
+    unsafe {
+        let place = ffi::X509_CRL_get_ext_by_NID(crl.as_ptr(), kind.as_raw(), -1);
+        if place < 0 {
+            return None;
+        }
+        let value = ffi::X509_EXTENSION_get_data(ffi::X509_CRL_get_ext(crl.as_ptr(), place));
+        let (data, len) = (
+            ffi::ASN1_STRING_get0_data(value.cast()),
+            ffi::ASN1_STRING_length(value.cast()),
+        );
+        match usize::try_from(len) {
+            Ok(len) if len > 0 && !data.is_null() => Some(std::slice::from_raw_parts(data, len)),
+            _ => Some(&[]),
+        }
+    }
+}
+
 /// What a chain is judged for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {

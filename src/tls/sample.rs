@@ -134,7 +134,17 @@ fn certify(wish: &Wish<'_>, key: PKey<Private>, issuer: Option<&Sample>) -> Samp
 
 /// The revocation list of `ca`, PEM: the serials on it, when it was made and by when it is to be
 /// replaced.
-pub(crate) fn crl(ca: &Sample, serials: &[u32], (made, until): (i64, i64)) -> String {
+pub(crate) fn crl(ca: &Sample, serials: &[u32], dates: (i64, i64)) -> String {
+    crl_with(ca, serials, dates, &[])
+}
+
+/// The same with critical extensions: object identifier and value, DER.
+pub(crate) fn crl_with(
+    ca: &Sample,
+    serials: &[u32],
+    (made, until): (i64, i64),
+    extensions: &[(&str, &[u8])],
+) -> String {
     let time = |seconds| Asn1Time::from_unix(seconds).unwrap();
     let mut list = X509CrlBuilder::new().unwrap();
     list.set_issuer_name(ca.certificate.subject_name()).unwrap();
@@ -154,10 +164,16 @@ pub(crate) fn crl(ca: &Sample, serials: &[u32], (made, until): (i64, i64)) -> St
     let mut issuer = AuthorityKeyIdentifier::new();
     let issuer = issuer.issuer(true).build(&context).unwrap();
     list.append_extension(issuer).unwrap();
-    let number = Asn1Object::from_str("2.5.29.20").unwrap();
-    let one = Asn1OctetString::new_from_bytes(&[2, 1, 1]).unwrap();
-    let number = X509Extension::new_from_der(&number, false, &one).unwrap();
-    list.append_extension(number).unwrap();
+    let mut append = |oid, is_critical, der| {
+        let oid = Asn1Object::from_str(oid).unwrap();
+        let der = Asn1OctetString::new_from_bytes(der).unwrap();
+        let extension = X509Extension::new_from_der(&oid, is_critical, &der).unwrap();
+        list.append_extension(extension).unwrap();
+    };
+    append("2.5.29.20", false, &[2, 1, 1]);
+    for (oid, der) in extensions {
+        append(oid, true, der);
+    }
     list.sign(&ca.key, MessageDigest::sha256()).unwrap();
     String::from_utf8(list.build().unwrap().to_pem().unwrap()).unwrap()
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use openssl::asn1::Asn1TimeRef;
 use openssl::error::ErrorStack;
+use openssl::nid::Nid;
 use openssl::x509::{X509Crl, X509CrlRef, X509Ref};
 
 use super::{CaBundle, Digest, epoch_seconds, sha256};
@@ -38,6 +39,17 @@ pub enum CrlError {
          certificate of its CA to them, or take the list out"
     )]
     Issuer(String),
+    /// One that OpenSSL would pass over, or take for the whole.
+    #[error(
+        "the revocation list of {issuer} is {what}, which is not supported; put the CA's complete \
+         list there"
+    )]
+    Partial {
+        /// Whose it is, RFC 2253.
+        issuer: String,
+        /// What it is instead of complete.
+        what: &'static str,
+    },
     /// OpenSSL failed at something that does not depend on the input.
     #[error("OpenSSL failed")]
     OpenSsl(#[from] ErrorStack),
@@ -83,7 +95,7 @@ impl Crls {
     /// once as long as somebody has what came of it.
     ///
     /// # Errors
-    /// [`CrlError::Unreadable`], [`CrlError::Foreign`] and OpenSSL's own.
+    /// [`CrlError::Unreadable`], [`CrlError::Foreign`], [`CrlError::Partial`] and OpenSSL's own.
     pub fn parse(pem: &str) -> Result<Arc<Self>, CrlError> {
         let digest = sha256(pem.as_bytes())?;
         let parsed = || PARSED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,12 +199,70 @@ fn read(pem: &str) -> Result<Vec<X509Crl>, CrlError> {
         };
         let body = block.get(..end).unwrap_or_default();
         let whole = format!("{BEGIN}{body}{END}\n");
-        lists.push(X509Crl::from_pem(whole.as_bytes()).map_err(CrlError::Unreadable)?);
+        let list = X509Crl::from_pem(whole.as_bytes()).map_err(CrlError::Unreadable)?;
+        if let Some(what) = partial(&list) {
+            let issuer = issuer(&list);
+            return Err(CrlError::Partial { issuer, what });
+        }
+        lists.push(list);
     }
     if lists.is_empty() {
         return Err(CrlError::Unreadable(ErrorStack::get()));
     }
     Ok(lists)
+}
+
+/// What a list is that says less than which certificates of its CA are revoked; `None` if it says
+/// all. Of such lists libcrypto uses what it should not, or nothing: without
+/// `X509_V_FLAG_EXTENDED_CRL_SUPPORT` a delta list takes the complete one's place, so that who is on
+/// that one alone passes, and the others are as if they were not there.
+fn partial(list: &X509CrlRef) -> Option<&'static str> {
+    if sys::crl_extension(list, Nid::DELTA_CRL).is_some() {
+        return Some("a delta list (RFC 5280 §5.2.4)");
+    }
+    let scope = sys::crl_extension(list, Nid::ISSUING_DISTRIBUTION_POINT)?;
+    for tag in members(scope) {
+        match tag {
+            ONLY_SOME_REASONS => return Some("for some reasons only (RFC 5280 §5.2.5)"),
+            INDIRECT => return Some("an indirect one (RFC 5280 §5.2.5)"),
+            ONLY_ATTRIBUTES => return Some("for attribute certificates only (RFC 5280 §5.2.5)"),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Members of an issuing distribution point that default to absence (RFC 5280 §5.2.5), by their
+/// tags: `[3]`, `[4]` and `[5]`.
+const ONLY_SOME_REASONS: u8 = 0x83;
+const INDIRECT: u8 = 0x84;
+const ONLY_ATTRIBUTES: u8 = 0x85;
+
+/// The tags of a DER sequence's members, as far as it can be read.
+fn members(sequence: &[u8]) -> impl Iterator<Item = u8> {
+    let mut rest = value(sequence).map_or(&[][..], |(body, _)| body);
+    std::iter::from_fn(move || {
+        let tag = *rest.first()?;
+        rest = value(rest)?.1;
+        Some(tag)
+    })
+}
+
+/// The value of the first element of DER bytes, and what follows it (X.690 §8.1.3).
+fn value(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = der.get(1..)?.split_first()?;
+    let (len, rest) = match len {
+        0..=0x7f => (usize::from(*len), rest),
+        _ => {
+            let (bytes, rest) = rest.split_at_checked(usize::from(len & 0x7f))?;
+            let mut bytes = bytes.iter();
+            let len = bytes.try_fold(0_usize, |len, byte| {
+                len.checked_mul(256)?.checked_add(usize::from(*byte))
+            })?;
+            (len, rest)
+        }
+    };
+    rest.split_at_checked(len)
 }
 
 fn issuer(list: &X509CrlRef) -> String {
@@ -269,6 +339,44 @@ mod tests {
         let refused = Crls::parse(&format!("{list}{}", ca.cert)).unwrap_err();
         assert!(refused.to_string().contains("a block of CERTIFICATE"));
         Crls::parse(&list).unwrap();
+    }
+
+    #[test]
+    fn list_that_does_not_say_all_is_refused() {
+        const DELTA: &str = "2.5.29.27";
+        const SCOPE: &str = "2.5.29.28";
+        let ca = sample::ca("a");
+        // Of a name of 126 bytes, whose length takes two.
+        let name = [&[0x86, 126][..], &[b'x'; 126]].concat();
+        let names = [&[0xa0, 0x81, 128][..], &name].concat();
+        let point = [&[0xa0, 0x81, 131][..], &names].concat();
+        let of_name = |rest: &[u8]| {
+            let len = u8::try_from(point.len() + rest.len()).unwrap();
+            [&[0x30, 0x81, len][..], &point, rest].concat()
+        };
+        let of = |oid, der: &[u8]| {
+            let list = sample::crl_with(&ca, &[7], (NOW, NOW + DAY), &[(oid, der)]);
+            Crls::parse(&list).map_err(|error| error.to_string())
+        };
+        for (oid, der, what) in [
+            (DELTA, vec![2, 1, 1], "a delta list"),
+            (SCOPE, vec![0x30, 3, 0x84, 1, 0xff], "an indirect one"),
+            (SCOPE, of_name(&[0x84, 1, 0xff]), "an indirect one"),
+            (SCOPE, vec![0x30, 4, 0x83, 2, 6, 0x40], "for some reasons"),
+            (
+                SCOPE,
+                vec![0x30, 3, 0x85, 1, 0xff],
+                "for attribute certificates",
+            ),
+        ] {
+            let refused = of(oid, &der).unwrap_err();
+            assert!(refused.contains(what), "{what}: {refused}");
+            assert!(refused.contains("the revocation list of CN=a is"));
+        }
+        // Whose scope is all certificates of users, or those that name the list's place.
+        for der in [vec![0x30, 3, 0x81, 1, 0xff], of_name(&[])] {
+            of(SCOPE, &der).unwrap();
+        }
     }
 
     #[test]
