@@ -15,6 +15,7 @@ use openssl::ssl::{
     Ssl, SslContext, SslMethod, SslRef, SslSession, SslSessionCacheMode, SslVerifyMode, SslVersion,
 };
 use openssl::x509::verify::X509CheckFlags;
+use openssl::x509::{X509Ref, X509StoreContext, X509StoreContextRef};
 
 use crate::crypto::sys;
 use crate::tls::context::{self, Plaintext};
@@ -28,6 +29,9 @@ use crate::tls::trust::CaStore;
 const SESSION_PEERS: usize = 256;
 /// Sessions kept per peer: a TLS 1.3 session is used once (RFC 8446 §C.4).
 const SESSIONS_PER_PEER: usize = 8;
+
+/// `X509_V_ERR_HOSTNAME_MISMATCH` of `x509_vfy.h`.
+const NAME_MISMATCH: i32 = 62;
 
 /// `h2` in ALPN's wire form (RFC 7301 §3.1, RFC 9113 §3.2).
 const H2: &[u8] = b"\x02h2";
@@ -234,7 +238,7 @@ impl UpstreamConnector {
         match &spec.trust {
             Some(store) => {
                 ctx.set_cert_store(store.share());
-                ctx.set_verify(SslVerifyMode::PEER);
+                ctx.set_verify_callback(SslVerifyMode::PEER, heed_names);
             }
             None => ctx.set_verify(SslVerifyMode::NONE),
         }
@@ -286,7 +290,7 @@ impl UpstreamConnector {
     /// The state of a new connection to `peer` (host:port, part of the session key) for `name`.
     ///
     /// With verification the name is always checked: DNS names without partial wildcards, the
-    /// subject's CN only where the certificate has no SAN at all (`X509_check_host(3)`).
+    /// subject's CN only where the certificate has no SAN at all ([`heed_names`]).
     ///
     /// # Errors
     /// OpenSSL's own: a name that cannot be one.
@@ -367,6 +371,29 @@ impl fmt::Debug for UpstreamConnector {
             .field("has_identity", &self.has_identity)
             .finish_non_exhaustive()
     }
+}
+
+/// Refuses a common name beside a SAN. `X509_check_host(3)` looks at it wherever no DNS name is among
+/// the alternative ones, so that a workload's certificate, say, whose one name is a URI, would be
+/// good for what its subject was called.
+fn heed_names(passed: bool, ctx: &mut X509StoreContextRef) -> bool {
+    if !passed || ctx.error_depth() != 0 {
+        return passed;
+    }
+    let has_other_names_only = |leaf: &X509Ref| {
+        let names = leaf.subject_alt_names();
+        names.is_some_and(|names| names.iter().all(|name| name.dnsname().is_none()))
+    };
+    let asks_for_dns_name = X509StoreContext::ssl_idx()
+        .ok()
+        .and_then(|ssl| ctx.ex_data(ssl))
+        .and_then(attempt)
+        .is_none_or(|attempt| matches!(attempt.key.name, ServerName::Dns(_)));
+    let is_refused = asks_for_dns_name && ctx.current_cert().is_some_and(has_other_names_only);
+    if is_refused {
+        ctx.set_error(sys::verify_result(NAME_MISMATCH));
+    }
+    !is_refused
 }
 
 /// Whether the upstream asked for a certificate on this connection's full handshake.

@@ -238,6 +238,11 @@ fn verification_decides_by_ca_name_and_validity_and_is_off_unless_asked_for() {
         common_name: NAME.to_owned(),
         ..Leaf::server("else.example.com")
     });
+    let common_name_beside_a_uri = ca.issue(&Leaf {
+        dns_names: Vec::new(),
+        uris: vec!["spiffe://example.com/up".to_owned()],
+        ..Leaf::server(NAME)
+    });
     let wildcard = ca.server("*.example.com");
     let partial_wildcard = ca.server("u*.example.com");
     let for_clients = ca.issue(&Leaf {
@@ -273,6 +278,11 @@ fn verification_decides_by_ca_name_and_validity_and_is_off_unless_asked_for() {
         (
             "another name in the SAN",
             common_name_beside_a_san,
+            mismatch,
+        ),
+        (
+            "its common name beside a URI",
+            common_name_beside_a_uri,
             mismatch,
         ),
         ("a partial wildcard", partial_wildcard, mismatch),
