@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use openssl::asn1::Asn1Time;
 use openssl::error::ErrorStack;
@@ -29,6 +30,8 @@ use crate::tls::trust::CaStore;
 const SESSION_PEERS: usize = 256;
 /// Sessions kept per peer: a TLS 1.3 session is used once (RFC 8446 §C.4).
 const SESSIONS_PER_PEER: usize = 8;
+/// Seconds after a full handshake that sessions may be resumed which come from it.
+const LIFE: i64 = 24 * 60 * 60;
 
 /// `X509_V_ERR_HOSTNAME_MISMATCH` of `x509_vfy.h`.
 const NAME_MISMATCH: i32 = 62;
@@ -144,6 +147,8 @@ struct SessionKey {
 struct Kept {
     session: SslSession,
     asked: bool,
+    /// When what its full handshake checked no longer holds, epoch seconds.
+    until: i64,
 }
 
 #[derive(Default)]
@@ -152,9 +157,11 @@ struct Sessions {
 }
 
 impl Sessions {
-    /// The newest session of a peer. One of TLS 1.3 is used once; one of TLS 1.2 stays.
-    fn take(&mut self, key: &SessionKey) -> Option<Kept> {
+    /// The newest session of a peer that is good at `now`, epoch seconds. One of TLS 1.3 is used
+    /// once; one of TLS 1.2 stays.
+    fn take(&mut self, key: &SessionKey, now: i64) -> Option<Kept> {
         let sessions = self.by_peer.get_mut(key)?;
+        sessions.retain(|kept| kept.until > now);
         let kept = sessions.pop_back()?;
         if kept.session.protocol_version() == SslVersion::TLS1_2 {
             sessions.push_back(kept.clone());
@@ -184,12 +191,37 @@ struct Attempt {
     asked_now: bool,
     /// One was asked for in the handshake that the offered session came from.
     asked_before: bool,
+    /// [`Kept::until`] of the offered session.
+    until_before: i64,
 }
 
 impl Attempt {
     fn was_asked(&self, resumed: bool) -> bool {
         self.asked_now || (resumed && self.asked_before)
     }
+
+    /// Until when a session of this connection stands for a full handshake: as long as all of the
+    /// chain is valid that was verified in it, and for [`LIFE`] at most, since with TLS 1.3 each
+    /// connection brings another session (RFC 8446 §4.6.1).
+    fn until(&self, ssl: &SslRef, verifies: bool) -> i64 {
+        if ssl.session_reused() {
+            return self.until_before;
+        }
+        let chain = ssl.verified_chain().filter(|_| verifies);
+        let ends = chain
+            .into_iter()
+            .flatten()
+            .map(|certificate| material::validity(certificate).map_or(0, |(_, end)| end));
+        ends.fold(now().saturating_add(LIFE), i64::min)
+    }
+}
+
+/// Epoch seconds; far away where the clock has none.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(i64::MAX, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
 }
 
 /// Opens TLS connections to upstreams of one TLS configuration.
@@ -249,11 +281,16 @@ impl UpstreamConnector {
         let sessions = Arc::new(Mutex::new(Sessions::default()));
         ctx.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
         let kept = sessions.clone();
+        let verifies = spec.trust.is_some();
         ctx.set_new_session_callback(move |ssl, session| {
             if let Some(attempt) = attempt(ssl) {
+                let new = Kept {
+                    session,
+                    asked: attempt.was_asked(ssl.session_reused()),
+                    until: attempt.until(ssl, verifies),
+                };
                 let mut sessions = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                let asked = attempt.was_asked(ssl.session_reused());
-                sessions.keep(&attempt.key, Kept { session, asked });
+                sessions.keep(&attempt.key, new);
             }
         });
         sys::on_certificate_request(&mut ctx, |ssl| {
@@ -317,15 +354,15 @@ impl UpstreamConnector {
         };
         let kept = if self.may_resume()? {
             let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-            sessions.take(&key)
+            sessions.take(&key, now())
         } else {
             None
         };
-        let mut asked_before = false;
+        let (mut asked_before, mut until_before) = (false, 0);
         if let Some(kept) = kept
             && sys::offer_session(&mut ssl, &kept.session).is_ok()
         {
-            asked_before = kept.asked;
+            (asked_before, until_before) = (kept.asked, kept.until);
         }
         if let Some(index) = index() {
             ssl.set_ex_data(
@@ -334,6 +371,7 @@ impl UpstreamConnector {
                     key,
                     asked_now: false,
                     asked_before,
+                    until_before,
                 },
             );
         }
