@@ -18,7 +18,8 @@ use crate::support::raw::{RawClient, RawReply, header, request};
 use crate::support::site::Site;
 use crate::support::upstream::{NAME as UPSTREAM, record_of, showing, speaking, upstream};
 use crate::support::websocket::{
-    ACCEPTED, BINARY, CLOSE, EchoOrigin, Frame, PING, PONG, QUESTION, TEXT, read, write,
+    ACCEPTED, BINARY, CLOSE, CONTINUATION, EchoOrigin, Frame, PING, PONG, QUESTION, TEXT, read,
+    write, write_part,
 };
 use crate::support::{SOON, TlsVersion, eventually};
 
@@ -87,8 +88,31 @@ fn converse(mut client: RawClient) {
     assert_eq!(echoed.kind, BINARY);
     assert!(echoed.payload == big, "what comes back is what was sent");
     assert_eq!(exchange(&mut client, PING, b"p").kind, PONG);
-    let close = exchange(&mut client, CLOSE, &[3, 232]);
-    assert_eq!((close.kind, close.payload), (CLOSE, vec![3, 232]));
+    // In parts with a ping between (RFC 6455 §5.4), each byte by itself.
+    let mut parts = Vec::new();
+    write_part(&mut parts, TEXT, false, b"he", true).unwrap();
+    write(&mut parts, PING, b"p", true).unwrap();
+    write_part(&mut parts, CONTINUATION, true, b"llo", true).unwrap();
+    for byte in parts {
+        client.write_all(&[byte]).unwrap();
+    }
+    for (kind, is_last, payload) in [
+        (TEXT, false, &b"he"[..]),
+        (PONG, true, b"p"),
+        (CONTINUATION, true, b"llo"),
+    ] {
+        let payload = payload.to_vec();
+        let expected = Frame {
+            kind,
+            is_last,
+            payload,
+        };
+        assert_eq!(read(&mut client).unwrap(), expected);
+    }
+    // An application's own code, with as long a reason as fits (§5.5, §7.4.2).
+    let last = [&4999_u16.to_be_bytes()[..], &[b'x'; 123]].concat();
+    let close = exchange(&mut client, CLOSE, &last);
+    assert_eq!((close.kind, close.payload), (CLOSE, last));
     assert!(client.is_ended());
 }
 
@@ -197,9 +221,10 @@ fn websocket_passes_from_every_client_to_every_upstream() {
     let (record, reason) = ended(&site.gateway, "/mutual");
     assert_eq!((&record["status"], reason), (&json!(101), None), "{record}");
     // The frames of a conversation, masks and all; the answers have none.
-    let frames = (6 + 5) + (14 + 3 * MIB) + (6 + 1) + (6 + 2);
+    let parts = (6 + 2) + (6 + 1) + (6 + 3);
+    let frames = (6 + 5) + (14 + 3 * MIB) + (6 + 1) + parts + (6 + 125);
     assert_eq!(record["bytes_in"], frames, "{record}");
-    assert_eq!(record["bytes_out"], frames - 4 * 4, "{record}");
+    assert_eq!(record["bytes_out"], frames - 7 * 4, "{record}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::origin::{TcpOrigin, read_head_from};
 use super::pki::Pair;
 use super::raw::header;
 
+pub(crate) const CONTINUATION: u8 = 0;
 pub(crate) const TEXT: u8 = 1;
 pub(crate) const BINARY: u8 = 2;
 pub(crate) const CLOSE: u8 = 8;
@@ -26,17 +27,30 @@ pub(crate) const QUESTION: [&str; 4] = [
 ];
 pub(crate) const ACCEPTED: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// A message in one frame.
+/// A frame: a message, or a part of one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
+    /// Whether it is the last of its message (FIN).
+    pub(crate) is_last: bool,
     pub(crate) payload: Vec<u8>,
 }
 
-/// Writes a frame; clients mask theirs.
+/// Writes a message in one frame; clients mask theirs.
 pub(crate) fn write(to: &mut impl Write, kind: u8, payload: &[u8], masked: bool) -> io::Result<()> {
+    write_part(to, kind, true, payload, masked)
+}
+
+/// Writes a frame.
+pub(crate) fn write_part(
+    to: &mut impl Write,
+    kind: u8,
+    is_last: bool,
+    payload: &[u8],
+    masked: bool,
+) -> io::Result<()> {
     let mask_bit = if masked { 0x80 } else { 0 };
-    let mut frame = vec![0x80 | kind];
+    let mut frame = vec![if is_last { 0x80 | kind } else { kind }];
     match payload.len() {
         short @ 0..=125 => frame.push(mask_bit | u8::try_from(short).unwrap()),
         medium @ 126..=0xffff => {
@@ -79,8 +93,11 @@ pub(crate) fn read(from: &mut impl Read) -> io::Result<Frame> {
     for (byte, mask) in payload.iter_mut().zip(mask.iter().cycle()) {
         *byte ^= mask;
     }
-    let kind = first & 0x0f;
-    Ok(Frame { kind, payload })
+    Ok(Frame {
+        kind: first & 0x0f,
+        is_last: first & 0x80 != 0,
+        payload,
+    })
 }
 
 fn take<const N: usize>(from: &mut impl Read) -> io::Result<[u8; N]> {
@@ -89,7 +106,7 @@ fn take<const N: usize>(from: &mut impl Read) -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// A server that goes over to WebSocket when asked and sends every message back. What does not ask
+/// A server that goes over to WebSocket when asked and sends every frame back. What does not ask
 /// gets a 426 on a connection that stays.
 pub(crate) struct EchoOrigin {
     origin: TcpOrigin,
@@ -146,9 +163,9 @@ fn talk(mut conn: impl Read + Write, heads: &Mutex<Vec<String>>) -> io::Result<(
 
 fn echo(mut conn: impl Read + Write) -> io::Result<()> {
     loop {
-        let Frame { kind, payload } = read(&mut conn)?;
-        let kind = if kind == PING { PONG } else { kind };
-        write(&mut conn, kind, &payload, false)?;
+        let frame = read(&mut conn)?;
+        let kind = if frame.kind == PING { PONG } else { frame.kind };
+        write_part(&mut conn, kind, frame.is_last, &frame.payload, false)?;
         if kind == CLOSE {
             return Ok(());
         }
