@@ -6,6 +6,7 @@ use std::sync::{Mutex, mpsc};
 use serde_json::json;
 
 use crate::support::client::Curl;
+use crate::support::frames::{GOAWAY, HEADERS, HELLO, RST_STREAM, SETTINGS, read_frame};
 use crate::support::gateway::{Setup, field};
 use crate::support::h2::{H2Conn, H2Stream};
 use crate::support::h2_origin::H2Origin;
@@ -218,10 +219,10 @@ fn preface_may_come_in_pieces_but_not_for_ever() {
     for byte in HELLO.iter().chain(&get) {
         client.send([*byte]);
     }
-    // Its settings, an acknowledgement, and the answer's head: a frame of type 1 on stream 1.
+    // Its settings, an acknowledgement, and the answer's head.
     let mut kinds = Vec::new();
-    while !kinds.contains(&1) {
-        kinds.push(read_frame(&mut client).kind);
+    while !kinds.contains(&HEADERS) {
+        kinds.push(read_frame(&mut client).unwrap().kind);
     }
     // What only begins like it is HTTP/1.1, all of it.
     let mut client = site.gateway.connect();
@@ -239,32 +240,6 @@ fn preface_may_come_in_pieces_but_not_for_ever() {
     });
 }
 
-/// A frame of HTTP/2 (RFC 9113 §4.1), without its flags.
-struct Frame {
-    kind: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-/// Reads a frame.
-fn read_frame(client: &mut RawClient) -> Frame {
-    let mut head = [0; 9];
-    client.read_exact(&mut head).unwrap();
-    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-    let mut payload = vec![0; length as usize];
-    client.read_exact(&mut payload).unwrap();
-    Frame {
-        kind: head[3],
-        stream: u32::from_be_bytes([head[5], head[6], head[7], head[8]]),
-        payload,
-    }
-}
-
-/// The preface, and settings that say nothing.
-const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-const SETTINGS: u8 = 4;
-const RST_STREAM: u8 = 3;
-
 #[test]
 fn settings_say_what_a_client_may_do_and_one_stream_more_is_refused() {
     let origin = TcpOrigin::silent();
@@ -274,7 +249,7 @@ fn settings_say_what_a_client_may_do_and_one_stream_more_is_refused() {
     site.gateway.configure("/routes/all", &route);
     let mut client = site.gateway.connect();
     client.send(HELLO);
-    let settings = read_frame(&mut client);
+    let settings = read_frame(&mut client).unwrap();
     assert_eq!((settings.kind, settings.stream), (SETTINGS, 0));
     let settings: Vec<(u8, u32)> = settings
         .payload
@@ -292,11 +267,11 @@ fn settings_say_what_a_client_may_do_and_one_stream_more_is_refused() {
         client.send([&head[..], &[0x82, 0x84, 0x86, 0x01, 1, b'h']].concat());
     }
     let refused = loop {
-        let frame = read_frame(&mut client);
+        let frame = read_frame(&mut client).unwrap();
         if frame.kind == RST_STREAM {
             break frame;
         }
-        assert_ne!(frame.kind, 7, "GOAWAY {:?}", frame.payload);
+        assert_ne!(frame.kind, GOAWAY, "{:?}", frame.payload);
     };
     // REFUSED_STREAM (RFC 9113 §7).
     assert_eq!(
@@ -449,4 +424,13 @@ fn body_that_its_client_cancels_is_not_passed_on_as_whole() {
         // No chunk that says "this was all".
         assert_eq!(heard.recv_timeout(SOON).unwrap(), b"");
     }
+}
+
+#[test]
+fn connect_is_refused_over_http2_too() {
+    let site = Site::start();
+    let mut conn = H2Conn::plain(site.gateway.port("http")).unwrap();
+    let connect = http::Request::connect("h.example:443").body(()).unwrap();
+    let stream = conn.send(connect, false).unwrap();
+    assert_eq!(conn.read(stream).unwrap().status, 400);
 }

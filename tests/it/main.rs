@@ -39,6 +39,7 @@ mod hot_reload;
 mod http2;
 mod layering;
 mod loops;
+mod multiplexing;
 mod nginx_differential;
 mod persistence;
 mod policy;

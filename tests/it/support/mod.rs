@@ -15,6 +15,7 @@ pub(crate) mod client;
 pub(crate) mod dns;
 pub(crate) mod fips;
 pub(crate) mod forward_proxy;
+pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod h2;
 pub(crate) mod h2_origin;

@@ -1,0 +1,143 @@
+//! Upstreams of HTTP/2 that answer early, go away, fall silent or change their minds.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::Request;
+use serde_json::json;
+
+use crate::support::frames::{
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, OK, PING, RST_STREAM, Server,
+};
+use crate::support::h2::{H2Conn, H2Stream};
+use crate::support::origin::TcpOrigin;
+use crate::support::site::Site;
+
+/// The setting MAX_CONCURRENT_STREAMS (RFC 9113 §6.5.2).
+const STREAMS: u8 = 3;
+
+/// A gateway before an upstream that does `serve` with each connection, given its number, from 1,
+/// and reads on to its end.
+struct Case {
+    site: Site,
+    opened: Arc<AtomicUsize>,
+    _origin: TcpOrigin,
+}
+
+impl Case {
+    fn of(
+        settings: &'static [(u8, u32)],
+        serve: impl Fn(usize, &mut Server) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        let opened = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&opened);
+        let origin = TcpOrigin::serving(move |tcp| {
+            let number = count.fetch_add(1, Ordering::AcqRel) + 1;
+            // Its peer may go away at any time.
+            let Ok(mut server) = Server::greet(tcp, settings) else {
+                return;
+            };
+            if serve(number, &mut server).is_ok() {
+                while server.next(GOAWAY).is_ok() {}
+            }
+        });
+        let site = Site::start();
+        let upstream = json!({
+            "scheme": "grpc",
+            "nodes": {origin.node(): 1},
+            "timeout": {"connect": 5, "send": 0.3, "read": 0.3},
+        });
+        let route = json!({"uri": "/*", "upstream": upstream});
+        site.gateway.configure("/routes/all", &route);
+        Self {
+            site,
+            opened,
+            _origin: origin,
+        }
+    }
+
+    fn connect(&self) -> H2Conn {
+        H2Conn::plain(self.site.gateway.port("http")).unwrap()
+    }
+
+    /// How many connections the upstream got.
+    fn opened(&self) -> usize {
+        self.opened.load(Ordering::Acquire)
+    }
+}
+
+/// Begins a request that is not idempotent.
+fn post(conn: &mut H2Conn, whole: bool) -> H2Stream {
+    let request = Request::post("http://h.example/x").body(()).unwrap();
+    conn.send(request, whole).unwrap()
+}
+
+/// Sends one and gives the status of its answer.
+#[track_caller]
+fn ask(conn: &mut H2Conn) -> u16 {
+    let stream = post(conn, true);
+    conn.read(stream).unwrap().status
+}
+
+#[test]
+fn connection_of_which_one_stream_is_late_serves_the_others() {
+    let case = Case::of(&[], |_, server| {
+        let first = server.next(HEADERS)?.stream;
+        server.answer(first)?;
+        server.next(HEADERS)?;
+        server.send(PING, 0, 0, &[0; 8])?;
+        let third = server.next(HEADERS)?.stream;
+        server.answer(third)
+    });
+    let mut conn = case.connect();
+    assert_eq!((ask(&mut conn), case.opened()), (200, 1));
+    assert_eq!((ask(&mut conn), case.opened()), (504, 1));
+    assert_eq!((ask(&mut conn), case.opened()), (200, 1));
+}
+
+#[test]
+fn connection_that_takes_no_more_streams_is_left_alone() {
+    let case = Case::of(&[], |_, server| {
+        let first = server.next(HEADERS)?.stream;
+        server.set(&[(STREAMS, 0)])?;
+        server.answer(first)
+    });
+    let mut conn = case.connect();
+    assert_eq!((ask(&mut conn), case.opened()), (200, 1));
+    assert_eq!((ask(&mut conn), case.opened()), (200, 2));
+}
+
+#[test]
+fn answer_that_is_complete_before_its_request_is_passed_on_whole() {
+    let case = Case::of(&[], |_, server| {
+        let stream = server.next(HEADERS)?.stream;
+        // Early hints, twice (RFC 8297): they end here.
+        for _ in 0..2 {
+            server.send(HEADERS, END_HEADERS, stream, b"\x08\x03103")?;
+        }
+        server.send(HEADERS, END_HEADERS, stream, &[OK])?;
+        server.send(DATA, END_STREAM, stream, b"well")?;
+        // NO_ERROR (RFC 9113 §8.1).
+        server.send(RST_STREAM, 0, stream, &[0; 4])
+    });
+    let mut conn = case.connect();
+    let mut stream = post(&mut conn, false);
+    stream.upload.send_data("one".into(), false).unwrap();
+    let answer = conn.read(stream).unwrap();
+    assert_eq!((answer.status, &answer.body[..]), (200, "well"));
+}
+
+#[test]
+fn length_that_is_said_twice_is_passed_on_once() {
+    let case = Case::of(&[], |_, server| {
+        let stream = server.next(HEADERS)?.stream;
+        // `content-length: 2` (RFC 7541 §6.2.2).
+        let length = b"\x0f\x0d\x012";
+        let head = [&[OK][..], length, length].concat();
+        server.send(HEADERS, END_HEADERS, stream, &head)?;
+        server.send(DATA, END_STREAM, stream, b"hi")
+    });
+    let reply = case.site.gateway.connect().get("h.example", "/x", &[]);
+    assert_eq!((reply.status, &reply.text()[..]), (200, "hi"));
+}
