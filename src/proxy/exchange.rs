@@ -85,6 +85,8 @@ pub enum Broken {
     NoRequest,
     /// The request's Host cannot be said in HTTP/2.
     NoAuthority,
+    /// Something else of the request cannot: no connection would take it.
+    Unfit(h2::Error),
 }
 
 /// An answer's content.
@@ -399,7 +401,13 @@ impl UpstreamConn {
         let is_whole = body.is_end_stream();
         let (mut answer, stream) = lease
             .send(Request::from_parts(head, ()), is_whole)
-            .map_err(|error| unsent(Broken::Many(error)))?;
+            .map_err(|error| {
+                unsent(if lease.shared().is_closed() {
+                    Broken::Many(error)
+                } else {
+                    Broken::Unfit(error)
+                })
+            })?;
         let mut sending = (!is_whole).then(|| {
             body.hold(lease.clone());
             Outflow::with_head(body, stream)
@@ -499,6 +507,10 @@ impl UpstreamConn {
                 let detail = "its host is no authority of HTTP/2".to_owned();
                 return (Reason::AuthorityInvalid, detail);
             }
+            Broken::Unfit(error) => {
+                let detail = format!("the request cannot be sent over HTTP/2: {}", chain(error));
+                return (Reason::Internal, detail);
+            }
             Broken::One(error) => (chain(error), error.is_violation()),
             Broken::Many(error) => (chain(error), error.is_library()),
         };
@@ -525,9 +537,12 @@ impl Broken {
     pub fn is_refused(&self) -> bool {
         match self {
             Self::Many(error) => error.reason() == Some(h2::Reason::REFUSED_STREAM),
-            Self::Late | Self::Client(..) | Self::One(_) | Self::NoRequest | Self::NoAuthority => {
-                false
-            }
+            Self::Late
+            | Self::Client(..)
+            | Self::One(_)
+            | Self::NoRequest
+            | Self::NoAuthority
+            | Self::Unfit(_) => false,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::{self, ResponseFuture, SendRequest};
-use http::header::{HOST, TE, TRANSFER_ENCODING};
+use http::header::{HOST, TE};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, Version};
 use tokio::sync::Notify;
@@ -28,6 +28,15 @@ const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// The largest head of an answer.
 const HEAD_BYTES: u32 = 64 << 10;
+/// What says how a connection of HTTP/1.1 goes on, and no message of HTTP/2 may have (RFC 9113
+/// §8.2.2): framing, and what a rewrite set.
+const CONNECTION_FIELDS: [&str; 5] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "transfer-encoding",
+    "upgrade",
+];
 /// Request bytes of one stream that wait for the upstream's window.
 const SEND_BUFFER: usize = 256 << 10;
 
@@ -200,10 +209,12 @@ impl Lease {
                 .build()?;
             *req.uri_mut() = uri;
         }
-        req.headers_mut().remove(HOST);
-        req.headers_mut().remove(TRANSFER_ENCODING);
-        req.headers_mut()
-            .insert(TE, HeaderValue::from_static("trailers"));
+        let headers = req.headers_mut();
+        headers.remove(HOST);
+        for name in CONNECTION_FIELDS {
+            headers.remove(name);
+        }
+        headers.insert(TE, HeaderValue::from_static("trailers"));
         *req.version_mut() = Version::HTTP_2;
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::Request;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::frames::{
     DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, OK, PING, RST_STREAM, Server,
@@ -21,6 +21,8 @@ const STREAMS: u8 = 3;
 /// and reads on to its end.
 struct Case {
     site: Site,
+    /// Its route.
+    route: Value,
     opened: Arc<AtomicUsize>,
     _origin: TcpOrigin,
 }
@@ -52,6 +54,7 @@ impl Case {
         site.gateway.configure("/routes/all", &route);
         Self {
             site,
+            route,
             opened,
             _origin: origin,
         }
@@ -140,4 +143,23 @@ fn length_that_is_said_twice_is_passed_on_once() {
     });
     let reply = case.site.gateway.connect().get("h.example", "/x", &[]);
     assert_eq!((reply.status, &reply.text()[..]), (200, "hi"));
+}
+
+#[test]
+fn fields_of_a_connection_that_a_rewrite_sets_are_left_out() {
+    let case = Case::of(&[], |_, server| {
+        loop {
+            let stream = server.next(HEADERS)?.stream;
+            server.answer(stream)?;
+        }
+    });
+    let set = json!({"Keep-Alive": "timeout=5", "Proxy-Connection": "keep-alive"});
+    let mut route = case.route.clone();
+    route["plugins"] = json!({"proxy-rewrite": {"headers": {"set": set}}});
+    case.site.gateway.configure("/routes/all", &route);
+    let mut conn = case.connect();
+    // Over a fresh connection, and over a kept one.
+    for _ in 0..2 {
+        assert_eq!((ask(&mut conn), case.opened()), (200, 1));
+    }
 }
