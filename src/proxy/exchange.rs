@@ -532,11 +532,16 @@ impl UpstreamConn {
 }
 
 impl Broken {
-    /// Whether the upstream says that it did nothing with the request (RFC 9113 §8.7).
+    /// Whether the upstream says that it did nothing with the request (RFC 9113 §8.7): it refused the
+    /// stream, or the last one that its GOAWAY names came before it. A stream that it did look at hears
+    /// of no GOAWAY.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         match self {
-            Self::Many(error) => error.reason() == Some(h2::Reason::REFUSED_STREAM),
+            Self::Many(error) => {
+                error.reason() == Some(h2::Reason::REFUSED_STREAM)
+                    || error.is_go_away() && error.is_remote()
+            }
             Self::Late
             | Self::Client(..)
             | Self::One(_)

@@ -84,6 +84,32 @@ fn ask(conn: &mut H2Conn) -> u16 {
 }
 
 #[test]
+fn request_that_a_goaway_left_unseen_is_sent_again() {
+    let case = Case::of(&[], |number, server| {
+        let seen = server.next(HEADERS)?.stream;
+        server.answer(seen)?;
+        if number == 2 {
+            return server
+                .next(HEADERS)
+                .and_then(|more| server.answer(more.stream));
+        }
+        server.next(HEADERS)?;
+        // NO_ERROR: what came after the first stream was not looked at.
+        let last = [&seen.to_be_bytes()[..], &[0; 4]].concat();
+        server.send(GOAWAY, 0, 0, &last)
+    });
+    let mut conn = case.connect();
+    assert_eq!(ask(&mut conn), 200);
+    let mut halved = post(&mut conn, false);
+    halved.upload.send_data("one".into(), false).unwrap();
+    let mut upload = halved.upload;
+    let (answer, _) = conn.read_head(halved.answer).unwrap();
+    assert_eq!((answer.status, case.opened()), (200, 2));
+    upload.send_data("two".into(), true).unwrap();
+    assert_eq!(ask(&mut conn), 200);
+}
+
+#[test]
 fn connection_of_which_one_stream_is_late_serves_the_others() {
     let case = Case::of(&[], |_, server| {
         let first = server.next(HEADERS)?.stream;
