@@ -75,36 +75,37 @@ pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, io: Rewound) {
             nobody: nobody.clone(),
         });
     };
-    let ended = poll_fn(|cx| {
+    // Since when it was idle when its client was told of the end, and how long that may take.
+    let mut farewell: Option<(u64, Limit)> = None;
+    poll_fn(|cx| {
         match conn.heed(cx) {
             Some(Signal::Close) if conn.is_idle() => {
                 http.graceful_shutdown();
-                return Poll::Ready(false);
+                let until = worker.sweep.after(FAREWELL);
+                farewell.get_or_insert_with(|| (conn.since(), worker.sweep.limit(until)));
             }
             Some(Signal::Drain | Signal::Close) => http.graceful_shutdown(),
-            Some(Signal::TimeOut) => return Poll::Ready(true),
+            Some(Signal::TimeOut) => return Poll::Ready(()),
             Some(Signal::Park) | None => {}
+        }
+        if let Some((since, limit)) = &farewell
+            && limit.poll_expired(cx).is_ready()
+        {
+            if conn.is_idle() && conn.since() == *since {
+                return Poll::Ready(());
+            }
+            // What was on its way when the client was told is answered like any other.
+            farewell = None;
         }
         pings.poll(cx, &mut http);
         loop {
             match ready!(http.poll_accept(cx)) {
                 Some(Ok((req, respond))) => begin(req, respond),
-                Some(Err(_)) | None => return Poll::Ready(true),
+                Some(Err(_)) | None => return Poll::Ready(()),
             }
         }
     })
     .await;
-    if !ended {
-        // What is still asked for was on its way when the client was told.
-        let farewell = poll_fn(|cx| {
-            while let Some(Ok((req, respond))) = ready!(http.poll_accept(cx)) {
-                begin(req, respond);
-            }
-            Poll::Ready(())
-        });
-        let until = worker.sweep.after(FAREWELL);
-        let _ = worker.sweep.within(until, farewell).await;
-    }
 }
 
 /// Waits for the client's preface. What the connection is told meanwhile is heard after that; for

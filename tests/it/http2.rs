@@ -1,12 +1,15 @@
 //! HTTP/2 towards clients: agreed on by ALPN, under the same rules per request.
 
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 
 use serde_json::json;
 
 use crate::support::client::Curl;
-use crate::support::frames::{GOAWAY, HEADERS, HELLO, RST_STREAM, SETTINGS, read_frame};
+use crate::support::frames::{
+    END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, HELLO, RST_STREAM, SETTINGS, frame, read_frame,
+};
 use crate::support::gateway::{Setup, field};
 use crate::support::h2::{H2Conn, H2Stream};
 use crate::support::h2_origin::H2Origin;
@@ -426,6 +429,19 @@ fn body_that_its_client_cancels_is_not_passed_on_as_whole() {
     }
 }
 
+/// GET http://h/ (RFC 7541 §6.1, §6.2.2).
+const GET: &[u8] = b"\x82\x84\x86\x01\x01h";
+
+/// The next frame of a stream; an error at the connection's end.
+fn next_of(client: &mut RawClient, stream: u32) -> std::io::Result<Frame> {
+    loop {
+        let frame = read_frame(client)?;
+        if frame.stream == stream {
+            return Ok(frame);
+        }
+    }
+}
+
 #[test]
 fn connect_is_refused_over_http2_too() {
     let site = Site::start();
@@ -433,4 +449,36 @@ fn connect_is_refused_over_http2_too() {
     let connect = http::Request::connect("h.example:443").body(()).unwrap();
     let stream = conn.send(connect, false).unwrap();
     assert_eq!(conn.read(stream).unwrap().status, 400);
+}
+
+#[test]
+fn request_that_crosses_a_farewell_is_answered() {
+    let (release, held) = mpsc::channel();
+    let (held, asked) = (Mutex::new(held), AtomicUsize::new(0));
+    let origin = TcpOrigin::talking(move |_| {
+        // The second request is answered when the test has it so.
+        if asked.fetch_add(1, Ordering::AcqRel) == 1 {
+            held.lock().unwrap().recv().unwrap();
+        }
+        ok("well")
+    });
+    let site = Site::with(Setup::default().set("limits.idle_timeout", "300ms"));
+    let route = json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}});
+    site.gateway.configure("/routes/all", &route);
+    let connect = || {
+        let mut client = site.gateway.connect();
+        client.send([HELLO, &frame(HEADERS, END_HEADERS | END_STREAM, 1, GET)].concat());
+        while read_frame(&mut client).unwrap().kind != GOAWAY {}
+        client
+    };
+    let mut late = connect();
+    late.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, GET));
+    eventually(SOON, "it is under way", || {
+        (origin.heads().len() == 2).then_some(())
+    });
+    // A connection that says nothing more after its GOAWAY came later, and ended.
+    let mut silent = connect();
+    while read_frame(&mut silent).is_ok() {}
+    release.send(()).unwrap();
+    assert_eq!(next_of(&mut late, 3).unwrap().kind, HEADERS);
 }
