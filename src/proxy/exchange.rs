@@ -18,7 +18,7 @@ use crate::failure::{Reason, chain};
 use crate::net::stream::Stream;
 use crate::net::sweep::{Sweep, Until, millis};
 use crate::proxy::body::RequestBody;
-use crate::proxy::flows::{Inflow, Outflow};
+use crate::proxy::flows::{Inflow, Outflow, RestOfBody};
 use crate::proxy::multiplex::{Lease, NotOpened, Shared};
 use crate::proxy::pool::{Bucket, Kept};
 use crate::proxy::single::{self, Rest, Single};
@@ -44,6 +44,8 @@ pub struct UpstreamConn {
     pub ends: bool,
     /// Requests it carried.
     pub served: u32,
+    /// What is sent of a stream's request beside its answer.
+    rest: Option<RestOfBody>,
 }
 
 /// How a request is sent.
@@ -183,6 +185,7 @@ impl UpstreamConn {
             has_identity,
             ends: false,
             served: 0,
+            rest: None,
         }
     }
 
@@ -245,6 +248,7 @@ impl UpstreamConn {
             has_identity: shared.has_identity,
             ends: false,
             served: shared.served(),
+            rest: None,
             wire: Wire::Many(Rc::new(lease)),
         }
     }
@@ -316,7 +320,7 @@ impl UpstreamConn {
             }
             Wire::Many(lease) => {
                 let lease = lease.clone();
-                Self::exchange_many(&lease, request, sweep, patience).await
+                self.exchange_many(&lease, request, sweep, patience).await
             }
         }
     }
@@ -377,6 +381,7 @@ impl UpstreamConn {
     /// [`exchange`](Self::exchange) as a stream. What other streams move says nothing of this one:
     /// it is late when neither its answer began nor its body moved.
     async fn exchange_many(
+        &mut self,
         lease: &Rc<Lease>,
         request: &mut Option<Request<RequestBody>>,
         sweep: &Rc<Sweep>,
@@ -425,12 +430,8 @@ impl UpstreamConn {
             match sweep.within(Until::At(until), answer).await {
                 Ok(Ok(resp)) => {
                     upload.answered.set(true);
-                    if let Some(mut flow) = sending {
-                        // What is still sent does not wait for who reads the answer.
-                        tokio::task::spawn_local(async move {
-                            poll_fn(|cx| flow.poll_sent(cx)).await;
-                        });
-                    }
+                    // What is still sent does not wait for who reads the answer.
+                    self.rest = sending.map(|flow| flow.send_rest(sweep.clone(), REST_OF_BODY));
                     let (head, stream) = resp.into_parts();
                     let flow = Inflow::new(stream, &head.headers);
                     return Ok(Response::from_parts(head, AnswerBody::Many(flow)));
@@ -473,7 +474,10 @@ impl UpstreamConn {
     ///
     /// A request may be answered before its body was sent. The rest is still carried, for a while:
     /// so both connections stay in step and serve on.
-    pub fn put_back(self, sweep: &Rc<Sweep>) {
+    pub fn put_back(mut self, sweep: &Rc<Sweep>) {
+        if let Some(rest) = self.rest.take() {
+            rest.finish();
+        }
         // A stream's place is given back with the last of request and answer.
         let Wire::One(conn) = &self.wire else { return };
         let bucket = self.bucket.clone();

@@ -3,14 +3,19 @@
 //! Both ways the windows are the limit: what came and was passed on makes room for more, and what
 //! goes out is asked for when its peer takes it.
 
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 use http_body::{Body, Frame};
+use tokio::sync::oneshot;
 
+use crate::net::sweep::Sweep;
 use crate::proxy::heads;
 
 /// What is sent behind a request's head without a word of its peer: so both go in one record.
@@ -141,6 +146,34 @@ where
         self.stream.send_reset(Reason::CANCEL);
     }
 
+    /// Sends what is left by a task of its own, beside the answer that came already: as long as that
+    /// lasts, and for `more` after its end. The stream is reset then.
+    #[must_use]
+    pub fn send_rest(mut self, sweep: Rc<Sweep>, more: Duration) -> RestOfBody
+    where
+        B: 'static,
+    {
+        let (told, mut end) = oneshot::channel();
+        tokio::task::spawn_local(async move {
+            let end = poll_fn(|cx| match self.poll_sent(cx) {
+                Poll::Ready(()) => Poll::Ready(None),
+                Poll::Pending => Pin::new(&mut end).poll(cx).map(Some),
+            });
+            let is_sent = match end.await {
+                None => true,
+                Some(Ok(())) => {
+                    let sent = poll_fn(|cx| self.poll_sent(cx));
+                    sweep.within(sweep.after(more), sent).await.is_ok()
+                }
+                Some(Err(_given_up)) => false,
+            };
+            if !is_sent {
+                self.cancel();
+            }
+        });
+        RestOfBody(told)
+    }
+
     /// Sends what can be sent. Ready when the body has ended, when it broke off, of which the peer is
     /// told, or when the peer wants no more of it.
     pub fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -210,12 +243,25 @@ where
     }
 }
 
+/// The rest of a body, as its answer sees it. Dropped, the answer was given up, and its body is too.
+pub struct RestOfBody(oneshot::Sender<()>);
+
+impl RestOfBody {
+    /// The answer was whole.
+    pub fn finish(self) {
+        // Nobody hears it who sent all.
+        let _ = self.0.send(());
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
     use std::task::Waker;
 
-    use http::Request;
+    use http::{Request, Response};
     use http_body_util::Full;
+    use tokio::task::LocalSet;
 
     use super::*;
 
@@ -243,5 +289,57 @@ mod tests {
         assert!(goes_with_its_head(0).await);
         assert!(goes_with_its_head(UNASKED).await);
         assert!(!goes_with_its_head(UNASKED + 1).await);
+    }
+
+    /// A body of parts that no window takes.
+    struct Parts(VecDeque<Bytes>);
+
+    impl Body for Parts {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            Poll::Ready(self.0.pop_front().map(|part| Ok(Frame::data(part))))
+        }
+    }
+
+    /// How a body that its peer does not read is reset, after its answer came.
+    async fn reset_after(end: impl FnOnce(RestOfBody)) -> Option<Reason> {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (near, far) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
+        let ((mut sender, conn), mut far) = (near.unwrap(), far.unwrap());
+        tokio::task::spawn_local(conn);
+        let request = Request::post("http://up.test/").body(()).unwrap();
+        let (answer, stream) = sender.send_request(request, false).unwrap();
+        let part = Bytes::from(vec![0; 100_000]);
+        let flow = Outflow::with_head(Parts([part.clone(), part].into()), stream);
+        let sweep = Sweep::new();
+        let rest = flow.send_rest(sweep.clone(), Duration::ZERO);
+        let (_request, mut respond) = far.accept().await.unwrap().unwrap();
+        let mut out = respond.send_response(Response::new(()), true).unwrap();
+        tokio::task::spawn_local(async move { while far.accept().await.is_some() {} });
+        answer.await.unwrap();
+        end(rest);
+        for _ in 0..1000 {
+            sweep.tick();
+            tokio::task::yield_now().await;
+            let reset = poll_fn(|cx| Poll::Ready(out.poll_reset(cx))).await;
+            if let Poll::Ready(reset) = reset {
+                return reset.ok();
+            }
+        }
+        None
+    }
+
+    #[tokio::test]
+    async fn rest_of_a_body_ends_with_its_answer_or_some_time_after_it() {
+        let local = LocalSet::new();
+        let answered = local.run_until(reset_after(RestOfBody::finish)).await;
+        assert_eq!(answered, Some(Reason::CANCEL));
+        let given_up = local.run_until(reset_after(drop)).await;
+        assert_eq!(given_up, Some(Reason::CANCEL));
     }
 }

@@ -1,8 +1,8 @@
 //! Upstreams of HTTP/2 that answer early, go away, fall silent or change their minds.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 
 use http::Request;
 use serde_json::{Value, json};
@@ -13,9 +13,12 @@ use crate::support::frames::{
 use crate::support::h2::{H2Conn, H2Stream};
 use crate::support::origin::TcpOrigin;
 use crate::support::site::Site;
+use crate::support::{SOON, eventually};
 
 /// The setting MAX_CONCURRENT_STREAMS (RFC 9113 §6.5.2).
 const STREAMS: u8 = 3;
+/// The setting INITIAL_WINDOW_SIZE.
+const WINDOW: u8 = 4;
 
 /// A gateway before an upstream that does `serve` with each connection, given its number, from 1,
 /// and reads on to its end.
@@ -107,6 +110,35 @@ fn request_that_a_goaway_left_unseen_is_sent_again() {
     assert_eq!((answer.status, case.opened()), (200, 2));
     upload.send_data("two".into(), true).unwrap();
     assert_eq!(ask(&mut conn), 200);
+}
+
+#[test]
+fn client_that_gives_an_answer_up_ends_the_request_that_its_upstream_does_not_take() {
+    let (told, heard) = mpsc::channel();
+    let told = Mutex::new(told);
+    let case = Case::of(&[(WINDOW, 0)], move |_, server| {
+        let stream = server.next(HEADERS)?.stream;
+        server.send(HEADERS, END_HEADERS, stream, &[OK])?;
+        let reset = server.next(RST_STREAM)?;
+        told.lock().unwrap().send(reset.payload).unwrap();
+        Ok(())
+    });
+    let mut conn = case.connect();
+    let mut stream = post(&mut conn, false);
+    stream
+        .upload
+        .send_data(vec![0; 100_000].into(), false)
+        .unwrap();
+    let mut upload = stream.upload;
+    let (answer, _body) = conn.read_head(stream.answer).unwrap();
+    assert_eq!(answer.status, 200);
+    upload.send_reset(h2::Reason::CANCEL);
+    let reset = eventually(SOON, "its upstream is told", || {
+        conn.drive(tokio::task::yield_now());
+        heard.try_recv().ok()
+    });
+    // CANCEL (RFC 9113 §7).
+    assert_eq!(reset, [0, 0, 0, 8]);
 }
 
 #[test]
