@@ -11,7 +11,7 @@ use http::uri::PathAndQuery;
 
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
-use crate::matching::path;
+use crate::matching::path::{self, PathError};
 use crate::proxy::conn::{Conn, Pinned};
 use crate::proxy::error::Refusal;
 use crate::proxy::settings::ClientAuthNames;
@@ -34,11 +34,13 @@ pub async fn admit<'u>(
 ) -> Result<(Local, Cow<'u, [u8]>), Refusal> {
     let raw_path = uri.path();
     let path = if raw_path == "*" {
-        raw_path.as_bytes().into()
+        Ok(raw_path.as_bytes().into())
+    } else if uri.path_and_query().is_some_and(has_no_path) {
+        Err(PathError::NotAbsolute)
     } else {
         path::normalise(raw_path)
-            .map_err(|error| Refusal::new(Reason::PathInvalid, error.to_string()))?
     };
+    let path = path.map_err(|error| Refusal::new(Reason::PathInvalid, error.to_string()))?;
     let asked = Asked {
         authority,
         raw_path,
@@ -55,6 +57,13 @@ pub async fn admit<'u>(
         snapshot = latest;
     }
     Ok((snapshot, path))
+}
+
+/// Whether a target is a query alone, whose path [`Uri::path`] says is `/` and no upstream is told.
+/// `:path` may not be so (RFC 9113 §8.3.1).
+#[must_use]
+pub fn has_no_path(target: &PathAndQuery) -> bool {
+    target.as_str().starts_with('?')
 }
 
 /// What a request asks for.

@@ -5,13 +5,14 @@ use std::future::Future;
 use std::rc::Rc;
 
 use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER};
-use http::{Method, Request, Response, Version};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, Uri, Version};
 
 use crate::failure::Reason;
 use crate::net::sweep::millis;
 use crate::proxy::answer::Answer;
 use crate::proxy::authority;
-use crate::proxy::authorize;
+use crate::proxy::authorize::{self, has_no_path};
 use crate::proxy::body::{ClientBody, ReplyBody, RequestBody, Streamed, Upload};
 use crate::proxy::conn::{Conn, Signal, Tunnelled};
 use crate::proxy::error::{GRPC_STATUS, Refusal};
@@ -46,7 +47,11 @@ pub fn handle(
     let in_flight = conn.begin();
     let waiting = conn.waiting();
     let patience = millis(worker.settings.body_timeout);
-    let req = req.map(|body| RequestBody::new(body, &in_flight, worker.sweep.clone(), patience));
+    let mut req =
+        req.map(|body| RequestBody::new(body, &in_flight, worker.sweep.clone(), patience));
+    if !conn.is_http2() {
+        give_path(req.uri_mut());
+    }
     let upload = req.body().upload();
     let is_grpc = headers::is_grpc(req.headers());
     let client = Client {
@@ -72,6 +77,22 @@ pub fn handle(
                 refuse(&refusal, rest, &conn, outcome)
             }
         })
+    }
+}
+
+/// Gives an absolute target without a path, as `http://a.example?b`, the path `/`, as who sends it on
+/// must (RFC 9112 §3.2.1).
+fn give_path(uri: &mut Uri) {
+    let Some(query) = uri.path_and_query().filter(|target| has_no_path(target)) else {
+        return;
+    };
+    let Ok(target) = PathAndQuery::try_from(format!("/{}", query.as_str())) else {
+        return;
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(target);
+    if let Ok(whole) = Uri::from_parts(parts) {
+        *uri = whole;
     }
 }
 

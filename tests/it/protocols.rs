@@ -6,6 +6,9 @@ use std::sync::{Mutex, mpsc};
 use serde_json::json;
 
 use crate::support::SOON;
+use crate::support::frames::{
+    BAD_REQUEST, END_HEADERS, END_STREAM, HEADERS, HELLO, OK, frame, read_frame,
+};
 use crate::support::gateway::{Gateway, field};
 use crate::support::h2::H2Conn;
 use crate::support::origin::{TcpOrigin, ok, read_head};
@@ -170,4 +173,28 @@ fn upstream_that_only_informs_is_not_listened_to_for_ever() {
     gateway.expect_record("refused by its reason", |record| {
         field(record, "reason") == Some("upstream_protocol_error")
     });
+}
+
+#[test]
+fn target_without_a_path_gets_the_root_or_is_refused() {
+    let origin = TcpOrigin::echoing();
+    let gateway = before(&origin);
+    let mut client = gateway.connect();
+    client.send("GET http://h?a=/b HTTP/1.1\r\nHost: h\r\n\r\n");
+    let head = client.read_reply().expect_status(200).text();
+    assert!(head.starts_with("GET /?a=/b HTTP/1.1\r\n"), "{head}");
+    // GET, `:path` as it stands, http, h (RFC 7541 §6.1, §6.2.2).
+    let mut client = gateway.connect();
+    client.send(HELLO);
+    for (stream, path, status) in [(1, b"\x04\x04/?a=", OK), (3, b"\x04\x04?a=b", BAD_REQUEST)] {
+        let head = [&b"\x82"[..], path, b"\x86\x01\x01h"].concat();
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, &head));
+        let answer = loop {
+            let frame = read_frame(&mut client).unwrap();
+            if frame.kind == HEADERS {
+                break frame;
+            }
+        };
+        assert_eq!((answer.stream, answer.payload[0]), (stream, status));
+    }
 }

@@ -21,6 +21,8 @@ const ACK: u8 = 1;
 pub(crate) const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// `:status: 200` (RFC 7541 §6.1).
 pub(crate) const OK: u8 = 0x88;
+/// `:status: 400`.
+pub(crate) const BAD_REQUEST: u8 = 0x8c;
 
 /// A frame, without its flags.
 pub(crate) struct Frame {
