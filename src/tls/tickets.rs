@@ -1,7 +1,7 @@
 //! The keys of stateless session tickets, which change with time.
 //!
 //! What keeps a ticket at its name and policy is the session id context, as for every session; it
-//! is part of what libssl seals. What goes into a ticket beside the session: [`contents`].
+//! is part of what libssl seals. What goes into a ticket beside the session: `contents`.
 
 pub(super) mod contents;
 
