@@ -10,10 +10,13 @@ pub(super) const SEQUENCE: u8 = 0x30;
 
 /// The content of the element that `der` begins with, which must have this tag, and what follows.
 pub(super) fn take(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (found, rest) = der.split_first()?;
-    if *found != tag {
-        return None;
-    }
+    let (_, content, rest) = next(der).filter(|(found, ..)| *found == tag)?;
+    Some((content, rest))
+}
+
+/// Tag and content of the element that `der` begins with, and what follows.
+pub(super) fn next(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (tag, rest) = der.split_first()?;
     let (first, rest) = rest.split_first()?;
     let (length, rest) = match first {
         0..=0x7f => (usize::from(*first), rest),
@@ -23,7 +26,8 @@ pub(super) fn take(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         }
         _ => return None,
     };
-    rest.split_at_checked(length)
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((*tag, content, rest))
 }
 
 /// A number without sign; what does not fit is as large as can be.

@@ -13,7 +13,7 @@ use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::x509::{X509Crl, X509CrlRef, X509Ref};
 
-use super::{CaBundle, Digest, epoch_seconds, sha256};
+use super::{CaBundle, Digest, der, epoch_seconds, sha256};
 use crate::crypto::sys;
 
 /// How a list begins in PEM (`PEM_read_bio_X509_CRL(3)`).
@@ -240,29 +240,12 @@ const ONLY_ATTRIBUTES: u8 = 0x85;
 
 /// The tags of a DER sequence's members, as far as it can be read.
 fn members(sequence: &[u8]) -> impl Iterator<Item = u8> {
-    let mut rest = value(sequence).map_or(&[][..], |(body, _)| body);
+    let mut rest = der::take(sequence, der::SEQUENCE).map_or(&[][..], |(body, _)| body);
     std::iter::from_fn(move || {
-        let tag = *rest.first()?;
-        rest = value(rest)?.1;
+        let (tag, _, after) = der::next(rest)?;
+        rest = after;
         Some(tag)
     })
-}
-
-/// The value of the first element of DER bytes, and what follows it (X.690 §8.1.3).
-fn value(der: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (len, rest) = der.get(1..)?.split_first()?;
-    let (len, rest) = match len {
-        0..=0x7f => (usize::from(*len), rest),
-        _ => {
-            let (bytes, rest) = rest.split_at_checked(usize::from(len & 0x7f))?;
-            let mut bytes = bytes.iter();
-            let len = bytes.try_fold(0_usize, |len, byte| {
-                len.checked_mul(256)?.checked_add(usize::from(*byte))
-            })?;
-            (len, rest)
-        }
-    };
-    rest.split_at_checked(len)
 }
 
 fn issuer(list: &X509CrlRef) -> String {
