@@ -103,6 +103,18 @@ impl Origin {
         }
     }
 
+    /// What to dial for it; `peer` is its own.
+    pub(super) fn target<'a>(&'a self, peer: &'a Arc<str>, tls: Option<&'a Tls>) -> Target<'a> {
+        Target {
+            host: &self.host,
+            port: self.port,
+            ip: None,
+            peer,
+            object: peer,
+            tls: tls.map(|tls| (&tls.connector, &tls.name)),
+        }
+    }
+
     /// `host:port`, whatever the port.
     pub(super) fn peer(&self) -> Arc<str> {
         format!("{}:{}", self.bracketed(), self.port).into()
@@ -312,14 +324,7 @@ impl Client {
     /// # Errors
     /// [`DialError`].
     pub async fn connect(&self) -> Result<Stream, DialError> {
-        let target = Target {
-            host: &self.origin.host,
-            port: self.origin.port,
-            ip: None,
-            peer: &self.peer,
-            object: &self.peer,
-            tls: self.tls.as_ref().map(|tls| (&tls.connector, &tls.name)),
-        };
+        let target = self.origin.target(&self.peer, self.tls.as_ref());
         let until = self.sweep.after(self.limits.connect);
         match &self.proxy {
             Some(proxy) => proxy.dial(&self.dialer, &target, until).await,

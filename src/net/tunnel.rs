@@ -96,14 +96,7 @@ impl Proxy {
 
     async fn open(&self, dialer: &Dialer, target: &Target<'_>) -> Result<Stream, DialError> {
         dialer.check_literal(target.host, target.port)?;
-        let own = Target {
-            host: &self.origin.host,
-            port: self.origin.port,
-            ip: None,
-            peer: &self.peer,
-            object: &self.peer,
-            tls: self.tls.as_ref().map(|tls| (&tls.connector, &tls.name)),
-        };
+        let own = self.origin.target(&self.peer, self.tls.as_ref());
         let stream = self.ask(dialer.open(&own).await?, target).await?;
         if target.tls.is_none() {
             return Ok(stream);
