@@ -18,6 +18,7 @@ use super::super::settings::Settings;
 use super::super::source::ReadFault;
 use super::super::standin::local;
 use super::Aws;
+use super::tests::VALUES;
 use crate::resource::Kind;
 
 const REGION: &str = "eu-central-1";
@@ -170,13 +171,7 @@ async fn contract_holds_where_botocore_verifies_the_signatures() {
     };
     local(async {
         let known = Known {
-            values: &[
-                ("plain", "hush plain"),
-                ("prod/web/cert", "hush c"),
-                ("prod/web/key", "hush k"),
-                ("prod/web/a/b", "hush ab"),
-                ("prod/whole/cert", "hush whole"),
-            ],
+            values: VALUES,
             absent: "none/at/all",
             no_member: Some("prod/web/other"),
             malformed: &["", "/m", "a/", "a//b"],

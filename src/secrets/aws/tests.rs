@@ -116,6 +116,15 @@ fn opened(secret: Value) -> Opened {
     Opened::new(Kind::Secret, document(secret))
 }
 
+/// What is found in the secrets of both servers, by its reference's rest.
+pub(super) const VALUES: &[(&str, &str)] = &[
+    ("plain", "hush plain"),
+    ("prod/web/cert", "hush c"),
+    ("prod/web/key", "hush k"),
+    ("prod/web/a/b", "hush ab"),
+    ("prod/whole/cert", "hush whole"),
+];
+
 fn open(secret: Value, settings: Settings) -> Aws {
     Aws::open(&opened(secret), &ground(settings)).unwrap()
 }
@@ -125,13 +134,7 @@ async fn names_and_members_keep_the_contract() {
     local(async {
         let aws = StandIn::start(secrets_manager).await;
         let known = Known {
-            values: &[
-                ("plain", "hush plain"),
-                ("prod/web/cert", "hush c"),
-                ("prod/web/key", "hush k"),
-                ("prod/web/a/b", "hush ab"),
-                ("prod/whole/cert", "hush whole"),
-            ],
+            values: VALUES,
             absent: "none/at/all",
             no_member: Some("prod/web/other"),
             malformed: &[
