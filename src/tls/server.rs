@@ -385,13 +385,23 @@ mod tests {
 
     /// The chain that a client of these algorithms is shown, as PEM.
     fn shown(context: &Arc<ServerContext>, version: SslVersion, sigalgs: &str) -> String {
+        shown_to(context, version, |ctx| {
+            ctx.set_sigalgs_list(sigalgs).unwrap();
+        })
+    }
+
+    fn shown_to(
+        context: &Arc<ServerContext>,
+        version: SslVersion,
+        prefer: impl FnOnce(&mut SslContextBuilder),
+    ) -> String {
         let always = Arc::new(Always(context.clone()));
         let acceptor = ListenerAcceptor::new(always, SessionCache::default(), None).unwrap();
         let mut ctx = context::base(SslMethod::tls_client(), Versions::default()).unwrap();
         ctx.set_verify(SslVerifyMode::NONE);
         ctx.set_min_proto_version(Some(version)).unwrap();
         ctx.set_max_proto_version(Some(version)).unwrap();
-        ctx.set_sigalgs_list(sigalgs).unwrap();
+        prefer(&mut ctx);
         let client = Ssl::new(&ctx.build()).unwrap();
         let (Side::Done(_server), Side::Done(client)) = shake(acceptor.ssl().unwrap(), client)
         else {
@@ -433,6 +443,23 @@ mod tests {
                 let seen = shown(context, version, sigalgs);
                 assert_eq!(seen, *chain, "{} {version:?}", context.ssl_id);
             }
+        }
+    }
+
+    /// The second ClientHello is of a connection that has its name's context already.
+    #[test]
+    fn hello_that_is_asked_for_again_leaves_one_chain() {
+        let ca = sample::ca("ca");
+        let leaf = sample::leaf(&ca, "a", &["a.test"]);
+        let chain = format!("{}{}", leaf.cert, ca.cert);
+        let pair = KeyPair::parse(&chain, &leaf.key_pem).unwrap();
+        let context = context("1", vec![pair], None);
+        // A client brings a key share for its first group alone.
+        for groups in ["P-256", "ffdhe2048:P-256"] {
+            let seen = shown_to(&context, SslVersion::TLS1_3, |ctx| {
+                ctx.set_groups_list(groups).unwrap();
+            });
+            assert_eq!(seen, chain, "{groups}");
         }
     }
 
