@@ -14,6 +14,7 @@
 
 mod admin;
 mod figures;
+mod flood;
 mod gateway;
 mod idle;
 mod objects;

@@ -9,7 +9,7 @@ use crate::figures::{Figures, millis};
 use crate::gateway::Gateway;
 use crate::pki::{Authority, Pair};
 use crate::tls::Client;
-use crate::{Failure, Plan};
+use crate::{Failure, Plan, flood};
 
 const PART: &str = "ssls";
 /// Names that are asked for when they are cold.
@@ -61,6 +61,7 @@ pub(crate) fn measure(plan: &Plan, count: usize, figures: &mut Figures) -> Resul
     figures.add(PART, count, "peak MB, restarting", peak);
     cold(&gateway, &client, count, figures)?;
     warm(&gateway, &client, count, figures)?;
+    flood::measure(&gateway, &client, (PART, count), figures, name)?;
     drop(gateway);
 
     let all: Vec<Value> = (0..count).map(document).collect();
