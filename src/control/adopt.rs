@@ -11,12 +11,12 @@ use zeroize::Zeroizing;
 
 use crate::control::generations::Values;
 use crate::control::plan::disputed_name;
-use crate::control::prove::Proved;
 use crate::control::settle::weaker_names;
 use crate::control::start::in_parallel;
 use crate::control::write::{Edit, Request, one};
 use crate::control::{Actor, Finding, Flavour, Inner, WriteError, store_failed};
 use crate::crypto::digest::{Sha256, sha256};
+use crate::crypto::memory;
 use crate::resource::ssl::Role;
 use crate::resource::{Document, Id, Kind, Resource, Revision};
 use crate::resource::{missing_reference, references, stamp, time, wrong_ssl_type};
@@ -33,6 +33,13 @@ use crate::store::{Change, Commit, Expect, Mutation, StoreError, Stored};
 /// What was declared last: the digest of each object's text.
 #[derive(Default)]
 pub(super) struct Declared(Mutex<HashMap<(Kind, Id), Sha256>>);
+
+/// From how many changes on a declaration is like a start: what was built to judge it is not kept,
+/// and what all of it took is given back to the system at once.
+const MANY: usize = 1000;
+
+/// How many objects are judged before the text they came with is dropped.
+const WAVE: usize = 1000;
 
 /// Writes what is declared where it is read from at the next start, before it is served.
 pub type Keep<'a> = &'a dyn Fn(&[Item]) -> Result<(), StoreError>;
@@ -61,6 +68,9 @@ pub struct Adopted {
     pub weakens: Vec<String>,
 }
 
+/// What an object points to, and the member that says so.
+type Reference = (Kind, Id, &'static str);
+
 /// A declared object that is new or changed, judged.
 struct Judgement {
     kind: Kind,
@@ -68,9 +78,11 @@ struct Judgement {
     digest: Sha256,
     /// In clear.
     document: Opened,
+    /// What it says; `None` where it is refused, or nothing was there to compare it with.
     resource: Option<Resource>,
+    is_refused: bool,
+    references: Vec<Reference>,
     piece: Piece,
-    proved: Proved,
     values: Values,
     findings: Vec<Finding>,
 }
@@ -105,6 +117,7 @@ impl Inner {
             .map(|stored| ((stored.kind, stored.id.clone()), stored))
             .collect();
         let is_first = known.is_empty();
+        let has_before = !stored.is_empty();
         let mut fresh = Vec::new();
         let mut before = HashMap::new();
         let mut kept = Kept(Vec::new());
@@ -127,15 +140,30 @@ impl Inner {
         }
         let gone: Vec<Stored> = stored.into_values().collect();
         let mut judged = Vec::with_capacity(fresh.len());
-        for part in in_parallel(&fresh, |(item, digest)| self.judge_declared(item, *digest)) {
-            judged.extend(part.map_err(|_unfinished| WriteError::Internal)?);
+        let is_kept = fresh.len() < MANY;
+        let mut fresh = fresh.into_iter();
+        loop {
+            let wave: Vec<_> = fresh.by_ref().take(WAVE).collect();
+            if wave.is_empty() {
+                break;
+            }
+            for part in in_parallel(&wave, |(item, digest)| {
+                self.judge_declared(item, *digest, is_kept)
+            }) {
+                judged.extend(part.map_err(|_unfinished| WriteError::Internal)?);
+            }
+            if !has_before {
+                // Nothing gets weaker than nothing: what they say has no use any more, and is much.
+                judged
+                    .iter_mut()
+                    .for_each(|judgement: &mut Judgement| judgement.resource = None);
+            }
         }
-        drop(fresh);
-        let plan = self.plan_declared(&judged, &before, &gone, loaded.revision);
+        let plan = self.plan_declared(&judged, &before, &gone, loaded.revision, has_before);
         if !is_first {
             self.check_weakenings(&plan.weakens.concat(), *allow_weaker)?;
         }
-        let changes = self.changes(&judged, &before, &gone, &plan.weakens)?;
+        let changes = self.changes(&mut judged, &before, &gone, &plan.weakens)?;
         let commit = Commit {
             origin: self.origin(actor),
             changes,
@@ -155,16 +183,14 @@ impl Inner {
                 kind,
                 id,
                 digest,
-                resource,
-                proved,
+                references,
                 values,
                 findings,
                 ..
             } = judgement;
             self.keep_references(kind, &id, &values);
-            self.keep_built(proved);
             adopted.findings.extend(findings);
-            let met = meet(&plan.after, kind, &id, resource.as_ref());
+            let met = meet(&plan.after, kind, &id, references);
             adopted.findings.extend(met);
             known.insert((kind, id), digest);
         }
@@ -179,6 +205,11 @@ impl Inner {
         }
         let places = plan.places.iter().map(|(kind, id)| (*kind, id));
         self.retire(&before, &after, places, Instant::now());
+        if adopted.changed >= MANY {
+            // What was declared was there in clear and as objects: much more than what is kept.
+            drop((before, after, plan.places));
+            memory::give_back_freed_pieces();
+        }
         Ok(adopted)
     }
 
@@ -207,8 +238,9 @@ impl Inner {
         })
     }
 
-    /// A declared object as a write of it would be judged, or closed.
-    fn judge_declared(&self, item: &Declaration, digest: Sha256) -> Judgement {
+    /// A declared object as a write of it would be judged, or closed; what was built for it is kept
+    /// for use where `is_kept`.
+    fn judge_declared(&self, item: &Declaration, digest: Sha256, is_kept: bool) -> Judgement {
         let Declaration { kind, id, document } = item;
         let request = Request {
             kind: *kind,
@@ -238,8 +270,9 @@ impl Inner {
             digest,
             document: document.clone(),
             resource: None,
+            is_refused: true,
+            references: Vec::new(),
             piece: close(*kind, id, document),
-            proved: Proved::default(),
             values: Values::default(),
             findings,
         };
@@ -247,14 +280,20 @@ impl Inner {
         // the publish, and closed until then.
         match self.judge(&request, &edit, document.clone(), None, &Outcome::new()) {
             Ok(judged) => {
+                // Here, not behind the commit, where all of it would be there at once. What is not
+                // served in the end is nobody's, and makes room for others.
+                if is_kept {
+                    self.keep_built(judged.proved);
+                }
                 let warnings = judged.warnings.iter();
                 let told = warnings.map(|warning| finding(false, &warning.pointer, &warning.text));
                 Judgement {
                     findings: told.collect(),
                     document: judged.document,
+                    references: references(&judged.resource),
                     resource: Some(judged.resource),
+                    is_refused: false,
                     piece: judged.piece,
-                    proved: judged.proved,
                     values: judged.values,
                     ..closed(Vec::new())
                 }
@@ -275,6 +314,7 @@ impl Inner {
         old: &HashMap<(Kind, Id), Option<Stored>>,
         gone: &[Stored],
         revision: Revision,
+        has_before: bool,
     ) -> Plan {
         let mut last = revision.0;
         let mut next = || {
@@ -322,6 +362,9 @@ impl Inner {
         let weakens = places
             .iter()
             .map(|(kind, id)| {
+                if !has_before {
+                    return Vec::new();
+                }
                 let was = self.find_resource(*kind, id);
                 let new = becomes.get(&(*kind, id)).and_then(|new| new.as_ref());
                 let step = Step {
@@ -343,20 +386,21 @@ impl Inner {
         }
     }
 
-    /// The same changes for the store, keys sealed.
+    /// The same changes for the store, keys sealed; takes the documents out.
     fn changes(
         &self,
-        judged: &[Judgement],
+        judged: &mut [Judgement],
         old: &HashMap<(Kind, Id), Option<Stored>>,
         gone: &[Stored],
         weakens: &[Vec<String>],
     ) -> Result<Vec<Change>, WriteError> {
         let now = self.now_seconds();
-        let puts = judged.iter().map(|judgement| {
+        let puts = judged.iter_mut().map(|judgement| {
             let (kind, id) = (judgement.kind, judgement.id.clone());
             let stored = old.get(&(kind, id.clone())).and_then(Option::as_ref);
             let was = stored.and_then(|stored| self.unseal(stored).ok());
-            let mut document = judgement.document.clone();
+            let nothing = Opened::new(kind, Document::new());
+            let mut document = std::mem::replace(&mut judgement.document, nothing);
             let created = was.as_deref().and_then(|was| time(was, "create_time"));
             stamp(&mut document, &id, created.unwrap_or(now), now);
             let changed = changed_paths(was.as_deref(), Some(&document));
@@ -364,7 +408,7 @@ impl Inner {
             match self.custody.seal_document(kind, &id, &mut sealed) {
                 Ok(()) => document = sealed,
                 // It is no key, and what holds it is closed.
-                Err(_) if judgement.resource.is_none() => {}
+                Err(_) if judgement.is_refused => {}
                 Err(error) => {
                     tracing::error!(%kind, %id, %error, "could not be sealed");
                     return Err(WriteError::Internal);
@@ -442,7 +486,7 @@ fn digest(document: &Document) -> Option<Sha256> {
 
 /// How an object meets the others: what it points to in vain, who disputes its names, and by which
 /// names it is reached on easier terms.
-fn meet(snapshot: &Snapshot, kind: Kind, id: &Id, resource: Option<&Resource>) -> Vec<Finding> {
+fn meet(snapshot: &Snapshot, kind: Kind, id: &Id, references: Vec<Reference>) -> Vec<Finding> {
     let finding = |is_error, pointer: &str, text: String| Finding {
         kind,
         id: id.clone(),
@@ -450,8 +494,7 @@ fn meet(snapshot: &Snapshot, kind: Kind, id: &Id, resource: Option<&Resource>) -
         pointer: pointer.to_owned(),
         text,
     };
-    let references = resource.map(references).unwrap_or_default().into_iter();
-    let missing = references.filter_map(|(to, to_id, at)| {
+    let missing = references.into_iter().filter_map(|(to, to_id, at)| {
         let fault = if snapshot.modified(to, &to_id).is_none() {
             missing_reference(to, &to_id, at)
         } else if to == Kind::Ssl && snapshot.ssl_role(&to_id) != Some(Role::Client) {

@@ -15,7 +15,9 @@ use rusqlite::{
     Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
 };
 
-use self::files::{connect, failed, identify, lock, make_file, prepare, shim, unconfirmed};
+use self::files::{
+    connect, failed, identify, lock, make_file, prepare, remove_files, shim, unconfirmed,
+};
 pub use self::files::{holder, make_directory};
 use self::rows::{
     RECORD_COLUMNS, RawExpiring, RawRecord, RawStored, STORED_COLUMNS, filter_rows, limit_number,
@@ -61,6 +63,22 @@ impl Database {
     pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
         make_directory(data_dir)?;
         let lock = lock(data_dir)?;
+        Self::open_locked(data_dir, lock)
+    }
+
+    /// Opens the database of a data directory as [`Database::open`] does, and leaves nothing of what
+    /// it held: for what is read from elsewhere at each start.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub fn open_empty(data_dir: &Path) -> Result<Self, StoreError> {
+        make_directory(data_dir)?;
+        let lock = lock(data_dir)?;
+        remove_files(&data_dir.join(FILE_NAME))?;
+        Self::open_locked(data_dir, lock)
+    }
+
+    fn open_locked(data_dir: &Path, lock: File) -> Result<Self, StoreError> {
         let path = data_dir.join(FILE_NAME);
         make_file(data_dir, &path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -691,6 +709,29 @@ mod tests {
             dirs.borrow_mut().push(dir);
             Box::new(store)
         });
+    }
+
+    #[test]
+    fn opening_empty_leaves_nothing_and_waits_for_nobody() {
+        let dir = TempDir::new().unwrap();
+        let before = open(&dir);
+        commit(
+            &before,
+            vec![put(Kind::Route, "1", named("old"), Expect::Any)],
+        )
+        .unwrap();
+        // Not under another process's feet.
+        let refused = Database::open_empty(dir.path()).map(|_| ());
+        assert!(
+            matches!(refused, Err(StoreError::InUse { .. })),
+            "{refused:?}"
+        );
+        assert_eq!(before.load().unwrap().objects.len(), 1);
+        drop(before);
+        let after = Database::open_empty(dir.path()).unwrap();
+        let after = after.into_store(chain_key());
+        assert_eq!(after.load().unwrap().objects.len(), 0);
+        assert_eq!(after.revision().unwrap(), Revision::default());
     }
 
     #[test]

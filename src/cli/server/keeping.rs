@@ -27,6 +27,9 @@ use crate::tls::cache::Contexts;
 /// What a stored document looks like when it holds a sealed value.
 const SEALED: &str = "\"pc1:";
 
+/// Where in the data directory what a file declares is kept while it is served.
+const DECLARED: &str = "declared";
+
 /// Why what is kept cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KeepingError {
@@ -96,13 +99,20 @@ fn settled(found: Found, files: &Rotation) -> Found {
     }
 }
 
-/// A store for what a file declares: it is read again at the next start.
+/// An empty store for what a file declares, which is read again at the next start: on disk, as
+/// memory would hold every document of it, sealed with a key that nobody has but this process.
 pub(super) fn open_declared(config: &Config) -> Result<Keeping, KeepingError> {
-    // What the gateway makes for itself lies there all the same.
+    // What the gateway makes for itself lies beside it.
     sqlite::make_directory(&config.data_dir)?;
+    let database = Database::open_empty(&config.data_dir.join(DECLARED))?;
+    let kek = Kek::random()?;
+    let chain = ChainKey::new(kek.derive_mac_key(CHAIN_LABEL)?);
     Ok(Keeping {
+        store: Arc::new(database.into_store(chain)),
+        custody: Custody::new(&kek)?,
+        kek_file: None,
+        keys: None,
         warning: None,
-        ..in_memory()?
     })
 }
 

@@ -98,6 +98,26 @@ pub(super) fn make_file(data_dir: &Path, path: &Path) -> Result<(), StoreError> 
     })
 }
 
+/// Removes a database file with its companions; those that are not there are no fault.
+pub(super) fn remove_files(path: &Path) -> Result<(), StoreError> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::remove_file(&name) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => {
+                return Err(StoreError::Io {
+                    action: "remove",
+                    path: name.into(),
+                    source,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The process that has the lock of a data directory, where one has it. Takes no lock itself: a
 /// gateway that starts at this moment would be refused.
 #[must_use]
