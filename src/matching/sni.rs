@@ -152,7 +152,8 @@ impl fmt::Display for SniPattern {
 
 /// What follows the first label, if the name has more than one.
 fn parent_of(name: &str) -> Option<&str> {
-    name.split_once('.').map(|(_, parent)| parent)
+    let dot = name.bytes().position(|byte| byte == b'.')?;
+    name.get(dot + 1..)
 }
 
 /// Which `T` serves a name: exact, else one-label wildcard, else catch-all.
@@ -221,7 +222,12 @@ impl<T: Clone> NameTable<T> {
     pub fn find(&self, name: &str) -> Option<&T> {
         self.exact
             .get(name)
-            .or_else(|| self.wildcard.get(parent_of(name)?))
+            .or_else(|| {
+                if self.wildcard.is_empty() {
+                    return None;
+                }
+                self.wildcard.get(parent_of(name)?)
+            })
             .or(self.catch_all.as_ref())
     }
 

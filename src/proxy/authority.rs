@@ -9,23 +9,64 @@ use http::{HeaderValue, Request, Version};
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
 
-/// A connection's last Host line with what it parsed to: clients repeat it.
+/// A connection's last Host line, or `:authority`, with what it parsed to: clients repeat it.
 #[derive(Debug, Default)]
-pub struct LastHost(RefCell<Option<(HeaderValue, Rc<Authority>)>>);
+pub struct LastHost(RefCell<Option<Known>>);
+
+#[derive(Debug)]
+struct Known {
+    line: HeaderValue,
+    place: Said,
+    authority: Rc<Authority>,
+    forwarded: Option<Rc<[u8]>>,
+}
+
+/// Where a client says the authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Host,
+    Target,
+}
 
 impl LastHost {
-    fn parse(&self, line: &HeaderValue) -> Result<Rc<Authority>, Reason> {
-        if let Some((known, authority)) = &*self.0.borrow()
-            && known == line
+    fn parse(&self, line: &[u8], place: Said) -> Result<Rc<Authority>, Reason> {
+        if let Some(known) = &*self.0.borrow()
+            && known.line == *line
+            && known.place == place
         {
-            return Ok(authority.clone());
+            return Ok(known.authority.clone());
         }
-        let authority = Rc::new(parse(line.as_bytes())?);
+        let authority = Rc::new(parse(line)?);
         // A copy: a clone would keep the whole buffer alive that the request was read into.
-        if let Ok(line) = HeaderValue::from_bytes(line.as_bytes()) {
-            self.0.replace(Some((line, authority.clone())));
+        if let Ok(line) = HeaderValue::from_bytes(line) {
+            self.0.replace(Some(Known {
+                line,
+                place,
+                authority: authority.clone(),
+                forwarded: None,
+            }));
         }
         Ok(authority)
+    }
+
+    /// The headers that `write` makes of the host that was asked for, once for as long as a client
+    /// repeats it. `None`, if `authority` was not read from what it said last.
+    pub fn forwarded(
+        &self,
+        authority: &Rc<Authority>,
+        write: impl FnOnce(&[u8]) -> Vec<u8>,
+    ) -> Option<Rc<[u8]>> {
+        let mut known = self.0.borrow_mut();
+        let known = known.as_mut()?;
+        if !Rc::ptr_eq(&known.authority, authority) {
+            return None;
+        }
+        let host = match known.place {
+            Said::Host => known.line.as_bytes(),
+            Said::Target => authority.as_str().as_bytes(),
+        };
+        let lines = known.forwarded.get_or_insert_with(|| write(host).into());
+        Some(lines.clone())
     }
 }
 
@@ -51,14 +92,19 @@ pub fn read<B>(
     if lines.next().is_some() {
         return Err(Reason::AuthorityInvalid);
     }
-    let host = line.map(|line| last.parse(line)).transpose()?;
-    if let Some(target) = req.uri().authority() {
+    let target = req.uri().authority();
+    if let (None, Some(target), Version::HTTP_2) = (line, target, req.version()) {
+        // HTTP/2 has `:authority` instead of Host (RFC 9113 §8.3.1).
+        return last.parse(target.as_str().as_bytes(), Said::Target);
+    }
+    let host = line.map(|line| last.parse(line.as_bytes(), Said::Host));
+    let host = host.transpose()?;
+    if let Some(target) = target {
         let target = parse(target.as_str().as_bytes())?;
         return match host {
             Some(host) if !target.same_ignoring_default_port(&host, default_port) => {
                 Err(Reason::AuthorityInvalid)
             }
-            // HTTP/2 has `:authority` instead of Host (RFC 9113 §8.3.1).
             None if req.version() == Version::HTTP_11 => Err(Reason::AuthorityInvalid),
             _ => Ok(Rc::new(target)),
         };
@@ -130,5 +176,44 @@ mod tests {
         let first = read(&req, &last, None, 80).unwrap();
         let second = read(&req, &last, None, 80).unwrap();
         assert!(Rc::ptr_eq(&first, &second));
+    }
+
+    #[test]
+    fn headers_made_of_a_name_are_made_once_for_as_long_as_it_is_repeated() {
+        let last = LastHost::default();
+        let made = |req: &Request<()>, with: &str| {
+            let authority = read(req, &last, None, 80).unwrap();
+            let lines = last.forwarded(&authority, |host| [host, with.as_bytes()].concat());
+            lines.map(|lines| String::from_utf8(lines.to_vec()).unwrap())
+        };
+        let said = |text: &str| Some(text.to_owned());
+        let upper = request(Version::HTTP_11, "/", &["A.example"]);
+        assert_eq!(made(&upper, " 1"), said("A.example 1"));
+        assert_eq!(made(&upper, " 2"), said("A.example 1"));
+        let other = request(Version::HTTP_11, "/", &["b.example"]);
+        assert_eq!(made(&other, " 3"), said("b.example 3"));
+        // Of an absolute target nothing is remembered.
+        let absolute = request(Version::HTTP_11, "http://b.example/", &["b.example"]);
+        assert_eq!(made(&absolute, " 4"), None);
+    }
+
+    #[test]
+    fn authority_of_http_2_is_parsed_once_and_is_no_host_line() {
+        let last = LastHost::default();
+        let target = request(Version::HTTP_2, "https://A.example/", &[]);
+        let first = read(&target, &last, None, 443).unwrap();
+        assert!(Rc::ptr_eq(
+            &first,
+            &read(&target, &last, None, 443).unwrap()
+        ));
+        let lines = last.forwarded(&first, <[u8]>::to_vec);
+        assert_eq!(lines.as_deref(), Some(&b"a.example"[..]));
+        let line = request(Version::HTTP_2, "/", &["A.example"]);
+        let line = read(&line, &last, None, 443).unwrap();
+        let lines = last.forwarded(&line, <[u8]>::to_vec);
+        assert_eq!(lines.as_deref(), Some(&b"A.example"[..]));
+        // Both are compared where both are said.
+        let both = request(Version::HTTP_2, "https://b.example/", &["A.example"]);
+        assert!(read(&both, &last, None, 443).is_err());
     }
 }

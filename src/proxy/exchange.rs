@@ -85,6 +85,8 @@ pub enum Broken {
     Many(h2::Error),
     /// It had no request.
     NoRequest,
+    /// Some of the request's headers are lines of HTTP/1.1, which a stream has none of.
+    Lines,
     /// The request's Host cannot be said in HTTP/2.
     NoAuthority,
     /// Something else of the request cannot: no connection would take it.
@@ -293,6 +295,8 @@ impl UpstreamConn {
     ///
     /// Over HTTP/1.1 a request without a body is not even taken; any other is gone.
     ///
+    /// `lines`: headers that go over HTTP/1.1 as they are written; of a stream there are none.
+    ///
     /// `patience`: the longest time without a byte in either direction, in milliseconds; waiting
     /// for the client's body does not count.
     ///
@@ -301,6 +305,7 @@ impl UpstreamConn {
     pub async fn exchange(
         &mut self,
         request: &mut Option<Request<RequestBody>>,
+        lines: &[u8],
         sweep: &Rc<Sweep>,
         patience: u64,
     ) -> Result<Response<AnswerBody>, Unanswered> {
@@ -308,8 +313,8 @@ impl UpstreamConn {
         match &self.wire {
             Wire::One(conn) => {
                 let conn = conn.clone();
-                let answer = self.exchange_one(&conn, request, sweep, patience).await;
-                answer.map_err(|why| Unanswered {
+                let answer = self.exchange_one(&conn, request, lines, sweep, patience);
+                answer.await.map_err(|why| Unanswered {
                     why,
                     sent: if conn.has_sent() {
                         Sent::Something
@@ -318,6 +323,10 @@ impl UpstreamConn {
                     },
                 })
             }
+            Wire::Many(_) if !lines.is_empty() => Err(Unanswered {
+                why: Broken::Lines,
+                sent: Sent::Nothing,
+            }),
             Wire::Many(lease) => {
                 let lease = lease.clone();
                 self.exchange_many(&lease, request, sweep, patience).await
@@ -330,6 +339,7 @@ impl UpstreamConn {
         &mut self,
         conn: &Rc<Single>,
         request: &mut Option<Request<RequestBody>>,
+        lines: &[u8],
         sweep: &Rc<Sweep>,
         patience: u64,
     ) -> Result<Response<AnswerBody>, Broken> {
@@ -337,7 +347,7 @@ impl UpstreamConn {
             return Err(Broken::NoRequest);
         };
         let upload = req.body().upload();
-        conn.begin(request);
+        conn.begin(request, lines);
         loop {
             let until = Until::Idle {
                 activity: self.activity.clone(),
@@ -507,6 +517,10 @@ impl UpstreamConn {
             Broken::NoRequest => {
                 return (Reason::Internal, "there is no request to send".to_owned());
             }
+            Broken::Lines => {
+                let detail = "some of its headers can be said in HTTP/1.1 alone".to_owned();
+                return (Reason::Internal, detail);
+            }
             Broken::NoAuthority => {
                 let detail = "its host is no authority of HTTP/2".to_owned();
                 return (Reason::AuthorityInvalid, detail);
@@ -550,6 +564,7 @@ impl Broken {
             | Self::Client(..)
             | Self::One(_)
             | Self::NoRequest
+            | Self::Lines
             | Self::NoAuthority
             | Self::Unfit(_) => false,
         }

@@ -6,33 +6,21 @@
 use std::net::SocketAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, Entry, HOST, HeaderMap, HeaderName,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName,
     HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
 use smallvec::SmallVec;
 
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
+use crate::proxy::heads;
+use crate::proxy::loops::{CDN_LOOP, Mark};
 
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-
-/// Headers of one hop only, besides those that Connection names. `expect` is answered here.
-const HOP_BY_HOP: [&str; 10] = [
-    "connection",
-    "expect",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// Header lines that were taken out of a message.
 pub type Taken = Vec<(HeaderName, HeaderValue)>;
@@ -56,43 +44,142 @@ impl Via {
             port: HeaderValue::from(local.port()),
         }
     }
+
+    /// The port the client meant; the one it reached us at when it named none.
+    fn port(&self, authority: &Authority) -> HeaderValue {
+        let port = authority.port().map(HeaderValue::from);
+        port.unwrap_or_else(|| self.port.clone())
+    }
 }
 
-/// Turns a client's headers into the upstream's. Host becomes the authority in its canonical form.
-///
-/// Returns what was taken out.
+/// What one look at a request's headers tells: most have little of what must be looked after.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Look {
+    /// It is one of gRPC (gRPC over HTTP/2, "Requests").
+    pub is_grpc: bool,
+    /// Its client waits for a word to send the body.
+    pub expects: bool,
+    /// It may ask to go over to another protocol.
+    pub has_upgrade: bool,
+    /// It went through gateways that say so.
+    pub has_loop: bool,
+    /// Some of its headers end here.
+    has_ending: bool,
+    /// It says what only we say.
+    has_ours: bool,
+}
+
+impl Look {
+    /// Whether [`forwarded_lines`] may say what is to be said of it.
+    #[must_use]
+    pub fn may_have_lines(self) -> bool {
+        !self.has_ours
+    }
+
+    /// Looks at a request's headers.
+    #[must_use]
+    pub fn at(headers: &HeaderMap) -> Self {
+        let mut look = Self::default();
+        let mut has_type = false;
+        for (name, value) in headers {
+            if name == CONTENT_TYPE {
+                // The first line counts.
+                look.is_grpc |= !has_type && is_grpc(value.as_bytes());
+                has_type = true;
+                continue;
+            }
+            look.expects |= name == EXPECT;
+            look.has_upgrade |= name == UPGRADE;
+            look.has_loop |= name == CDN_LOOP;
+            let name = name.as_str();
+            look.has_ending |= ends_at_upstream(name);
+            look.has_ours |= is_ours(name);
+        }
+        look
+    }
+}
+
+/// Turns a client's headers into the upstream's, all but the forwarded ones: [`forward`] or
+/// [`forwarded_lines`] say those. Host becomes the authority in its canonical form.
 ///
 /// # Errors
 /// `AuthorityInvalid`, if the authority is no header value.
 pub fn to_upstream(
     headers: &mut HeaderMap,
+    look: Look,
+    authority: &Authority,
+) -> Result<Changed, Reason> {
+    let mut taken = Taken::new();
+    if look.has_ending {
+        strip(headers, ends_at_upstream, |name, line| {
+            taken.push((name.clone(), line));
+        });
+    }
+    join_cookies(headers);
+    let host = match headers.get_mut(HOST) {
+        Some(line) if line.as_bytes() == authority.as_str().as_bytes() => None,
+        Some(line) => Some(std::mem::replace(line, host_value(authority)?)),
+        None => {
+            headers.insert(HOST, host_value(authority)?);
+            None
+        }
+    };
+    Ok(Changed { taken, host })
+}
+
+fn host_value(authority: &Authority) -> Result<HeaderValue, Reason> {
+    text_value(authority.as_str()).ok_or(Reason::AuthorityInvalid)
+}
+
+/// What [`to_upstream`] changed.
+#[derive(Debug)]
+pub struct Changed {
+    /// What was taken out.
+    pub taken: Taken,
+    /// Host as it was sent, where it is written otherwise now.
+    pub host: Option<HeaderValue>,
+}
+
+/// Puts the forwarded headers into an upstream's, and the mark of this gateway. Their Host is what
+/// [`to_upstream`] made of it.
+///
+/// # Errors
+/// `AuthorityInvalid`, if there is none.
+pub fn forward(
+    headers: &mut HeaderMap,
     via: &Via,
     authority: &Authority,
-) -> Result<Taken, Reason> {
-    let mut taken = Taken::new();
-    strip(
-        headers,
-        |name| is_hop_by_hop(name) || name == "forwarded" || is_identity(name),
-        |name, line| taken.push((name.clone(), line)),
-    );
-    join_cookies(headers);
+    changed: &Changed,
+    mark: &Mark,
+) -> Result<(), Reason> {
     append_forwarded_for(headers, &via.peer);
     headers.insert(X_REAL_IP, via.peer.clone());
     headers.insert(X_FORWARDED_PROTO, via.scheme.clone());
-    // The port the client meant; the one it reached us at when it named none.
-    let port = authority.port().map(HeaderValue::from);
-    headers.insert(X_FORWARDED_PORT, port.unwrap_or_else(|| via.port.clone()));
-    let asked = match headers.get(HOST) {
-        Some(line) if line.as_bytes() == authority.as_str().as_bytes() => line.clone(),
-        other => {
-            let asked = other.cloned();
-            let host = text_value(authority.as_str()).ok_or(Reason::AuthorityInvalid)?;
-            headers.insert(HOST, host.clone());
-            asked.unwrap_or(host)
-        }
-    };
-    headers.insert(X_FORWARDED_HOST, asked);
-    Ok(taken)
+    headers.insert(X_FORWARDED_PORT, via.port(authority));
+    let host = changed.host.as_ref().or_else(|| headers.get(HOST));
+    let host = host.cloned().ok_or(Reason::AuthorityInvalid)?;
+    headers.insert(X_FORWARDED_HOST, host);
+    mark.put(headers);
+    Ok(())
+}
+
+/// What [`forward`] says of a request whose client said nothing of the kind, as lines of HTTP/1.1:
+/// they are the same for every such request of a connection to one name. `host` is that name as the
+/// client writes it.
+#[must_use]
+pub fn forwarded_lines(via: &Via, authority: &Authority, host: &[u8], mark: &Mark) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(256);
+    for (name, value) in [
+        (X_FORWARDED_FOR, via.peer.as_bytes()),
+        (X_REAL_IP, via.peer.as_bytes()),
+        (X_FORWARDED_PROTO, via.scheme.as_bytes()),
+        (X_FORWARDED_PORT, via.port(authority).as_bytes()),
+        (X_FORWARDED_HOST, host),
+        (CDN_LOOP, mark.value().as_bytes()),
+    ] {
+        heads::write_line(&mut lines, name.as_str().as_bytes(), value);
+    }
+    lines
 }
 
 /// What [`to_upstream`] makes of a header that we observe and do not believe; `None` for others.
@@ -103,10 +190,7 @@ pub fn observed(name: &str, via: &Via, authority: &Authority) -> Option<HeaderVa
         "x-real-ip" => Some(via.peer.clone()),
         "x-forwarded-proto" => Some(via.scheme.clone()),
         "x-forwarded-host" => text_value(authority.as_str()),
-        "x-forwarded-port" => {
-            let port = authority.port().map(HeaderValue::from);
-            Some(port.unwrap_or_else(|| via.port.clone()))
-        }
+        "x-forwarded-port" => Some(via.port(authority)),
         _ => None,
     }
 }
@@ -247,22 +331,35 @@ fn named_by(connection: &HeaderValue) -> impl Iterator<Item = HeaderName> {
 
 /// Whether a header says what only we say.
 fn is_ours(name: &str) -> bool {
-    name == X_REAL_IP || name.starts_with("x-forwarded-")
+    name.starts_with("x-") && (name == X_REAL_IP || name.starts_with("x-forwarded-"))
 }
 
-/// Whether a request is one of gRPC (gRPC over HTTP/2, "Requests").
-#[must_use]
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let rest = content_type.and_then(|value| value.strip_prefix(b"application/grpc"));
+/// Whether a header of a request goes no further.
+fn ends_at_upstream(name: &str) -> bool {
+    is_hop_by_hop(name) || name == "forwarded" || is_identity(name)
+}
+
+fn is_grpc(content_type: &[u8]) -> bool {
+    let rest = content_type.strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
+/// Whether a header is of one hop only, besides those that Connection names. `expect` is answered
+/// here.
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
-        name.as_bytes().first(),
-        Some(b'c' | b'e' | b'k' | b'p' | b't' | b'u')
-    ) && HOP_BY_HOP.contains(&name)
+        name,
+        "connection"
+            | "expect"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 /// Whether a header claims a certificate's identity: `X-Forwarded-Client-Cert` (Envoy),
@@ -302,19 +399,74 @@ pub fn is_identity(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn sent(lines: &[(&str, &str)]) -> HeaderMap {
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
-        let authority = Authority::parse(b"a.example").unwrap();
-        let via = Via::new(
+        headers
+    }
+
+    fn via() -> Via {
+        Via::new(
             "192.0.2.7:4711".parse().unwrap(),
             "127.0.0.1:9443".parse().unwrap(),
             true,
-        );
-        to_upstream(&mut headers, &via, &authority).unwrap();
+        )
+    }
+
+    fn sent(lines: &[(&str, &str)]) -> HeaderMap {
+        sent_to(&Authority::parse(b"a.example").unwrap(), lines)
+    }
+
+    fn sent_to(authority: &Authority, lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = map(lines);
+        let mark = Mark::new("0a1b").unwrap();
+        let look = Look::at(&headers);
+        let changed = to_upstream(&mut headers, look, authority).unwrap();
+        forward(&mut headers, &via(), authority, &changed, &mark).unwrap();
         headers
+    }
+
+    #[test]
+    fn lines_say_what_the_headers_say_where_the_client_said_nothing_of_the_kind() {
+        for host in ["a.example", "A.example:8443"] {
+            let authority = Authority::parse(host.as_bytes()).unwrap();
+            let mut headers = sent_to(&authority, &[("host", host)]);
+            headers.remove(HOST);
+            let mark = Mark::new("0a1b").unwrap();
+            let lines = forwarded_lines(&via(), &authority, host.as_bytes(), &mark);
+            let lines = heads::read_trailers(&[&lines[..], b"\r\n"].concat()).unwrap();
+            assert_eq!(lines, headers, "{host}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_says_in_our_place_is_replaced_and_has_no_lines() {
+        for name in ["x-forwarded-for", "x-real-ip", "x-forwarded-proto"] {
+            assert!(!Look::at(&map(&[(name, "1")])).may_have_lines(), "{name}");
+        }
+        for name in ["x-request-id", "cdn-loop", "x-forwarded", "forwarded"] {
+            assert!(Look::at(&map(&[(name, "1")])).may_have_lines(), "{name}");
+        }
+    }
+
+    #[test]
+    fn first_content_type_tells_a_request_of_grpc() {
+        let types = |types: &[&'static str]| {
+            let lines: Vec<_> = types.iter().map(|it| ("content-type", *it)).collect();
+            Look::at(&map(&lines)).is_grpc
+        };
+        for is in [
+            "application/grpc",
+            "application/grpc+proto",
+            "application/grpc;x",
+        ] {
+            assert!(types(&[is]) && !types(&["text/plain", is]), "{is}");
+        }
+        for other in ["application/grpc-web", "text/plain", ""] {
+            assert!(!types(&[other]), "{other}");
+        }
     }
 
     #[test]

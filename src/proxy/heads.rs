@@ -19,10 +19,6 @@ const HEAD_LINES: usize = 100;
 /// The most heads that only inform before an answer.
 pub const INFORMING_HEADS: u32 = 100;
 
-/// What a line has besides its name and value, and a head besides target and lines: room for it.
-const LINE_BYTES: usize = ": \r\n".len();
-const REST_BYTES: usize = 128;
-
 /// How a request's body is framed (RFC 9112 §6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
@@ -81,13 +77,11 @@ pub enum HeadError {
     Coding,
 }
 
-/// Writes a request's head. Its framing is `framing`, whatever its headers say.
-pub fn write_request<B>(out: &mut Vec<u8>, req: &Request<B>, framing: Framing) {
+/// Writes a request's head. Its framing is `framing`, whatever its headers say; behind them come
+/// `lines`, which are headers as they are written.
+pub fn write_request<B>(out: &mut Vec<u8>, req: &Request<B>, lines: &[u8], framing: Framing) {
     let target = req.uri().path_and_query();
     let target = target.map_or("/", PathAndQuery::as_str);
-    let lines = req.headers().iter();
-    let lines = lines.map(|(name, value)| name.as_str().len() + value.len() + LINE_BYTES);
-    out.reserve(target.len() + lines.sum::<usize>() + REST_BYTES);
     for part in [req.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
@@ -99,6 +93,7 @@ pub fn write_request<B>(out: &mut Vec<u8>, req: &Request<B>, framing: Framing) {
             write_line(out, name.as_str().as_bytes(), value.as_bytes());
         }
     }
+    out.extend_from_slice(lines);
     match framing {
         Framing::Nothing if had_length => write_line(out, b"content-length", b"0"),
         Framing::Nothing => {}
@@ -111,7 +106,9 @@ pub fn write_request<B>(out: &mut Vec<u8>, req: &Request<B>, framing: Framing) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+/// Writes a line of a head.
+pub fn write_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.reserve(name.len() + value.len() + 4);
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -553,7 +550,7 @@ mod tests {
                 req = req.header(*name, *value);
             }
             let mut out = Vec::new();
-            write_request(&mut out, &req.body(()).unwrap(), framing);
+            write_request(&mut out, &req.body(()).unwrap(), b"x-b: 2\r\n", framing);
             String::from_utf8(out).unwrap()
         };
         let lying = [
@@ -562,21 +559,21 @@ mod tests {
             ("x-a", "1"),
         ];
         for (lines, framing, rest) in [
-            (&lying[2..], Framing::Nothing, "x-a: 1\r\n"),
+            (&lying[2..], Framing::Nothing, "x-a: 1\r\nx-b: 2\r\n"),
             (
                 &lying[..],
                 Framing::Nothing,
-                "x-a: 1\r\ncontent-length: 0\r\n",
+                "x-a: 1\r\nx-b: 2\r\ncontent-length: 0\r\n",
             ),
             (
                 &lying[..],
                 Framing::Length(7),
-                "x-a: 1\r\ncontent-length: 7\r\n",
+                "x-a: 1\r\nx-b: 2\r\ncontent-length: 7\r\n",
             ),
             (
                 &lying[..],
                 Framing::Chunked,
-                "x-a: 1\r\ntransfer-encoding: chunked\r\n",
+                "x-a: 1\r\nx-b: 2\r\ntransfer-encoding: chunked\r\n",
             ),
         ] {
             let head = format!("POST /a?b=c HTTP/1.1\r\n{rest}\r\n");
@@ -585,7 +582,7 @@ mod tests {
         let mut req = Request::new(());
         (*req.method_mut(), *req.uri_mut()) = (Method::OPTIONS, "*".parse().unwrap());
         let mut out = Vec::new();
-        write_request(&mut out, &req, Framing::Nothing);
+        write_request(&mut out, &req, b"", Framing::Nothing);
         assert_eq!(out, b"OPTIONS * HTTP/1.1\r\n\r\n");
     }
 

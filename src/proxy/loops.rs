@@ -11,7 +11,8 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use crate::failure::Reason;
 use crate::proxy::error::Refusal;
 
-const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+/// Where the marks are.
+pub(super) const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
 /// How often a request may have been here before. A route may lead to another one of the same
 /// gateway on purpose; one that leads to itself comes back for ever.
@@ -34,6 +35,12 @@ impl Mark {
         mark.map(Self).map_err(io::Error::other)
     }
 
+    /// The mark itself.
+    #[must_use]
+    pub fn value(&self) -> &HeaderValue {
+        &self.0
+    }
+
     /// Marks a request that is sent on.
     pub fn put(&self, headers: &mut HeaderMap) {
         headers.append(CDN_LOOP, self.0.clone());
@@ -44,9 +51,6 @@ impl Mark {
     /// # Errors
     /// `loop_detected`.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        if !headers.contains_key(CDN_LOOP) {
-            return Ok(());
-        }
         let lines = headers.get_all(CDN_LOOP).iter();
         let entries = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
         let own = entries.filter(|entry| {

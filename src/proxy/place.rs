@@ -40,6 +40,11 @@ impl Place {
         Some(prepared)
     }
 
+    /// Whether the forwarded headers may come as lines of HTTP/1.1: nothing else is done with them.
+    pub(super) fn takes_lines(&self) -> bool {
+        !self.upstream.scheme.is_http2() && self.rewritten.is_none()
+    }
+
     pub(super) fn is_outdated(&self, worker: &Worker) -> bool {
         worker.snapshot().version != self.version
     }

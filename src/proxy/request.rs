@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
 
-use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, Uri, Version};
 
@@ -16,7 +16,7 @@ use crate::proxy::authorize::{self, has_no_path};
 use crate::proxy::body::{ClientBody, ReplyBody, RequestBody, Streamed, Upload};
 use crate::proxy::conn::{Conn, Signal, Tunnelled};
 use crate::proxy::error::{GRPC_STATUS, Refusal};
-use crate::proxy::headers;
+use crate::proxy::headers::{self, Look};
 use crate::proxy::outcome::Outcome;
 use crate::proxy::place::{Place, find_place};
 use crate::proxy::tries::Tries;
@@ -53,26 +53,26 @@ pub fn handle(
         give_path(req.uri_mut());
     }
     let upload = req.body().upload();
-    let is_grpc = headers::is_grpc(req.headers());
+    let look = Look::at(req.headers());
+    let wants_announcement = look.is_grpc && !conn.is_http2() && takes_trailers(req.headers());
     let client = Client {
-        is_grpc,
-        wants_announcement: is_grpc && !conn.is_http2() && takes_trailers(req.headers()),
+        look,
+        wants_announcement,
     };
-    let waits_for_100 = req.headers().contains_key(EXPECT);
     let mut outcome = Box::new(Outcome::begin(worker.clone(), in_flight, &req));
     // Held once: the functions below borrow it, until it is sent.
     let mut req = Some(req);
     async move {
-        let answer = forward(&worker, &conn, &mut req, &mut outcome).await;
+        let answer = forward(&worker, &conn, look, &mut req, &mut outcome).await;
         drop(waiting);
         Ok(match answer {
             Ok(answer) => deliver(answer, client, &upload, &worker, conn, outcome, &handover),
             Err(refusal) => {
                 let rest = Rest {
                     body: req.map(Request::into_body),
-                    is_awaited: waits_for_100 && !upload.asked_for.get(),
+                    is_awaited: look.expects && !upload.asked_for.get(),
                     upload: &upload,
-                    is_grpc: client.is_grpc,
+                    is_grpc: look.is_grpc,
                 };
                 refuse(&refusal, rest, &conn, outcome)
             }
@@ -99,8 +99,7 @@ fn give_path(uri: &mut Uri) {
 /// What is remembered of a request's head for its answer.
 #[derive(Clone, Copy)]
 struct Client {
-    /// It is one of gRPC.
-    is_grpc: bool,
+    look: Look,
     /// It speaks HTTP/1.1, and trailers must be announced to it.
     wants_announcement: bool,
 }
@@ -138,7 +137,8 @@ fn deliver(
             if let Some(status) = outcome.upstream_status(Some(head.status)) {
                 head.headers.insert(UPSTREAM_STATUS, status);
             }
-            outcome.is_trailers_only = client.is_grpc && head.headers.contains_key(GRPC_STATUS);
+            outcome.is_trailers_only =
+                client.look.is_grpc && head.headers.contains_key(GRPC_STATUS);
             if let Some(whole) = incoming.take_whole() {
                 upstream.put_back(&worker.sweep);
                 let body = ReplyBody::whole(whole.unwrap_or_default(), outcome);
@@ -218,6 +218,7 @@ impl Rest<'_> {
 async fn forward(
     worker: &Rc<Worker>,
     conn: &Rc<Conn>,
+    look: Look,
     request: &mut Option<Request<RequestBody>>,
     outcome: &mut Outcome,
 ) -> Result<Answer, Refusal> {
@@ -239,14 +240,25 @@ async fn forward(
     let sni = conn.server_name(worker.settings.fallback_sni.as_ref());
     let authority = authority::read(req, &conn.last_host, sni, port)?;
     outcome.authority = Some(authority.clone());
-    worker.settings.mark.check(req.headers())?;
+    let mark = &worker.settings.mark;
+    if look.has_loop {
+        mark.check(req.headers())?;
+    }
     let mut place = find_place(worker, conn, req.headers(), &[], outcome).await?;
 
     // A stream of HTTP/2 has no connection that could go over.
-    let protocols = upgrade::asked(req).filter(|_| !conn.is_http2());
-    let taken = headers::to_upstream(req.headers_mut(), &conn.via, &authority)?;
+    let asks_for_more = look.has_upgrade && !conn.is_http2();
+    let protocols = asks_for_more.then(|| upgrade::asked(req)).flatten();
+    let changed = headers::to_upstream(req.headers_mut(), look, &authority)?;
     outcome.is_prepared = true;
-    worker.settings.mark.put(req.headers_mut());
+    let mut lines = None;
+    if look.may_have_lines() && place.takes_lines() {
+        let write = |host: &[u8]| headers::forwarded_lines(&conn.via, &authority, host, mark);
+        lines = conn.last_host.forwarded(&authority, write);
+    }
+    if lines.is_none() {
+        headers::forward(req.headers_mut(), &conn.via, &authority, &changed, mark)?;
+    }
     let mut prepared = place.rewrite(req.headers_mut());
     if let Some(target) = &place.target {
         *req.uri_mut() = target.clone();
@@ -271,6 +283,7 @@ async fn forward(
             protocols,
             hash: place.hash,
             target: place.target.as_ref(),
+            lines: lines.as_deref().unwrap_or_default(),
         };
         let refusal = match tries.run(request, outcome).await {
             Ok(answer @ Answer::Switched(..)) => {
@@ -292,8 +305,12 @@ async fn forward(
         }
         let host = headers::text_value(authority.as_str()).ok_or(Reason::AuthorityInvalid)?;
         req.headers_mut().insert(HOST, host);
-        let found = find_place(worker, conn, req.headers(), &taken, outcome);
+        let found = find_place(worker, conn, req.headers(), &changed.taken, outcome);
         place = Box::pin(found).await?;
+        if lines.is_some() && !place.takes_lines() {
+            lines = None;
+            headers::forward(req.headers_mut(), &conn.via, &authority, &changed, mark)?;
+        }
         *req.uri_mut() = place.target.as_ref().unwrap_or(&outcome.uri).clone();
         prepared = place.rewrite(req.headers_mut());
     }

@@ -154,8 +154,9 @@ impl Single {
         })))
     }
 
-    /// Begins a request. Without a body it stays where it is, to be repeated.
-    pub fn begin(&self, request: &mut Option<Request<RequestBody>>) {
+    /// Begins a request, whose head has `lines` beside its headers. Without a body it stays where it
+    /// is, to be repeated.
+    pub fn begin(&self, request: &mut Option<Request<RequestBody>>, lines: &[u8]) {
         let state = &mut *self.0.borrow_mut();
         let Some(req) = request else { return };
         let framing = match req.body().size_hint().exact() {
@@ -164,7 +165,7 @@ impl Single {
             None => Framing::Chunked,
         };
         state.method.clone_from(req.method());
-        heads::write_request(&mut state.output, req, framing);
+        heads::write_request(&mut state.output, req, lines, framing);
         state.has_sent = false;
         state.informed = 0;
         if framing != Framing::Nothing {

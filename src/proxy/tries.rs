@@ -39,6 +39,8 @@ pub(super) struct Tries<'a> {
     pub(super) hash: u32,
     /// The target, where it is not the client's.
     pub(super) target: Option<&'a Uri>,
+    /// What its head over HTTP/1.1 has beside its headers.
+    pub(super) lines: &'a [u8],
 }
 
 impl Tries<'_> {
@@ -361,7 +363,8 @@ impl Tries<'_> {
             self.timeouts.read
         });
         outcome.upstream_started = Some(Instant::now());
-        let unanswered = match upstream.exchange(req, &self.worker.sweep, patience).await {
+        let sweep = &self.worker.sweep;
+        let unanswered = match upstream.exchange(req, self.lines, sweep, patience).await {
             Ok(resp) => {
                 // What was answered is not sent again.
                 *req = None;

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::support::TlsVersion;
 use crate::support::gateway::Gateway;
+use crate::support::h2::H2Conn;
 use crate::support::origin::{ClosedPort, Nginx, Origin, TcpOrigin, ok, seen};
 use crate::support::pki::Ca;
 use crate::support::raw::{RawClient, RawReply, header, request};
@@ -141,6 +142,15 @@ fn forwarded_headers_tell_what_was_observed() {
                 port.as_str(),
             ),
             ("api.example.com:8443", &[], "127.0.0.1", "8443"),
+            ("API.example.com", &[], "127.0.0.1", port),
+            ("API.example.com", &[], "127.0.0.1", port),
+            (
+                "API.example.com",
+                &claims[..1],
+                "192.0.2.1, 127.0.0.1",
+                port,
+            ),
+            ("api.example.com", &[], "127.0.0.1", port),
         ] {
             let echo = client.get(host, "/", claims).expect_status(200).text();
             for (name, value) in [
@@ -150,11 +160,29 @@ fn forwarded_headers_tell_what_was_observed() {
                 ("x-forwarded-host", Some(host)),
                 ("x-forwarded-port", Some(port)),
                 ("forwarded", None),
-                ("host", Some(host)),
+                ("host", Some(&host.to_ascii_lowercase())),
             ] {
                 assert_eq!(header(&echo, name), value, "{name}: {echo}");
                 let count = names(&echo).iter().filter(|one| *one == name).count();
                 assert_eq!(count, usize::from(value.is_some()), "{name}: {echo}");
+            }
+            let names = names(&echo);
+            let marks = names.iter().filter(|name| *name == "cdn-loop").count();
+            assert_eq!(marks, 1, "{echo}");
+        }
+    }
+    for version in TlsVersion::ALL {
+        let mut conn = H2Conn::connect(&gateway.tls("api.example.com", version)).unwrap();
+        for _ in 0..2 {
+            let echo = conn.get("API.example.com", "/").unwrap().body;
+            for (name, value) in [
+                ("host", "api.example.com"),
+                ("x-forwarded-for", "127.0.0.1"),
+                ("x-forwarded-host", "api.example.com"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-port", &https),
+            ] {
+                assert_eq!(header(&echo, name), Some(value), "{name}: {echo}");
             }
         }
     }

@@ -100,7 +100,7 @@ fn request_that_may_be_repeated_keeps_its_headers_until_it_is_answered() {
             req.headers_mut()
                 .insert("x-asked", http::HeaderValue::from_static("yes"));
             let mut req = Some(req);
-            conn.begin(&mut req);
+            conn.begin(&mut req, b"");
             far.write_all(told.as_bytes()).await.unwrap();
             drop(far);
             let headers = req.as_mut().unwrap().headers_mut();
@@ -135,7 +135,7 @@ fn one_request_follows_the_other() {
         let (conn, mut far) = connection().await;
         for text in ["one", "two"] {
             let mut req = request(Method::GET, &[]);
-            conn.begin(&mut req);
+            conn.begin(&mut req, b"");
             assert!(req.is_some(), "without a body it stays to be repeated");
             let upstream = async {
                 assert_eq!(
@@ -210,7 +210,7 @@ fn what_the_upstream_says_last_ends_the_connection() {
             ),
         ] {
             let (conn, mut far) = connection().await;
-            conn.begin(&mut request(Method::GET, &[]));
+            conn.begin(&mut request(Method::GET, &[]), b"");
             far.write_all(said.as_bytes()).await.unwrap();
             answer(&conn).await.unwrap();
             content(&conn).await.unwrap();
@@ -224,7 +224,7 @@ fn content_that_comes_where_none_may_ends_the_connection() {
     run(async {
         for (content, expected) in [("", Rest::Ready), ("a", Rest::Over)] {
             let (conn, mut far) = connection().await;
-            conn.begin(&mut request(Method::HEAD, &[]));
+            conn.begin(&mut request(Method::HEAD, &[]), b"");
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{content}");
             far.write_all(head.as_bytes()).await.unwrap();
             assert_eq!(answer(&conn).await.unwrap().status(), StatusCode::OK);
@@ -239,7 +239,7 @@ fn heads_that_only_inform_end_some_time() {
     run(async {
         let (conn, mut far) = connection().await;
         for (count, is_answered) in [(INFORMING_HEADS, true), (INFORMING_HEADS + 1, false)] {
-            conn.begin(&mut request(Method::GET, &[]));
+            conn.begin(&mut request(Method::GET, &[]), b"");
             for _ in 0..count {
                 far.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n")
                     .await
@@ -262,7 +262,7 @@ fn heads_that_only_inform_end_some_time() {
 fn an_upstream_that_ends_its_side_after_an_answer_gets_no_other_request() {
     run(async {
         let (conn, mut far) = connection().await;
-        conn.begin(&mut request(Method::GET, &[]));
+        conn.begin(&mut request(Method::GET, &[]), b"");
         let whole = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na";
         far.write_all(whole).await.unwrap();
         far.shutdown().await.unwrap();
@@ -279,7 +279,7 @@ fn an_upstream_that_ends_its_side_after_an_answer_gets_no_other_request() {
 fn no_more_of_an_answer_is_held_than_was_asked_for() {
     run(async {
         let (conn, mut far) = connection().await;
-        conn.begin(&mut request(Method::GET, &[]));
+        conn.begin(&mut request(Method::GET, &[]), b"");
         let upstream = tokio::task::spawn_local(async move {
             let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
             far.write_all(head).await.unwrap();
@@ -321,7 +321,7 @@ fn a_request_that_is_given_up_halfway_never_looks_whole() {
     run(async {
         let body = vec![Bytes::from(vec![7; 1 << 20]); 32];
         let (conn, mut far) = connection().await;
-        conn.begin(&mut request(Method::POST, &body));
+        conn.begin(&mut request(Method::POST, &body), b"");
         assert!(poll_fn(|cx| Poll::Ready(conn.poll_answer(cx, None).is_pending())).await);
         drop(conn);
         let mut read = Vec::new();
@@ -375,7 +375,7 @@ fn an_answer_that_breaks_off_is_never_taken_for_a_whole_one() {
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx: y\r\n",
         ] {
             let (conn, mut far) = connection().await;
-            conn.begin(&mut request(Method::GET, &[]));
+            conn.begin(&mut request(Method::GET, &[]), b"");
             far.write_all(said.as_bytes()).await.unwrap();
             far.shutdown().await.unwrap();
             let cut = match answer(&conn).await {
@@ -396,7 +396,7 @@ fn an_early_answer_leaves_the_body_on_its_way() {
         let body = vec![Bytes::from(vec![7; 1 << 20]); 32];
         let (conn, mut far) = connection().await;
         let mut req = request(Method::POST, &body);
-        conn.begin(&mut req);
+        conn.begin(&mut req, b"");
         assert!(req.is_none());
         let early = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n";
         far.write_all(early).await.unwrap();
@@ -423,7 +423,7 @@ fn a_connection_serves_on_when_the_rest_of_a_body_was_sent() {
     run(async {
         let body = vec![Bytes::from(vec![7; 1 << 20]); 32];
         let (conn, mut far) = connection().await;
-        conn.begin(&mut request(Method::PUT, &body));
+        conn.begin(&mut request(Method::PUT, &body), b"");
         far.write_all(b"HTTP/1.1 201 Made\r\ncontent-length: 0\r\n\r\n")
             .await
             .unwrap();
@@ -446,7 +446,7 @@ fn an_answer_counts_though_the_request_cannot_be_written() {
     run(async {
         let body = vec![Bytes::from(vec![7; 1 << 20]); 32];
         let (conn, mut far) = connection().await;
-        conn.begin(&mut request(Method::POST, &body));
+        conn.begin(&mut request(Method::POST, &body), b"");
         assert!(poll_fn(|cx| Poll::Ready(conn.poll_answer(cx, None).is_pending())).await);
         far.write_all(b"HTTP/1.1 413 Large\r\ncontent-length: 0\r\n\r\n")
             .await
@@ -469,7 +469,7 @@ fn what_comes_where_nothing_could_be_asked_is_no_answer() {
         far.write_all(early).await.unwrap();
         stop_writing(&conn);
         let mut req = request(Method::GET, &[]);
-        conn.begin(&mut req);
+        conn.begin(&mut req, b"");
         assert!(matches!(answer(&conn).await, Err(Error::Io(_))));
         assert!(!conn.has_sent() && req.is_some());
     });
@@ -479,7 +479,7 @@ fn what_comes_where_nothing_could_be_asked_is_no_answer() {
 fn a_switched_connection_gives_its_bytes_away() {
     run(async {
         let (conn, mut far) = connection().await;
-        conn.begin(&mut request(Method::GET, &[]));
+        conn.begin(&mut request(Method::GET, &[]), b"");
         far.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\nfirst")
             .await
             .unwrap();
@@ -518,7 +518,7 @@ fn lines(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
 
 async fn ours(method: Method, said: &[u8], step: usize) -> Result<Read, Error> {
     let (conn, far) = connection().await;
-    conn.begin(&mut request(method, &[]));
+    conn.begin(&mut request(method, &[]), b"");
     let said = tokio::task::spawn_local({
         let said = said.to_vec();
         async move { say(far, &said, step).await }
