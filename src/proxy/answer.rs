@@ -2,8 +2,8 @@
 //! in place of a TLS alert.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
-use http::{Response, StatusCode, Version};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 
@@ -47,15 +47,14 @@ impl Tries<'_> {
         &self,
         upstream: UpstreamConn,
         endpoint: &Endpoint,
-        mut resp: Response<AnswerBody>,
+        resp: Response<AnswerBody>,
         patience: u64,
     ) -> Result<Answer, Refusal> {
         if resp.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(upstream, resp);
         }
         let suspect = self.worker.settings.nginx_400 == Nginx400::Refuse
-            && may_be_nginx_400(&resp, self.upstream.trust.is_none() || upstream.asked);
-        headers::to_downstream(resp.headers_mut());
+            && may_be_nginx_400(&resp, &upstream, self.upstream.trust.is_none());
         if !suspect {
             return Ok(Answer::Streamed(resp, upstream, patience));
         }
@@ -122,18 +121,19 @@ impl Tries<'_> {
     }
 }
 
-/// Whether an answer can be nginx's own page for a TLS problem: 400, closing, HTML, short, plain.
-fn may_be_nginx_400(resp: &Response<AnswerBody>, suspicious: bool) -> bool {
+/// Whether an answer that came over `upstream` can be nginx's own page for a TLS problem: 400, closing,
+/// HTML, short, not compressed.
+fn may_be_nginx_400(resp: &Response<AnswerBody>, upstream: &UpstreamConn, is_plain: bool) -> bool {
     let is = |name: HeaderName, wanted: &str| {
         resp.headers()
             .get(name)
             .and_then(|value| value.to_str().ok())
             .is_some_and(|value| value.to_ascii_lowercase().starts_with(wanted))
     };
-    suspicious
+    (is_plain || upstream.asked)
         && resp.status() == StatusCode::BAD_REQUEST
-        // In HTTP/2 no header says so (RFC 9113 §8.2.2).
-        && (resp.version() == Version::HTTP_2 || is(CONNECTION, "close"))
+        // In HTTP/2 no answer says so (RFC 9113 §8.2.2).
+        && (upstream.is_stream() || upstream.ends)
         && is(CONTENT_TYPE, "text/html")
         && !resp.headers().contains_key(CONTENT_ENCODING)
         // HEAD has no page to tell by, and is passed on.

@@ -19,6 +19,7 @@ use crate::net::stream::Stream;
 use crate::net::sweep::{Sweep, Until, millis};
 use crate::proxy::body::RequestBody;
 use crate::proxy::flows::{Inflow, Outflow, RestOfBody};
+use crate::proxy::headers;
 use crate::proxy::multiplex::{Lease, NotOpened, Shared};
 use crate::proxy::pool::{Bucket, Kept};
 use crate::proxy::single::{self, Rest, Single};
@@ -291,7 +292,8 @@ impl UpstreamConn {
         self.bucket.clone()
     }
 
-    /// Takes a request, sends it and waits for the response's head.
+    /// Takes a request, sends it and waits for the response's head. Only that of a 101 has headers of
+    /// one hop.
     ///
     /// Over HTTP/1.1 a request without a body is not even taken; any other is gone.
     ///
@@ -442,7 +444,8 @@ impl UpstreamConn {
                     upload.answered.set(true);
                     // What is still sent does not wait for who reads the answer.
                     self.rest = sending.map(|flow| flow.send_rest(sweep.clone(), REST_OF_BODY));
-                    let (head, stream) = resp.into_parts();
+                    let (mut head, stream) = resp.into_parts();
+                    headers::to_downstream(&mut head.headers);
                     let flow = Inflow::new(stream, &head.headers);
                     return Ok(Response::from_parts(head, AnswerBody::Many(flow)));
                 }

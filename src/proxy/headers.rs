@@ -225,7 +225,7 @@ pub fn trailers_to_upstream(trailers: &mut HeaderMap) {
     );
 }
 
-/// Turns an upstream's headers into ours for the client.
+/// Turns an upstream's headers, or trailers, into ours for the client.
 pub fn to_downstream(headers: &mut HeaderMap) {
     strip(headers, is_hop_by_hop, |_name, _line| {});
 }
@@ -318,15 +318,35 @@ fn strip(
 
 /// The headers that a line of Connection names (RFC 9110 §7.6.1).
 fn named_by(connection: &HeaderValue) -> impl Iterator<Item = HeaderName> {
-    // Its own words are nearly all that it ever says.
-    const OWN: [&str; 2] = ["keep-alive", "close"];
-    let tokens = connection.to_str().unwrap_or_default().split(',');
+    let is_own = |text: &str| says_only(text.as_bytes()).is_some();
+    let line = connection.to_str().unwrap_or_default();
+    let line = Some(line).filter(|line| !is_own(line));
+    let tokens = line.into_iter().flat_map(|line| line.split(','));
     tokens
         .map(str::trim)
-        .filter(|token| !OWN.iter().any(|own| token.eq_ignore_ascii_case(own)))
+        .filter(move |token| !is_own(token))
         .filter_map(|token| token.parse().ok())
         // What the message cannot do without is not a client's to remove.
         .filter(|name| name != HOST && name != CONTENT_LENGTH)
+}
+
+/// What a connection becomes behind its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Going {
+    /// It goes on.
+    On,
+    /// It ends.
+    Ends,
+}
+
+/// What Connection says where it says nothing else, which is nearly always.
+#[must_use]
+pub fn says_only(connection: &[u8]) -> Option<Going> {
+    match connection.len() {
+        10 if connection.eq_ignore_ascii_case(b"keep-alive") => Some(Going::On),
+        5 if connection.eq_ignore_ascii_case(b"close") => Some(Going::Ends),
+        _ => None,
+    }
 }
 
 /// Whether a header says what only we say.
@@ -346,7 +366,8 @@ fn is_grpc(content_type: &[u8]) -> bool {
 
 /// Whether a header is of one hop only, besides those that Connection names. `expect` is answered
 /// here.
-fn is_hop_by_hop(name: &str) -> bool {
+#[must_use]
+pub fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
         "connection"
@@ -466,6 +487,22 @@ mod tests {
         }
         for other in ["application/grpc-web", "text/plain", ""] {
             assert!(!types(&[other]), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_connection_says_of_the_connection_alone_names_no_header() {
+        assert_eq!(says_only(b"Keep-Alive"), Some(Going::On));
+        assert_eq!(says_only(b"CLOSE"), Some(Going::Ends));
+        for other in [&b"close, x"[..], b"", b"upgrade", b"close ", b"keepXalive"] {
+            assert_eq!(says_only(other), None, "{other:?}");
+        }
+        for line in ["close, x-a", "x-a, keep-alive", "x-a"] {
+            let headers = sent(&[("connection", line), ("x-a", "1"), ("close", "1")]);
+            assert!(
+                !headers.contains_key("x-a") && headers.contains_key("close"),
+                "{line}"
+            );
         }
     }
 

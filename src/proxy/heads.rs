@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use httparse::{EMPTY_HEADER, Header, ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 
-use crate::proxy::headers;
+use crate::proxy::headers::{self, Going};
 
 /// The largest head of an answer, and the most lines it may have.
 const HEAD_BYTES: usize = 64 << 10;
@@ -44,7 +44,7 @@ pub enum Ends {
 /// An answer's head.
 #[derive(Debug)]
 pub struct AnswerHead {
-    /// Status, version and headers.
+    /// Status, version and headers. Only those of a 101 have some that are of one hop.
     pub resp: Response<()>,
     /// How its content ends.
     pub ends: Ends,
@@ -161,6 +161,9 @@ pub fn read_answer(
         resp.extensions_mut().insert(reason);
     }
     let ends = framing.ends(&mut resp, method)?;
+    if framing.has_hops && status != StatusCode::SWITCHING_PROTOCOLS {
+        headers::to_downstream(resp.headers_mut());
+    }
     let is_last =
         ends == Ends::Connection || framing.is_last(version) || framing.contradicts(status);
     Ok(Some(AnswerHead {
@@ -188,6 +191,9 @@ fn take_headers(
     let begin = input.as_ptr().addr();
     headers.reserve(lines.len());
     for line in lines {
+        if framing.note_going(line) {
+            continue;
+        }
         let name = HeaderName::from_bytes(line.name.as_bytes());
         let name = name.map_err(|_invalid| HeadError::Field)?;
         let from = line.value.as_ptr().addr().saturating_sub(begin);
@@ -212,9 +218,23 @@ struct Lines {
     is_coded: bool,
     closes: bool,
     keeps: bool,
+    /// Some of them are of this hop only.
+    has_hops: bool,
 }
 
 impl Lines {
+    /// Notes a line of Connection that says no more than whether the connection goes on: whoever
+    /// reads it here needs it no longer.
+    fn note_going(&mut self, line: &Header<'_>) -> bool {
+        if !line.name.eq_ignore_ascii_case(CONNECTION.as_str()) {
+            return false;
+        }
+        let going = headers::says_only(line.value);
+        self.keeps |= going == Some(Going::On);
+        self.closes |= going == Some(Going::Ends);
+        going.is_some()
+    }
+
     fn note(&mut self, name: &HeaderName, value: &HeaderValue) {
         if name == CONTENT_LENGTH {
             // Equal ones count as one (RFC 9110 §8.6).
@@ -227,7 +247,10 @@ impl Lines {
                 };
                 self.length_lines = self.length_lines.saturating_add(1);
             }
-        } else if name == TRANSFER_ENCODING {
+            return;
+        }
+        self.has_hops |= headers::is_hop_by_hop(name.as_str());
+        if name == TRANSFER_ENCODING {
             self.is_coded = true;
         } else if name == CONNECTION {
             for option in value.as_bytes().split(|byte| *byte == b',') {
@@ -483,6 +506,36 @@ mod tests {
         assert_eq!((resp.headers().len(), left), (2, 0));
         assert_eq!(resp.headers()["cookie"], "told");
         assert_eq!(resp.headers()[CONTENT_LENGTH], "0");
+    }
+
+    #[test]
+    fn what_is_of_this_hop_is_read_and_not_passed_on() {
+        let names = |head: &str| {
+            let head = read(&format!("{head}content-length: 0\r\n\r\n"));
+            let head = head.unwrap().unwrap();
+            let names = head.resp.headers().keys().map(ToString::to_string);
+            (names.collect::<Vec<_>>().join(" "), head.is_last)
+        };
+        let ok = "HTTP/1.1 200 OK\r\nx-a: 1\r\n";
+        for (line, is_last) in [
+            ("Connection: keep-alive\r\n", false),
+            ("connection: Close\r\n", true),
+            ("connection: close, x-b\r\nx-b: 1\r\n", true),
+            (
+                "connection: x-b\r\nX-B: 1\r\nkeep-alive: timeout=5\r\n",
+                false,
+            ),
+            (
+                "upgrade: h2c\r\ntrailer: x\r\nproxy-connection: close\r\n",
+                false,
+            ),
+        ] {
+            let told = names(&format!("{ok}{line}"));
+            assert_eq!(told, ("x-a content-length".to_owned(), is_last), "{line:?}");
+        }
+        // Who asked for a 101 compares what it says.
+        let switched = "HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n";
+        assert_eq!(names(switched).0, "connection upgrade");
     }
 
     #[test]

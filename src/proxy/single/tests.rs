@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::net::sweep::Sweep;
+use crate::proxy::headers;
 use crate::proxy::pool::{Pool, PoolKey};
 use crate::snapshot::Keepalive;
 use crate::tls::socket::{Activity, Socket};
@@ -545,7 +546,9 @@ async fn hyper_s(method: Method, said: &[u8], step: usize) -> Result<Read, hyper
     });
     let mut req = Request::new(Empty::<Bytes>::new());
     *req.method_mut() = method;
-    let (head, body) = sender.send_request(req).await?.into_parts();
+    let (mut head, body) = sender.send_request(req).await?.into_parts();
+    // Ours has none that end here; where the answer ends was read of them before.
+    headers::to_downstream(&mut head.headers);
     let whole = body.collect().await?;
     let trailers = whole.trailers().cloned();
     drop((sender, driver));
