@@ -280,6 +280,8 @@ start_gateway() { # folder name, binary, off|required, wrapper…
     "http.listen=[\"127.0.0.1:$plain_port\"]" "https.listen=[\"127.0.0.1:$tls_port\"]"
     "admin.listen=[\"127.0.0.1:$admin_port\"]" "admin.https.listen=[]" "status.listen=[]"
     "fips=$fips" "fips_module_dir=$root/fips/out"
+    # Under callgrind, on a machine that does other things too, handshakes take seconds each.
+    "https.handshake_timeout=300s"
   )
   local args=()
   for setting in "${settings[@]}"; do args+=(--set "$setting"); done
