@@ -4,9 +4,10 @@
 //! goes out is asked for when its peer takes it.
 
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -101,6 +102,8 @@ pub struct Outflow<B> {
     taken: u64,
     /// A first part may be sent unasked: nothing of the stream was sent yet.
     is_eager: bool,
+    /// A task waits, or waited, for the stream's reset.
+    is_waiting: bool,
 }
 
 impl<B> Outflow<B>
@@ -117,6 +120,8 @@ where
             part: None,
             taken: 0,
             is_eager: false,
+            // Who has its head on its way may have waited until then.
+            is_waiting: true,
         }
     }
 
@@ -125,7 +130,7 @@ where
     #[must_use]
     pub fn with_head(body: B, stream: SendStream<Bytes>) -> Self {
         let mut flow = Self::new(body, stream);
-        flow.is_eager = true;
+        (flow.is_eager, flow.is_waiting) = (true, false);
         flow
     }
 
@@ -177,12 +182,23 @@ where
     /// Sends what can be sent. Ready when the body has ended, when it broke off, of which the peer is
     /// told, or when the peer wants no more of it.
     pub fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stop_waiting();
         let polled = self.poll_parts(cx);
         if polled.is_pending() {
+            self.is_waiting = true;
             // Whoever waits hears of a reset.
             return self.stream.poll_reset(cx).map(drop);
         }
         polled
+    }
+
+    /// Whoever waited for a reset would be woken by the room that is made for what it sends now itself.
+    fn stop_waiting(&mut self) {
+        if mem::take(&mut self.is_waiting) {
+            let mut cx = Context::from_waker(Waker::noop());
+            // What there is to hear is heard when it waits again.
+            let _ = self.stream.poll_reset(&mut cx);
+        }
     }
 
     fn poll_parts(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -257,7 +273,9 @@ impl RestOfBody {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-    use std::task::Waker;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
 
     use http::{Request, Response};
     use http_body_util::Full;
@@ -341,5 +359,39 @@ mod tests {
         assert_eq!(answered, Some(Reason::CANCEL));
         let given_up = local.run_until(reset_after(drop)).await;
         assert_eq!(given_up, Some(Reason::CANCEL));
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waited_for_a_reset_is_not_woken_by_what_it_sends_itself() {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (near, far) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
+        let ((mut sender, conn), mut far) = (near.unwrap(), far.unwrap());
+        tokio::spawn(conn);
+        let request = Request::get("http://up.test/").body(()).unwrap();
+        let (answer, _stream) = sender.send_request(request, true).unwrap();
+        let (_request, mut respond) = far.accept().await.unwrap().unwrap();
+
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut cx = Context::from_waker(&waker);
+        assert!(respond.poll_reset(&mut cx).is_pending());
+        let stream = respond.send_response(Response::new(()), false).unwrap();
+        let body = Parts([Bytes::from_static(b"one"), Bytes::from_static(b"two")].into());
+        let mut flow = Outflow::new(body, stream);
+        assert!(flow.poll_sent(&mut cx).is_ready());
+        tokio::spawn(async move { while far.accept().await.is_some() {} });
+        let mut content = answer.await.unwrap().into_body();
+        while content.data().await.is_some() {}
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
     }
 }
