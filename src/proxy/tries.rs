@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{HOST, HeaderMap, HeaderValue};
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Uri};
 use smallvec::SmallVec;
 
@@ -354,7 +354,7 @@ impl Tries<'_> {
         // Over HTTP/2 an upstream may refuse what it did not look at, whatever method and body.
         let copies = !stays && (repeats || more && is_many);
         let copy = req.as_ref().filter(|_| copies);
-        let copy = copy.map(|req| req.headers().clone());
+        let copy = copy.map(|req| lines_of(req.headers()));
         let kept = req.as_mut().filter(|_| copies && has_body);
         let kept = kept.map(|req| req.body_mut().keep());
         let patience = patience(if has_body {
@@ -383,31 +383,48 @@ impl Tries<'_> {
         if sent == Sent::Something && !may_repeat {
             *req = None;
         } else if req.is_none()
-            && let Some(headers) = copy
+            && let Some(lines) = copy
         {
             let body = match kept {
                 None => Some(RequestBody::empty(self.worker.sweep.clone())),
                 Some(kept) => Box::pin(kept.wait(&self.worker.sweep)).await,
             };
-            *req = body.map(|body| self.repeat(outcome, headers, body));
+            *req = body.map(|body| self.repeat(outcome, lines, body));
         }
         let refusal = Refusal::new(reason, detail);
         Err(TryError { refusal, sent })
     }
 
     /// The request once more.
-    fn repeat(
-        &self,
-        outcome: &Outcome,
-        headers: HeaderMap,
-        body: RequestBody,
-    ) -> Request<RequestBody> {
+    fn repeat(&self, outcome: &Outcome, lines: Lines, body: RequestBody) -> Request<RequestBody> {
         let mut req = Request::new(body);
         *req.method_mut() = outcome.method.clone();
         *req.uri_mut() = self.target.unwrap_or(&outcome.uri).clone();
-        *req.headers_mut() = headers;
+        *req.headers_mut() = map_of(lines);
         req
     }
+}
+
+/// A request's headers while they may have to be sent again, which is rare: in a list, as a copy of the
+/// map is dearer to make, and large enough for malloc to take its slow path.
+type Lines = Vec<(HeaderName, HeaderValue)>;
+
+fn lines_of(headers: &HeaderMap) -> Lines {
+    let mut lines = Lines::with_capacity(headers.len());
+    lines.extend(
+        headers
+            .iter()
+            .map(|(name, line)| (name.clone(), line.clone())),
+    );
+    lines
+}
+
+fn map_of(lines: Lines) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, line) in lines {
+        headers.append(name, line);
+    }
+    headers
 }
 
 /// Whether nobody was there to speak to.
@@ -470,4 +487,26 @@ fn may_go_elsewhere(reason: Reason) -> bool {
             | Reason::UpstreamHandshakeFailed
             | Reason::UpstreamSpeaksPlaintext
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_that_is_sent_again_has_every_line_of_each_name_in_its_order() {
+        let mut headers = HeaderMap::new();
+        for (name, line) in [
+            ("accept", "a"),
+            ("x-one", "1"),
+            ("accept", "b"),
+            ("accept", "c"),
+        ] {
+            headers.append(name, HeaderValue::from_static(line));
+        }
+        let again = map_of(lines_of(&headers));
+        assert_eq!(again, headers);
+        let lines: Vec<_> = again.get_all("accept").iter().collect();
+        assert_eq!(lines, ["a", "b", "c"]);
+    }
 }
