@@ -245,7 +245,7 @@ async fn answer_by(
             .insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     if !head.headers.contains_key(DATE)
-        && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now()))
+        && let Some(now) = worker.dates.at(SystemTime::now())
     {
         head.headers.insert(DATE, now);
     }

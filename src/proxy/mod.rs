@@ -11,6 +11,7 @@ pub mod body;
 pub mod chunked;
 pub mod conn;
 pub mod connection;
+pub mod date;
 pub mod discovery;
 pub mod error;
 pub mod exchange;

@@ -25,6 +25,7 @@ use crate::net::sweep::{Sweep, TICK, millis};
 use crate::proxy::authorize;
 use crate::proxy::conn::{Conn, Signal};
 use crate::proxy::connection;
+use crate::proxy::date::Dates;
 use crate::proxy::discovery::Discovered;
 use crate::proxy::http2::Stream;
 use crate::proxy::pool::Pool;
@@ -119,6 +120,8 @@ pub struct Worker {
     pub turns: Turns,
     /// Its tasks for the streams of HTTP/2.
     pub streams: Rc<Servants<Stream>>,
+    /// What its answers over HTTP/2 are dated with.
+    pub dates: Dates,
     /// How hyper serves HTTP/1.1 connections.
     pub http: http1::Builder,
     /// The metrics.
@@ -208,6 +211,7 @@ async fn run(parts: Parts) -> std::io::Result<()> {
         registry: Rc::default(),
         turns: parts.turns,
         streams: Rc::default(),
+        dates: Dates::default(),
         http,
         agreed_downstream: parts.metrics.negotiated.counts("https"),
         metrics: parts.metrics,
