@@ -219,6 +219,37 @@ mod tests {
         assert_eq!(ring.find(7, |_| false), None);
     }
 
+    /// What APISIX's own tests of `chash` expect (`t/node/chash-balance.t`, `chash-hashon.t`).
+    #[test]
+    fn keys_meet_the_nodes_that_they_meet_in_apisix() {
+        let nodes = |count: u16| {
+            let members = (1980..1980 + count).map(|port| Member {
+                host: "127.0.0.1",
+                port,
+                weight: 1,
+            });
+            Ring::new(&members.collect::<Vec<_>>())
+        };
+        let (two, three) = (nodes(2), nodes(3));
+        let meets = |ring: &Ring, key: &str| ring.find(crc32(key.as_bytes()), |_| true).unwrap();
+        for (ring, key, node) in [
+            (&two, "127.0.0.1", 0),
+            (&three, "127.0.0.1", 2),
+            (&two, "jack", 1),
+            (&two, "tom", 0),
+            (&two, "custom-one", 0),
+            (&two, "cuscookie", 1),
+            (&two, "custom-one-custom-two", 0),
+        ] {
+            assert_eq!(meets(ring, key), node, "{key}");
+        }
+        for (prefix, shares) in [("var=2&var2=", [5, 8, 5]), ("", [6, 7, 5])] {
+            let mut counts = [0; 3];
+            (1..=18).for_each(|key| counts[meets(&three, &format!("{prefix}{key}"))] += 1);
+            assert_eq!(counts, shares, "{prefix}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_key_has_a_node_where_one_is_usable(
