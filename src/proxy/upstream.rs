@@ -207,11 +207,26 @@ impl Turns {
     /// all above it were.
     pub fn pick(&self, tried: &[usize], asked: &Asked<impl Fn() -> u64>) -> Option<usize> {
         let heeds = self.health();
+        if heeds == Health::Ignored
+            && let Some(only) = self.only_healthy()
+            && !tried.contains(&only)
+        {
+            return Some(only);
+        }
         let mut levels = self.levels.iter();
         levels.find_map(|level| level.pick(self, tried, heeds, asked))
     }
 
-    /// Where no node is healthy, all are used. (APISIX, "Health Check")
+    /// The one node that is healthy, where no other is: it is used whatever its weight, as a single
+    /// node is. (APISIX, `roundrobin`)
+    fn only_healthy(&self) -> Option<usize> {
+        self.upstream.checks.as_ref()?;
+        let mut healthy = (0..self.states.len()).filter(|node| self.is_up(*node, Health::Matters));
+        let only = healthy.next()?;
+        healthy.next().is_none().then_some(only)
+    }
+
+    /// Where no node that has a weight is healthy, all are used. (APISIX, "Health Check")
     fn health(&self) -> Health {
         let mut nodes = self.levels.iter().flat_map(|level| &level.nodes);
         let has_healthy = |node: &usize| self.is_up(*node, Health::Matters);

@@ -315,6 +315,40 @@ fn requests_tell_of_a_node_and_a_check_brings_it_back() {
 }
 
 #[test]
+fn node_without_weight_stands_in_when_no_other_is_healthy() {
+    let (spare, gone) = (TcpOrigin::echoing(), ClosedPort::new());
+    let gateway = Setup::default().set("workers", "1").start();
+    let mut client = gateway.connect();
+    for kind in ["roundrobin", "chash", "least_conn", "ewma"] {
+        lead_to(
+            &gateway,
+            &json!({
+                "type": kind,
+                "key": "uri",
+                "retries": 0,
+                "nodes": {spare.node(): 0, gone.node(): 1},
+                "checks": {
+                    "active": {
+                        "type": "tcp",
+                        "healthy": {"interval": 3600},
+                        "unhealthy": {"interval": 3600, "tcp_failures": 9},
+                    },
+                    "passive": {"unhealthy": {"tcp_failures": 2}},
+                },
+            }),
+        );
+        // As long as the other is taken for healthy it has all requests.
+        let statuses = [(); 6].map(|()| client.get("h", "/", &[]).status);
+        assert!(
+            statuses[0] == 502 && statuses.ends_with(&[200; 4]),
+            "{kind}: {statuses:?}"
+        );
+        gateway.admin_delete("/routes/r").expect_status(200);
+        gateway.admin_delete("/upstreams/u").expect_status(200);
+    }
+}
+
+#[test]
 fn connections_that_break_and_answers_that_are_late_tell_of_a_node() {
     for (node, counter) in [
         (TcpOrigin::closing(), "tcp_failure"),
