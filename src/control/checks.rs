@@ -70,7 +70,8 @@ impl Inner {
                 let name = discovery::name(&self.rules.resolver, &upstream);
                 let upstream = discovery::now(name.as_ref(), upstream);
                 let checks = upstream.checks.as_ref()?;
-                let nodes = upstream.nodes.iter().map(|node| CheckedNode {
+                let nodes = upstream.nodes.iter();
+                let nodes = nodes.map(|node| CheckedNode {
                     host: node.host.clone(),
                     port: checks.active.port.unwrap_or(node.port),
                     name: checks.active.host.as_ref().unwrap_or(&node.host).clone(),
@@ -79,7 +80,7 @@ impl Inner {
                 Some(Checked {
                     owner: upstream.owner.clone(),
                     kind: checks.active.kind,
-                    nodes: nodes.collect(),
+                    nodes: once_each(nodes),
                 })
             })
             .collect();
@@ -89,6 +90,24 @@ impl Inner {
         });
         checked
     }
+}
+
+/// Nodes that are asked at one address, by `checks.active.port`, are told once, as in APISIX: as the
+/// first of them that is down, if one is.
+fn once_each(nodes: impl Iterator<Item = CheckedNode>) -> Vec<CheckedNode> {
+    let mut places: HashMap<(String, u16), usize> = HashMap::new();
+    let mut told: Vec<CheckedNode> = Vec::new();
+    for node in nodes {
+        let place = *places
+            .entry((node.host.clone(), node.port))
+            .or_insert(told.len());
+        match told.get_mut(place) {
+            None => told.push(node),
+            Some(known) if !known.vitals.is_down && node.vitals.is_down => *known = node,
+            Some(_) => {}
+        }
+    }
+    told
 }
 
 /// What a set of checks was made of: another one is made when this is another.

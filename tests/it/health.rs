@@ -378,6 +378,8 @@ fn connections_that_break_and_answers_that_are_late_tell_of_a_node() {
         ask(&mut client, "/", 4);
         let nodes = shown(&gateway, "/upstreams/u")["nodes"].clone();
         let nodes = nodes.as_array().expect("nodes");
+        // Both are asked at one address, which is told once.
+        assert_eq!(nodes.len(), 1, "{nodes:?}");
         let is_down = |it: &&Value| it["status"] == "unhealthy";
         let down: Vec<_> = nodes.iter().filter(is_down).collect();
         assert_eq!(down.len(), 1, "{nodes:?}");
