@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::{
     AccessLog, Claim, ClientAuthNames, Config, Flavour, ForwardProxy, Kek, KeyMaterial, KeySource,
     ListenAddr, LogFormat, LogLevel, Nginx400, NoProxy, Role, SecretText, Store, TrustFile,
+    UpstreamStatus,
 };
 
 impl Config {
@@ -124,6 +125,13 @@ impl Config {
             },
         );
         lines.add("proxy.router", self.proxy.router.name());
+        lines.add(
+            "proxy.upstream_status",
+            match self.proxy.upstream_status {
+                UpstreamStatus::Errors => "errors",
+                UpstreamStatus::Always => "always",
+            },
+        );
         self.describe_rest(&mut lines);
         lines.0
     }

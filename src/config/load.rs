@@ -19,7 +19,7 @@ use super::source::Source;
 use super::{
     AccessLog, ClientAuthNames, Config, Fips, Http, Https, Limits, Log, LogFormat, LogLevel,
     Memory, MemoryLock, Nginx400, Proxy, Resolver, Router, Security, SessionCache, Status, Store,
-    TrustFile, UpstreamTrust,
+    TrustFile, UpstreamStatus, UpstreamTrust,
 };
 
 /// Read when no other file is named, if it exists.
@@ -413,8 +413,17 @@ fn read_proxy(section: &Section<'_>) -> Proxy {
         &[("502", Nginx400::BadGateway), ("pass", Nginx400::Pass)],
     );
     let router = section.choice("router", Router::HostUri, &Router::ALL);
+    let upstream_status = section.choice(
+        "upstream_status",
+        UpstreamStatus::default(),
+        &UpstreamStatus::ALL,
+    );
     section.close();
-    Proxy { nginx_400, router }
+    Proxy {
+        nginx_400,
+        router,
+        upstream_status,
+    }
 }
 
 fn read_log(section: &Section<'_>) -> Log {
@@ -516,7 +525,7 @@ mod tests {
              status: {listen: []}\n\
              upstream: {trust_file: system}\n\
              security: {refuse_weakening: true, require_upstream_verify: true}\n\
-             proxy: {nginx_400: pass, router: radixtree_uri}\n\
+             proxy: {nginx_400: pass, router: radixtree_uri, upstream_status: always}\n\
              log: {level: debug, format: json}\n\
              limits: {connections: 1, header_bytes: 8192, header_timeout: 1, idle_timeout: 2,\n\
              \x20        body_timeout: 3, handshakes: 4, contexts: 5}\n",
@@ -533,6 +542,7 @@ mod tests {
         assert_eq!(config.upstream.trust_file, Some(TrustFile::System));
         assert_eq!(config.proxy.nginx_400, Nginx400::Pass);
         assert_eq!(config.proxy.router, Router::Uri);
+        assert_eq!(config.proxy.upstream_status, UpstreamStatus::Always);
         assert_eq!(config.log.level, LogLevel::Debug);
         assert_eq!(config.handshake_count(), 4);
         assert_eq!(config.admin.https.client_ca, Some("/ca".into()));
@@ -714,6 +724,11 @@ mod tests {
                 "proxy.nginx_400",
                 "proxy: {nginx_400: 400}",
                 "proxy: {nginx_400: 502}",
+            ),
+            (
+                "proxy.upstream_status",
+                "proxy: {upstream_status: true}",
+                "proxy: {upstream_status: errors}",
             ),
             ("log.level", "log: {level: loud}", "log: {level: warn}"),
             ("log.format", "log: {format: xml}", "log: {format: text}"),

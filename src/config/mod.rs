@@ -424,6 +424,24 @@ pub struct Proxy {
     pub nginx_400: Nginx400,
     /// `proxy.router`: APISIX's `apisix.router.http`. Default: [`Router::HostUri`].
     pub router: Router,
+    /// `proxy.upstream_status`. Default: [`UpstreamStatus::Errors`].
+    pub upstream_status: UpstreamStatus,
+}
+
+/// Which answers have `X-APISIX-Upstream-Status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamStatus {
+    /// `errors`: those whose last upstream said 5xx, or failed.
+    #[default]
+    Errors,
+    /// `always`: all for which an upstream was asked; APISIX's
+    /// `show_upstream_status_in_response_header`.
+    Always,
+}
+
+impl UpstreamStatus {
+    /// Each with its word.
+    pub const ALL: [(&'static str, Self); 2] = [("errors", Self::Errors), ("always", Self::Always)];
 }
 
 /// In which order routes are looked for, and how their paths are read; APISIX's names.

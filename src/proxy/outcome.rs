@@ -104,11 +104,11 @@ impl Outcome {
     }
 
     /// What APISIX tells in `X-APISIX-Upstream-Status`: the status of each try, if the last one's is
-    /// a 5xx. `answered` is what an upstream answered, if one did.
+    /// a 5xx or all are told. `answered` is what an upstream answered, if one did.
     #[must_use]
     pub fn upstream_status(&self, answered: Option<StatusCode>) -> Option<HeaderValue> {
         let last = answered.or(self.failed_tries.last().copied())?;
-        if !last.is_server_error() {
+        if !last.is_server_error() && !self.worker.settings.tells_upstream_status {
             return None;
         }
         let tries: Vec<&str> = self

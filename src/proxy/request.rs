@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER};
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 
 use crate::failure::Reason;
 use crate::net::sweep::millis;
@@ -30,7 +30,8 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const GRPC_TRAILERS: HeaderValue =
     HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin");
 
-/// What upstreams answered, told when the last of it is a 5xx, as APISIX does.
+/// What upstreams answered, told when the last of it is a 5xx or `proxy.upstream_status` says so, as
+/// APISIX does.
 const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
 
 /// Serves one request. What goes wrong is an answer and a record. A tunnel, if it becomes one, is
@@ -134,9 +135,7 @@ fn deliver(
                 head.headers.insert(TRAILER, GRPC_TRAILERS);
             }
             outcome.answered(head.status);
-            if let Some(status) = outcome.upstream_status(Some(head.status)) {
-                head.headers.insert(UPSTREAM_STATUS, status);
-            }
+            tell_upstream_status(&mut head.headers, &outcome, Some(head.status));
             outcome.is_trailers_only =
                 client.look.is_grpc && head.headers.contains_key(GRPC_STATUS);
             if let Some(whole) = incoming.take_whole() {
@@ -152,13 +151,23 @@ fn deliver(
                 resp.headers_mut().insert(CONNECTION, CLOSE);
             }
             outcome.answered(resp.status());
+            let status = resp.status();
+            tell_upstream_status(resp.headers_mut(), &outcome, Some(status));
             resp.map(|bytes| ReplyBody::whole(bytes, outcome))
         }
-        Answer::Switched(resp, upstream, timeouts) => {
+        Answer::Switched(mut resp, upstream, timeouts) => {
             outcome.answered(resp.status());
+            let status = resp.status();
+            tell_upstream_status(resp.headers_mut(), &outcome, Some(status));
             handover.replace(Some(Tunnel::new(upstream, outcome, timeouts)));
             resp.map(|()| ReplyBody::Nothing)
         }
+    }
+}
+
+fn tell_upstream_status(headers: &mut HeaderMap, outcome: &Outcome, answered: Option<StatusCode>) {
+    if let Some(status) = outcome.upstream_status(answered) {
+        headers.insert(UPSTREAM_STATUS, status);
     }
 }
 
@@ -182,9 +191,7 @@ fn refuse(
         // HTTP/1.1 is GOAWAY in HTTP/2.
         conn.tell(Signal::Drain);
     }
-    if let Some(status) = outcome.upstream_status(None) {
-        reply.headers_mut().insert(UPSTREAM_STATUS, status);
-    }
+    tell_upstream_status(reply.headers_mut(), &outcome, None);
     outcome.refused(refusal);
     reply.map(|bytes| ReplyBody::whole(bytes, outcome))
 }

@@ -38,6 +38,8 @@ pub struct Settings {
     pub https_port: Option<u16>,
     /// nginx's own 400.
     pub nginx_400: Nginx400,
+    /// Whether every client is told what its upstreams said, not only of failures.
+    pub tells_upstream_status: bool,
     /// What tells requests that come back.
     pub mark: Mark,
     /// The name that stands for clients that send none.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use crate::support::TlsVersion;
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::h2::H2Conn;
 use crate::support::origin::{ClosedPort, Nginx, Origin, TcpOrigin, ok, seen};
 use crate::support::pki::Ca;
@@ -444,6 +444,8 @@ fn upstreams_server_is_passed_on_and_its_status_told_when_it_failed() {
 #[test]
 fn status_of_each_try_is_told_when_the_last_one_failed() {
     let gateway = Gateway::start();
+    let all = Setup::default().set("proxy.upstream_status", "always");
+    let telling = all.start();
     let closed = [ClosedPort::new(), ClosedPort::new()];
     let answering = |status: &str| {
         let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
@@ -451,15 +453,26 @@ fn status_of_each_try_is_told_when_the_last_one_failed() {
     };
     let (well, failing, silent) = (answering("200"), answering("500"), TcpOrigin::silent());
     let [first, second] = closed.each_ref().map(ClosedPort::port);
-    let mut client = gateway.connect();
-    for (ports, status, told) in [
-        (&[first][..], 502, Some("502")),
-        (&[first, second], 502, Some("502, 502")),
-        (&[first, failing.port()], 500, Some("502, 500")),
-        (&[first, well.port()], 200, None),
-        (&[silent.port()], 504, Some("504")),
-        (&[silent.port(), second], 502, Some("504, 502")),
-        (&[], 503, None),
+    let mut clients = [gateway.connect(), telling.connect()];
+    for (ports, status, told, told_always) in [
+        (&[first][..], 502, Some("502"), Some("502")),
+        (&[first, second], 502, Some("502, 502"), Some("502, 502")),
+        (
+            &[first, failing.port()],
+            500,
+            Some("502, 500"),
+            Some("502, 500"),
+        ),
+        (&[first, well.port()], 200, None, Some("502, 200")),
+        (&[well.port()], 200, None, Some("200")),
+        (&[silent.port()], 504, Some("504"), Some("504")),
+        (
+            &[silent.port(), second],
+            502,
+            Some("504, 502"),
+            Some("504, 502"),
+        ),
+        (&[], 503, None, None),
     ] {
         let nodes = ports.iter().zip(0_i64..);
         let nodes: Vec<_> = nodes
@@ -469,9 +482,13 @@ fn status_of_each_try_is_told_when_the_last_one_failed() {
             .collect();
         let timeout = json!({"connect": 5, "send": 0.3, "read": 0.3});
         let upstream = json!({"nodes": nodes, "timeout": timeout});
-        gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
-        let reply = client.get("h", "/", &[]).expect_status(status);
-        assert_eq!(reply.header("x-apisix-upstream-status"), told, "{reply:?}");
+        let route = json!({"uri": "/*", "upstream": upstream});
+        gateway.configure("/routes/r", &route);
+        telling.configure("/routes/r", &route);
+        for (client, told) in clients.iter_mut().zip([told, told_always]) {
+            let reply = client.get("h", "/", &[]).expect_status(status);
+            assert_eq!(reply.header("x-apisix-upstream-status"), told, "{reply:?}");
+        }
     }
 }
 

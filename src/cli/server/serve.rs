@@ -385,6 +385,7 @@ fn settings(
             config::Nginx400::BadGateway => Nginx400::Refuse,
             config::Nginx400::Pass => Nginx400::Pass,
         },
+        tells_upstream_status: config.proxy.upstream_status == config::UpstreamStatus::Always,
         fallback_sni,
         handshake_timeout: config.https.handshake_timeout,
         header_timeout: config.limits.header_timeout,
