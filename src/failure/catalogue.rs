@@ -125,8 +125,11 @@ catalogue! {
         "The client did not finish the TLS handshake in time."
         "Look at the network, and for port scanners and health checks that open a connection and say nothing. For slow clients raise `https.handshake_timeout`."
     RequestInvalid "request_invalid" Client
-        "The request is not valid HTTP: a malformed line or header, too many header bytes, or a contradictory length."
-        "Correct the client. For large cookies or tokens raise `limits.header_bytes`."
+        "The request is not valid HTTP: a malformed line or header, or a contradictory length."
+        "Correct the client; the record's detail says what is wrong."
+    RequestHeadTooLarge "request_head_too_large" Client
+        "The request's target and headers are more than the gateway takes of a head. The request was answered with 431."
+        "Have the client send smaller cookies, tokens or metadata, or raise `limits.header_bytes`."
 
     // Capacity and readiness.
     HandshakeOverload "handshake_overload" Us

@@ -285,7 +285,12 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
                 if let Err(error) = result
                     && error.is_parse()
                 {
-                    record_broken(&worker, &conn, Reason::RequestInvalid, &error.to_string());
+                    let reason = if error.is_parse_too_large() {
+                        Reason::RequestHeadTooLarge
+                    } else {
+                        Reason::RequestInvalid
+                    };
+                    record_broken(&worker, &conn, reason, &error.to_string());
                 }
                 return close(&worker, &conn, io).await;
             }

@@ -163,6 +163,7 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::HandshakeOverload
         | Reason::ClientKeyUpdateFlood
         | Reason::ClientGone => StatusCode::BAD_REQUEST,
+        Reason::RequestHeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Reason::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
         Reason::NameClosed | Reason::AuthorityPolicyMismatch | Reason::ClientPolicyChanged => {
             StatusCode::MISDIRECTED_REQUEST
@@ -208,12 +209,14 @@ pub fn status(reason: Reason) -> StatusCode {
 
 /// What a client of gRPC makes of a status ("HTTP to gRPC Status Code Mapping"). 504 is UNAVAILABLE
 /// there: DEADLINE_EXCEEDED is for the deadline of the call itself, which is its client's to know.
+/// What is too large is what gRPC's own servers call it.
 fn grpc_status(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 => 13,                   // INTERNAL
         401 => 16,                   // UNAUTHENTICATED
         403 => 7,                    // PERMISSION_DENIED
         404 => 12,                   // UNIMPLEMENTED
+        413 | 431 => 8,              // RESOURCE_EXHAUSTED
         429 | 502 | 503 | 504 => 14, // UNAVAILABLE
         _ => 2,                      // UNKNOWN
     }
@@ -236,6 +239,7 @@ fn title(status: StatusCode, reason: Reason) -> &'static str {
         404 => "404 Not Found",
         408 => "408 Request Time-out",
         421 => "421 Misdirected Request",
+        431 => "431 Request Header Fields Too Large",
         500 => "500 Internal Server Error",
         502 => "502 Bad Gateway",
         503 => "503 Service Temporarily Unavailable",
@@ -287,6 +291,7 @@ mod tests {
         for (reason, status) in [
             (Reason::RequestInvalid, "13"),
             (Reason::RouteNotFound, "12"),
+            (Reason::RequestHeadTooLarge, "8"),
             (Reason::AuthorityPolicyMismatch, "2"),
             (Reason::UpstreamRefused, "14"),
             (Reason::NoNode, "14"),

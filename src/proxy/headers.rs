@@ -5,14 +5,17 @@
 
 use std::net::SocketAddr;
 
+use http::Request;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName,
     HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
+use http::uri::{self, PathAndQuery};
 use smallvec::SmallVec;
 
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
+use crate::proxy::error::Refusal;
 use crate::proxy::heads;
 use crate::proxy::loops::{CDN_LOOP, Mark};
 
@@ -362,6 +365,39 @@ fn ends_at_upstream(name: &str) -> bool {
 fn is_grpc(content_type: &[u8]) -> bool {
     let rest = content_type.strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
+/// Checks the size of a head as HTTP/2 counts it: each name and value, and 32 for each field (RFC 9113
+/// §6.5.2). In HTTP/1.1 hyper does.
+///
+/// # Errors
+/// It is larger than `limit`.
+pub fn check_size<B>(req: &Request<B>, limit: usize) -> Result<(), Refusal> {
+    const OF_FIELD: usize = 32;
+    let uri = req.uri();
+    let pseudo = [
+        (":method", req.method().as_str()),
+        (":scheme", uri.scheme_str().unwrap_or_default()),
+        (
+            ":authority",
+            uri.authority().map_or("", uri::Authority::as_str),
+        ),
+        (
+            ":path",
+            uri.path_and_query().map_or("", PathAndQuery::as_str),
+        ),
+    ];
+    let pseudo = pseudo.iter().map(|(name, value)| name.len() + value.len());
+    let fields = req.headers().iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len());
+    let size: usize = pseudo.chain(fields).map(|size| size + OF_FIELD).sum();
+    if size <= limit {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Reason::RequestHeadTooLarge,
+        format!("its head has {size} bytes, more than {limit}"),
+    ))
 }
 
 /// Whether a header is of one hop only, besides those that Connection names. `expect` is answered

@@ -37,6 +37,9 @@ const SEND_BUFFER: usize = 256 << 10;
 /// Streams that a client resets before they are accepted (CVE-2023-44487), and that it makes us
 /// reset.
 const RESETS: usize = 64;
+/// Heads are read that are so many times larger than what is taken, so that they are refused by name.
+/// h2 answers to larger ones by a bare 431.
+const LARGE_HEADS: usize = 4;
 /// How often a client that is silent is asked whether it is there, and how long it may take.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -47,12 +50,13 @@ type Connection = server::Connection<Rewound, Bytes>;
 
 /// How HTTP/2 is served here. `header_bytes` is the largest head of a request.
 fn builder(header_bytes: usize) -> server::Builder {
+    let read_bytes = header_bytes.saturating_mul(LARGE_HEADS);
     let mut http = server::Builder::new();
     http.max_concurrent_streams(STREAMS)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(read_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESETS)
         .max_local_error_reset_streams(Some(RESETS));
     http

@@ -236,6 +236,9 @@ async fn forward(
             "CONNECT is not served",
         ));
     }
+    if conn.is_http2() {
+        headers::check_size(req, worker.settings.header_bytes)?;
+    }
     if !req.body().is_empty() && !headers::is_plainly_framed(req.headers()) {
         // hyper would take off `chunked` and lose the rest.
         return Err(Refusal::new(

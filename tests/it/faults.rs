@@ -676,7 +676,7 @@ fn head_beyond_the_limit_is_refused() {
     assert!(client.is_ended());
     assert_eq!(origin.heads().len(), 1);
     gateway.expect_record("refused by its reason", |record| {
-        field(record, "reason") == Some("request_invalid")
+        field(record, "reason") == Some("request_head_too_large")
     });
 }
 

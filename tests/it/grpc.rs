@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::TlsVersion;
 use crate::support::gateway::field;
 use crate::support::h2::H2Conn;
-use crate::support::h2_origin::{H2Origin, MEETING};
+use crate::support::h2_origin::{H2Origin, LARGE, MEETING};
 use crate::support::origin::{ClosedPort, Nginx, Origin, TcpOrigin, seen};
 use crate::support::pki::Ca;
 use crate::support::site::Site;
@@ -425,4 +425,37 @@ fn refusals_of_grpc_calls_are_told_as_grpc_tells_them() {
         ask(&mut conn, "/x", "x").0.header("grpc-status"),
         Some("12")
     );
+}
+
+#[test]
+fn metadata_that_is_too_large_is_told_as_exhausted() {
+    let origin = H2Origin::plain(100);
+    let site = site(&grpc(&origin.node()));
+    for version in TlsVersion::ALL {
+        let mut conn = connect(&site, version);
+        let mut send = |mut request: Request<()>, length: usize| {
+            let value = "x".repeat(length).parse().unwrap();
+            request.headers_mut().insert("x-large", value);
+            let stream = conn.send(request, true).unwrap();
+            conn.read(stream).unwrap()
+        };
+        let taken = send(call("/x"), LARGE / 2);
+        assert_eq!((taken.status, taken.header("grpc-status")), (200, None));
+        let refused = send(call("/x"), LARGE);
+        assert_eq!(refused.header("grpc-status"), Some("8"), "{refused:?}");
+        assert_eq!((refused.status, &refused.body[..]), (200, ""));
+        let get = Request::get(format!("https://{API}/x")).body(()).unwrap();
+        let refused = send(get, LARGE);
+        assert_eq!(refused.status, 431, "{refused:?}");
+        assert!(refused.body.contains("431 Request Header Fields Too Large"));
+        // An answer's may be as large.
+        let large = send(call("/large"), 1);
+        assert_eq!(large.header("x-large").map(str::len), Some(LARGE));
+    }
+    let record = record_of(&site.gateway, "/x");
+    assert_eq!(record["status"], 200);
+    site.gateway.expect_record("the cause", |record| {
+        field(record, "reason") == Some("request_head_too_large")
+            && field(record, "detail").is_some_and(|detail| detail.ends_with("more than 32768"))
+    });
 }

@@ -23,6 +23,9 @@ use super::{SOON, eventually};
 /// Requests for `/meet` that wait for each other.
 pub(crate) const MEETING: usize = 20;
 
+/// More than a head from a client may have.
+pub(crate) const LARGE: usize = 60_000;
+
 /// The upstream. What it answers goes by the path:
 ///
 /// - `/meet` answers once [`MEETING`] requests are there, `/pair` once two are;
@@ -30,6 +33,7 @@ pub(crate) const MEETING: usize = 20;
 /// - `/goaway` is the last request of its connection;
 /// - `/busy` is refused the first time;
 /// - `/fail` is answered by a head alone, of status 5;
+/// - `/large` is answered with [`LARGE`] bytes of metadata;
 /// - all others get their body back as it comes, and trailers.
 pub(crate) struct H2Origin {
     tcp: TcpOrigin,
@@ -200,6 +204,9 @@ async fn answer(
         .header("x-scheme", head.uri.scheme_str().unwrap());
     if let Some(te) = head.headers.get("te") {
         reply = reply.header("x-te", te);
+    }
+    if path == "/large" {
+        reply = reply.header("x-large", "x".repeat(LARGE));
     }
     if path == "/fail" {
         let reply = reply.header("grpc-status", "5").body(()).unwrap();
