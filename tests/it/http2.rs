@@ -1,14 +1,16 @@
 //! HTTP/2 towards clients: agreed on by ALPN, under the same rules per request.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
+use std::thread;
 
 use serde_json::json;
 
 use crate::support::client::Curl;
 use crate::support::frames::{
-    END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, HELLO, RST_STREAM, SETTINGS, frame, read_frame,
+    END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, HELLO, PING, RST_STREAM, SETTINGS, frame,
+    read_frame,
 };
 use crate::support::gateway::{Setup, field};
 use crate::support::h2::{H2Conn, H2Stream};
@@ -449,6 +451,51 @@ fn connect_is_refused_over_http2_too() {
     let connect = http::Request::connect("h.example:443").body(()).unwrap();
     let stream = conn.send(connect, false).unwrap();
     assert_eq!(conn.read(stream).unwrap().status, 400);
+}
+
+#[test]
+fn pings_of_clients_are_answered_one_for_one() {
+    let site = Site::start();
+    let mut client = site.gateway.connect();
+    client.send(HELLO);
+    // As many as come at once, each with its own words.
+    let pings = 10_000_u64;
+    let mut writing = client.socket();
+    let writer = thread::spawn(move || {
+        for number in 0..pings {
+            let ping = frame(PING, 0, 0, &number.to_be_bytes());
+            writing.write_all(&ping).expect("its peer reads on");
+        }
+    });
+    let mut answered = 0;
+    while answered < pings {
+        let answer = read_frame(&mut client).unwrap();
+        if answer.kind == PING {
+            assert_eq!(answer.payload, answered.to_be_bytes());
+            answered += 1;
+        }
+    }
+    writer.join().unwrap();
+    client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, GET));
+    assert_eq!(next_of(&mut client, 1).unwrap().kind, HEADERS);
+}
+
+#[test]
+fn client_that_sends_pings_and_takes_no_answer_is_given_up() {
+    let site = Site::with(Setup::default().set("limits.body_timeout", "300ms"));
+    let mut client = site.gateway.connect();
+    client.send([HELLO, &frame(HEADERS, END_HEADERS | END_STREAM, 1, GET)].concat());
+    assert_eq!(next_of(&mut client, 1).unwrap().kind, HEADERS);
+    // Until the gateway reads no more, and then to its end.
+    let pings = frame(PING, 0, 0, &[0; 8]).repeat(4096);
+    let mut writing = client.socket();
+    let sent = eventually(SOON, "the connection ends", || {
+        writing.write_all(&pings).err().map(|error| error.kind())
+    });
+    assert!(
+        matches!(sent, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+        "{sent}"
+    );
 }
 
 #[test]
