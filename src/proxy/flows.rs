@@ -204,15 +204,21 @@ where
     fn poll_parts(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.part.is_some() {
-                match ready!(self.poll_room(cx)) {
-                    true => self.is_eager = false,
-                    false => return Poll::Ready(()),
-                }
-                if let Some((data, is_last)) = self.part.take() {
+                let Some(room) = ready!(self.poll_room(cx)) else {
+                    return Poll::Ready(());
+                };
+                self.is_eager = false;
+                if let Some((mut data, is_last)) = self.part.take() {
                     self.taken = self.taken.wrapping_add(1);
-                    let sent = self.stream.send_data(data, is_last);
-                    if is_last || sent.is_err() {
+                    let rest = data.split_off(room.min(data.len()));
+                    let is_end = is_last && rest.is_empty();
+                    let sent = self.stream.send_data(data, is_end);
+                    if is_end || sent.is_err() {
                         return Poll::Ready(());
+                    }
+                    if !rest.is_empty() {
+                        self.part = Some((rest, is_last));
+                        continue;
                     }
                 }
             }
@@ -240,22 +246,23 @@ where
         }
     }
 
-    /// Waits for room for something of the part; false when there will be none.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Waits for room for something of the part, and says for how much; `None` when there will be
+    /// none. More is not handed over: what its peer has no window for is under way, not sent.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Option<usize>> {
         let length = self.part.as_ref().map_or(0, |(data, _)| data.len());
         if length == 0 || self.is_eager && length <= UNASKED {
-            return Poll::Ready(true);
+            return Poll::Ready(Some(length));
         }
         // Asked for only now that there is something to send: room that one stream holds and does
         // not use is room that others of its connection lack.
-        self.stream.reserve_capacity(1);
+        self.stream.reserve_capacity(length);
         while self.stream.capacity() == 0 {
             match ready!(self.stream.poll_capacity(cx)) {
                 Some(Ok(_room)) => {}
-                Some(Err(_)) | None => return Poll::Ready(false),
+                Some(Err(_)) | None => return Poll::Ready(None),
             }
         }
-        Poll::Ready(true)
+        Poll::Ready(Some(self.stream.capacity()))
     }
 }
 

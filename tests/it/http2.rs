@@ -9,8 +9,8 @@ use serde_json::json;
 
 use crate::support::client::Curl;
 use crate::support::frames::{
-    END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, HELLO, PING, RST_STREAM, SETTINGS, frame,
-    read_frame,
+    END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, HELLO, PING, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE, frame, read_frame,
 };
 use crate::support::gateway::{Setup, field};
 use crate::support::h2::{H2Conn, H2Stream};
@@ -162,6 +162,27 @@ fn stream_that_is_not_read_is_reset_by_itself() {
     site.gateway.expect_record("the cause", |record| {
         field(record, "path") == Some("/big") && field(record, "reason") == Some("client_timeout")
     });
+}
+
+#[test]
+fn answer_that_its_client_has_no_window_for_is_no_idle_connection() {
+    let origin = TcpOrigin::talking(|_| ok("more than ten"));
+    let site = Site::with(Setup::default().set("limits.idle_timeout", "300ms"));
+    let route = json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}});
+    site.gateway.configure("/routes/all", &route);
+    let mut slow = site.gateway.connect();
+    // INITIAL_WINDOW_SIZE.
+    let window = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 10]);
+    let get = frame(HEADERS, END_HEADERS | END_STREAM, 1, GET);
+    slow.send([HELLO, &window, &get].concat());
+    assert_eq!(next_of(&mut slow, 1).unwrap().kind, HEADERS);
+    assert_eq!(next_of(&mut slow, 1).unwrap().payload, b"more than ");
+    // A connection that came later, and says nothing once it was answered, is idle, and ends.
+    let mut idle = site.gateway.connect();
+    idle.send([HELLO, &get].concat());
+    while read_frame(&mut idle).is_ok() {}
+    slow.send(frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 10]));
+    assert_eq!(next_of(&mut slow, 1).unwrap().payload, b"ten");
 }
 
 #[test]
