@@ -3,6 +3,7 @@
 //! Both ways the windows are the limit: what came and was passed on makes room for more, and what
 //! goes out is asked for when its peer takes it.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::Pin;
@@ -28,6 +29,7 @@ pub struct Inflow {
     /// What is to come of the announced length.
     left: Option<u64>,
     is_data_over: bool,
+    leaves_rest: Option<Rc<Cell<bool>>>,
 }
 
 impl Inflow {
@@ -36,11 +38,17 @@ impl Inflow {
     pub fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
         let left = heads::content_length(headers);
         Self {
+            leaves_rest: None,
             // What has ended has no content, if no length was said.
             left: left.or_else(|| stream.is_end_stream().then_some(0)),
             stream,
             is_data_over: false,
         }
+    }
+
+    /// What will be true once it was given up before its end.
+    pub fn leaves_rest(&mut self) -> Rc<Cell<bool>> {
+        self.leaves_rest.get_or_insert_default().clone()
     }
 
     /// Whether nothing more comes.
@@ -78,6 +86,14 @@ impl Inflow {
             Ok(trailers) => trailers.map(Frame::trailers).map(Ok),
             Err(error) => unless_stopped(error),
         })
+    }
+}
+
+impl Drop for Inflow {
+    fn drop(&mut self) {
+        if let Some(leaves_rest) = &self.leaves_rest {
+            leaves_rest.set(!self.stream.is_end_stream());
+        }
     }
 }
 
@@ -144,6 +160,12 @@ where
     #[must_use]
     pub fn waits_for_peer(&self) -> Option<u64> {
         self.part.as_ref().map(|_waiting| self.taken)
+    }
+
+    /// The stream, without its body.
+    #[must_use]
+    pub fn into_stream(self) -> SendStream<Bytes> {
+        self.stream
     }
 
     /// Gives the stream up.

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use h2::server::{self, SendResponse};
-use h2::{Ping, PingPong, Reason, RecvStream};
+use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::header::{CONTENT_LENGTH, DATE};
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
@@ -45,6 +45,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a client may take to see a GOAWAY on an idle connection.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a client that was answered before it sent all may go on, until it is told to stop. Some,
+/// as curl up to 7, take an answer for none that comes together with that word.
+const SENDS_ON: Duration = Duration::from_millis(500);
 
 type Connection = server::Connection<Rewound, Bytes>;
 
@@ -58,6 +61,8 @@ fn builder(header_bytes: usize) -> server::Builder {
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(read_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESETS)
+        // Each of them may be told to stop while its client sends on.
+        .max_concurrent_reset_streams(usize::try_from(STREAMS).unwrap_or(usize::MAX))
         .max_local_error_reset_streams(Some(RESETS));
     http
 }
@@ -210,9 +215,14 @@ impl Job for Stream {
             nobody,
         } = self;
         let is_head = req.method() == Method::HEAD;
+        let mut leaves_rest = None;
         let answer = {
             let (head, stream) = req.into_parts();
-            let body = ClientBody::Http2(Inflow::new(stream, &head.headers));
+            let mut flow = Inflow::new(stream, &head.headers);
+            if !flow.is_end_stream() {
+                leaves_rest = Some(flow.leaves_rest());
+            }
+            let body = ClientBody::Http2(flow);
             let req = Request::from_parts(head, body);
             let conn = in_flight.conn().clone();
             let mut answering = pin!(request::handle(worker.clone(), conn, req, nobody));
@@ -224,19 +234,25 @@ impl Job for Stream {
             })
             .await
         };
-        if let Some(answer) = answer {
-            answer_by(respond, answer, is_head, &worker).await;
+        let Some(answer) = answer else { return };
+        if let Some(mut stream) = answer_by(respond, answer, is_head, &worker).await
+            && leaves_rest.is_some_and(|leaves_rest| leaves_rest.get())
+        {
+            // Given up, it is reset without an error (RFC 9113 §8.1).
+            let ended = poll_fn(|cx| stream.poll_reset(cx));
+            let sweep = &worker.sweep;
+            let _sends_on = sweep.within(sweep.after(SENDS_ON), ended).await;
         }
     }
 }
 
-/// Sends an answer.
+/// Sends an answer; gives back its stream, if it was answered.
 async fn answer_by(
     mut respond: SendResponse<Bytes>,
     answer: Response<ReplyBody>,
     is_head: bool,
     worker: &Worker,
-) {
+) -> Option<SendStream<Bytes>> {
     let sweep = &worker.sweep;
     // How long its client may take nothing of it.
     let patience = millis(worker.settings.body_timeout);
@@ -256,9 +272,12 @@ async fn answer_by(
     // The answer to HEAD has no content (RFC 9110 §9.3.2); an upstream's has none to begin with.
     let is_whole = body.is_end_stream() || is_head && matches!(body, ReplyBody::Whole(..));
     let stream = match respond.send_response(Response::from_parts(head, ()), is_whole) {
-        Ok(_) if is_whole => return,
+        Ok(stream) if is_whole => return Some(stream),
         Ok(stream) => stream,
-        Err(_no_answer_of_http2) => return respond.send_reset(Reason::INTERNAL_ERROR),
+        Err(_no_answer_of_http2) => {
+            respond.send_reset(Reason::INTERNAL_ERROR);
+            return None;
+        }
     };
     let mut flow = Outflow::new(body, stream);
     // On what waited when so many parts had been taken.
@@ -282,4 +301,5 @@ async fn answer_by(
         Poll::Ready(())
     })
     .await;
+    Some(flow.into_stream())
 }

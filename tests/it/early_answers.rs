@@ -1,6 +1,7 @@
 //! Answers that come before the request's body has arrived reach a client that is still sending it,
 //! as from nginx: the rest is read, and the connection serves on or ends in order.
 
+use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
@@ -9,9 +10,11 @@ use serde_json::json;
 
 use crate::support::TlsVersion;
 use crate::support::gateway::{Gateway, field};
+use crate::support::h2::H2Conn;
 use crate::support::origin::{ClosedPort, Nginx, Origin, TcpOrigin};
 use crate::support::pki::Ca;
 use crate::support::raw::{RawClient, request};
+use crate::support::site::Site;
 use crate::support::tls::open;
 
 const NAME: &str = "api.example.com";
@@ -164,4 +167,52 @@ fn client_that_waits_for_100_is_refused_without_it() {
     gateway.expect_record("its reason", |record| {
         field(record, "reason") == Some("route_not_found")
     });
+}
+
+#[test]
+fn client_of_http2_that_still_sends_gets_its_answer_and_is_told_to_stop() {
+    let origin = TcpOrigin::answering(
+        "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nno\n",
+    );
+    let site = Site::start();
+    site.put_ssl("s", NAME, &json!({}));
+    let route = json!({"uri": "/full", "upstream": {"nodes": {origin.node(): 1}}});
+    site.gateway.configure("/routes/all", &route);
+    for version in TlsVersion::ALL {
+        let mut conn = H2Conn::connect(&site.client(NAME).tls(version)).unwrap();
+        // As many as would end the connection, were each counted against its client.
+        let begun: Vec<_> = (0..64)
+            .map(|turn| {
+                let (path, status) = [("/none", 404), ("/full", 413)][turn % 2];
+                let mut stream = conn.begin("POST", NAME, path, false).unwrap();
+                let part = vec![b'x'; 60_000];
+                stream.upload.send_data(part.into(), false).unwrap();
+                (stream, status)
+            })
+            .collect();
+        for (stream, status) in begun {
+            let mut upload = stream.upload;
+            let (answer, mut body) = conn.read_head(stream.answer).unwrap();
+            assert_eq!(answer.status, status);
+            let page = conn.drive(async { body.data().await.unwrap().unwrap() });
+            assert!(page.len() >= 3, "{answer:?}");
+            let told = conn.drive(async { poll_fn(|cx| upload.poll_reset(cx)).await });
+            // RFC 9113 §8.1.
+            assert_eq!(told.unwrap(), h2::Reason::NO_ERROR, "{answer:?}");
+        }
+        assert_eq!(conn.get(NAME, "/none").unwrap().status, 404);
+    }
+}
+
+#[test]
+fn curl_sees_the_early_answer_over_http2() {
+    let site = Site::start();
+    site.put_ssl("s", NAME, &json!({}));
+    let route = json!({"uri": "/there", "upstream": {"nodes": {"127.0.0.1:1": 1}}});
+    site.gateway.configure("/routes/all", &route);
+    for version in TlsVersion::ALL {
+        let ask = site.ask(NAME, "/none").http2().tls(version);
+        let reply = ask.body(vec![b'x'; BODY]).send().expect_status(404);
+        assert!(reply.body.contains("404 Route Not Found"), "{reply:?}");
+    }
 }
