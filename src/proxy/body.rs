@@ -21,6 +21,7 @@ use crate::proxy::flows::{Inflow, ResetReason};
 use crate::proxy::headers;
 use crate::proxy::multiplex::Lease;
 use crate::proxy::outcome::Outcome;
+use crate::proxy::presence::Heard;
 
 /// How long a body that nobody wants is read, and the longest wait between two reads: nginx's
 /// `lingering_time` and `lingering_timeout`.
@@ -395,7 +396,8 @@ pub struct Streamed {
     sweep: Rc<Sweep>,
     limit: Option<Limit>,
     patience: u64,
-    waiting: Option<Waiting>,
+    /// Since its upstream is waited for; and what had been heard of it then.
+    waiting: Option<(Waiting, Option<Heard>)>,
     /// Its head, or its trailers, said that nothing follows.
     has_closed: bool,
     /// How it broke off; told when what came before is on its way.
@@ -497,13 +499,19 @@ impl Streamed {
             Poll::Pending => {
                 let until = Until::At(self.conn.now().saturating_add(self.patience));
                 if self.waiting.is_none() {
-                    self.waiting = Some(self.conn.waiting());
+                    let heard = self.upstream.as_ref().and_then(UpstreamConn::heard);
+                    self.waiting = Some((self.conn.waiting(), heard));
                     if let Some(limit) = &self.limit {
                         limit.reset(until.clone());
                     }
                 }
                 let limit = self.limit.get_or_insert_with(|| self.sweep.limit(until));
                 limit.poll_expired(cx).map(|()| {
+                    if let (Some(upstream), Some((_, Some(heard)))) =
+                        (&self.upstream, &self.waiting)
+                    {
+                        upstream.miss(*heard);
+                    }
                     Some(Err(
                         self.fail(Reason::UpstreamTimeout, "in the body".to_owned())
                     ))

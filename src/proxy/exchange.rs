@@ -22,6 +22,7 @@ use crate::proxy::flows::{Inflow, Outflow, RestOfBody};
 use crate::proxy::headers;
 use crate::proxy::multiplex::{Lease, NotOpened, Shared};
 use crate::proxy::pool::{Bucket, Kept};
+use crate::proxy::presence::{Heard, Vigil};
 use crate::proxy::single::{self, Rest, Single};
 use crate::proxy::upgrade::Switched;
 use crate::tls::socket::Activity;
@@ -200,6 +201,7 @@ impl UpstreamConn {
         stream: Stream,
         bucket: Rc<Bucket>,
         has_identity: bool,
+        sweep: &Rc<Sweep>,
     ) -> Result<Self, (Reason, String)> {
         let fault = stream.fault();
         let activity = stream.activity().clone();
@@ -208,7 +210,7 @@ impl UpstreamConn {
             Stream::Tls(tls) => tls.certificate_was_asked(),
         };
         let requests = bucket.requests();
-        let opened = Shared::open(stream, bucket, fault.clone(), asked, has_identity).await;
+        let opened = Shared::open(stream, bucket, fault.clone(), asked, has_identity, sweep).await;
         let lease = opened.map(|shared| shared.lease(requests));
         let error = match lease {
             Ok(Some(lease)) => return Ok(Self::of(lease)),
@@ -270,7 +272,7 @@ impl UpstreamConn {
     pub fn is_over(&self) -> bool {
         match &self.wire {
             Wire::One(conn) => conn.is_over(),
-            Wire::Many(lease) => lease.shared().is_closed(),
+            Wire::Many(lease) => lease.shared().is_over(),
         }
     }
 
@@ -278,6 +280,22 @@ impl UpstreamConn {
     #[must_use]
     pub fn is_stream(&self) -> bool {
         matches!(self.wire, Wire::Many(_))
+    }
+
+    /// What was heard of its peer, where other requests wait for that as well.
+    #[must_use]
+    pub fn heard(&self) -> Option<Heard> {
+        match &self.wire {
+            Wire::One(_) => None,
+            Wire::Many(lease) => Some(lease.shared().presence.heard()),
+        }
+    }
+
+    /// Its answer did not go on in time, after what was `heard` when it last did.
+    pub fn miss(&self, heard: Heard) {
+        if let Wire::Many(lease) = &self.wire {
+            lease.shared().presence.miss(heard);
+        }
     }
 
     /// When it moved bytes.
@@ -429,7 +447,10 @@ impl UpstreamConn {
             body.hold(lease.clone());
             Outflow::with_head(body, stream)
         });
-        let mut until = sweep.now().saturating_add(patience);
+        let presence = &lease.shared().presence;
+        let sent_at = sweep.now();
+        let mut vigil = Vigil::begin(presence, sent_at, patience);
+        let mut until = sent_at.saturating_add(patience);
         let why = loop {
             let answer = poll_fn(|cx| {
                 if let Some(flow) = &mut sending
@@ -439,9 +460,11 @@ impl UpstreamConn {
                 }
                 Pin::new(&mut answer).poll(cx)
             });
-            match sweep.within(Until::At(until), answer).await {
+            let next = until.min(vigil.next_at());
+            match sweep.within(Until::At(next), answer).await {
                 Ok(Ok(resp)) => {
                     upload.answered.set(true);
+                    presence.answered();
                     // What is still sent does not wait for who reads the answer.
                     self.rest = sending.map(|flow| flow.send_rest(sweep.clone(), REST_OF_BODY));
                     let (mut head, stream) = resp.into_parts();
@@ -456,13 +479,15 @@ impl UpstreamConn {
                     };
                 }
                 Err(_expired) => {
+                    vigil.look(sweep.now());
                     let from = if upload.waits_for_client.get() {
                         sweep.now()
                     } else {
-                        upload.moved_at.get()
+                        upload.moved_at.get().max(sent_at)
                     };
                     until = from.saturating_add(patience);
                     if until <= sweep.now() {
+                        vigil.give_up();
                         break Broken::Late;
                     }
                 }

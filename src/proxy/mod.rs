@@ -24,6 +24,7 @@ pub mod multiplex;
 pub mod outcome;
 mod place;
 pub mod pool;
+pub mod presence;
 pub mod registry;
 pub mod request;
 pub mod settings;

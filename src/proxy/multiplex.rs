@@ -8,6 +8,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -15,10 +16,12 @@ use h2::client::{self, ResponseFuture, SendRequest};
 use http::header::{HOST, TE};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, Version};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::net::stream::Stream;
-use crate::proxy::pool::{Bucket, Kept};
+use crate::net::sweep::Sweep;
+use crate::proxy::pool::{Bucket, Kept, Open};
+use crate::proxy::presence::Presence;
 use crate::tls::socket::Activity;
 use crate::tls::stream::FaultCell;
 
@@ -39,6 +42,8 @@ const CONNECTION_FIELDS: [&str; 5] = [
 ];
 /// Request bytes of one stream that wait for the upstream's window.
 const SEND_BUFFER: usize = 256 << 10;
+/// How long a connection that nobody uses any more may take to end in order.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 type Connection = client::Connection<Stream, Bytes>;
 
@@ -52,12 +57,16 @@ pub struct Shared {
     pub fault: Option<FaultCell>,
     /// When it moved bytes.
     pub activity: Rc<Activity>,
+    /// Whether its peer is there.
+    pub presence: Presence,
     /// Where it is kept.
     pub bucket: Rc<Bucket>,
     /// A client certificate was asked for when the session was opened.
     pub asked: bool,
     /// We have a certificate to show.
     pub has_identity: bool,
+    /// Dropped with it, of which its task hears.
+    _in_use: oneshot::Sender<()>,
 }
 
 /// A connection that could not be opened.
@@ -78,6 +87,7 @@ impl Shared {
         fault: Option<FaultCell>,
         asked: bool,
         has_identity: bool,
+        sweep: &Rc<Sweep>,
     ) -> Result<Rc<Self>, NotOpened> {
         let activity = stream.activity().clone();
         let scheme = match &stream {
@@ -95,13 +105,11 @@ impl Shared {
             .handshake(stream)
             .await
             .map_err(|error| NotOpened { error: Some(error) })?;
-        let conn = settle(conn, &sender).await?;
+        let mut conn = settle(conn, &sender).await?;
+        let presence = Presence::new(activity.clone(), conn.ping_pong());
+        let (in_use, unused) = oneshot::channel();
         let open = bucket.count_open();
-        tokio::task::spawn_local(async move {
-            // How it ended is told to each of its streams.
-            let _ended = conn.await;
-            drop(open);
-        });
+        tokio::task::spawn_local(drive(conn, unused, open, sweep.clone()));
         Ok(Rc::new(Self {
             sender: RefCell::new(sender),
             streams: Cell::new(0),
@@ -109,9 +117,11 @@ impl Shared {
             scheme,
             fault,
             activity,
+            presence,
             bucket,
             asked,
             has_identity,
+            _in_use: in_use,
         }))
     }
 
@@ -129,10 +139,16 @@ impl Shared {
         self.served.get()
     }
 
+    /// Whether it takes no request any more, or none for now: its peer is missed.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.presence.is_missed() || self.is_closed()
+    }
+
     /// Takes one more request, if there is room; `requests` is how many it may carry in all.
     pub fn lease(self: &Rc<Self>, requests: u32) -> Option<Lease> {
         let most = self.sender.borrow().current_max_send_streams();
-        if self.is_closed() || self.served.get() >= requests || self.streams.get() >= most {
+        if self.is_over() || self.served.get() >= requests || self.streams.get() >= most {
             return None;
         }
         if self.streams.get() == 0 {
@@ -142,6 +158,24 @@ impl Shared {
         self.served.set(self.served.get().saturating_add(1));
         Some(Lease(self.clone()))
     }
+}
+
+/// Moves a connection to its end. How it ended is told to each of its streams.
+async fn drive(
+    mut conn: Connection,
+    mut unused: oneshot::Receiver<()>,
+    open: Open,
+    sweep: Rc<Sweep>,
+) {
+    let has_ended = poll_fn(|cx| match Pin::new(&mut conn).poll(cx) {
+        Poll::Ready(_ended) => Poll::Ready(true),
+        Poll::Pending => Pin::new(&mut unused).poll(cx).map(|_dropped| false),
+    });
+    if !has_ended.await {
+        // A peer that takes nothing more would not be there for it for a long time.
+        let _ended = sweep.within(sweep.after(FAREWELL), conn).await;
+    }
+    drop(open);
 }
 
 /// Waits for the peer's settings.

@@ -53,7 +53,7 @@ impl Kept {
     fn is_over(&self) -> bool {
         match self {
             Self::One(conn) => conn.is_over(),
-            Self::Many(shared) => shared.is_closed(),
+            Self::Many(shared) => shared.is_over(),
         }
     }
 

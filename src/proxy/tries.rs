@@ -323,8 +323,9 @@ impl Tries<'_> {
         let stream = dialled.map_err(|error| Refusal::new(error.reason, error.detail))?;
         let has_identity = connector.is_some_and(|connector| connector.has_identity);
         if self.upstream.scheme.is_http2() {
-            let opening = UpstreamConn::open_many(stream, endpoint.bucket.clone(), has_identity);
-            return match self.worker.sweep.within(until, opening).await {
+            let (bucket, sweep) = (endpoint.bucket.clone(), &self.worker.sweep);
+            let opening = UpstreamConn::open_many(stream, bucket, has_identity, sweep);
+            return match sweep.within(until, opening).await {
                 Ok(opened) => opened.map_err(|(reason, detail)| Refusal::new(reason, detail)),
                 Err(_expired) => Err(Refusal::new(
                     Reason::UpstreamTimeout,

@@ -3,12 +3,14 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 use http::Request;
 use serde_json::{Value, json};
 
 use crate::support::frames::{
-    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, OK, PING, RST_STREAM, Server,
+    ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, OK, PING, RST_STREAM, Server,
+    WINDOW_UPDATE,
 };
 use crate::support::h2::{H2Conn, H2Stream};
 use crate::support::origin::TcpOrigin;
@@ -65,6 +67,14 @@ impl Case {
 
     fn connect(&self) -> H2Conn {
         H2Conn::plain(self.site.gateway.port("http")).unwrap()
+    }
+
+    /// A route to the same upstream that has so many seconds for each read.
+    fn wait_at(&self, path: &str, seconds: u64) {
+        let mut route = self.route.clone();
+        route["uri"] = json!(path);
+        route["upstream"]["timeout"] = json!({"connect": 5, "send": seconds, "read": seconds});
+        self.site.gateway.configure("/routes/waits", &route);
     }
 
     /// How many connections the upstream got.
@@ -155,6 +165,96 @@ fn connection_of_which_one_stream_is_late_serves_the_others() {
     assert_eq!((ask(&mut conn), case.opened()), (200, 1));
     assert_eq!((ask(&mut conn), case.opened()), (504, 1));
     assert_eq!((ask(&mut conn), case.opened()), (200, 1));
+}
+
+#[test]
+fn connection_whose_peer_answers_pings_serves_on_after_a_late_stream() {
+    let case = Case::of(&[], |_, server| {
+        loop {
+            let first = server.next(HEADERS)?.stream;
+            server.answer(first)?;
+            server.next(HEADERS)?;
+            let ping = server.next(PING)?;
+            server.send(PING, ACK, 0, &ping.payload)?;
+        }
+    });
+    // Time enough for its answer, on a busy machine too.
+    case.wait_at("/x", 1);
+    let mut conn = case.connect();
+    for _ in 0..3 {
+        assert_eq!((ask(&mut conn), case.opened()), (200, 1));
+        let began = Instant::now();
+        assert_eq!((ask(&mut conn), case.opened()), (504, 1));
+        // All of its time, which the look at the peer does not shorten.
+        assert!(began.elapsed() > Duration::from_millis(800));
+    }
+}
+
+#[test]
+fn connection_whose_peer_fell_silent_gets_no_further_request() {
+    let (release, held) = mpsc::channel();
+    let held = Mutex::new(held);
+    let case = Case::of(&[], move |number, server| {
+        let first = server.next(HEADERS)?.stream;
+        if number > 1 {
+            return server.answer(first);
+        }
+        server.next(HEADERS)?;
+        // No PING is answered.
+        held.lock().unwrap().recv().unwrap();
+        server.answer(first)
+    });
+    case.wait_at("/patient", 60);
+    let mut conn = case.connect();
+    let waiting = conn.begin("GET", "h.example", "/patient", true).unwrap();
+    assert_eq!((ask(&mut conn), case.opened()), (504, 1));
+    assert_eq!((ask(&mut conn), case.opened()), (200, 2));
+    // Who can wait for longer does.
+    release.send(()).unwrap();
+    assert_eq!(conn.read(waiting).unwrap().status, 200);
+}
+
+#[test]
+fn connection_whose_peer_fell_silent_in_an_answer_gets_no_further_request() {
+    let case = Case::of(&[], |number, server| {
+        let first = server.next(HEADERS)?.stream;
+        if number > 1 {
+            return server.answer(first);
+        }
+        server.send(HEADERS, END_HEADERS, first, &[OK])
+    });
+    let mut conn = case.connect();
+    let broken = post(&mut conn, true);
+    assert!(conn.read(broken).is_err());
+    assert_eq!((ask(&mut conn), case.opened()), (200, 2));
+}
+
+#[test]
+fn connection_that_nobody_uses_ends_though_its_peer_takes_nothing() {
+    let (release, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    // More than the kernel holds, and no word is read of it.
+    let case = Case::of(&[(WINDOW, (1 << 31) - 1)], move |_, server| {
+        server.send(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes())?;
+        server.next(HEADERS)?;
+        let _released = held.lock().unwrap().recv();
+        Ok(())
+    });
+    case.wait_at("/x", 1);
+    let mut conn = case.connect();
+    let stream = post(&mut conn, false);
+    let (length, mut upload) = (16 << 20, stream.upload);
+    upload.send_data(vec![0; length].into(), true).unwrap();
+    let open = || {
+        conn.drive(tokio::task::yield_now());
+        case.site
+            .metric("portcullis_upstream_connections{state=\"active\"}")
+    };
+    eventually(SOON, "it is open", || (open() == 1).then_some(()));
+    eventually(SOON, "it is closed", || (open() == 0).then_some(()));
+    let (answer, _) = conn.read_head(stream.answer).unwrap();
+    assert_eq!(answer.status, 504);
+    drop(release);
 }
 
 #[test]

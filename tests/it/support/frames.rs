@@ -15,8 +15,8 @@ pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(crate) const END_STREAM: u8 = 1;
 /// A flag of HEADERS.
 pub(crate) const END_HEADERS: u8 = 4;
-/// A flag of SETTINGS.
-const ACK: u8 = 1;
+/// A flag of SETTINGS and PING.
+pub(crate) const ACK: u8 = 1;
 
 /// The client's preface, and settings that say nothing.
 pub(crate) const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";

@@ -1,0 +1,238 @@
+//! Whether the peer of an HTTP/2 connection is still there.
+//!
+//! One that is gone without a farewell, with its machine or the way to it, says nothing; one that
+//! takes its time over a request says nothing either, but answers a PING (RFC 9113 §6.7). Who is
+//! asked and silent gets no further request, until something comes. Requests that wait there have
+//! time-outs of their own.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use h2::{Ping, PingPong};
+
+use crate::net::sweep::millis;
+use crate::tls::socket::Activity;
+
+/// How long a peer may say nothing to those that wait for it until it is asked, and how long it may
+/// take to answer.
+const PAUSE: Duration = Duration::from_secs(10);
+/// How long it is not asked again, if no answer to a request came since: servers of gRPC end
+/// connections on which they get PINGs more often (gRPC, "Keepalive").
+const ASK_EVERY: Duration = Duration::from_secs(300);
+
+/// How much was read of a connection at some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard(u64);
+
+/// What is known of a connection's peer.
+pub struct Presence {
+    activity: Rc<Activity>,
+    pings: RefCell<Option<PingPong>>,
+    /// When it was asked, if no answer began since; in the clock's milliseconds.
+    asked_at: Cell<Option<u64>>,
+    /// What had been heard when it was silent for too long.
+    missed_since: Cell<Option<Heard>>,
+}
+
+impl Presence {
+    /// Of the peer of a connection that moves bytes by `activity`, and is asked by `pings`.
+    #[must_use]
+    pub fn new(activity: Rc<Activity>, pings: Option<PingPong>) -> Self {
+        Self {
+            activity,
+            pings: RefCell::new(pings),
+            asked_at: Cell::new(None),
+            missed_since: Cell::new(None),
+        }
+    }
+
+    /// What was heard of it up to now.
+    #[must_use]
+    pub fn heard(&self) -> Heard {
+        Heard(self.activity.read_bytes())
+    }
+
+    /// An answer to a request began.
+    pub fn answered(&self) {
+        self.asked_at.set(None);
+    }
+
+    /// It should have said something `since` then: it is missed, if it did not.
+    pub fn miss(&self, since: Heard) {
+        if since == self.heard() {
+            self.missed_since.set(Some(since));
+        }
+    }
+
+    /// Whether nothing came since it was missed.
+    #[must_use]
+    pub fn is_missed(&self) -> bool {
+        self.missed_since.get() == Some(self.heard())
+    }
+
+    /// Asks it, if it may be asked; whether it was.
+    fn ask(&self, now: u64) -> bool {
+        let is_early = self
+            .asked_at
+            .get()
+            .is_some_and(|at| now.saturating_sub(at) < millis(ASK_EVERY));
+        let mut pings = self.pings.borrow_mut();
+        let Some(pings) = pings.as_mut().filter(|_| !is_early) else {
+            return false;
+        };
+        // Its last answer is taken, if nobody did: it has one PING at a time.
+        let _answered = pings.poll_pong(&mut Context::from_waker(Waker::noop()));
+        let is_asked = pings.send_ping(Ping::opaque()).is_ok();
+        if is_asked {
+            self.asked_at.set(Some(now));
+        }
+        is_asked
+    }
+}
+
+/// The eye that one waiting request has on its peer.
+pub struct Vigil<'a> {
+    presence: &'a Presence,
+    pause: u64,
+    began: Heard,
+    look: Look,
+}
+
+/// What was seen at the last look, and what is to be seen at the next.
+struct Look {
+    next_at: u64,
+    heard: Heard,
+    is_asked: bool,
+}
+
+/// What a look led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// It is there, or was not to say anything yet.
+    Nothing,
+    /// It was silent.
+    Silent,
+    /// It was asked, and was silent.
+    Missed,
+}
+
+impl<'a> Vigil<'a> {
+    /// Of a request that is sent `now` and waits for as long as its `patience`; in milliseconds.
+    #[must_use]
+    pub fn begin(presence: &'a Presence, now: u64, patience: u64) -> Self {
+        // By the time that the shortest wait is over it is known what its silence means.
+        let pause = millis(PAUSE).min(patience / 2).max(1);
+        let heard = presence.heard();
+        Self {
+            presence,
+            pause,
+            began: heard,
+            look: Look {
+                next_at: now.saturating_add(pause),
+                heard,
+                is_asked: false,
+            },
+        }
+    }
+
+    /// When it is to look again.
+    #[must_use]
+    pub fn next_at(&self) -> u64 {
+        self.look.next_at
+    }
+
+    /// Looks, when it is time to.
+    pub fn look(&mut self, now: u64) {
+        let heard = self.presence.heard();
+        match self.look.see(now, self.pause, heard) {
+            Seen::Nothing => {}
+            Seen::Silent => self.look.is_asked = self.presence.ask(now),
+            Seen::Missed => self.presence.miss(heard),
+        }
+    }
+
+    /// The wait is over, and no answer came.
+    pub fn give_up(&self) {
+        self.presence.miss(self.began);
+    }
+}
+
+impl Look {
+    fn see(&mut self, now: u64, pause: u64, heard: Heard) -> Seen {
+        if now < self.next_at {
+            return Seen::Nothing;
+        }
+        self.next_at = now.saturating_add(pause);
+        if heard != self.heard {
+            self.heard = heard;
+            self.is_asked = false;
+            Seen::Nothing
+        } else if self.is_asked {
+            Seen::Missed
+        } else {
+            Seen::Silent
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look() -> Look {
+        Look {
+            next_at: 10,
+            heard: Heard(0),
+            is_asked: false,
+        }
+    }
+
+    #[test]
+    fn peer_is_missed_that_is_silent_and_was_asked_in_vain() {
+        let mut look = look();
+        assert_eq!(look.see(9, 10, Heard(0)), Seen::Nothing);
+        assert_eq!(look.see(10, 10, Heard(0)), Seen::Silent);
+        look.is_asked = true;
+        assert_eq!(look.see(19, 10, Heard(0)), Seen::Nothing);
+        assert_eq!(look.see(20, 10, Heard(0)), Seen::Missed);
+        // Whatever comes is an answer; from then on it may be silent as long again.
+        assert_eq!(look.see(30, 10, Heard(17)), Seen::Nothing);
+        assert_eq!(look.see(40, 10, Heard(17)), Seen::Silent);
+    }
+
+    #[test]
+    fn peer_that_may_not_be_asked_is_not_missed_for_its_silence() {
+        let mut look = look();
+        for now in [10, 20, 30] {
+            assert_eq!(look.see(now, 10, Heard(0)), Seen::Silent);
+        }
+    }
+
+    #[tokio::test]
+    async fn peer_is_asked_once_until_it_answers_a_request_or_minutes_have_passed() {
+        let (near, far) = tokio::io::duplex(1 << 10);
+        let (near, far) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
+        let ((_sender, mut conn), mut far) = (near.unwrap(), far.unwrap());
+        let pings = conn.ping_pong();
+        tokio::spawn(conn);
+        tokio::spawn(async move { while far.accept().await.is_some() {} });
+        let clock = Rc::<Cell<u64>>::default();
+        let presence = Presence::new(Activity::new(clock), pings);
+        // As often as it may be asked, it can be.
+        let ask = async |now| {
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            presence.ask(now)
+        };
+        assert!(ask(0).await);
+        assert!(!ask(1).await);
+        assert!(!ask(299_999).await);
+        assert!(ask(300_000).await);
+        assert!(!ask(300_001).await);
+        presence.answered();
+        assert!(ask(300_002).await);
+    }
+}
