@@ -189,9 +189,7 @@ async fn put(call: &mut Call<'_>, served: Arc<Served>) -> Result<Answer, Refusal
     }
     let about = next(&now.about, &sections, digest)?;
     keep_sections(call, &now, &about, &mut sections).await?;
-    if let Some(error) = judge::first_error(call, &sections).await? {
-        return Err(Refusal::Configuration(error));
-    }
+    judge::refuse_faulty(call, &sections).await?;
     let mut declared = file::declared(sections).map_err(|error| refuse(&error.to_string()))?;
     declared.about = about;
     let (control, actor) = (call.state.control.clone(), call.actor.clone());
@@ -237,7 +235,10 @@ async fn put(call: &mut Call<'_>, served: Arc<Served>) -> Result<Answer, Refusal
 }
 
 fn refuse(text: &str) -> Refusal {
-    Refusal::Configuration(text.to_owned())
+    Refusal::Configuration {
+        text: text.to_owned(),
+        hint: None,
+    }
 }
 
 /// What is told of a configuration that comes after this one: a section's version is the one that is

@@ -67,7 +67,9 @@ pub(super) async fn check_schema(call: &mut Call<'_>, word: &str) -> Result<Answ
     Ok(match judged {
         Ok(()) => Answer::empty(StatusCode::OK),
         // Without the words that go before it in the refusal of a write.
-        Err(faults) => Answer::error(StatusCode::BAD_REQUEST, &faults.reason()),
+        Err(faults) => {
+            Answer::error(StatusCode::BAD_REQUEST, &faults.reason()).with_hint(faults.hint())
+        }
     })
 }
 
@@ -87,20 +89,23 @@ fn id(kind: Kind, document: &Document) -> Result<Id, Faults> {
     resource::check_id(kind, is_free.then_some(UNNAMED), document)
 }
 
-/// The first thing that is wrong with a configuration, in APISIX's words.
-pub(super) async fn first_error(
+/// Refuses a configuration for the first thing that is wrong with it, in APISIX's words.
+pub(super) async fn refuse_faulty(
     call: &Call<'_>,
     sections: &Map<String, Value>,
-) -> Result<Option<String>, Refusal> {
+) -> Result<(), Refusal> {
     let mut errors = Errors::default();
     for (section, value) in sections {
         check_section(call, section, value.clone(), &mut errors).await?;
         if let Some(error) = errors.0.first() {
-            let text = error.get("error").and_then(Value::as_str);
-            return Ok(Some(text.unwrap_or("invalid configuration").to_owned()));
+            let text = |member: &str| error.get(member)?.as_str().map(str::to_owned);
+            return Err(Refusal::Configuration {
+                text: text("error").unwrap_or_else(|| "invalid configuration".to_owned()),
+                hint: text(reply::HINT),
+            });
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 /// Judges every document of a configuration, `{"routes": […], "ssls": […], …}` as JSON or YAML. What
@@ -177,41 +182,44 @@ async fn check_section(
         let own = item
             .get("id")
             .map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
-        if let Err(text) = check_item(call, kind, item).await? {
+        if let Err((text, hint)) = check_item(call, kind, item).await? {
             let error = format!("invalid {section} at index {index}, err: {text}");
-            errors.of_item(kind, own.as_deref(), index, &error);
+            errors.of_item(kind, own.as_deref(), index, &error, hint);
         }
         if let Some(own) = own
             && !ids.insert(own.clone())
         {
             let error = format!("found duplicate id {} in {section}", shown(&own));
-            errors.of_item(kind, Some(&own), index, &error);
+            errors.of_item(kind, Some(&own), index, &error, None);
         }
     }
     Ok(())
 }
+
+/// What is wrong with a document, with a hint.
+type Wrong = (String, Option<String>);
 
 /// The first thing that is wrong with a document; an error only where it could not be judged.
 async fn check_item(
     call: &Call<'_>,
     kind: Kind,
     item: Value,
-) -> Result<Result<(), String>, Refusal> {
+) -> Result<Result<(), Wrong>, Refusal> {
     let name = reply::lua_type(&item);
     let Value::Object(mut document) = item else {
         let text = format!("invalid configuration: wrong type: expected object, got {name}");
-        return Ok(Err(text));
+        return Ok(Err((text, None)));
     };
     let index = document.shift_remove(file::MODIFIED_INDEX);
     let document = Opened::new(kind, document);
     if index.is_some_and(|index| !index.is_u64()) {
         let text = "property \"modifiedIndex\" validation failed: wrong type: expected integer";
-        return Ok(Err(format!("invalid configuration: {text}")));
+        return Ok(Err((format!("invalid configuration: {text}"), None)));
     }
     let id = match id(kind, &document).and_then(|id| resource::refuse_times(&document).map(|()| id))
     {
         Ok(id) => id,
-        Err(faults) => return Ok(Err(faults.message())),
+        Err(faults) => return Ok(Err((faults.message(), faults.hint()))),
     };
     let judged = call.state.control.judge(Put {
         kind,
@@ -225,7 +233,7 @@ async fn check_item(
     });
     match judged.await {
         Ok(_warnings) => Ok(Ok(())),
-        Err(WriteError::Invalid(faults)) => Ok(Err(faults.message())),
+        Err(WriteError::Invalid(faults)) => Ok(Err((faults.message(), faults.hint()))),
         Err(error) => Err(error.into()),
     }
 }
@@ -240,13 +248,23 @@ impl Errors {
             .push(json!({ "resource_type": shown(section), "error": error }));
     }
 
-    fn of_item(&mut self, kind: Kind, id: Option<&str>, index: usize, error: &str) {
+    fn of_item(
+        &mut self,
+        kind: Kind,
+        id: Option<&str>,
+        index: usize,
+        error: &str,
+        hint: Option<String>,
+    ) {
         let mut told = reply::object([("resource_type", kind.plural().into())]);
         if let Some(id) = id {
             told.insert("resource_id".to_owned(), shown(id).into());
         }
         told.insert("index".to_owned(), index.into());
         told.insert("error".to_owned(), error.into());
+        if let Some(hint) = hint {
+            told.insert(reply::HINT.to_owned(), hint.into());
+        }
         self.0.push(Value::Object(told));
     }
 }
@@ -324,8 +342,8 @@ mod tests {
             ),
         ] {
             let path = format!("/apisix/admin/schema/validate/{word}");
-            let told = room.ask("POST", &path, body, 400).await;
-            assert_eq!(told.json(), json!({ "error_msg": text }), "{word} {body}");
+            let told = room.ask("POST", &path, body, 400).await.json();
+            assert_eq!(told["error_msg"], text, "{word} {body}");
         }
         let path = "/apisix/admin/schema/validate/route";
         let told = room.ask("POST", path, "{}", 404).await.json();

@@ -182,10 +182,8 @@ fn faulty(faults: &Faults) -> Answer {
         .map(|fault| json!({ "pointer": fault.pointer, "reason": fault.reason }))
         .collect();
     let error_msg = faults.message();
-    Answer::json(
-        StatusCode::BAD_REQUEST,
-        json!({ "valid": false, "error_msg": error_msg, "faults": list }),
-    )
+    let told = json!({ "valid": false, "error_msg": error_msg, "faults": list });
+    Answer::json(StatusCode::BAD_REQUEST, told).with_hint(faults.hint())
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ use crate::store::StoreError;
 const WARNING: HeaderName = HeaderName::from_static("x-portcullis-warning");
 /// The header that says when an object expires; APISIX tells nowhere.
 const EXPIRES: HeaderName = HeaderName::from_static("x-portcullis-expires");
+/// The member that says what APISIX's words in `error_msg` leave open.
+pub(super) const HINT: &str = "hint";
 /// The media type of most answers.
 const JSON: &str = "application/json";
 /// How many bytes of a warning go into its header.
@@ -91,6 +93,19 @@ impl Answer {
     /// `{"error_msg": …}`.
     pub(super) fn error(status: StatusCode, text: &str) -> Self {
         Self::json(status, json!({ "error_msg": text }))
+    }
+
+    /// `{"error_msg": …}` for a document's faults, with what its words leave open as `hint`.
+    pub(super) fn faulty(faults: &Faults) -> Self {
+        Self::error(StatusCode::BAD_REQUEST, &faults.message()).with_hint(faults.hint())
+    }
+
+    /// With a `hint` behind the other members, where there is one.
+    pub(super) fn with_hint(mut self, hint: Option<String>) -> Self {
+        if let (Content::Json(Value::Object(members)), Some(hint)) = (&mut self.content, hint) {
+            members.insert(HINT.to_owned(), hint.into());
+        }
+        self
     }
 
     /// With the revision as `ETag`, for a later `If-Match`.
@@ -269,8 +284,13 @@ pub(super) enum Refusal {
     )]
     Standalone,
     /// A configuration as a whole that is not taken, in APISIX's words.
-    #[error("{0}")]
-    Configuration(String),
+    #[error("{text}{}", behind(.hint))]
+    Configuration {
+        /// What is wrong.
+        text: String,
+        /// What the text leaves open.
+        hint: Option<String>,
+    },
     /// `ttl` that is no number.
     #[error("invalid argument ttl: should be a number")]
     TtlNotANumber,
@@ -289,6 +309,12 @@ pub(super) enum Refusal {
     /// Something failed here; the log has the cause.
     #[error("internal error")]
     Internal,
+}
+
+/// A hint as a part of a sentence.
+fn behind(hint: &Option<String>) -> String {
+    let hint = hint.as_ref();
+    hint.map_or_else(String::new, |hint| format!(" ({hint})"))
 }
 
 /// An address as a part of a sentence.
@@ -327,12 +353,13 @@ impl Refusal {
                 json!({ "error_msg": text, "req_body": format!("[withheld, {bytes} bytes]") }),
             ),
             Self::Body(BodyError::Slow) => Answer::error(StatusCode::REQUEST_TIMEOUT, &text),
+            Self::Configuration { text, hint } => Answer::error(bad, &text).with_hint(hint),
             Self::List(ListError::PageSize) => Answer::text(bad, "text/plain", text),
             Self::NoObject | Self::Write(WriteError::NotFound) => {
                 Answer::json(StatusCode::NOT_FOUND, json!({ "message": text }))
             }
             Self::Envelope(faults) | Self::Write(WriteError::Invalid(faults)) => {
-                Answer::error(bad, &faults.message())
+                Answer::faulty(&faults)
             }
             Self::Write(WriteError::Conflict) => {
                 Answer::error(StatusCode::SERVICE_UNAVAILABLE, &text)
@@ -387,7 +414,6 @@ impl Refusal {
             | Self::Write(WriteError::StillUsed { .. } | WriteError::Weaker(_))
             | Self::NoConfiguration
             | Self::NoNewConfiguration
-            | Self::Configuration(_)
             | Self::NotAPatch
             | Self::NoSecretId
             | Self::NotAnObject(_)
@@ -460,7 +486,7 @@ pub(super) fn object<const N: usize>(members: [(&str, Value); N]) -> Map<String,
 mod tests {
     use super::*;
 
-    use crate::resource::fault::Fault;
+    use crate::resource::fault::{Fault, Words};
     use crate::resource::patch::PatchError;
 
     fn told(refusal: Refusal) -> (u16, String) {
@@ -473,15 +499,15 @@ mod tests {
         (answer.status.as_u16(), text)
     }
 
-    fn fault(schema: bool) -> Faults {
-        let fault = |pointer: &str, reason: &str, schema| Fault {
+    fn fault(at: &str, words: Words) -> Faults {
+        let fault = |pointer: &str, reason: &str, words| Fault {
             pointer: pointer.to_owned(),
             reason: reason.to_owned(),
-            schema,
+            words,
         };
         Faults(vec![
-            fault("", "first", schema),
-            fault("/a", "second", true),
+            fault(at, "first", words),
+            fault("/a", "second", Words::Schema),
         ])
     }
 
@@ -500,7 +526,7 @@ mod tests {
         assert_eq!(lines[0], "c / text 0");
         assert_eq!(lines[16], "more_warnings / and 84 more");
         assert!(warning_msg(&warnings).ends_with("text 15; and 84 more"));
-        let fault = fault(true).0.remove(0);
+        let fault = fault("", Words::Schema).0.remove(0);
         let logged = all_faults(&Faults(vec![fault; 100]));
         assert_eq!(logged.matches("first").count(), 20);
         assert!(logged.ends_with("and 80 more"), "{logged}");
@@ -549,14 +575,24 @@ mod tests {
                 r#"{"error_msg":"not supported `POST` method for secret"}"#,
             ),
             (
-                Refusal::Envelope(fault(false)),
+                Refusal::Envelope(fault("", Words::Apisix)),
                 400,
                 r#"{"error_msg":"first"}"#,
             ),
             (
-                Refusal::Write(WriteError::Invalid(fault(true))),
+                Refusal::Write(WriteError::Invalid(fault("/b", Words::Apisix))),
                 400,
-                r#"{"error_msg":"invalid configuration: first"}"#,
+                r#"{"error_msg":"first","hint":"at /b"}"#,
+            ),
+            (
+                Refusal::Write(WriteError::Invalid(fault("/b", Words::Ours))),
+                400,
+                r#"{"error_msg":"first (at /b)"}"#,
+            ),
+            (
+                Refusal::Write(WriteError::Invalid(fault("/b", Words::Schema))),
+                400,
+                r#"{"error_msg":"invalid configuration: first","hint":"at /b"}"#,
             ),
             (
                 Refusal::Write(WriteError::Conflict),

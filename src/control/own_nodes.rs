@@ -5,7 +5,7 @@
 
 use crate::net::dial::Forbidden;
 use crate::resource::Resource;
-use crate::resource::fault::Fault;
+use crate::resource::fault::{Fault, Words};
 use crate::resource::service::UpstreamRef;
 use crate::resource::upstream::Upstream;
 use crate::snapshot::bracketed;
@@ -23,7 +23,7 @@ pub(super) fn own_nodes(resource: &Resource, own: &Forbidden) -> Vec<Fault> {
                 "`nodes`: {address} is an admin or status address of this gateway, which no route \
                  may reach; give the address of the service"
             ),
-            schema: false,
+            words: Words::Ours,
         })
         .collect();
     let port = upstream.checks.as_ref().and_then(|it| it.active.port);
@@ -34,7 +34,7 @@ pub(super) fn own_nodes(resource: &Resource, own: &Forbidden) -> Vec<Fault> {
                 "`checks.active.port`: {address} is an admin or status address of this gateway, \
                  which no check may ask; give a port of the service"
             ),
-            schema: false,
+            words: Words::Ours,
         });
     }
     faults

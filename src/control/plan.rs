@@ -10,7 +10,7 @@ use crate::control::group::{Job, Ready};
 use crate::control::write::{Draft, Edit, Request, check_precondition};
 use crate::control::{Actor, Delete, Inner, Post, WriteError, store_failed};
 use crate::matching::sni::SniPattern;
-use crate::resource::fault::{Fault, Faults};
+use crate::resource::fault::{Fault, Faults, Words};
 use crate::resource::ssl::Role;
 use crate::resource::{Document, Id, Kind, Resource, Revision};
 use crate::resource::{missing_reference, still_used, wrong_ssl_type};
@@ -378,7 +378,7 @@ fn check_names(snapshot: &Snapshot, id: &Id, document: &Document) -> Result<(), 
     let faults = disputed.iter().map(|(pattern, other)| Fault {
         pointer: format!("/{member}"),
         reason: format!("`{member}`: {}", disputed_name(pattern, other)),
-        schema: false,
+        words: Words::Ours,
     });
     Err(WriteError::Invalid(Faults(faults.collect())))
 }

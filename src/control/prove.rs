@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::control::build::lent_by;
 use crate::control::{Inner, WriteError, store_failed};
-use crate::resource::fault::Fault;
+use crate::resource::fault::{Fault, Words};
 use crate::resource::ssl::Role;
 use crate::resource::{Kind, Resource};
 use crate::snapshot::compile::Build;
@@ -123,7 +123,7 @@ fn fault(at: &str, reason: String) -> WriteError {
     let fault = Fault {
         pointer: at.to_owned(),
         reason,
-        schema: false,
+        words: Words::Ours,
     };
     WriteError::Invalid(crate::resource::fault::Faults(vec![fault]))
 }

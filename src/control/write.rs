@@ -15,7 +15,7 @@ use crate::control::{
     on_blocking, store_failed,
 };
 use crate::failure::Reason;
-use crate::resource::fault::{Fault, Faults, Warning};
+use crate::resource::fault::{Fault, Faults, Warning, Words};
 use crate::resource::patch::Patch;
 use crate::resource::service::UpstreamRef;
 use crate::resource::upstream::Upstream;
@@ -461,7 +461,7 @@ impl Inner {
             return Err(one(Fault {
                 pointer: pointer.to_owned(),
                 reason: "`tls.verify` must be true: security.require_upstream_verify is set".into(),
-                schema: false,
+                words: Words::Ours,
             }));
         }
         let (piece, proved) = self.compile_proved(kind, id, &parsed.resource)?;
@@ -488,7 +488,7 @@ impl Inner {
                 return Err(one(Fault {
                     pointer,
                     reason: error.to_string(),
-                    schema: false,
+                    words: Words::Ours,
                 }));
             }
         }
@@ -568,7 +568,7 @@ fn unsealable(error: CustodyError) -> WriteError {
             one(Fault {
                 pointer: error.pointer,
                 reason,
-                schema: false,
+                words: Words::Ours,
             })
         }
         CustodyReason::Malformed

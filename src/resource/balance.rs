@@ -52,7 +52,7 @@ fn read_key(document: &Document, base: &str, verdict: &mut Verdict) -> Option<Ha
         return Some(HashKey::Client);
     }
     let Some(key) = members::text(document, "key") else {
-        verdict.refuse(at, "missing key");
+        verdict.refuse_as_apisix(at, "missing key");
         return None;
     };
     let refuse = |pattern: &str, verdict: &mut Verdict| {

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::fault::{Fault, Faults};
+use super::fault::{Fault, Faults, Words};
 use super::{Document, Id, Kind, members};
 
 /// The members that only the gateway sets.
@@ -28,17 +28,17 @@ pub fn check_envelope(kind: Kind, url_id: Option<&str>, document: &Document) -> 
 pub fn check_id(kind: Kind, url_id: Option<&str>, document: &Document) -> Result<Id, Faults> {
     let own = document.get("id");
     let text = match (url_id, own) {
-        (None, None) => return Err(one("", &format!("missing {kind} id"), false)),
+        (None, None) => return Err(one("", &format!("missing {kind} id"), Words::Apisix)),
         (Some(url), None) => url.to_owned(),
         (Some(url), Some(own)) if as_text(own) != url => {
-            return Err(one("/id", &format!("wrong {kind} id"), false));
+            return Err(one("/id", &format!("wrong {kind} id"), Words::Apisix));
         }
         (_, Some(own)) => as_text(own),
     };
     let is_of_kind = |id: &Id| id.as_str().contains('/') == (kind == Kind::Secret);
     text.parse().ok().filter(is_of_kind).ok_or_else(|| {
         let reason = "property \"id\" validation failed: object matches none of the required";
-        one("/id", reason, true)
+        one("/id", reason, Words::Schema)
     })
 }
 
@@ -66,7 +66,7 @@ pub fn refuse_times(document: &Document) -> Result<(), Faults> {
     Err(one(
         &pointer,
         &format!("the property is forbidden:  {}", found.join(" ")),
-        false,
+        Words::Apisix,
     ))
 }
 
@@ -89,7 +89,7 @@ pub fn refuse_id(kind: Kind, url_id: Option<&str>, document: &Document) -> Resul
     Err(one(
         pointer,
         &format!("wrong {kind} id, do not need it"),
-        false,
+        Words::Apisix,
     ))
 }
 
@@ -123,11 +123,11 @@ fn as_text(id: &Value) -> String {
     }
 }
 
-fn one(pointer: &str, reason: &str, schema: bool) -> Faults {
+fn one(pointer: &str, reason: &str, words: Words) -> Faults {
     Faults(vec![Fault {
         pointer: pointer.to_owned(),
         reason: reason.to_owned(),
-        schema,
+        words,
     }])
 }
 
@@ -167,7 +167,7 @@ mod tests {
             let found = check_envelope(kind, url, &document(body));
             match expected {
                 Ok(id) => assert_eq!(found.unwrap().as_str(), id),
-                Err(text) => assert_eq!(found.unwrap_err().to_string(), text),
+                Err(text) => assert_eq!(found.unwrap_err().0[0].reason, text),
             }
         }
     }

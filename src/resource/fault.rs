@@ -2,6 +2,9 @@
 
 use super::texts;
 
+/// What APISIX says of a private key that is neither PEM nor one it can open.
+pub const NOT_DECRYPTED: &str = "failed to decrypt previous encrypted key";
+
 /// How many faults, and how many warnings, a verdict holds. A document with more has one cause.
 pub(super) const FOUND_MAX: usize = 100;
 
@@ -10,81 +13,135 @@ pub(super) const FOUND_MAX: usize = 100;
 pub struct Fault {
     /// JSON pointer to the member at fault, e.g. `/client/ca`; empty for the whole document.
     pub pointer: String,
-    /// APISIX's text where it has one, e.g. `property "uri" is required`. Quotes no withheld value.
+    /// What is wrong, e.g. `property "uri" is required`. Quotes no withheld value.
     pub reason: String,
-    /// Whether `invalid configuration: ` precedes the reason in `error_msg`, as APISIX has it for
-    /// schema faults.
-    pub schema: bool,
+    /// Whose words the reason is in.
+    pub words: Words,
+}
+
+/// Whose words a reason is in, which says how a reply has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Words {
+    /// Those of APISIX's JSON schema library; `invalid configuration: ` precedes them in `error_msg`.
+    Schema,
+    /// Those of APISIX for a check behind the schema; they stand alone in `error_msg`.
+    Apisix,
+    /// Ours, for what APISIX does not check: a whole sentence.
+    Ours,
 }
 
 impl Fault {
-    /// The sentence of `error_msg`: the reason, behind APISIX's prefix where it has one.
+    /// The reason with what precedes it in `error_msg`.
     #[must_use]
     pub fn message(&self) -> String {
-        if self.schema {
-            format!("invalid configuration: {}", self.reason)
-        } else {
-            self.reason.clone()
+        match self.words {
+            Words::Schema => format!("{PREFIX}{}", self.reason),
+            Words::Apisix | Words::Ours => self.reason.clone(),
         }
     }
 }
 
+/// What precedes the schema's reasons in a refused write.
+const PREFIX: &str = "invalid configuration: ";
+
 /// All faults of a document, in schema order; at least one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.first().map_or("", |fault| fault.reason.as_str()))]
+#[error("{}", self.sentence())]
 pub struct Faults(pub Vec<Fault>);
 
 impl Faults {
-    /// The sentence of `error_msg`: the first fault, in APISIX's words where it has some, then what
-    /// these do not say: which member is meant, and what to do.
+    /// The sentence of `error_msg`: the first fault. Clients and APISIX's own cases compare its words,
+    /// so that they stand alone where it has some; what they leave open is the [hint](Self::hint).
     #[must_use]
     pub fn message(&self) -> String {
         match self.0.first() {
-            Some(first) if first.schema => format!("invalid configuration: {}", self.reason()),
+            Some(first) if first.words == Words::Schema => format!("{PREFIX}{}", self.reason()),
             Some(_) => self.reason(),
             None => "invalid configuration".to_owned(),
         }
     }
 
-    /// The [message](Self::message) without APISIX's prefix.
+    /// The [message](Self::message) without what precedes the schema's reasons.
     #[must_use]
     pub fn reason(&self) -> String {
+        match self.0.first() {
+            Some(first) if first.words == Words::Ours => self.sentence(),
+            Some(first) => first.reason.clone(),
+            None => String::new(),
+        }
+    }
+
+    /// What APISIX's words of the [message](Self::message) leave open: the member as a JSON pointer,
+    /// what a clause asks for, what to do, and the word that was meant by a typo. `None` where they
+    /// say it, and for sentences of ours, which have all of it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let first = self.0.first().filter(|first| first.words != Words::Ours)?;
+        let mut parts = Vec::new();
+        match self.left_open(first) {
+            Some(Open::Clause(asked)) => parts.push(asked.to_owned()),
+            Some(Open::Member) => parts.push(format!("at {}", first.pointer)),
+            None => {}
+        }
+        parts.extend(self.remedies(first));
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
+    /// The first fault and what its words leave open, as one sentence: for the log and for reports.
+    #[must_use]
+    pub fn sentence(&self) -> String {
         let Some(first) = self.0.first() else {
             return String::new();
         };
         let mut text = first.reason.clone();
-        let mut others = self.0.iter().skip(1);
-        let is_meant = |other: &&Fault| {
-            !other.says_nothing() && other.pointer.starts_with(first.pointer.as_str())
-        };
-        if first.says_nothing()
-            && let Some(meant) = others.clone().find(is_meant)
-        {
-            text.push_str(": ");
-            text.push_str(&meant.reason);
-        } else if !first.names_its_member() {
-            text.push_str(&format!(" (at {})", first.pointer));
+        match self.left_open(first) {
+            Some(Open::Clause(asked)) => text.push_str(&format!(": {asked}")),
+            Some(Open::Member) => text.push_str(&format!(" (at {})", first.pointer)),
+            None => {}
         }
-        let mut remedies = REMEDIES.iter();
-        if let Some((_, remedy)) = remedies.find(|(words, _)| first.reason.ends_with(words)) {
-            text.push_str("; ");
-            text.push_str(remedy);
-        }
-        // A member that is lacking is often there, misspelt.
-        let guess = others.find_map(|other| {
-            let (_, guess) = other.reason.split_once(UNKNOWN)?;
-            guess.contains(GUESS).then_some(guess)
-        });
-        if let Some(guess) = guess {
-            text.push_str(&format!("; found {guess}"));
+        for part in self.remedies(first) {
+            text.push_str(&format!("; {part}"));
         }
         text
     }
+
+    fn left_open(&self, first: &Fault) -> Option<Open<'_>> {
+        let is_meant = |other: &&Fault| {
+            !other.says_nothing() && other.pointer.starts_with(first.pointer.as_str())
+        };
+        let meant = || self.0.iter().skip(1).find(is_meant);
+        match first.says_nothing().then(meant).flatten() {
+            Some(meant) => Some(Open::Clause(&meant.reason)),
+            None => (!first.names_its_member()).then_some(Open::Member),
+        }
+    }
+
+    /// What to do about the first fault, and what may have been meant.
+    fn remedies(&self, first: &Fault) -> Vec<String> {
+        let mut remedies = REMEDIES.iter();
+        let remedy = remedies.find(|(words, _)| first.reason.ends_with(words));
+        // A member that is lacking is often there, misspelt.
+        let mut others = self.0.iter().skip(1);
+        let guess = others.find_map(|other| {
+            let (_, guess) = other.reason.split_once(FOUND)?;
+            guess.contains(GUESS).then(|| format!("found {guess}"))
+        });
+        let remedy = remedy.map(|(_, remedy)| (*remedy).to_owned());
+        remedy.into_iter().chain(guess).collect()
+    }
 }
 
-/// How a text about a member that there is none of begins, and one with the member that was meant.
-const UNKNOWN: &str = "additional properties forbidden, found ";
-const GUESS: &str = ", did you mean ";
+/// What a reason leaves open.
+enum Open<'f> {
+    /// What a clause asks for.
+    Clause(&'f str),
+    /// Which member is meant.
+    Member,
+}
+
+/// What precedes a member that there is none of, and the one that was meant.
+const FOUND: &str = "found ";
+pub(super) const GUESS: &str = ", did you mean ";
 
 /// Ends of texts that leave open what is wrong: a fault behind them says it.
 const OPEN: [&str; 4] = [
@@ -95,7 +152,7 @@ const OPEN: [&str; 4] = [
 ];
 
 /// Ends of texts that leave open what to do, and what that is.
-const REMEDIES: [(&str, &str); 4] = [
+const REMEDIES: [(&str, &str); 6] = [
     (
         "the private key does not belong to the certificate",
         "give the key that the certificate was issued for",
@@ -107,6 +164,15 @@ const REMEDIES: [(&str, &str); 4] = [
     (
         "PEM_read_bio_PrivateKey() failed",
         "a key is PEM, such as from -----BEGIN PRIVATE KEY----- to its END",
+    ),
+    (
+        NOT_DECRYPTED,
+        "send the key as PEM; one that an APISIX has sealed needs that APISIX's key in \
+         `data_encryption.keyring` of the configuration",
+    ),
+    (
+        "property \"id\" validation failed: object matches none of the required",
+        "an id is 1 to 64 letters, digits, hyphens, dots and underscores, or an integer from 1",
     ),
     ("got userdata", "userdata is null: leave the member out"),
 ];
@@ -128,7 +194,7 @@ impl Fault {
         let Some(name) = segments.find(is_name).filter(|name| !name.is_empty()) else {
             return true;
         };
-        let is_part = |char: char| char.is_alphanumeric() || char == '_';
+        let is_part = |char: char| char.is_alphanumeric() || "_-".contains(char);
         let mut words = self.reason.split(|char| !is_part(char));
         let dotted = self.pointer.trim_start_matches('/').replace('/', ".");
         let quoted = ['"', '`'].map(|quote| format!("{quote}{name}{quote}"));
@@ -160,22 +226,31 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    /// Refuses with a reason that stands alone.
+    /// Refuses with a sentence of ours, for what APISIX does not check.
     pub(super) fn refuse(&mut self, pointer: impl Into<String>, reason: impl Into<String>) {
-        self.add(pointer.into(), reason.into(), false);
+        self.add(Words::Ours, pointer.into(), reason.into());
+    }
+
+    /// Refuses with APISIX's words for what it checks behind the schema.
+    pub(super) fn refuse_as_apisix(
+        &mut self,
+        pointer: impl Into<String>,
+        reason: impl Into<String>,
+    ) {
+        self.add(Words::Apisix, pointer.into(), reason.into());
     }
 
     /// Refuses with a reason that APISIX puts behind `invalid configuration: `.
     pub(super) fn refuse_shape(&mut self, pointer: impl Into<String>, reason: impl Into<String>) {
-        self.add(pointer.into(), reason.into(), true);
+        self.add(Words::Schema, pointer.into(), reason.into());
     }
 
-    fn add(&mut self, pointer: String, reason: String, schema: bool) {
+    pub(super) fn add(&mut self, words: Words, pointer: String, reason: String) {
         if self.faults.len() < FOUND_MAX {
             self.faults.push(Fault {
                 pointer: texts::shown_pointer(pointer),
                 reason,
-                schema,
+                words,
             });
         }
     }
@@ -211,56 +286,84 @@ impl Verdict {
 mod tests {
     use super::*;
 
-    #[track_caller]
-    fn message(faults: &[(&str, &str)]) -> String {
+    fn faults(words: Words, faults: &[(&str, &str)]) -> Faults {
         let fault = |(pointer, reason): &(&str, &str)| Fault {
             pointer: (*pointer).to_owned(),
             reason: (*reason).to_owned(),
-            schema: false,
+            words,
         };
-        Faults(faults.iter().map(fault).collect()).message()
+        Faults(faults.iter().map(fault).collect())
     }
 
+    /// What a reply says: that APISIX's words stand alone in it is part of it.
+    #[track_caller]
+    fn hint(all: &[(&str, &str)]) -> Option<String> {
+        let theirs = faults(Words::Apisix, all);
+        assert_eq!(
+            (theirs.message(), theirs.reason()),
+            (all[0].1.to_owned(), all[0].1.to_owned())
+        );
+        let ours = faults(Words::Ours, all);
+        assert_eq!((ours.message(), ours.hint()), (theirs.sentence(), None));
+        let schema = faults(Words::Schema, all);
+        assert_eq!(
+            schema.message(),
+            format!("invalid configuration: {}", all[0].1)
+        );
+        assert_eq!(schema.hint(), theirs.hint());
+        theirs.hint()
+    }
+
+    const MISMATCH: &str = "the private key does not belong to the certificate";
+
     #[test]
-    fn message_has_the_member_that_the_words_leave_open() {
-        let mismatch = "the private key does not belong to the certificate";
+    fn hint_has_the_member_that_the_words_leave_open() {
         for (pointer, reason, told) in [
-            ("/uri", "property \"uri\" is required", ""),
-            ("/tls/verify", "tls.verify is true and no CA is known", ""),
-            ("/cert", "`cert` holds a private key", ""),
-            ("/foo", "additional properties forbidden, found foo", ""),
-            ("/snis/0", "property \"snis\" validation failed: x", ""),
-            ("", "only one of host or hosts is allowed", ""),
-            ("/keys", "the CA expired on a day", " (at /keys)"),
-            ("/client/ca", "the CA expired on a day", " (at /client/ca)"),
-            ("/upstream/tls/server_name", "invalid server_name: x", ""),
-            ("/id", "invalid secret manager: foo", ""),
+            ("/uri", "property \"uri\" is required", None),
+            ("/tls/verify", "tls.verify is true and no CA is known", None),
+            ("/cert", "`cert` holds a private key", None),
+            ("/foo", "additional properties forbidden, found foo", None),
+            ("/plugins/limit-count", "unknown plugin [limit-count]", None),
+            ("/snis/0", "property \"snis\" validation failed: x", None),
+            ("", "only one of host or hosts is allowed", None),
+            ("/keys", "the CA expired on a day", Some("at /keys")),
+            (
+                "/client/ca",
+                "the CA expired on a day",
+                Some("at /client/ca"),
+            ),
+            ("/upstream/tls/server_name", "invalid server_name: x", None),
+            ("/id", "invalid secret manager: foo", None),
             (
                 "/upstream_id",
                 "failed to fetch upstream info by upstream id [x]",
-                "",
+                None,
             ),
-            ("/type", "it is invalid", " (at /type)"),
+            ("/type", "it is invalid", Some("at /type")),
         ] {
-            assert_eq!(message(&[(pointer, reason)]), format!("{reason}{told}"));
+            assert_eq!(hint(&[(pointer, reason)]).as_deref(), told, "{reason}");
         }
         for pointer in ["/key", "/tls/client_key", "/upstream/tls/client_key"] {
-            let told = message(&[(pointer, mismatch)]);
             let remedy = "give the key that the certificate was issued for";
-            assert_eq!(told, format!("{mismatch} (at {pointer}); {remedy}"));
+            let told = format!("at {pointer}; {remedy}");
+            assert_eq!(hint(&[(pointer, MISMATCH)]), Some(told));
+            let sentence = format!("{MISMATCH} (at {pointer}); {remedy}");
+            assert_eq!(
+                faults(Words::Ours, &[(pointer, MISMATCH)]).message(),
+                sentence
+            );
         }
     }
 
     #[test]
-    fn message_says_what_a_clause_asks_for_and_what_may_have_been_meant() {
+    fn hint_says_what_a_clause_asks_for_and_what_may_have_been_meant() {
         let clause = ("", "then clause did not match");
         let none = ("", "value should match only one schema, but matches none");
         let lacking = ("", "one of these is required: \"sni\", \"snis\"");
-        assert_eq!(
-            message(&[clause, none, lacking]),
-            "then clause did not match: one of these is required: \"sni\", \"snis\""
-        );
-        assert_eq!(message(&[clause]), "then clause did not match");
+        assert_eq!(hint(&[clause, none, lacking]).as_deref(), Some(lacking.1));
+        let sentence = faults(Words::Schema, &[clause, none, lacking]).sentence();
+        assert_eq!(sentence, format!("{}: {}", clause.1, lacking.1));
+        assert_eq!(hint(&[clause]), None);
         let required = (
             "/tls/client_cert",
             "failed to validate dependent schema for \"client_key\": property \"client_cert\" is \
@@ -271,13 +374,10 @@ mod tests {
             "additional properties forbidden, found client_crt, did you mean \"client_cert\"?",
         );
         assert_eq!(
-            message(&[required, unknown]),
-            format!(
-                "{}; found client_crt, did you mean \"client_cert\"?",
-                required.1
-            )
+            hint(&[required, unknown]).as_deref(),
+            Some("found client_crt, did you mean \"client_cert\"?")
         );
         let foreign = ("/x", "additional properties forbidden, found x");
-        assert_eq!(message(&[required, foreign]), required.1);
+        assert_eq!(hint(&[required, foreign]), None);
     }
 }

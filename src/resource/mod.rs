@@ -12,7 +12,7 @@ use std::str::FromStr;
 use serde_json::Value;
 use zeroize::Zeroize;
 
-use fault::{Faults, Verdict, Warning};
+use fault::{Faults, Verdict, Warning, Words};
 use secret::Secret;
 
 mod balance;
@@ -269,7 +269,11 @@ pub fn parse(kind: Kind, id: &Id, document: &Document, terms: &Terms) -> Result<
     let mut faults = schema::check(kind, manager, shape.value());
     verdict.faults.append(&mut faults);
     // The checks after the schema rely on it: with faults of its own only they are told.
-    let resource = if verdict.faults.iter().any(|fault| fault.schema) {
+    let resource = if verdict
+        .faults
+        .iter()
+        .any(|fault| fault.words == Words::Schema)
+    {
         None
     } else {
         match kind {
@@ -334,7 +338,7 @@ fn manager(kind: Kind, id: &Id) -> Result<&str, Faults> {
     if kind == Kind::Secret && schema::document(kind, manager).is_none() {
         let mut verdict = Verdict::default();
         let manager = shown(manager);
-        verdict.refuse("/id", format!("invalid secret manager: {manager}"));
+        verdict.refuse_as_apisix("/id", format!("invalid secret manager: {manager}"));
         return Err(Faults(verdict.faults));
     }
     Ok(manager)

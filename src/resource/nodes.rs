@@ -162,7 +162,7 @@ fn read_port(text: &str, at: &str, verdict: &mut Verdict) -> Option<u16> {
     match text.parse::<u16>() {
         Ok(port) if port > 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => Some(port),
         _ => {
-            verdict.refuse(at, format!("invalid port {}", texts::shown(text)));
+            verdict.refuse_as_apisix(at, format!("invalid port {}", texts::shown(text)));
             None
         }
     }

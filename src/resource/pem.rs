@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::fault::Verdict;
+use super::fault::{NOT_DECRYPTED, Verdict, Words};
 use super::ssl::{Pair, Text};
 use super::{Occasion, Pairs, Terms, texts};
 use crate::tls::material::{
@@ -34,8 +34,8 @@ pub(super) fn read_pair(
     if terms.pairs == Pairs::Taken {
         return (pair, None);
     }
-    let refuse = |at: &str, reason: String, verdict: &mut Verdict| {
-        verdict.refuse(at, format!("{prefix}{reason}"));
+    let refuse = |at: &str, (words, reason): Told, verdict: &mut Verdict| {
+        verdict.add(words, at.to_owned(), format!("{prefix}{reason}"));
     };
     let chain = match &pair.cert {
         Text::Reference(_) => None,
@@ -69,7 +69,7 @@ pub(super) fn read_pair(
     if let (Some(chain), Some(private)) = (&chain, private) {
         match KeyPair::join(chain.clone(), private) {
             Ok(read) => pair.read = Some(read),
-            Err(error) => refuse(key_at, error.to_string(), verdict),
+            Err(error) => refuse(key_at, reason(key_at, &error), verdict),
         }
     }
     if let Some((at, flaw)) = unapproved {
@@ -95,7 +95,8 @@ pub(super) fn read_issuers(
     let bundle = match CaBundle::parse(pem) {
         Ok(bundle) => bundle,
         Err(error) => {
-            verdict.refuse(at, format!("{prefix}{}", reason(at, &error)));
+            let (words, reason) = reason(at, &error);
+            verdict.add(words, at.clone(), format!("{prefix}{reason}"));
             return text;
         }
     };
@@ -259,39 +260,41 @@ fn warn_of_unapproved(at: &str, flaw: &Unapproved, verdict: &mut Verdict) {
     }
 }
 
-/// Why material was refused. The texts that APISIX has too stand alone, ours name the member.
-fn reason(at: &str, error: &MaterialError) -> String {
+/// What is wrong with material, and in whose words.
+type Told = (Words, String);
+
+/// Why material was refused.
+fn reason(at: &str, error: &MaterialError) -> Told {
     match error {
         MaterialError::Unapproved(_)
         | MaterialError::KeyType(_)
         | MaterialError::Encrypted
         | MaterialError::WeakEncryption(_)
-        | MaterialError::Passphrase(_) => {
-            format!("{}: {error}", dotted(at))
+        | MaterialError::Passphrase(_) => (Words::Ours, format!("{}: {error}", dotted(at))),
+        MaterialError::Mismatch | MaterialError::TooShort { .. } | MaterialError::OpenSsl(_) => {
+            (Words::Ours, error.to_string())
         }
-        MaterialError::Certificate(_)
-        | MaterialError::Key(_)
-        | MaterialError::Mismatch
-        | MaterialError::TooShort { .. }
-        | MaterialError::OpenSsl(_) => error.to_string(),
+        MaterialError::Certificate(_) | MaterialError::Key(_) => (Words::Apisix, error.to_string()),
     }
 }
 
-fn read_key(at: &str, pem: &str) -> Result<PrivateKey, String> {
+fn read_key(at: &str, pem: &str) -> Result<PrivateKey, Told> {
     let text = pem.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
     if !text.starts_with("---") {
         if is_pkcs12(text) {
-            return Err(format!(
+            let text = format!(
                 "{}: PKCS #12 is not read, PEM only; take key and certificate out with `openssl \
                  pkcs12 -in FILE -nodes -out FILE.pem`",
                 dotted(at)
-            ));
+            );
+            return Err((Words::Ours, text));
         }
         // APISIX takes what is not PEM for a key it encrypted itself. It has no keys of logins.
         return Err(if at.starts_with("/auth/") {
-            format!("{}: the private key is not PEM", dotted(at))
+            let text = format!("{}: the private key is not PEM", dotted(at));
+            (Words::Ours, text)
         } else {
-            "failed to decrypt previous encrypted key".to_owned()
+            (Words::Apisix, NOT_DECRYPTED.to_owned())
         });
     }
     PrivateKey::parse(pem).map_err(|error| reason(at, &error))

@@ -75,7 +75,7 @@ pub(super) fn read(document: &Document, verdict: &mut Verdict) -> Plugins {
         let at = texts::join("/plugins", name);
         match name.as_str() {
             "proxy-rewrite" => plugins.headers = read_proxy_rewrite(config, &at, verdict),
-            _ => verdict.refuse(at, format!("unknown plugin [{}]", texts::shown(name))),
+            _ => verdict.refuse_as_apisix(at, format!("unknown plugin [{}]", texts::shown(name))),
         }
     }
     plugins
@@ -83,7 +83,7 @@ pub(super) fn read(document: &Document, verdict: &mut Verdict) -> Plugins {
 
 fn refuse(at: &str, reason: &str, verdict: &mut Verdict) {
     let text = format!("failed to check the configuration of plugin proxy-rewrite err: {reason}");
-    verdict.refuse(at, text);
+    verdict.refuse_as_apisix(at, text);
 }
 
 fn read_proxy_rewrite(config: &Value, at: &str, verdict: &mut Verdict) -> Option<HeaderRewrite> {

@@ -3,7 +3,7 @@
 //! Whether the target exists is asked of the store; this file only reads and phrases. (Admin API;
 //! the texts are APISIX's.)
 
-use super::fault::Fault;
+use super::fault::{Fault, Words};
 use super::service::UpstreamRef;
 use super::upstream::{Identity, Upstream};
 use super::{Id, Kind, Resource};
@@ -77,7 +77,7 @@ fn fault(at: &str, reason: String) -> Fault {
     Fault {
         pointer: at.to_owned(),
         reason,
-        schema: false,
+        words: Words::Apisix,
     }
 }
 

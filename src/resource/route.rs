@@ -46,7 +46,7 @@ pub struct Route {
 pub(super) fn refuse_doubles(document: &Document, verdict: &mut Verdict) {
     for (one, many) in [("host", "hosts"), ("remote_addr", "remote_addrs")] {
         if document.contains_key(one) && document.contains_key(many) {
-            verdict.refuse(
+            verdict.refuse_as_apisix(
                 format!("/{many}"),
                 format!("only one of {one} or {many} is allowed"),
             );

@@ -274,9 +274,8 @@ mod tests {
 
     #[track_caller]
     fn refused(id: &str, body: &Value) -> String {
-        judge_as(Kind::Secret, id, body, &TERMS)
-            .unwrap_err()
-            .to_string()
+        let faults = judge_as(Kind::Secret, id, body, &TERMS).unwrap_err();
+        faults.0[0].reason.clone()
     }
 
     #[test]

@@ -173,7 +173,7 @@ fn read_pairs(
     }
     let length = |member: &str| members::texts(document, member).count();
     if length("certs") != length("keys") {
-        verdict.refuse("/keys", "mismatched number of certs and keys");
+        verdict.refuse_as_apisix("/keys", "mismatched number of certs and keys");
     } else {
         let both = members::texts(document, "certs").zip(members::texts(document, "keys"));
         for ((index, cert), (_, key)) in both {
@@ -344,7 +344,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::resource::fault::Faults;
+    use crate::resource::fault::{Faults, Words};
     use crate::resource::sample::{TERMS, accepted, judge, refusal, warnings};
     use crate::resource::{Kind, Occasion, Resource, Terms};
     use crate::tls::sample::{self, NOW, Wish};
@@ -554,7 +554,10 @@ mod tests {
                 (faults[0].pointer.as_str(), faults[0].reason.as_str()),
                 (at, text)
             );
-            assert!(!faults[0].schema && !format!("{faults:?}").contains("xxxx"));
+            let is_ours = text.starts_with("key: PKCS #12") || text.ends_with("the certificate");
+            assert_eq!(faults[0].words == Words::Ours, is_ours, "{text}");
+            assert_ne!(faults[0].words, Words::Schema);
+            assert!(!format!("{faults:?}").contains("xxxx"));
         }
         let two = read(&with(
             &json!({"certs": [good.cert], "keys": [good.key_pem]}),

@@ -11,7 +11,7 @@ use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind;
 use serde_json::Value;
 
-use super::fault::{FOUND_MAX, Fault};
+use super::fault::{FOUND_MAX, Fault, GUESS, Words};
 use super::is_reference;
 
 /// How many characters of a value are quoted.
@@ -22,6 +22,10 @@ const POINTER_CHARS: usize = 256;
 
 /// How many of several names a sentence lists.
 const LISTED: usize = 8;
+
+/// Set in a schema where APISIX takes members that it does not know: what is said of one there is ours
+/// alone, and says the word that may have been meant.
+const SUGGEST: &str = "x-suggest";
 
 /// How many errors of the validator are looked at: enough to sort the first ones.
 const ERRORS_MAX: usize = 1000;
@@ -68,7 +72,7 @@ pub(super) fn faults<'a>(
         .map(|finding| Fault {
             pointer: shown_pointer(finding.pointer),
             reason: finding.reason,
-            schema: true,
+            words: Words::Schema,
         })
         .collect()
 }
@@ -187,7 +191,23 @@ fn collect(schema: &Value, error: &ValidationError<'_>, findings: &mut Vec<Findi
             reason: format!("{}{reason}", place.prefix),
         });
     }
-    // What is lacking: not in APISIX's text, which stays first.
+    // What may have been meant: not in APISIX's text, which stays first.
+    if let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind()
+        && place.node.get(SUGGEST).is_none()
+    {
+        for member in unexpected.iter().take(FOUND_MAX) {
+            if let Some(word) = meant(place.node, member) {
+                let mut rank = place.rank.clone();
+                rank.extend([0, 1]);
+                findings.push(Finding {
+                    rank,
+                    pointer: join(at, member),
+                    reason: format!("found {}{GUESS}{}?", shown(member), quoted(word)),
+                });
+            }
+        }
+    }
+    // What is lacking: likewise.
     if let ValidationErrorKind::OneOfNotValid { .. } = error.kind()
         && let Some(lacking) = lacking(place.node, error.instance())
     {
@@ -461,13 +481,18 @@ fn wrong_type(node: &Value, value: &Value) -> String {
 fn unknown_member(node: &Value, member: &str) -> String {
     let found = shown(member);
     let mut reason = format!("additional properties forbidden, found {found}");
-    if node.get("x-suggest").is_some()
-        && let Some(properties) = node.get("properties").and_then(Value::as_object)
-        && let Some(word) = nearest(member, properties.keys().map(String::as_str))
+    if node.get(SUGGEST).is_some()
+        && let Some(word) = meant(node, member)
     {
-        let _ = write!(reason, ", did you mean {}?", quoted(word));
+        let _ = write!(reason, "{GUESS}{}?", quoted(word));
     }
     reason
+}
+
+/// The member of a schema that a misspelt one may stand for.
+fn meant<'n>(node: &'n Value, member: &str) -> Option<&'n str> {
+    let properties = node.get("properties").and_then(Value::as_object)?;
+    nearest(member, properties.keys().map(String::as_str))
 }
 
 fn char_count(value: &Value) -> usize {
@@ -772,8 +797,11 @@ mod tests {
         });
         let found = reasons_of(&schema, &json!({"z": 1, "b": {"x": 1}, "a": 1}));
         let pointers: Vec<_> = found.iter().map(|(pointer, _)| pointer.as_str()).collect();
-        // What `oneOf` lacks is told behind it.
-        assert_eq!(pointers, ["/a", "/d", "/b/x", "/b/y", "/c", "/z", "", ""]);
+        // What `z` may stand for, and what `oneOf` lacks, is told behind them.
+        assert_eq!(
+            pointers,
+            ["/a", "/d", "/b/x", "/b/y", "/c", "/z", "/z", "", ""]
+        );
     }
 
     #[test]

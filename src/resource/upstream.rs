@@ -361,7 +361,7 @@ fn read_pass_host(document: &Document, base: &str, verdict: &mut Verdict) -> Pas
             let mut name = String::new();
             if host.is_empty() {
                 let reason = "`upstream_host` can't be empty when `pass_host` is `rewrite`";
-                verdict.refuse(at, reason);
+                verdict.refuse_as_apisix(at, reason);
             } else {
                 match Authority::parse(host.as_bytes()) {
                     Ok(authority) => authority.host().clone_into(&mut name),

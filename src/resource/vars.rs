@@ -33,7 +33,7 @@ pub(super) fn read(value: &Value, verdict: &mut Verdict) -> Option<Expression> {
         Ok(expression) => Some(expression),
         Err(Fault { at, reason }) => {
             let text = format!("failed to validate the 'vars' expression: {reason}");
-            verdict.refuse(at, text);
+            verdict.refuse_as_apisix(at, text);
             None
         }
     }

@@ -317,5 +317,8 @@ fn chash_hashes_by_what_it_is_told_and_falls_back_on_the_client() {
 
     let refused = gateway.admin_put("/upstreams/u", &upstream(json!({"hash_on": "header"})));
     let refused = refused.expect_status(400).json();
-    assert_eq!(refused["error_msg"], "missing key (at /key)");
+    assert_eq!(
+        refused,
+        json!({"error_msg": "missing key", "hint": "at /key"})
+    );
 }

@@ -394,10 +394,16 @@ fn keys_that_apisix_has_sealed_are_taken_with_its_keyring_only() {
             with("another-key-16-b"),
             "failed to decrypt previous encrypted key",
         ),
-        (Setup::default(), "key"),
+        (Setup::default(), "failed to decrypt previous encrypted key"),
     ] {
         let refused = setup.start().admin_put("/ssls/1", &ssl).expect_status(400);
-        assert!(error_msg(&refused).contains(words), "{refused:?}");
+        assert_eq!(error_msg(&refused), words);
+        let hint = refused.json()["hint"].to_string();
+        assert!(
+            hint.starts_with("\"at /key; send the key as PEM")
+                && hint.contains("`data_encryption.keyring`"),
+            "{hint}"
+        );
         assert!(!refused.body.contains(&sealed), "{refused:?}");
     }
     let refused = with("edd1c9f0985e76a2").try_start().unwrap_err().words();

@@ -187,8 +187,93 @@ async fn id_comes_from_the_path_or_the_body_and_must_agree() {
         ),
     ] {
         let told = room.ask(method, path, body, 400).await;
-        assert_eq!(told.json(), json!({ "error_msg": text }), "{method} {path}");
+        assert_eq!(told.json()["error_msg"], text, "{method} {path}");
     }
+}
+
+#[tokio::test]
+async fn what_apisix_s_words_leave_open_is_told_beside_them() {
+    let room = Room::new();
+    let route = "/apisix/admin/routes/1";
+    let hash = r#"{"nodes":{},"type":"chash"}"#;
+    for (path, body, text, hint) in [
+        (
+            "/apisix/admin/upstreams/1",
+            hash,
+            "missing key",
+            Some("at /key"),
+        ),
+        (
+            "/apisix/admin/upstreams/a%20b",
+            UPSTREAM,
+            "invalid configuration: property \"id\" validation failed: object matches none of \
+             the required",
+            Some(
+                "an id is 1 to 64 letters, digits, hyphens, dots and underscores, or an integer \
+                 from 1",
+            ),
+        ),
+        (
+            route,
+            r#"{"upstream":{"nodes":{}}}"#,
+            "invalid configuration: allOf 1 failed: value should match only one schema, but \
+             matches none",
+            Some("one of these is required: \"uri\", \"uris\""),
+        ),
+        (
+            route,
+            r#"{"uri":"/","desc":null}"#,
+            "invalid configuration: property \"desc\" validation failed: wrong type: expected \
+             string, got userdata",
+            Some("userdata is null: leave the member out"),
+        ),
+        (
+            route,
+            r#"{"uri":"/","upstream":{"nodes":{}},"nmae":"x"}"#,
+            "invalid configuration: additional properties forbidden, found nmae",
+            Some("found nmae, did you mean \"name\"?"),
+        ),
+        (
+            route,
+            r#"{"uri":"/","upstream":{"nodes":{}},"x":1}"#,
+            "invalid configuration: additional properties forbidden, found x",
+            None,
+        ),
+        // Not in APISIX's words: all is in one sentence.
+        (
+            route,
+            r#"{"uri":"/","upstream":{"scheme":"https","nodes":{},"tls":{"verify":true}}}"#,
+            "tls.verify is true and no CA is known: set tls.ca_certs, or upstream.trust_file in \
+             the config",
+            None,
+        ),
+    ] {
+        let told = room.ask("PUT", path, body, 400).await.json();
+        let mut whole = json!({ "error_msg": text });
+        if let Some(hint) = hint {
+            whole["hint"] = hint.into();
+        }
+        assert_eq!(told, whole, "{path} {body}");
+    }
+    let body = r#"{"upstreams":[{"id":"u","nodes":{},"type":"chash"}]}"#;
+    let path = "/apisix/admin/configs/validate";
+    let told = room.ask("POST", path, body, 400).await.json();
+    let first = &told["errors"][0];
+    assert_eq!(
+        first["error"],
+        "invalid upstreams at index 0, err: missing key"
+    );
+    assert_eq!(first["hint"], "at /key");
+    let path = "/apisix/admin/schema/validate/ssls";
+    let told = room.ask("POST", path, "{}", 400).await.json();
+    assert_eq!(told["error_msg"], "then clause did not match");
+    assert!(told["hint"].is_string(), "{told}");
+    let path = "/portcullis/v1/validate/upstreams";
+    let told = room.ask("POST", path, hash, 400).await.json();
+    assert_eq!(
+        (&told["error_msg"], &told["hint"]),
+        (&json!("missing key"), &json!("at /key"))
+    );
 }
 
 #[tokio::test]

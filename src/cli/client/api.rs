@@ -506,7 +506,11 @@ fn refused(status: StatusCode, body: &[u8]) -> Failed {
     let whole = String::from_utf8_lossy(body);
     // A body of any length from anywhere: cut, and without what a terminal would obey.
     let said = member("error_msg").unwrap_or(whole.trim());
-    let said = escaped(said, SAID_CHARS);
+    let mut said = escaped(said, SAID_CHARS);
+    // Our server's, beside APISIX's words.
+    if let Some(hint) = member("hint") {
+        said.push_str(&format!(" ({})", escaped(hint, SAID_CHARS)));
+    }
     let text = match status.as_u16() {
         401 => "authentication failed: check your API key".to_owned(),
         403 => format!("permission denied: {said}"),
@@ -597,6 +601,11 @@ mod tests {
                 400,
                 r#"{"error_msg":"bad\u001b[2J"}"#,
                 "API error (status 400): bad\\u{1b}[2J",
+            ),
+            (
+                400,
+                r#"{"error_msg":"missing key","hint":"at /key"}"#,
+                "API error (status 400): missing key (at /key)",
             ),
             (502, " gone \n", "API error (status 502): gone"),
             (

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::places;
 use super::withhold::is_placeholder;
-use crate::resource::fault::Fault;
+use crate::resource::fault::{Fault, Words};
 use crate::resource::{Document, Kind};
 
 /// Where a kind has certificates and the keys that belong to them.
@@ -40,7 +40,7 @@ pub fn amend_keys(kind: Kind, before: &Document, after: &mut Document) -> Result
                 reason: format!(
                     "a key is not removed from its certificate: remove `{member}` too, or send another key"
                 ),
-                schema: false,
+                words: Words::Ours,
             });
         }
         let is_followed = had_key.is_some_and(|keys| {

@@ -13,7 +13,7 @@ use super::amend::pairs;
 use super::seal::Place;
 use super::withhold::is_placeholder;
 use super::{Custody, places};
-use crate::resource::fault::{Fault, Warning};
+use crate::resource::fault::{Fault, Warning, Words};
 use crate::resource::{Document, Id, Kind};
 
 mod keys;
@@ -160,7 +160,7 @@ fn fault(pointer: &str, reason: impl Into<String>) -> Fault {
     Fault {
         pointer: pointer.to_owned(),
         reason: reason.into(),
-        schema: false,
+        words: Words::Ours,
     }
 }
 

@@ -17,7 +17,7 @@ use super::places::{self, Nature, is_reference};
 use super::seal::is_sealed;
 use super::withhold::is_placeholder;
 use crate::crypto::cbc::{self, BLOCK_BYTES};
-use crate::resource::fault::Fault;
+use crate::resource::fault::{Fault, NOT_DECRYPTED, Words};
 use crate::resource::{Document, Kind};
 
 /// How every private key in PEM begins.
@@ -78,11 +78,8 @@ impl Keyring {
 fn refusal(pointer: String) -> Fault {
     Fault {
         pointer,
-        reason: "failed to decrypt previous encrypted key: no key of `data_encryption.keyring` of \
-                 the configuration opens it; add that of the APISIX it comes from, or send the key \
-                 itself"
-            .to_owned(),
-        schema: false,
+        reason: NOT_DECRYPTED.to_owned(),
+        words: Words::Apisix,
     }
 }
 
@@ -152,10 +149,8 @@ mod tests {
         let ssl = json!({"cert": "c", "keys": [CLEAR, SEALED]});
         let fault = open(&["zzzzzzzzzzzzzzzz"], Kind::Ssl, ssl.clone()).unwrap_err();
         assert_eq!(fault.pointer, "/keys/1");
-        let reason =
-            "failed to decrypt previous encrypted key: no key of `data_encryption.keyring`";
-        assert!(fault.reason.starts_with(reason), "{}", fault.reason);
-        assert!(!fault.reason.contains(SEALED));
+        assert_eq!(fault.reason, NOT_DECRYPTED);
+        assert_eq!(fault.words, Words::Apisix);
         // Without a keyring it is a text that is no key, as any other.
         assert_eq!(open(&[], Kind::Ssl, ssl.clone()).unwrap(), ssl);
     }

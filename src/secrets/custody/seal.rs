@@ -13,7 +13,7 @@ use super::Custody;
 use super::places::{self, is_reference};
 use super::withhold::is_placeholder;
 use crate::crypto::aead::{self, AeadError, NONCE_BYTES, Sealed};
-use crate::resource::fault::Fault;
+use crate::resource::fault::{Fault, Words};
 use crate::resource::{Document, Id, Kind};
 
 /// How a sealed value begins.
@@ -132,7 +132,7 @@ pub fn refuse_sealed(kind: Kind, document: &Document) -> Result<(), Fault> {
             return Err(Fault {
                 pointer,
                 reason: Reason::AlreadySealed.to_string(),
-                schema: false,
+                words: Words::Ours,
             });
         }
     }

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use super::places;
-use crate::resource::fault::Fault;
+use crate::resource::fault::{Fault, Words};
 use crate::resource::{self, Document, Kind};
 
 /// How a PEM boundary begins (RFC 7468 §2).
@@ -78,7 +78,7 @@ fn fault(kind: Kind, pointer: &str) -> Fault {
                 resource::shown(&member)
             ),
         },
-        schema: false,
+        words: Words::Ours,
     }
 }
 

@@ -289,9 +289,11 @@ fn rotation_without_names_keeps_them_and_without_client_takes_it_away() {
 
     let new = gateway.admin_put("/ssls/another", &bare).expect_status(400);
     assert_eq!(
-        error_msg(&new),
-        "invalid configuration: then clause did not match: one of these is required: \"sni\", \
-         \"snis\""
+        new.json(),
+        json!({
+            "error_msg": "invalid configuration: then clause did not match",
+            "hint": "one of these is required: \"sni\", \"snis\"",
+        })
     );
 }
 

@@ -335,11 +335,17 @@ fn references_must_exist_and_hold_what_they_name() {
         (
             "/upstreams/1",
             json!({"scheme": "https", "nodes": {"127.0.0.1:1": 1}, "tls": {"client_cert_id": "x"}}),
-            "failed to fetch ssl info by ssl id [x], response code: 404 (at /tls/client_cert_id)",
+            "failed to fetch ssl info by ssl id [x], response code: 404",
         ),
     ] {
         let outcome = gateway.admin_put(path, &document).expect_status(400);
         assert_eq!(error_msg(&outcome), text);
+        let is_named = ["upstream_id", "service_id"].map(|member| document.get(member));
+        let hint = is_named
+            .iter()
+            .all(Option::is_none)
+            .then_some("at /tls/client_cert_id");
+        assert_eq!(outcome.json()["hint"].as_str(), hint);
         gateway.admin_get(path).expect_status(404);
     }
     gateway

@@ -333,12 +333,12 @@ fn broken_certificate_key_or_ca_is_refused_under_load_and_the_old_one_serves_on(
     let load = Load::start(clients);
     for _ in 0..3 {
         for (document, text) in [
-            (ssl(&garbage, &good.key, &ca.pem()), "(at /cert)"),
-            (ssl(&good.cert, &garbage, &ca.pem()), "(at /key)"),
+            (ssl(&garbage, &good.key, &ca.pem()), "at /cert; "),
+            (ssl(&good.cert, &garbage, &ca.pem()), "at /key; "),
             (ssl(&good.cert, &other.key, &ca.pem()), "(at /key)"),
             (ssl(&other.cert, &good.key, &ca.pem()), "(at /key)"),
             (ssl(&good.cert, &good.key, &expired), "(at /client/ca)"),
-            (ssl(&good.cert, &good.key, &garbage), "(at /client/ca)"),
+            (ssl(&good.cert, &good.key, &garbage), "at /client/ca; "),
         ] {
             load.refuse(|| stage.admin.expect_refused("/ssls/s", &document, text));
             load.expect_served(ASKS);

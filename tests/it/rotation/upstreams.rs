@@ -379,8 +379,8 @@ fn broken_identity_or_trust_is_refused_under_load_and_the_old_one_serves_on() {
         broken
     };
     let broken = [
-        (with("client_cert", json!(garbage)), "(at /tls/client_cert)"),
-        (with("client_key", json!(garbage)), "(at /tls/client_key)"),
+        (with("client_cert", json!(garbage)), "at /tls/client_cert; "),
+        (with("client_key", json!(garbage)), "at /tls/client_key; "),
         (
             with("client_key", json!(stage.ours[1].key)),
             "(at /tls/client_key)",
