@@ -113,7 +113,12 @@ impl Filter {
         let mut filter = Self {
             name: pattern(query, "name")?,
             uri: pattern(query, "uri")?,
-            label: given(query, "label").map(str::to_owned),
+            // APISIX looks for the label of no name, too, which nothing has.
+            label: match flavour {
+                Flavour::Apisix => query.find("label"),
+                Flavour::Api7 => given(query, "label"),
+            }
+            .map(str::to_owned),
             ..Self::default()
         };
         if kind == Kind::Route {
@@ -340,6 +345,8 @@ mod tests {
             ("name=Route", 29),
             ("label=even", 15),
             ("label=yes", 0),
+            ("label=", 0),
+            ("name=&uri=", 30),
             ("uri=/api/3", 2),
             ("filter=service_id%3D1", 10),
             ("filter=service_id%3D1%26upstream_id%3D2", 0),

@@ -15,6 +15,9 @@ const NODE_MEMBERS: [&str; 5] = ["host", "port", "weight", "priority", "metadata
 /// What APISIX says to an IPv6 address without brackets.
 const UNBRACKETED: &str = "IPv6 address must be enclosed with '[' and ']'";
 
+/// The longest name that DNS has, in characters. (RFC 1035 section 2.3.4.)
+const NAME_BYTES: usize = 253;
+
 /// `nodes`, a map or a list, in the order given.
 pub(super) fn read(
     document: &Document,
@@ -110,17 +113,7 @@ fn read_map_node(
     scheme: Scheme,
     verdict: &mut Verdict,
 ) -> Option<Node> {
-    let (host, port) = match split_port(address) {
-        Ok(parts) => parts,
-        Err(reason) => {
-            verdict.refuse_shape(at, reason);
-            return None;
-        }
-    };
-    let port = match port {
-        None => scheme.default_port(),
-        Some(text) => read_port(text, at, verdict)?,
-    };
+    let (host, port) = split_address(address, at, scheme, verdict)?;
     let host = read_host(host, at, verdict)?;
     Some(Node {
         host,
@@ -130,6 +123,23 @@ fn read_map_node(
     })
 }
 
+/// A host with the port behind it, or else the scheme's.
+fn split_address<'a>(
+    address: &'a str,
+    at: &str,
+    scheme: Scheme,
+    verdict: &mut Verdict,
+) -> Option<(&'a str, u16)> {
+    match split_port(address) {
+        Ok((host, None)) => Some((host, scheme.default_port())),
+        Ok((host, Some(text))) => Some((host, read_port(text, at, verdict)?)),
+        Err(reason) => {
+            verdict.refuse_shape(at, reason);
+            None
+        }
+    }
+}
+
 /// `{"host", "port", "weight", "priority"}`.
 fn read_list_node(
     node: &Document,
@@ -137,11 +147,17 @@ fn read_list_node(
     scheme: Scheme,
     verdict: &mut Verdict,
 ) -> Option<Node> {
-    let host = read_host(members::text(node, "host")?, &format!("{at}/host"), verdict)?;
-    let port = match node.get("port") {
-        None => scheme.default_port(),
-        Some(port) => members::integer(port).and_then(|port| u16::try_from(port).ok())?,
+    let host_at = format!("{at}/host");
+    let host = members::text(node, "host")?;
+    let (host, port) = match node.get("port") {
+        Some(port) => {
+            let port = members::integer(port).and_then(|port| u16::try_from(port).ok())?;
+            (host, port)
+        }
+        // APISIX takes a port that stands in the host, too.
+        None => split_address(host, &host_at, scheme, verdict)?,
     };
+    let host = read_host(host, &host_at, verdict)?;
     let priority = match node.get("priority") {
         None => 0,
         Some(value) => members::integer(value).unwrap_or_else(|| {
@@ -210,13 +226,17 @@ fn read_host(host: &str, at: &str, verdict: &mut Verdict) -> Option<String> {
         verdict.refuse_shape(at, UNBRACKETED);
         return None;
     }
-    let is_name = (1..=253).contains(&host.len())
-        && host
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    if !is_name {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    if host.is_empty() || !host.bytes().all(is_part) {
         verdict.refuse(at, format!("invalid node host {}", texts::shown(host)));
         return None;
+    }
+    if host.len() > NAME_BYTES {
+        let text = format!(
+            "{} is longer than a name can be in DNS, {NAME_BYTES} characters: it has no address",
+            texts::shown(host)
+        );
+        verdict.warn("node_unresolvable", at, text);
     }
     Some(host.to_ascii_lowercase())
 }
@@ -280,6 +300,12 @@ mod tests {
             ),
             (
                 json!({"nodes": [
+                    {"host": "a:1980", "weight": 1}, {"host": "[::1]:9", "weight": 1}
+                ]}),
+                vec![("a", 1980, 1), ("::1", 9, 1)],
+            ),
+            (
+                json!({"nodes": [
                     {"host": "[2001:DB8::1]", "port": 8, "weight": 1, "priority": 3},
                     {"host": "10.0.0.1", "port": 8, "weight": 1, "priority": 3, "metadata": {}, "x": 1}
                 ]}),
@@ -320,13 +346,18 @@ mod tests {
             (json!({"[::1": 1}), v6),
             (json!({"[::1]80": 1}), v6),
             (json!([{"host": "::1", "weight": 1}]), v6),
-            (json!([{"host": "a:80", "weight": 1}]), v6),
+            (json!([{"host": "a:80", "port": 80, "weight": 1}]), v6),
+            (
+                json!([{"host": "a:65536", "weight": 1}]),
+                "invalid port 65536",
+            ),
             (
                 json!([{"host": "*.a.com", "weight": 1}]),
                 "invalid node host *.a.com",
             ),
             (json!({"a b:1": 1}), "invalid node host a b"),
             (json!({"": 1}), "invalid node host "),
+            (json!({":80": 1}), "invalid node host "),
             (json!({"a:1": -1}), none),
             (json!([{"host": "a"}]), none),
             (json!([{"host": "a", "port": 65536, "weight": 1}]), none),
@@ -340,6 +371,14 @@ mod tests {
         }
         let faults = judge(Kind::Upstream, &json!({"nodes": [{"host": "a"}]}), &TERMS).unwrap_err();
         assert_eq!(faults.0[1].pointer, "/nodes/0/weight");
+    }
+
+    #[test]
+    fn name_that_is_too_long_is_taken_with_a_warning() {
+        for (length, told) in [(253, vec![]), (254, vec!["node_unresolvable"])] {
+            let body = json!({"nodes": [{"host": "a".repeat(length), "weight": 1}]});
+            assert_eq!(warnings(Kind::Upstream, &body), told, "{length}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::fault::Verdict;
 use super::plugins::{self, Plugins};
 use super::service::{self, UpstreamRef};
 use super::upstream::{self, Timeouts};
-use super::{Document, Id, Terms, members, texts, vars};
+use super::{Document, Flavour, Id, Occasion, Terms, members, texts, vars};
 use crate::matching::host::HostPattern;
 use crate::matching::path_pattern::PathPattern;
 use crate::matching::vars::Expression;
@@ -18,7 +18,7 @@ use crate::matching::vars::Expression;
 pub struct Route {
     /// `host`/`hosts`; empty: the service's, else every host.
     pub hosts: Vec<HostPattern>,
-    /// `uri`/`uris`/`paths`; at least one.
+    /// `uri`/`uris`/`paths`; none where no request can have them.
     pub paths: Vec<PathPattern>,
     /// `methods`, upper case; empty: all.
     pub methods: Vec<String>,
@@ -56,7 +56,7 @@ pub(super) fn refuse_doubles(document: &Document, verdict: &mut Verdict) {
 
 /// Reads what the schema has accepted. `None` only with a fault.
 pub(super) fn read(document: &Document, terms: &Terms, verdict: &mut Verdict) -> Option<Route> {
-    let paths = read_paths(document, verdict);
+    let paths = read_paths(document, terms, verdict);
     let hosts = service::read_hosts(members::one_or_many(document, "host", "hosts"), verdict);
     let remote_addrs = read_addrs(document, verdict);
     let vars = document
@@ -95,16 +95,21 @@ pub(super) fn read(document: &Document, terms: &Terms, verdict: &mut Verdict) ->
     })
 }
 
-fn read_paths(document: &Document, verdict: &mut Verdict) -> Vec<PathPattern> {
+/// The paths that requests can have. APISIX takes any text, and routes nothing by one that does not
+/// begin with a slash; API7, which may put a prefix before it, refuses it.
+fn read_paths(document: &Document, terms: &Terms, verdict: &mut Verdict) -> Vec<PathPattern> {
     let mut paths = Vec::new();
+    let is_api7 = terms.flavour == Flavour::Api7 && terms.occasion == Occasion::Write;
     for (at, text) in members::one_or_many(document, "uri", "uris") {
         match PathPattern::parse(text) {
             Ok(_) if !text.starts_with(['/', '*']) => {
-                let reason = format!(
-                    "no request has the path {}: it must begin with /",
-                    texts::shown(text)
-                );
-                verdict.refuse(at, reason);
+                let reason = format!("no request has the path {}", texts::shown(text));
+                if is_api7 {
+                    verdict.refuse(at, format!("{reason}: it must begin with /"));
+                } else {
+                    let text = format!("{reason}: nothing is routed by it; put a / before it");
+                    verdict.warn_unused(at, text);
+                }
             }
             Ok(path) => paths.push(path),
             Err(error) => verdict.refuse(at, format!("invalid path: {error}")),
@@ -130,7 +135,7 @@ mod tests {
 
     use super::*;
     use crate::resource::sample::{TERMS, accepted, judge, refusal, warnings};
-    use crate::resource::{Flavour, Kind, Resource};
+    use crate::resource::{Kind, Resource};
 
     fn read(body: &Value) -> Route {
         let Resource::Route(route) = accepted(Kind::Route, body).resource else {
@@ -246,13 +251,17 @@ mod tests {
             ("http://x/", false),
         ] {
             let body = json!({"uri": path, "service_id": "1"});
-            assert_eq!(judge(Kind::Route, &body, &TERMS).is_ok(), matches, "{path}");
+            let parsed = accepted(Kind::Route, &body);
+            assert_eq!(parsed.warnings.is_empty(), matches, "{path}");
+            let api7 = Terms {
+                flavour: Flavour::Api7,
+                ..TERMS
+            };
+            assert_eq!(judge(Kind::Route, &body, &api7).is_ok(), matches, "{path}");
         }
-        let text = refusal(
-            Kind::Route,
-            &json!({"uris": ["/a", "b"], "service_id": "1"}),
-        );
-        assert_eq!(text, "no request has the path b: it must begin with /");
+        let body = json!({"uris": ["/a", "b"], "service_id": "1"});
+        assert_eq!(warnings(Kind::Route, &body), ["member_unused"]);
+        assert_eq!(read(&body).paths.len(), 1);
         let body = json!({"uri": "/a", "service_id": "1", "methods": ["GET", "CONNECT"]});
         assert_eq!(warnings(Kind::Route, &body), ["member_unused"]);
     }

@@ -98,9 +98,7 @@ impl Reader<'_> {
         if let Some(group) = group_of(items) {
             return self.group(group, items, at, 1);
         }
-        let parts = items.iter().enumerate();
-        let parts = parts.map(|(index, item)| self.part(item, &format!("{at}/{index}"), 1));
-        Ok(Expression::All(parts.collect::<Result<_, _>>()?))
+        self.all(items, at, 0)
     }
 
     /// A condition or a group within another.
@@ -114,8 +112,17 @@ impl Reader<'_> {
         };
         match group_of(items) {
             Some(group) => self.group(group, items, at, depth),
+            // A list within a list, whose parts must all hold. (lua-resty-expr.)
+            None if items.first().is_some_and(Value::is_array) => self.all(items, at, depth),
             None => self.condition(items, at),
         }
+    }
+
+    /// Conditions and groups that must all hold.
+    fn all(&mut self, items: &[Value], at: &str, depth: usize) -> Result<Expression, Fault> {
+        let parts = items.iter().enumerate();
+        let parts = parts.map(|(index, item)| self.part(item, &format!("{at}/{index}"), depth + 1));
+        Ok(Expression::All(parts.collect::<Result<_, _>>()?))
     }
 
     fn group(
@@ -338,6 +345,9 @@ mod tests {
         for (vars, holds) in [
             (json!([yes]), true),
             (json!([yes, no]), false),
+            (json!([[yes]]), true),
+            (json!([[yes, no]]), false),
+            (json!(["OR", [no, yes], [yes, [yes]]]), true),
             (json!([["arg_a", "7"]]), true),
             (json!([["arg_a", "==", 7]]), true),
             (json!([["arg_a", "!", "==", 7]]), false),
@@ -401,7 +411,7 @@ mod tests {
             (
                 json!([[["arg_a"], "==", "1"]]),
                 "/vars/0/0",
-                "invalid expression",
+                "rule too short",
             ),
             (
                 json!([["arg_a", "===", "1"]]),
