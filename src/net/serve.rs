@@ -32,10 +32,12 @@ use crate::tls::socket::{Activity, Socket};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of an answer.
 const STALL: Duration = Duration::from_secs(30);
-/// Connections of one listener, and of one client on it: an administrator needs few, and what one
-/// stranger holds must not keep the others out.
-const CONNECTIONS: usize = 256;
-const CONNECTIONS_PER_PEER: usize = 32;
+/// Connections of one listener, and of one client on it: a thousand writers at once have room, and
+/// what one stranger holds must not keep the others out.
+const CONNECTIONS: usize = 2_048;
+const CONNECTIONS_PER_PEER: usize = 128;
+/// The longest head of a request, in bytes; a connection that sends one holds no more memory.
+const HEAD_BYTES: usize = 64 * 1024;
 /// How long connections in flight may go on once draining.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -102,6 +104,7 @@ where
             let conn = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
+                .max_buf_size(HEAD_BYTES)
                 .serve_connection(TokioIo::new(stream), service);
             let served = watcher.watch(conn);
             tokio::pin!(served);
@@ -232,5 +235,14 @@ mod tests {
             crowd.admit(greedy).is_some(),
             "a place that was left is free again"
         );
+    }
+
+    #[test]
+    fn a_thousand_writers_on_loopback_have_room() {
+        let crowd = Rc::new(Crowd::default());
+        let writers: Option<Vec<_>> = (0..1000)
+            .map(|_| crowd.admit("127.0.0.1".parse().unwrap()))
+            .collect();
+        assert!(writers.is_some());
     }
 }

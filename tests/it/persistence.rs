@@ -140,14 +140,25 @@ fn kills() -> (u32, u32) {
 
 /// Puts a route over a connection that is kept; the status, or `None` when the gateway is gone.
 fn put_route(stream: &mut TcpStream, id: &str, document: &str) -> Option<u16> {
+    send_route(stream, id, document)?;
+    let head = read_head(stream)?;
+    head.split(' ').nth(1)?.parse().ok()
+}
+
+/// Sends the write of a route; `None` when the gateway is gone.
+fn send_route(stream: &mut TcpStream, id: &str, document: &str) -> Option<()> {
     let request = format!(
         "PUT /apisix/admin/routes/{id} HTTP/1.1\r\nHost: x\r\nX-API-KEY: {ADMIN_KEY}\r\n\
          Content-Length: {}\r\n\r\n{document}",
         document.len()
     );
-    stream.write_all(request.as_bytes()).ok()?;
+    stream.write_all(request.as_bytes()).ok()
+}
+
+/// Reads an answer; its head, or `None` when the gateway is gone.
+fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut read = Vec::new();
-    let head = loop {
+    loop {
         let mut part = [0; 4096];
         let count = stream.read(&mut part).ok().filter(|count| *count > 0)?;
         read.extend_from_slice(&part[..count]);
@@ -157,11 +168,10 @@ fn put_route(stream: &mut TcpStream, id: &str, document: &str) -> Option<u16> {
             let mut length = lines.filter_map(|line| line.strip_prefix("content-length: "));
             let length: usize = length.next().expect("a length").parse().expect("a number");
             if body.len() >= length {
-                break head.to_owned();
+                return Some(head.to_owned());
             }
         }
-    };
-    head.split(' ').nth(1)?.parse().ok()
+    }
 }
 
 /// Writes of one thread until the gateway is gone: what each acknowledged one said.
@@ -258,6 +268,56 @@ fn kill_at_any_moment_loses_no_acknowledged_write() {
             .expect_status(503);
     }
     eprintln!("{kills} kills, {count} acknowledged writes, none lost");
+}
+
+#[test]
+fn writers_that_all_come_at_once_leave_exactly_what_was_acknowledged() {
+    const WRITERS: usize = 300;
+    let setup = Setup::default();
+    let gateway = setup.clone().start();
+    let port = gateway.port("admin");
+    // All are connected before the first writes.
+    let mut writers: Vec<_> = (0..WRITERS)
+        .map(|_| TcpStream::connect(("127.0.0.1", port)).expect("the listener has room"))
+        .collect();
+    let id = |writer: usize, turn: usize| match turn {
+        0 => format!("own-{writer}"),
+        _ => format!("shared-{}", writer % 10),
+    };
+    let mut acknowledged = BTreeMap::new();
+    for turn in 0..2 {
+        for (writer, stream) in writers.iter_mut().enumerate() {
+            let id = id(writer, turn);
+            let document = json!({"uri": format!("/{id}"), "desc": writer.to_string(), "upstream": {"nodes": {}}});
+            send_route(stream, &id, &document.to_string()).expect("the connection is open");
+        }
+        for (writer, stream) in writers.iter_mut().enumerate() {
+            let head = read_head(stream).expect("every writer is answered");
+            assert!(
+                head.starts_with("HTTP/1.1 201") || head.starts_with("HTTP/1.1 200"),
+                "{head}"
+            );
+            let revision = head.split("etag: \"").nth(1).expect("an ETag");
+            let revision = revision.split('"').next().expect("its end");
+            let revision: u64 = revision.parse().expect("a number");
+            let last = acknowledged.entry(id(writer, turn)).or_default();
+            *last = (revision, writer.to_string()).max(std::mem::take(last));
+        }
+    }
+    drop(writers);
+    gateway.kill();
+    let gateway = setup.start();
+    let routes = gateway.admin_get("/routes").expect_status(200).json();
+    let items = routes["list"].as_array().unwrap().iter();
+    let text = |item: &Value, name: &str| item["value"][name].as_str().unwrap().to_owned();
+    let stored: BTreeMap<String, (u64, String)> = items
+        .map(|item| {
+            let revision = item["modifiedIndex"].as_u64().unwrap();
+            (text(item, "id"), (revision, text(item, "desc")))
+        })
+        .collect();
+    assert_eq!(stored, acknowledged);
+    assert_eq!(stored.len(), WRITERS + 10);
 }
 
 /// A number below `limit`: the standard library's hasher has a random seed.
