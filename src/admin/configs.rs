@@ -4,6 +4,7 @@
 //! it is served, so that the next start has it; APISIX keeps it in memory. Keys are shown as
 //! placeholders, which a PUT takes for what they stand for.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,7 +19,7 @@ use super::judge;
 use super::reply::{Answer, Refusal};
 use super::request::BodyError;
 use crate::control::{Declaring, Show, Shown, WriteError};
-use crate::resource::Kind;
+use crate::resource::{Id, Kind};
 use crate::store::file::{self, About, Note};
 use crate::store::{Selection, StoreError};
 
@@ -190,6 +191,7 @@ async fn put(call: &mut Call<'_>, served: Arc<Served>) -> Result<Answer, Refusal
     let about = next(&now.about, &sections, digest)?;
     keep_sections(call, &now, &about, &mut sections).await?;
     judge::refuse_faulty(call, &sections).await?;
+    keep_items(call, &now, &mut sections).await?;
     let mut declared = file::declared(sections).map_err(|error| refuse(&error.to_string()))?;
     declared.about = about;
     let (control, actor) = (call.state.control.clone(), call.actor.clone());
@@ -289,6 +291,50 @@ async fn keep_sections(
         };
     }
     Ok(())
+}
+
+/// Puts in what is served of each item whose `modifiedIndex` stays: it says that nothing changed, and
+/// what else is given does not count. (APISIX, `core/config_yaml.lua`.)
+async fn keep_items(
+    call: &Call<'_>,
+    now: &Note,
+    sections: &mut Map<String, Value>,
+) -> Result<(), Refusal> {
+    for kind in Kind::ALL {
+        let Some(Value::Array(items)) = sections.get_mut(kind.plural()) else {
+            continue;
+        };
+        let stays = |item: &Value| {
+            let index = item.get(file::MODIFIED_INDEX)?.as_u64()?;
+            let id = id_of(item)?;
+            (now.indexes.get(&(kind, id.clone())) == Some(&index)).then_some(id)
+        };
+        if !items.iter().any(|item| stays(item).is_some()) {
+            continue;
+        }
+        let all = all(call, kind).await?;
+        let served = whole(vec![(kind, all)], now).shift_remove(kind.plural());
+        let Some(Value::Array(served)) = served else {
+            continue;
+        };
+        let served = served.into_iter();
+        let mut served: HashMap<Id, Value> = served
+            .filter_map(|item| Some((id_of(&item)?, item)))
+            .collect();
+        for item in items {
+            if let Some(kept) = stays(item).and_then(|id| served.remove(&id)) {
+                *item = kept;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The id that an item says.
+fn id_of(item: &Value) -> Option<Id> {
+    let id = item.get("id")?;
+    let text = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
+    text.parse().ok()
 }
 
 fn seconds() -> i64 {

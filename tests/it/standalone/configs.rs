@@ -104,10 +104,23 @@ fn configuration_is_put_read_and_served_as_by_apisix() {
             put_yaml(&gateway, digest, &text).expect_status(202);
             assert_eq!(versions(&gateway), (json!(version), json!(others)));
         }
-        // A section whose version stays is left as it is.
+        // An item whose index stays is left as it is, whatever else it says.
+        for (digest, index, uri, served, unknown) in [
+            ("index 1", 1, "/r4", "/r4", "/r5"),
+            ("index 1 again", 1, "/r5", "/r4", "/r5"),
+            ("index 2", 2, "/r5", "/r5", "/r4"),
+        ] {
+            let mut item = route("r4", uri);
+            item["modifiedIndex"] = json!(index);
+            put(&gateway, digest, &json!({"routes": [item]})).expect_status(202);
+            assert_eq!(status(&gateway, served), Some(503), "{digest}");
+            assert_eq!(status(&gateway, unknown), Some(404), "{digest}");
+            assert_eq!(shown(&gateway)["routes"][0]["uri"], served, "{digest}");
+        }
+        // So is a section whose version stays.
         let all = json!({"routes": [route("r3", "/r3")], "services": [{"id": "s"}]});
         put(&gateway, "six", &all).expect_status(202);
-        let stays = json!({"routes": [], "routes_conf_version": 18});
+        let stays = json!({"routes": [], "routes_conf_version": 21});
         put(&gateway, "seven", &stays).expect_status(202);
         assert_eq!(status(&gateway, "/r3"), Some(503));
         assert_eq!(shown(&gateway).get("services"), None);
