@@ -1,4 +1,4 @@
-//! The process's memory: wiped when it is given back, and kept from the swap space.
+//! The process's memory: wiped when it is given back, kept from the swap space and from core dumps.
 //!
 //! Containers that zeroize hold what is known to be secret. All the rest that a secret goes through,
 //! buffers of HTTP, parsed JSON, texts that grew and moved, is wiped by the allocator when it is
@@ -11,7 +11,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::mm::{MlockAllFlags, mlockall, munlockall};
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, getrlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::sys;
@@ -67,6 +67,15 @@ pub fn lock() -> Result<(), NotLocked> {
     lock_pages().map_err(NotLocked::Refused)?;
     IS_LOCKED.store(true, Ordering::Release);
     Ok(())
+}
+
+/// Sees to it that nothing of this process is in a core dump, and that nobody but root reads its
+/// memory. (`PR_SET_DUMPABLE(2const)`)
+///
+/// # Errors
+/// The system's.
+pub fn forbid_core_dumps() -> io::Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Into::into)
 }
 
 /// Whether [`lock`] has done it.
@@ -131,6 +140,13 @@ mod tests {
         assert_eq!((kept.len(), is_locked()), (64, was_locked));
         munlockall().unwrap();
         IS_LOCKED.store(false, Ordering::Release);
+    }
+
+    #[test]
+    fn process_is_in_no_core_dump() {
+        forbid_core_dumps().unwrap();
+        let behavior = rustix::process::dumpable_behavior().unwrap();
+        assert_eq!(behavior, DumpableBehavior::NotDumpable);
     }
 
     #[test]

@@ -188,8 +188,8 @@ fn memory_is_locked_where_that_is_permitted_and_wanted() {
     expect_locked(&off, false, "`memory.lock` is off");
 }
 
-#[test]
-fn memory_that_may_not_be_locked_is_told_or_refused() {
+/// The same, run by who may lock no more than 64 KiB.
+fn unable_to_lock(setup: &Setup) -> Setup {
     let bound = ["prlimit", "--memlock=65536:65536"];
     let uncapable = ["setpriv", "--bounding-set=-ipc_lock"];
     let is_root = rustix::process::geteuid().is_root();
@@ -198,7 +198,12 @@ fn memory_that_may_not_be_locked_is_told_or_refused() {
     } else {
         bound.to_vec()
     };
-    let setup = Setup::default().under(&wrapper);
+    setup.clone().under(&wrapper)
+}
+
+#[test]
+fn memory_that_may_not_be_locked_is_told_or_refused() {
+    let setup = unable_to_lock(&Setup::default());
     let gateway = setup.clone().start();
     expect_locked(&gateway, false, "no more than 65536 bytes may be locked");
     drop(gateway);
@@ -208,4 +213,33 @@ fn memory_that_may_not_be_locked_is_told_or_refused() {
     let said = format!("{:?}", refused.logs);
     assert!(said.contains("LimitMEMLOCK=infinity"), "{said}");
     assert!(said.contains("CAP_IPC_LOCK is missing"), "{said}");
+}
+
+#[test]
+fn every_verb_that_opens_keys_locks_its_memory_first() {
+    let setup = Setup::default();
+    setup.clone().start().stop();
+    let bounded = unable_to_lock(&setup);
+    for verb in [
+        &["rotate-key"][..],
+        &["check"],
+        &["check", "--profile", "stig"],
+        &["fips"],
+    ] {
+        let refused = bounded.clone().set("memory.lock", "required").run(verb);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        let said = format!("{}{}", refused.stdout, refused.stderr);
+        assert!(
+            said.contains("`memory.lock: required` is not met"),
+            "{verb:?}: {said}"
+        );
+        let ran = bounded.run(verb);
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(!said.contains("memory.lock: required"), "{verb:?}: {said}");
+    }
+    let data = setup.data_path();
+    assert!(
+        data.join("kek.old").exists(),
+        "the last one was carried out"
+    );
 }

@@ -40,7 +40,8 @@ use self::args::{
 };
 use self::failed::Failed;
 use self::resources::{Doomed, Verb};
-use crate::cli::print;
+use crate::cli::{forbid_core_dumps, print};
+use crate::crypto::memory;
 use crate::resource::Kind;
 use crate::telemetry::panics;
 
@@ -48,6 +49,9 @@ use crate::telemetry::panics;
 #[must_use]
 pub fn main() -> ExitCode {
     panics::install();
+    forbid_core_dumps();
+    // Where it is not permitted, the command is wanted all the same.
+    let _not_permitted = memory::lock();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(e) if is_help(e.kind()) => {

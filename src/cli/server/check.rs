@@ -8,7 +8,6 @@ use crate::cli::print;
 use crate::cli::server::access;
 use crate::cli::server::args::Common;
 use crate::cli::server::keeping::{self, Keeping, KeepingError};
-use crate::cli::server::process::forbid_core_dumps;
 use crate::cli::server::standalone::{self, StandaloneError};
 use crate::cli::server::{FAILURE, start};
 use crate::config::Config;
@@ -20,9 +19,8 @@ use crate::tls::material;
 
 /// Prints what is wrong (`error: …`) and what is unwise (`warning: …`), one finding per line.
 pub(super) fn run(common: &Common, print_config: bool) -> ExitCode {
-    forbid_core_dumps();
     let config = match start(common, print::out) {
-        Ok(config) => config,
+        Ok(started) => started.config,
         Err(code) => return code,
     };
     if print_config {

@@ -3,7 +3,6 @@
 use std::io;
 
 use crate::cli::server::keeping::KeepingError;
-use crate::cli::server::process::LockError;
 use crate::cli::server::secrets::SettingsError;
 use crate::cli::server::standalone::StandaloneError;
 use crate::control;
@@ -24,8 +23,6 @@ pub(super) enum ServeError {
     Keeping(#[from] KeepingError),
     #[error(transparent)]
     Standalone(#[from] StandaloneError),
-    #[error(transparent)]
-    Memory(#[from] LockError),
     #[error("secret managers cannot be reached")]
     Secrets(#[from] SettingsError),
     #[error("the metrics cannot be set up")]

@@ -12,7 +12,6 @@ use serde_json::Value;
 use crate::cli::server::args::{Common, FipsArgs};
 use crate::cli::server::error::ServeError;
 use crate::cli::server::keeping::{self, KeepingError};
-use crate::cli::server::process::forbid_core_dumps;
 use crate::cli::server::standalone::{self, StandaloneError};
 use crate::cli::server::{FAILURE, access, start};
 use crate::cli::{fips_page, print};
@@ -52,9 +51,8 @@ impl From<ServeError> for ReportError {
 /// Prints the report; fails where FIPS is not required, and where the gateway that serves has lost its
 /// module, so that a script can rely on it.
 pub(super) fn run(common: &Common, args: &FipsArgs) -> ExitCode {
-    forbid_core_dumps();
     let config = match start(common, print::err) {
-        Ok(config) => config,
+        Ok(started) => started.config,
         Err(code) => return code,
     };
     let report = report(&config, common.standalone.as_deref(), args.sign);

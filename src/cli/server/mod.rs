@@ -26,8 +26,9 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tracing::Level;
 
-use crate::cli::print;
 use crate::cli::server::args::{Args, Common, Profile, Verb};
+use crate::cli::server::process::Kept;
+use crate::cli::{forbid_core_dumps, print};
 use crate::config::{Config, LogFormat, LogLevel};
 use crate::crypto;
 use crate::crypto::error::CryptoError;
@@ -49,6 +50,7 @@ const FIPS_FAILURE: u8 = 78;
 #[must_use]
 pub fn main() -> ExitCode {
     panics::install();
+    forbid_core_dumps();
     let (verb, common) = Args::parse().resolve();
     if common.standalone.is_some() && !verb.takes_file() {
         print::err(
@@ -80,8 +82,8 @@ pub(super) fn command() -> clap::Command {
 
 fn serve(common: &Common) -> ExitCode {
     crypto::sys::give_back_large_blocks();
-    let config = match start(common, print::err) {
-        Ok(config) => config,
+    let Started { config, memory } = match start(common, print::err) {
+        Ok(started) => started,
         Err(code) => return code,
     };
     tracing::info!(
@@ -91,6 +93,7 @@ fn serve(common: &Common) -> ExitCode {
         workers = config.worker_count(),
         "portcullis starts"
     );
+    memory.tell();
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -120,10 +123,16 @@ fn is_refused_by_fips(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Everything before the first thread: configuration, OpenSSL, log.
+/// What every verb begins with that opens keys.
+struct Started {
+    config: Config,
+    memory: Kept,
+}
+
+/// Everything before the first thread: configuration, OpenSSL, log, memory.
 ///
 /// What fails is told through `say`; the exit code is the error.
-fn start(common: &Common, say: fn(&str)) -> Result<Config, ExitCode> {
+fn start(common: &Common, say: fn(&str)) -> Result<Started, ExitCode> {
     let config = load(common, say)?;
     start_openssl(&config).map_err(|e| {
         say(&format!("portcullis: {}", chain(&e)));
@@ -136,7 +145,11 @@ fn start(common: &Common, say: fn(&str)) -> Result<Config, ExitCode> {
         say(&format!("portcullis: {}", chain(&e)));
         ExitCode::from(FAILURE)
     })?;
-    Ok(config)
+    let memory = process::lock_memory(config.memory.lock).map_err(|e| {
+        say(&format!("portcullis: {}", chain(&e)));
+        ExitCode::from(FAILURE)
+    })?;
+    Ok(Started { config, memory })
 }
 
 fn load(common: &Common, say: fn(&str)) -> Result<Config, ExitCode> {

@@ -12,30 +12,43 @@ use crate::failure::chain;
 )]
 pub(super) struct LockError(#[from] NotLocked);
 
-/// Keeps memory from the swap space as `memory.lock` says, and tells in the log what was done.
+/// What was done about the swap space.
+#[derive(Debug)]
+pub(super) enum Kept {
+    Locked,
+    /// `memory.lock: auto`, and it is not permitted.
+    NotLocked(NotLocked),
+    /// `memory.lock: off`.
+    Off,
+}
+
+/// Keeps memory from the swap space as `memory.lock` says.
 ///
 /// # Errors
 /// [`LockError`].
-pub(super) fn lock_memory(wish: MemoryLock) -> Result<(), LockError> {
+pub(super) fn lock_memory(wish: MemoryLock) -> Result<Kept, LockError> {
     match wish {
-        MemoryLock::Off => {
-            tracing::info!("memory is not locked: `memory.lock` is off");
-            return Ok(());
-        }
-        MemoryLock::Required => memory::lock()?,
-        MemoryLock::Auto => {
-            if let Err(error) = memory::lock() {
-                let reason = chain(&error);
+        MemoryLock::Off => Ok(Kept::Off),
+        MemoryLock::Required => Ok(memory::lock().map(|()| Kept::Locked)?),
+        MemoryLock::Auto => Ok(memory::lock().map_or_else(Kept::NotLocked, |()| Kept::Locked)),
+    }
+}
+
+impl Kept {
+    /// Tells it in the log.
+    pub(super) fn tell(&self) {
+        match self {
+            Self::Locked => tracing::info!("memory is locked: nothing of it is swapped out"),
+            Self::NotLocked(error) => {
+                let reason = chain(error);
                 tracing::info!(
                     reason,
                     "memory is not locked; see to it that none is swapped out"
                 );
-                return Ok(());
             }
+            Self::Off => tracing::info!("memory is not locked: `memory.lock` is off"),
         }
     }
-    tracing::info!("memory is locked: nothing of it is swapped out");
-    Ok(())
 }
 
 /// As many descriptors as the system permits.
@@ -45,13 +58,5 @@ pub(super) fn raise_file_limit() {
     files.current = files.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, files) {
         tracing::warn!(error = %error, "the limit of open files stays as it is");
-    }
-}
-
-/// No core dump of a process that opens keys.
-pub(super) fn forbid_core_dumps() {
-    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::warn!(error = %error, "core dumps cannot be switched off");
     }
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use crate::cli::print;
 use crate::cli::server::args::{Common, RotateArgs};
 use crate::cli::server::keeping::{self, KeepingError};
-use crate::cli::server::process::forbid_core_dumps;
 use crate::cli::server::{FAILURE, start};
 use crate::config::{self, Config};
 use crate::control::rekey::{Keys, RekeyError, rekey};
@@ -63,9 +62,8 @@ enum RotateError {
 
 /// Prints which key is in use afterwards, and what is left to do.
 pub(super) fn run(common: &Common, args: &RotateArgs) -> ExitCode {
-    forbid_core_dumps();
     let config = match start(common, print::err) {
-        Ok(config) => config,
+        Ok(started) => started.config,
         Err(code) => return code,
     };
     match rotate(&config, args) {

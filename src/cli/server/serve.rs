@@ -17,7 +17,7 @@ use crate::cli::server::error::ServeError;
 use crate::cli::server::fips;
 use crate::cli::server::keeping;
 use crate::cli::server::planes::{Planes, Workers};
-use crate::cli::server::process::{forbid_core_dumps, lock_memory, raise_file_limit};
+use crate::cli::server::process::raise_file_limit;
 use crate::cli::server::secrets;
 use crate::cli::server::sockets::Sockets;
 use crate::cli::server::standalone::Standalone;
@@ -61,8 +61,6 @@ const LAST_RECORDS: Duration = Duration::from_secs(2);
 pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError> {
     let started_at = SystemTime::now();
     raise_file_limit();
-    forbid_core_dumps();
-    lock_memory(config.memory.lock)?;
     let sockets = Sockets::bind(config)?;
     let metrics = Arc::new(Metrics::new()?);
     metrics.set_build_info(env!("CARGO_PKG_VERSION"), crypto::version());

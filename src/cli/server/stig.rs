@@ -18,7 +18,6 @@ use crate::cli::print;
 use crate::cli::server::args::{CheckArgs, Common};
 use crate::cli::server::error::ServeError;
 use crate::cli::server::keeping::{self, KeepingError};
-use crate::cli::server::process::forbid_core_dumps;
 use crate::cli::server::standalone::{self, StandaloneError};
 use crate::cli::server::{FAILURE, access, start};
 use crate::config::{Config, TrustFile};
@@ -59,9 +58,8 @@ impl From<ServeError> for StigError {
 
 /// Answers every point; 0 when none fails.
 pub(super) fn run(common: &Common, args: &CheckArgs) -> ExitCode {
-    forbid_core_dumps();
     let config = match start(common, print::err) {
-        Ok(config) => config,
+        Ok(started) => started.config,
         Err(code) => return code,
     };
     let standalone = common.standalone.as_deref();
