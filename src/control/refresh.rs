@@ -170,7 +170,10 @@ impl Tracker {
         }
         let now = Instant::now();
         for tracked in self.all().values_mut() {
-            let told = |status: &Status| news.iter().any(|item| item.concerns(&status.reference));
+            let told = |status: &Status| {
+                let read = Reference::parse(&status.reference);
+                read.is_ok_and(|read| news.iter().any(|item| item.concerns(&read)))
+            };
             if tracked.statuses.iter().any(told) {
                 tracked.due = Some(now);
                 tracked.failures = 0;
@@ -295,9 +298,13 @@ pub(super) async fn run(inner: &Arc<Inner>) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
-        for (state, count) in inner.tracker.count() {
-            inner.metrics.set_secret_references(state, count);
+        tokio::select! {
+            _ = ticks.tick() => {
+                for (state, count) in inner.tracker.count() {
+                    inner.metrics.set_secret_references(state, count);
+                }
+            }
+            () = desk.news_come() => {}
         }
         inner.tracker.touch_told(&desk.take_news());
         if goes.available_permits() == 0 {

@@ -17,6 +17,7 @@ use crate::secrets::custody::rotation::{CHAIN_NAME, NEXT_NAME, Rotation};
 use crate::secrets::custody::seal::mark_of;
 use crate::secrets::custody::{Custody, CustodyError, KeptIn, Opened, Reason};
 use crate::secrets::generation::{Generation, GenerationError};
+use crate::secrets::watch::Watcher;
 use crate::store::audit::{CHAIN_LABEL, ChainKey, PastError};
 use crate::store::{Resealed, Store, StoreError, Stored};
 
@@ -27,10 +28,10 @@ const AT_ONCE: usize = 32;
 /// meanwhile.
 const ROUNDS: usize = 100;
 
-/// How often is looked for a next key.
+/// How often is looked for a next key whose file cannot be watched.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The pause after a rotation that failed.
+/// The longest pause after a rotation that failed.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// How long what was read before the end may still be opened.
@@ -252,8 +253,11 @@ pub struct Keys {
 pub(super) async fn watch(inner: &std::sync::Arc<Inner>, mut keys: Keys) {
     let mut told = String::new();
     let mut forget_at: Option<Instant> = None;
+    let files = Watcher::new(TICK);
     loop {
-        tokio::time::sleep(TICK).await;
+        let (own, next) = (files.clone(), keys.files.next.clone());
+        let watching = tokio::task::spawn_blocking(move || own.watch(&(), &next, &[]));
+        let mut look = watching.await.unwrap_or(TICK);
         if forget_at.take_if(|at| *at <= Instant::now()).is_some() {
             inner.custody.forget_older();
         }
@@ -273,10 +277,17 @@ pub(super) async fn watch(inner: &std::sync::Arc<Inner>, mut keys: Keys) {
                     tracing::error!(error = text, "the key-encryption key is not replaced yet");
                     told = text;
                 }
-                tokio::time::sleep(PAUSE).await;
+                look = look.min(PAUSE);
             }
-            Err(error) => tracing::error!(%error, "replacing the key did not finish"),
+            Err(error) => {
+                tracing::error!(%error, "replacing the key did not finish");
+                look = look.min(PAUSE);
+            }
         }
+        let left = forget_at.map(|at| at.saturating_duration_since(Instant::now()));
+        files
+            .changed(left.map_or(look, |left| left.min(look)))
+            .await;
     }
 }
 

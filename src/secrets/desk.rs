@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::custody::Opened;
+use super::file;
 use super::ground::{Ground, open};
 use super::news::{News, Told};
 use super::reference::{Reference, SourceKey};
@@ -149,6 +150,11 @@ impl Desk {
             .unwrap_or_else(|_gone| refused(ReadFault::Internal))
     }
 
+    /// Ends when managers have told something by themselves; for one caller. Cancel safe.
+    pub async fn news_come(&self) {
+        self.news.come().await;
+    }
+
     /// What managers told by themselves since the last time.
     #[must_use]
     pub fn take_news(&self) -> BTreeSet<Told> {
@@ -158,6 +164,7 @@ impl Desk {
 
 /// Serves orders until every [`Desk`] is gone. Runs in a `LocalSet`.
 pub async fn serve(mut orders: Orders, ground: Rc<Ground>, metrics: Arc<Metrics>) {
+    let listening = tokio::task::spawn_local(file::listen(Rc::clone(&ground)));
     let clerk = Rc::new(Clerk {
         ground,
         metrics,
@@ -170,6 +177,7 @@ pub async fn serve(mut orders: Orders, ground: Rc<Ground>, metrics: Arc<Metrics>
             let _ = reply.send(Box::pin(clerk.resolve(order)).await);
         });
     }
+    listening.abort();
 }
 
 /// An opened manager, and the revision of what it was opened from.

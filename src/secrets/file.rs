@@ -6,8 +6,8 @@
 //! is a volume of Kubernetes (`..data` is a symbolic link that is swapped as a whole), all of them
 //! from the same generation.
 //!
-//! Changes are noticed by reading again every two seconds: that also works on network file systems
-//! and survives every way of swapping, where `inotify(7)` needs a watch on each link of a path.
+//! What was read is [watched](super::watch): a change is there at once, in whatever way it is made.
+//! Where files cannot be watched, as on network file systems, they are read again every two seconds.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -23,10 +24,17 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
+use super::ground::Ground;
+use super::news::Told;
+use super::reference::SourceKey;
 use super::source::{Answer, Ask, Content, Place, ReadFault, Source, VALUE_BYTES};
+use super::watch::Watcher;
 
-/// How long a file is taken to be what it was.
-const POLL: Duration = Duration::from_secs(2);
+/// How long a file that cannot be watched is taken to be what it was.
+pub const LOOK: Duration = Duration::from_secs(2);
+
+/// How long is waited for news of files in one go.
+const LISTENED: Duration = Duration::from_secs(60);
 
 /// What Kubernetes swaps.
 const GENERATION: &str = "..data";
@@ -40,16 +48,77 @@ pub struct Root {
     path: PathBuf,
     /// Never given out.
     data_dir: PathBuf,
+    watching: Option<Watching>,
+}
+
+/// How what is read of a root is watched.
+#[derive(Clone, Debug)]
+struct Watching {
+    /// The root's name in references.
+    name: String,
+    files: Watcher<Told>,
+}
+
+/// Tells of files that may have changed, as long as it is polled.
+pub(super) async fn listen(ground: Rc<Ground>) {
+    loop {
+        for told in ground.files.changed(LISTENED).await {
+            ground.news.tell(told);
+        }
+    }
 }
 
 impl Root {
     /// The folder `path`; files of `data_dir` are never given out, wherever links lead.
     #[must_use]
     pub const fn new(path: PathBuf, data_dir: PathBuf) -> Self {
-        Self { path, data_dir }
+        Self {
+            path,
+            data_dir,
+            watching: None,
+        }
     }
 
-    fn read(&self, folder: &str, members: &[String]) -> Result<Answer, ReadFault> {
+    /// The same, with what is read of it watched; `name` is what references call it.
+    #[must_use]
+    pub fn watched_as(self, name: &str, files: Watcher<Told>) -> Self {
+        let name = name.to_owned();
+        Self {
+            watching: Some(Watching { name, files }),
+            ..self
+        }
+    }
+
+    /// Watches files from now on; after which time they are to be read again all the same.
+    fn watch(&self, folder: &str, members: &[String]) -> Duration {
+        let Some(Watching { name, files }) = &self.watching else {
+            return LOOK;
+        };
+        let looks = members.iter().map(|member| {
+            let path = match folder {
+                "" => member.clone(),
+                folder => format!("{folder}/{member}"),
+            };
+            // As they are read: from the volume's generation, and else by their own name.
+            let beneath = [
+                Path::new(folder).join(GENERATION).join(member),
+                PathBuf::from(&path),
+            ];
+            let told = Told {
+                origin: SourceKey::File(name.clone()),
+                path,
+            };
+            files.watch(&told, &self.path, &beneath)
+        });
+        looks.min().unwrap_or(LOOK)
+    }
+
+    fn read(&self, folder: &str, members: &[String], dry_run: bool) -> Result<Answer, ReadFault> {
+        let good_for = if dry_run {
+            LOOK
+        } else {
+            self.watch(folder, members)
+        };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = open(&self.path, flags, Mode::empty())
             .map_err(|error| refused(&format!("the root {}", self.path.display()), error))?;
@@ -78,7 +147,7 @@ impl Root {
         }
         Ok(Answer {
             content: Content::Members(found),
-            good_for: Some(POLL),
+            good_for: Some(good_for),
             version: None,
         })
     }
@@ -181,7 +250,8 @@ impl Source for Root {
     fn read<'a>(&'a self, ask: Ask<'a>) -> LocalBoxFuture<'a, Result<Answer, ReadFault>> {
         let (root, path, members) = (self.clone(), ask.path.to_owned(), ask.members.to_vec());
         async move {
-            let reading = tokio::task::spawn_blocking(move || root.read(&path, &members));
+            let dry_run = ask.dry_run;
+            let reading = tokio::task::spawn_blocking(move || root.read(&path, &members, dry_run));
             reading.await.map_err(|_ended| ReadFault::Internal)?
         }
         .boxed_local()
@@ -330,7 +400,7 @@ mod tests {
             let members = ["tls.crt".to_owned(), "tls.key".to_owned()];
             let answer = place
                 .root
-                .read(&ask.path, &members)
+                .read(&ask.path, &members, false)
                 .expect("nothing is ever missing");
             let value = |member| answer.value(Some(member)).unwrap().to_string();
             assert_eq!(
@@ -347,6 +417,6 @@ mod tests {
         };
         let answer = read(&place.root, &last, false).await.unwrap();
         assert_eq!(**answer.value(Some("tls.crt")).unwrap(), *"cert ..299");
-        assert_eq!(answer.good_for, Some(POLL));
+        assert_eq!(answer.good_for, Some(LOOK), "nothing watches it");
     }
 }

@@ -12,11 +12,12 @@ use super::env::Environment;
 use super::file::Root;
 use super::gcp::Gcp;
 use super::kubernetes::Kubernetes;
-use super::news::News;
+use super::news::{News, Told};
 use super::reference::{Reference, SourceKey};
 use super::settings::{Bounds, Reach, Settings};
 use super::source::{Ask, ReadFault, Source};
 use super::vault::Vault;
+use super::watch::Watcher;
 use crate::net::dial::{Dialer, Forbidden};
 use crate::net::http::{Client, Limits, Origin, Tls};
 use crate::net::resolve::Resolver;
@@ -49,6 +50,8 @@ pub struct Ground {
     pub bounds: Bounds,
     /// Where sources tell what changed.
     pub news: News,
+    /// What watches the files that are referred to.
+    pub files: Watcher<Told>,
     /// Where handshakes with managers are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -126,7 +129,8 @@ impl Ground {
         let (_, path) = found.ok_or_else(|| {
             ReadFault::NoManager(format!("the root {name} of `secrets.file.roots`"))
         })?;
-        Ok(Root::new(path.clone(), self.settings.data_dir.clone()))
+        let root = Root::new(path.clone(), self.settings.data_dir.clone());
+        Ok(root.watched_as(name, self.files.clone()))
     }
 
     /// Refuses a credential that its writer did not supply, unless the origin is listed.
@@ -252,6 +256,7 @@ pub(super) mod samples {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
+    use super::super::file::LOOK;
     use super::*;
 
     /// Bounds that a test never meets by accident.
@@ -274,6 +279,7 @@ pub(super) mod samples {
             resolver: Resolver::system(),
             bounds: BOUNDS,
             news: News::default(),
+            files: Watcher::new(LOOK),
             metrics: Arc::new(Metrics::new().unwrap()),
         })
     }

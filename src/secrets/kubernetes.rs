@@ -29,6 +29,7 @@ use self::watch::{Watches, Wish};
 use super::custody::Opened;
 use super::ground::{Credential, Ground};
 use super::news::Told;
+use super::reference::SourceKey;
 use super::settings::Reach;
 use super::source::{Answer, Ask, Content, Place, ReadFault, Source};
 use super::wire;
@@ -194,7 +195,7 @@ impl Kubernetes {
         let members = decode(secret.get_mut("data").map(Value::take))?;
         if let Some(from) = version.clone().filter(|_| !ask.dry_run) {
             let item = Told {
-                manager: self.id.clone(),
+                origin: SourceKey::Secret(self.id.clone()),
                 path: ask.path.to_owned(),
             };
             self.watches.begin(item, Wish { means, from });

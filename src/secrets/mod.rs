@@ -12,6 +12,7 @@
 //! | [`generation`] | is what a resource's references stand for, accepted together, kept sealed |
 //! | [`ground`] | is what managers are opened with: clients, credentials, the fence around these |
 //! | [`news`] | is what managers tell by themselves |
+//! | [`watch`] | tells of files that may have changed |
 //! | [`desk`](mod@desk) | resolves references, each path once, in bounded time |
 //! | [`settings`] | is what the configuration says of it |
 
@@ -33,4 +34,5 @@ pub mod source;
 #[cfg(test)]
 mod standin;
 pub mod vault;
+pub mod watch;
 mod wire;

@@ -4,33 +4,37 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::reference::{Reference, SourceKey};
-use crate::resource::Id;
 
 /// Paths that may have changed and were not read since. Cheap to clone; bounded by what is listened
 /// to, as a path is there once.
 #[derive(Clone, Debug, Default)]
-pub struct News(Arc<Mutex<BTreeSet<Told>>>);
+pub struct News(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    told: Mutex<BTreeSet<Told>>,
+    come: Notify,
+}
 
 /// A path of a manager at which something may have changed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Told {
-    /// The `secret` resource.
-    pub manager: Id,
-    /// As [`Source::places`](super::source::Source::places) gave it, a prefix of what references to
-    /// it say.
+    /// Who keeps it.
+    pub origin: SourceKey,
+    /// What references to it say after the manager's id, or begin with.
     pub path: String,
 }
 
 impl Told {
-    /// Whether a reference is to something at this path.
+    /// Whether a reference is to what is at this path, or to something below it.
     #[must_use]
-    pub fn concerns(&self, reference: &str) -> bool {
-        Reference::parse(reference).is_ok_and(|read| {
-            let below = read.rest.strip_prefix(self.path.as_str());
-            read.origin == SourceKey::Secret(self.manager.clone())
-                && below.is_some_and(|below| below.starts_with('/'))
-        })
+    pub fn concerns(&self, reference: &Reference) -> bool {
+        let below = reference.rest.strip_prefix(self.path.as_str());
+        reference.origin == self.origin
+            && below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
     }
 }
 
@@ -38,6 +42,14 @@ impl News {
     /// Tells that something may have changed.
     pub fn tell(&self, item: Told) {
         self.all().insert(item);
+        self.0.come.notify_one();
+    }
+
+    /// Ends when something was told since the last time; for one caller.
+    ///
+    /// Cancel safe.
+    pub async fn come(&self) {
+        self.0.come.notified().await;
     }
 
     /// What was told since the last time.
@@ -47,7 +59,7 @@ impl News {
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeSet<Told>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -55,25 +67,27 @@ impl News {
 mod tests {
     use super::*;
 
-    #[test]
-    fn news_concern_what_is_at_their_path_only_and_are_taken_once() {
+    #[tokio::test]
+    async fn news_concern_what_is_at_their_path_only_and_are_taken_once() {
         let item = Told {
-            manager: "kubernetes/1".parse().unwrap(),
+            origin: SourceKey::Secret("kubernetes/1".parse().unwrap()),
             path: "shop/web".to_owned(),
         };
         for (reference, concerned) in [
             ("$secret://kubernetes/1/shop/web/tls.key", true),
             ("$secret://kubernetes/1/shop/web2/tls.key", false),
-            ("$secret://kubernetes/1/shop/web", false),
+            ("$secret://kubernetes/1/shop/web", true),
             ("$secret://kubernetes/2/shop/web/tls.key", false),
             ("$secret://vault/1/shop/web/tls.key", false),
             ("$env://shop/web", false),
         ] {
-            assert_eq!(item.concerns(reference), concerned, "{reference}");
+            let read = Reference::parse(reference).unwrap();
+            assert_eq!(item.concerns(&read), concerned, "{reference}");
         }
         let news = News::default();
         news.tell(item.clone());
         news.clone().tell(item.clone());
+        news.come().await;
         assert_eq!(news.take(), BTreeSet::from([item]));
         assert_eq!(news.take(), BTreeSet::new());
     }

@@ -18,9 +18,11 @@ use crate::net::resolve::Resolver;
 use crate::net::sweep::Sweep;
 use crate::net::tunnel::Proxy;
 use crate::secrets::env::Environment;
+use crate::secrets::file;
 use crate::secrets::ground::Ground;
 use crate::secrets::news::News;
 use crate::secrets::settings::{AwsKey, Bounds, Reach, Settings, TokenFrom};
+use crate::secrets::watch::Watcher;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::material::CaBundle;
 use crate::tls::policy::Offer;
@@ -204,6 +206,7 @@ pub(super) fn ground(
             total: rules.read_timeout,
         },
         news,
+        files: Watcher::new(file::LOOK),
         metrics,
     })
 }

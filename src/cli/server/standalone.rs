@@ -1,6 +1,7 @@
 //! Standalone mode: a file says what is served, and is read again when it changes.
 //!
-//! Looked at every second, as APISIX does. A file that cannot be read leaves what was read last.
+//! It is [watched](crate::secrets::watch); where that cannot be, looked at every second, as APISIX
+//! does. A file that cannot be read leaves what was read last.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -12,11 +13,12 @@ use crate::cli::server::keeping::{self, KeepingError};
 use crate::config::Config;
 use crate::control::{Actor, Adopted, Control, Declaring, Finding, StartError, WriteError};
 use crate::failure::chain;
+use crate::secrets::watch::Watcher;
 use crate::store::file::{self, FileError, Note};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::cache::Contexts;
 
-/// How often the file is looked at. (APISIX, standalone mode.)
+/// How often a file is looked at that cannot be watched. (APISIX, standalone mode.)
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why what a file declares is not served.
@@ -83,21 +85,29 @@ impl Standalone {
 
     /// Reads the file again whenever it changed. Never returns.
     pub(super) async fn watch(mut self) {
-        let mut ticks = tokio::time::interval(INTERVAL);
+        let files = Watcher::new(INTERVAL);
         loop {
-            ticks.tick().await;
-            let trace = Trace::of(self.served.path());
-            if trace == self.seen {
-                continue;
-            }
-            self.seen = trace;
             let (served, control) = (self.served.clone(), self.control.clone());
-            let read = tokio::task::spawn_blocking(move || adopt(&served, &control)).await;
+            let (own, seen) = (files.clone(), self.seen);
+            let looking = tokio::task::spawn_blocking(move || {
+                let look = own.watch(&(), served.path(), &[]);
+                let trace = Trace::of(served.path());
+                let read = (trace != seen).then(|| adopt(&served, &control));
+                (look, trace, read.unwrap_or(Ok(())))
+            });
             let path = self.served.path().to_owned();
-            if let Err(error) = read.unwrap_or(Err(StandaloneError::Unfinished { path })) {
+            let (look, read) = match looking.await {
+                Ok((look, trace, read)) => {
+                    self.seen = trace;
+                    (look, read)
+                }
+                Err(_ended) => (INTERVAL, Err(StandaloneError::Unfinished { path })),
+            };
+            if let Err(error) = read {
                 let error = chain(&error);
                 tracing::error!(error, "the file is not served; what was read before it is");
             }
+            files.changed(look).await;
         }
     }
 }

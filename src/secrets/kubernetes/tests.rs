@@ -12,6 +12,7 @@ use super::super::contract::{self, Known, find};
 use super::super::custody::samples::document;
 use super::super::ground::samples::ground;
 use super::super::news::News;
+use super::super::reference::SourceKey;
 use super::super::settings::Settings;
 use super::super::standin::{Reply, Seen, StandIn, impatient, local};
 use super::*;
@@ -363,7 +364,7 @@ fn watches_are_bounded() {
         let watches = Watches::new(News::default());
         for index in 0..watch::MOST + 5 {
             let item = Told {
-                manager: "kubernetes/1".parse().unwrap(),
+                origin: SourceKey::Secret("kubernetes/1".parse().unwrap()),
                 path: format!("shop/web{index}"),
             };
             let means = source.means("shop/web").await.unwrap();

@@ -71,7 +71,7 @@ impl Watches {
             Some(State::Refused(since)) if since.elapsed() < REFUSED => return,
             Some(State::Refused(_)) => {}
             None if state.len() >= MOST => {
-                tracing::debug!(manager = %item.manager, path = item.path, "not watched: too many");
+                tracing::debug!(manager = %item.origin, path = item.path, "not watched: too many");
                 return;
             }
             None => {}
@@ -105,7 +105,7 @@ impl Drop for Watches {
 async fn follow(item: &Told, wish: Wish) -> Option<State> {
     let begun = Instant::now();
     let told = ask(wish).await;
-    let (manager, path) = (&item.manager, &item.path);
+    let (manager, path) = (&item.origin, &item.path);
     let pause = match told {
         Ok(Watched::Said | Watched::Ended) => LEAST.saturating_sub(begun.elapsed()),
         Ok(Watched::Refused(status @ (StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED))) => {

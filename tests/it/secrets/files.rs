@@ -10,16 +10,20 @@ use tempfile::TempDir;
 
 use super::{NAME, expect_state, setup, status};
 use crate::support::client::{Curl, shown_serial};
-use crate::support::gateway::{ADMIN_KEY, Gateway, Setup};
+use crate::support::gateway::{ADMIN_KEY, Gateway, Setup, field};
 use crate::support::origin::{Nginx, Origin};
 use crate::support::pki::{Ca, Pair};
 use crate::support::site::Site;
 use crate::support::{SOON, TlsVersion, eventually};
 
+/// What sets the root `certs` to this folder.
+fn root(folder: &Path) -> String {
+    format!("[{{name: certs, path: {}}}]", folder.display())
+}
+
 /// A setup whose root `certs` is this folder.
 fn rooted(folder: &TempDir) -> Setup {
-    let roots = format!("[{{name: certs, path: {}}}]", folder.path().display());
-    setup().set("secrets.file.roots", &roots)
+    setup().set("secrets.file.roots", &root(folder.path()))
 }
 
 /// Puts a pair into a volume as Kubernetes does: a folder beside the others, then one swap.
@@ -95,6 +99,60 @@ fn pair_of_a_volume_is_served_at_once_and_followed_when_it_is_swapped() {
             .is_none()
             .then_some(())
     });
+}
+
+#[test]
+fn change_is_served_long_before_anything_is_looked_at() {
+    let (folder, ca) = (TempDir::new().unwrap(), Ca::root("CA"));
+    let web = folder.path().join("web");
+    swap(&web, 1, &ca.server(NAME));
+    // Nothing is read again by itself for most of a minute.
+    let roots = root(folder.path());
+    let gateway = Setup::default().set("secrets.file.roots", &roots).start();
+    gateway.configure("/ssls/web", &referring());
+    for generation in 2..8 {
+        let pair = ca.server(NAME);
+        swap(&web, generation, &pair);
+        expect_serial(&gateway, Some(&pair));
+    }
+    // The whole folder is another one, of plain files.
+    let pair = ca.server(NAME);
+    let other = folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("tls.crt"), &pair.cert).unwrap();
+    fs::write(other.join("tls.key"), &pair.key).unwrap();
+    fs::rename(&web, folder.path().join("away")).unwrap();
+    fs::rename(&other, &web).unwrap();
+    expect_serial(&gateway, Some(&pair));
+    // And written where they lie, one after the other.
+    let pair = ca.server(NAME);
+    fs::write(web.join("tls.crt"), &pair.cert).unwrap();
+    fs::write(web.join("tls.key"), &pair.key).unwrap();
+    expect_serial(&gateway, Some(&pair));
+    let row = status(&gateway, "ssls", "web", "/key").unwrap();
+    assert!(row["next_refresh_seconds"].as_u64().unwrap() > 30, "{row}");
+}
+
+#[test]
+fn file_that_cannot_be_watched_is_looked_at_and_the_log_says_so() {
+    let gateway = Setup::default()
+        .set("secrets.file.roots", &root(Path::new("/proc/sys/kernel")))
+        .start();
+    let pair = Ca::root("CA").server(NAME);
+    let mut ssl = json!({"cert": pair.cert, "key": "$secret://file/certs/none", "snis": [NAME]});
+    gateway.admin_put("/ssls/web", &ssl).expect_status(201);
+    let line = gateway.expect_log("that it is looked at", |line| {
+        field(line, "message").is_some_and(|text| text.contains("it is looked at every 2 s"))
+    });
+    let reason = field(&line, "reason").unwrap();
+    assert!(reason.contains("the file system of /proc "), "{reason}");
+    // It is read as any other is.
+    ssl["key"] = json!("$secret://file/certs/ostype");
+    let refused = gateway.admin_put("/ssls/web", &ssl).expect_status(400);
+    assert!(
+        refused.body.contains("$secret://file/certs/ostype"),
+        "{refused:?}"
+    );
 }
 
 #[test]
