@@ -12,15 +12,18 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2, readlinkat};
+use rustix::fs::{
+    CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat2, readlinkat,
+};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
@@ -171,7 +174,7 @@ impl Root {
                 "it is no regular file; refer to a file that holds the value".to_owned(),
             ));
         }
-        self.refuse_own(&file)?;
+        self.refuse_own(&file, &stat)?;
         let limit = u64::try_from(VALUE_BYTES).unwrap_or(u64::MAX);
         // Room for all of it at once: a buffer that grows leaves copies behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(VALUE_BYTES.saturating_add(1)));
@@ -186,8 +189,14 @@ impl Root {
         Ok(Some(text.map(|text| Zeroizing::new(text.to_owned()))))
     }
 
-    /// Refuses what is the gateway's own, by where the file really lies.
-    fn refuse_own(&self, file: &OwnedFd) -> Result<(), ReadFault> {
+    /// Refuses what is the gateway's own, by where the file really lies and by what it is: a hard
+    /// link or a mount has another path.
+    fn refuse_own(&self, file: &OwnedFd, stat: &Stat) -> Result<(), ReadFault> {
+        let refused_as_own = || {
+            Err(ReadFault::Fenced(
+                "it lies in the gateway's own data folder, which no reference may read".to_owned(),
+            ))
+        };
         let link = format!("/proc/self/fd/{}", file.as_raw_fd());
         let place = readlinkat(CWD, &*link, Vec::new())
             .map_err(|error| refused("where the file lies", error))?;
@@ -197,9 +206,23 @@ impl Root {
         // One that does not exist holds nothing.
         let own = std::fs::canonicalize(&self.data_dir);
         if own.is_ok_and(|own| place.starts_with(own)) {
-            return Err(ReadFault::Fenced(
-                "it lies in the gateway's own data folder, which no reference may read".to_owned(),
-            ));
+            return refused_as_own();
+        }
+        let entries = match std::fs::read_dir(&self.data_dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => {
+                return Err(ReadFault::Unavailable(format!(
+                    "what the data folder holds cannot be seen: {error}"
+                )));
+            }
+        };
+        for entry in entries {
+            // One that is gone meanwhile is nobody's.
+            let own = entry.and_then(|entry| entry.metadata());
+            if own.is_ok_and(|own| (own.dev(), own.ino()) == (stat.st_dev, stat.st_ino)) {
+                return refused_as_own();
+            }
         }
         Ok(())
     }
@@ -338,7 +361,12 @@ mod tests {
         let all = Root::new(place.dir.path().to_owned(), place.dir.path().join("data"));
         symlink("data/kek", place.dir.path().join("alias")).unwrap();
         symlink("data", place.dir.path().join("folder")).unwrap();
-        for rest in ["data/kek", "alias", "folder/kek"] {
+        fs::hard_link(
+            place.dir.path().join("data/kek"),
+            place.dir.path().join("twin"),
+        )
+        .unwrap();
+        for rest in ["data/kek", "alias", "folder/kek", "twin"] {
             assert!(is_fenced(&find(&all, rest).await), "{rest}");
         }
         assert_eq!(find(&all, "outside").await.unwrap(), "hush outside");
