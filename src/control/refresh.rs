@@ -240,6 +240,22 @@ impl Tracker {
         rows
     }
 
+    /// By manager, the greatest age of a value that is served, in seconds.
+    fn ages(&self, now_seconds: i64) -> BTreeMap<String, i64> {
+        let mut ages = BTreeMap::new();
+        for status in self.all().values().flat_map(|tracked| &tracked.statuses) {
+            let Some(read_at) = status.read_at else {
+                continue;
+            };
+            if let Ok(read) = Reference::parse(&status.reference) {
+                let age = now_seconds.saturating_sub(read_at).max(0);
+                let oldest = ages.entry(read.origin.to_string()).or_insert(age);
+                *oldest = age.max(*oldest);
+            }
+        }
+        ages
+    }
+
     /// How many references are in each state.
     fn count(&self) -> [(&'static str, i64); 4] {
         let mut counts = [("ok", 0), ("stale", 0), ("invalid", 0), ("unresolved", 0)];
@@ -303,6 +319,9 @@ pub(super) async fn run(inner: &Arc<Inner>) {
                 for (state, count) in inner.tracker.count() {
                     inner.metrics.set_secret_references(state, count);
                 }
+                let ages = inner.tracker.ages(inner.now_seconds());
+                let ages = ages.iter().map(|(manager, age)| (manager.as_str(), *age));
+                inner.metrics.set_secret_ages(ages);
             }
             () = desk.news_come() => {}
         }

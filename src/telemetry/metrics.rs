@@ -48,6 +48,7 @@ pub struct Metrics {
     writes: IntCounterVec,
     resources: IntGaugeVec,
     secret_references: IntGaugeVec,
+    secret_age: IntGaugeVec,
     secret_reads: IntCounterVec,
     build_info: IntGaugeVec,
     /// `portcullis_upstream_connections{state="active"}`.
@@ -154,6 +155,12 @@ impl Metrics {
                 "References to secrets by state; `a6 secret status` lists them.",
                 &["state"],
             )?,
+            secret_age: make.gauges(
+                "secret_age_seconds",
+                "How long ago a manager last had the value that is served, of the reference where \
+                 that is longest.",
+                &["manager"],
+            )?,
             secret_reads: make.counters(
                 "secret_reads_total",
                 "Paths read at secret managers, by manager and result.",
@@ -204,6 +211,15 @@ impl Metrics {
         self.secret_references
             .with_label_values(&[state])
             .set(count);
+    }
+
+    /// Sets by manager how long ago the value was confirmed that is unconfirmed for longest; no
+    /// other manager has one.
+    pub fn set_secret_ages<'a>(&self, ages: impl IntoIterator<Item = (&'a str, i64)>) {
+        self.secret_age.reset();
+        for (manager, seconds) in ages {
+            self.secret_age.with_label_values(&[manager]).set(seconds);
+        }
     }
 
     /// Counts a path that was read at a secret manager.

@@ -92,6 +92,9 @@ fn pair_of_a_volume_is_served_at_once_and_followed_when_it_is_swapped() {
         (site.metric("portcullis_secret_references{state=\"ok\"}") == 2).then_some(())
     });
     assert!(site.metric("portcullis_secret_reads_total{manager=\"file\",result=\"ok\"}") > 0);
+    let page = Curl::new(&site.gateway.status_url("/apisix/prometheus/metrics")).send();
+    let age = "portcullis_secret_age_seconds{manager=\"file/certs\"} ";
+    assert!(page.body.contains(age), "{page:?}");
     // Nothing is left of references that are gone.
     site.gateway.admin_delete("/ssls/web").expect_status(200);
     eventually(SOON, "the references are gone", || {
