@@ -1,7 +1,10 @@
 //! Values in a real OpenBao.
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -9,7 +12,7 @@ use super::{NAME, expect_state, setup, status};
 use crate::support::bao::Bao;
 use crate::support::client::{Curl, shown_serial};
 use crate::support::gateway::{Gateway, Setup};
-use crate::support::origin::{Nginx, Origin};
+use crate::support::origin::{Nginx, Origin, TcpOrigin, read_head_from};
 use crate::support::pki::{Ca, Pair};
 use crate::support::{SOON, TlsVersion, eventually};
 
@@ -228,6 +231,58 @@ fn manager_that_is_down_at_first_costs_a_write_a_bounded_time_and_heals() {
 }
 
 #[test]
+fn manager_that_says_nothing_holds_nobody_up_and_heals() {
+    let pair = Ca::root("CA").server(NAME);
+    let value = json!({"data": {"cert": pair.cert, "key": pair.key}}).to_string();
+    let is_slow = Arc::new(AtomicBool::new(true));
+    let slow = Arc::clone(&is_slow);
+    // Takes every request, and answers none while it is slow: for longer than anybody waits.
+    let manager = TcpOrigin::serving(move |mut tcp| {
+        let head = read_head_from(&mut tcp);
+        while slow.load(Ordering::SeqCst) {
+            let mut byte = [0];
+            match tcp.read(&mut byte) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+        let body = if head.contains("/v1/kv/web ") {
+            value.as_str()
+        } else {
+            "{}"
+        };
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", body.len());
+        let _gone = tcp.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes());
+    });
+    let gateway = setup().start();
+    let uri = format!("http://{}", manager.node());
+    let secret = json!({"uri": uri, "prefix": "kv", "token": "t"});
+    gateway.configure("/secrets/vault/slow", &secret);
+    let ssl = json!({
+        "cert": "$secret://vault/slow/web/cert", "key": "$secret://vault/slow/web/key",
+        "snis": [NAME]
+    });
+    let begun = Instant::now();
+    let taken = gateway.admin_put("/ssls/web", &ssl).expect_status(201);
+    let warning = taken.header("x-portcullis-warning").unwrap_or_default();
+    assert!(warning.starts_with("secret_unresolved "), "{taken:?}");
+    assert!(warning.contains("did not answer within"), "{taken:?}");
+    assert!(begun.elapsed() < SOON, "a write waits for two seconds");
+    let row = expect_state(&gateway, "ssls", "web", "/key", "unresolved");
+    assert_eq!(row["digest"], Value::Null, "{row}");
+    expect_serial(&gateway, None);
+    // What needs nothing of it is not closed, and its write waits for nothing.
+    let other = Ca::root("CA").server("x.test");
+    let ssl = json!({"cert": other.cert, "key": other.key, "snis": ["x.test"]});
+    gateway.configure("/ssls/other", &ssl);
+    let shown = shown_serial(gateway.https_port(), "x.test", TlsVersion::V13);
+    assert_eq!(shown, Some(other.serial()));
+    is_slow.store(false, Ordering::SeqCst);
+    expect_state(&gateway, "ssls", "web", "/key", "ok");
+    expect_serial(&gateway, Some(&pair));
+}
+
+#[test]
 fn every_login_gets_a_token_and_replaces_it_when_it_ends() {
     let bao = Bao::start();
     let ca = Ca::root("CA");
@@ -281,9 +336,9 @@ fn every_login_gets_a_token_and_replaces_it_when_it_ends() {
         assert!(!taken.head.contains("secret_"), "{taken:?}");
     }
     // Longer than any token lives; a new value is still seen.
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(6);
+    let until = Instant::now() + std::time::Duration::from_secs(6);
     eventually(2 * SOON, "tokens have ended", || {
-        (std::time::Instant::now() > until).then_some(())
+        (Instant::now() > until).then_some(())
     });
     let new = ca.server(NAME);
     bao.write("mtls/web", &json!({"cert": new.cert, "key": new.key}));
