@@ -316,6 +316,7 @@ fn refused_by_store(error: StoreError) -> WriteError {
     match error {
         StoreError::Conflict { .. } | StoreError::Absent { .. } => WriteError::Conflict,
         StoreError::InUse { .. }
+        | StoreError::Occupied { .. }
         | StoreError::Newer { .. }
         | StoreError::Foreign { .. }
         | StoreError::Damaged { .. }

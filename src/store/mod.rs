@@ -493,6 +493,15 @@ pub enum StoreError {
         /// The other process, where it is known.
         holder: Option<u32>,
     },
+    /// There is a database where one was to be put.
+    #[error(
+        "there is {} already, which is not replaced; move it away, or set another data_dir",
+        .path.display()
+    )]
+    Occupied {
+        /// The database, or what is left of one.
+        path: PathBuf,
+    },
     /// The file was written by a later version.
     #[error(
         "{} has schema version {found}, this program knows up to {known}; run the version that \

@@ -28,6 +28,7 @@ use super::{Change, Commit, Committed, Expiring, Loaded, Mutation, Outcome, Rese
 use super::{Selection, Store, StoreError, Stored};
 use crate::resource::{Id, Kind, Revision};
 
+pub mod copy;
 mod files;
 mod rows;
 
@@ -107,8 +108,12 @@ impl Database {
     /// # Errors
     /// As [`Database::open`], but never [`StoreError::InUse`].
     pub fn open_to_read(data_dir: &Path) -> Result<Option<Self>, StoreError> {
-        let path = data_dir.join(FILE_NAME);
-        match std::fs::metadata(&path) {
+        Self::open_file(&data_dir.join(FILE_NAME))
+    }
+
+    /// The same for a file of any name.
+    fn open_file(path: &Path) -> Result<Option<Self>, StoreError> {
+        match std::fs::metadata(path) {
             // A file without content was made by a process that has not come further.
             Ok(found) if found.len() == 0 => return Ok(None),
             Ok(_) => {}
@@ -116,21 +121,21 @@ impl Database {
             Err(source) => {
                 return Err(StoreError::Io {
                     action: "look at",
-                    path,
+                    path: path.to_owned(),
                     source,
                 });
             }
         }
         let reader = connect(
-            &path,
+            path,
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
-        match identify(&path, &reader)? {
+        match identify(path, &reader)? {
             0 => Ok(None),
             found => {
-                shim(&reader, found).map_err(failed(&path, "read"))?;
+                shim(&reader, found).map_err(failed(path, "read"))?;
                 Ok(Some(Self {
-                    path,
+                    path: path.to_owned(),
                     reader: Mutex::new(reader),
                     writer: None,
                 }))

@@ -399,6 +399,11 @@ fn no_secret_is_in_anything_that_is_said_or_written() {
         verbs(&mut said, &gateway, &setup, &documents);
         mistakes(&documents, &mut said, &gateway);
         said.run("portcullis rotate-key", &setup.run(&["rotate-key"]));
+        // It is searched with the other files.
+        let backup = gateway.data_path().join("backup");
+        let backup = setup.run(&["backup", backup.to_str().unwrap()]);
+        assert!(backup.status.success(), "{backup:?}");
+        said.run("portcullis backup", &backup);
         readings(&documents, &mut said, &gateway);
         files(&gateway.data_path(), &mut said);
         for (_, path, _) in documents.iter().rev() {

@@ -15,6 +15,7 @@
 mod a6;
 mod admin_access;
 mod admin_api;
+mod backup;
 mod balance;
 mod canary;
 mod claims;

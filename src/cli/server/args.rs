@@ -53,6 +53,26 @@ enum VerbArgs {
         #[command(flatten)]
         args: RotateArgs,
     },
+    /// Writes everything stored into one file, while the gateway serves or not
+    ///
+    /// The file is new, with mode 0600, and as the store is at one moment. What is secret in it stays
+    /// sealed, and the key-encryption key is not in it.
+    Backup {
+        #[command(flatten)]
+        common: Common,
+        /// The file to write; one that exists is not replaced
+        file: PathBuf,
+    },
+    /// Puts what a backup holds into a data directory that has no store
+    ///
+    /// The key-encryption key that the backup was written with must be in its place. Run it as the
+    /// gateway's user, with the gateway's configuration.
+    Restore {
+        #[command(flatten)]
+        common: Common,
+        /// The backup
+        file: PathBuf,
+    },
     /// Starts OpenSSL as configured and reports on FIPS mode; exit code 0, 1 or 78
     ///
     /// What was negotiated, only the process that serves knows: GET /portcullis/v1/fips.
@@ -168,6 +188,10 @@ pub(super) enum Verb {
     Check(CheckArgs),
     /// `rotate-key`.
     RotateKey(RotateArgs),
+    /// `backup`, into this file.
+    Backup(PathBuf),
+    /// `restore`, from this file.
+    Restore(PathBuf),
     /// `fips`.
     Fips(FipsArgs),
     /// `fips verify`.
@@ -186,7 +210,8 @@ impl Verb {
     pub(super) const fn takes_file(&self) -> bool {
         match self {
             Self::Serve | Self::Version | Self::Check(_) | Self::Fips(_) => true,
-            Self::RotateKey(_) | Self::FipsVerify { .. } => false,
+            Self::RotateKey(_) | Self::Backup(_) | Self::Restore(_) => false,
+            Self::FipsVerify { .. } => false,
         }
     }
 }
@@ -200,6 +225,8 @@ impl Args {
             Some(VerbArgs::Serve { common }) => (Verb::Serve, common),
             Some(VerbArgs::Check { common, args }) => (Verb::Check(args), common),
             Some(VerbArgs::RotateKey { common, args }) => (Verb::RotateKey(args), common),
+            Some(VerbArgs::Backup { common, file }) => (Verb::Backup(file), common),
+            Some(VerbArgs::Restore { common, file }) => (Verb::Restore(file), common),
             Some(VerbArgs::Fips { common, args, verb }) => match verb {
                 None => (Verb::Fips(args), common),
                 Some(FipsVerb::Verify {

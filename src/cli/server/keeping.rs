@@ -1,8 +1,10 @@
 //! Opens what the gateway keeps: the store, and the key that seals what is in it.
 
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::cli::print;
 use crate::cli::server::secrets;
 use crate::config::{self, Config, SecretText};
 use crate::control::rekey::{Keys, RekeyError, chain_key};
@@ -228,6 +230,21 @@ pub(super) fn keep(
             files,
         }),
     })
+}
+
+/// A file that root has made is for the gateway's user. Whoever is not root is that user.
+pub(super) fn give_to_owner(path: &Path, data_dir: &Path) {
+    let owner = std::fs::metadata(data_dir).map(|data| (data.uid(), data.gid()));
+    let own = std::fs::metadata(path).map(|file| (file.uid(), file.gid()));
+    if let (Ok((uid, gid)), Ok(own)) = (owner, own)
+        && own != (uid, gid)
+        && let Err(error) = chown(path, Some(uid), Some(gid))
+    {
+        print::err(&format!(
+            "portcullis: {} cannot be given to the gateway's user: {error}",
+            path.display()
+        ));
+    }
 }
 
 /// A store that is gone with the process.

@@ -5,6 +5,7 @@
 
 mod access;
 mod args;
+mod backup;
 mod check;
 mod clients;
 mod error;
@@ -65,6 +66,8 @@ pub fn main() -> ExitCode {
             Some(Profile::Stig) => stig::run(&common, &args),
         },
         Verb::RotateKey(args) => rotate::run(&common, &args),
+        Verb::Backup(to) => backup::back_up(&common, &to),
+        Verb::Restore(from) => backup::restore(&common, &from),
         Verb::Fips(args) => fips::run(&common, &args),
         Verb::FipsVerify { report, key } => fips::verify(&common, &report, &key),
         Verb::Version => {

@@ -1,7 +1,6 @@
 //! `portcullis rotate-key`: puts the next key-encryption key where a gateway that runs finds it, and
 //! waits until everything is sealed with that; or does it itself where none runs.
 
-use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -141,28 +140,13 @@ fn keys(config: &Config, args: &RotateArgs, files: &Rotation) -> Result<(Kek, Ke
         None => Kek::random()?,
     };
     files.stage(&next)?;
-    give_to_owner(&files.next, &config.data_dir);
+    keeping::give_to_owner(&files.next, &config.data_dir);
     Ok((found.kek, next))
 }
 
 fn read(path: &Path) -> Result<Kek, RotateError> {
     let found = Rotation::read(path)?;
     found.ok_or_else(|| RotateError::NoFile(path.to_owned()))
-}
-
-/// A file that root has made is for the gateway's user. Whoever is not root is that user.
-fn give_to_owner(path: &Path, data_dir: &Path) {
-    let owner = std::fs::metadata(data_dir).map(|data| (data.uid(), data.gid()));
-    let own = std::fs::metadata(path).map(|file| (file.uid(), file.gid()));
-    if let (Ok((uid, gid)), Ok(own)) = (owner, own)
-        && own != (uid, gid)
-        && let Err(error) = chown(path, Some(uid), Some(gid))
-    {
-        print::err(&format!(
-            "portcullis: {} cannot be given to the gateway's user: {error}",
-            path.display()
-        ));
-    }
 }
 
 /// No gateway runs: the work is done here.

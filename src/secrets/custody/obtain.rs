@@ -392,7 +392,9 @@ fn beside(path: &Path) -> String {
     )
 }
 
-pub(super) fn id_of_check(check: &str) -> String {
+/// The id of the key that a check value is of.
+#[must_use]
+pub fn id_of_check(check: &str) -> String {
     check.split_once(':').map_or(check, |(id, _)| id).to_owned()
 }
 
