@@ -14,8 +14,8 @@ use super::super::settings::{Settings, TokenFrom};
 use super::*;
 use crate::resource::Kind;
 
-/// A request as it came: `METHOD path`, the token, the body.
-type Seen = (String, Option<String>, String);
+/// A request as it came: `METHOD path`, the token, the body, the namespace.
+type Seen = (String, Option<String>, String, Option<String>);
 
 /// Answers a request: status and JSON.
 type Answers = fn(&Seen) -> (u16, Value);
@@ -54,6 +54,7 @@ async fn play(answers: Answers) -> (String, Arc<Mutex<Vec<Seen>>>) {
                     line,
                     field("x-vault-token"),
                     String::from_utf8(body).unwrap(),
+                    field("x-vault-namespace"),
                 );
                 let (status, answer) = answers(&seen);
                 kept.lock().unwrap().push(seen);
@@ -144,6 +145,38 @@ async fn both_versions_and_the_bare_form_keep_the_contract() {
             .collect();
         assert!(tokens.contains(&Some("hush-token".to_owned())));
         assert!(tokens.contains(&Some("operators".to_owned())));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_request_names_the_namespace_the_login_too() {
+    fn answers(seen: &Seen) -> (u16, Value) {
+        match seen.0.as_str() {
+            "POST /v1/auth/approle/login" => (
+                200,
+                json!({"auth": {"client_token": "hush-token", "lease_duration": 0}}),
+            ),
+            _ => kv(seen),
+        }
+    }
+    local(async {
+        let (url, seen) = play(answers).await;
+        let auth = json!({"method": "approle", "role_id": "r", "secret_id": "s"});
+        let secret = json!({"uri": url, "prefix": "kv/apisix", "auth": auth});
+        for namespace in [Some("bank/payments"), None] {
+            let mut secret = secret.clone();
+            if let Some(namespace) = namespace {
+                secret["namespace"] = json!(namespace);
+            }
+            let source = open(secret, settings(&url)).unwrap();
+            assert_eq!(find(&source, "web/cert").await.unwrap(), "hush c");
+            let all = std::mem::take(&mut *seen.lock().unwrap());
+            assert!(all.iter().any(|seen| seen.0.ends_with("/login")), "{all:?}");
+            for request in &all {
+                assert_eq!(request.3.as_deref(), namespace, "{request:?}");
+            }
+        }
     })
     .await;
 }
