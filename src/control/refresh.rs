@@ -60,8 +60,11 @@ pub(super) struct Tracker(Mutex<HashMap<(Kind, Id), Tracked>>);
 
 #[derive(Debug)]
 struct Tracked {
-    /// When it is to be looked at; `None` while it is.
+    /// When it is to be looked at; `None` while it is, unless there is news meanwhile.
     due: Option<Instant>,
+    /// It is being looked at. Never twice at a time: who began first may end last, with what was
+    /// read first.
+    is_under_way: bool,
     /// Goes without success in a row.
     failures: u32,
     /// Who is asked for it; objects of one manager go together.
@@ -120,6 +123,7 @@ impl Tracker {
         let lead = lead(references);
         let tracked = all.entry(key).or_insert_with(|| Tracked {
             due: None,
+            is_under_way: false,
             failures: 0,
             lead: lead.clone(),
             served: None,
@@ -192,17 +196,31 @@ impl Tracker {
     fn take_due(&self, now: Instant) -> BTreeMap<SourceKey, Vec<(Kind, Id)>> {
         let mut due: BTreeMap<SourceKey, Vec<(Kind, Id)>> = BTreeMap::new();
         let mut all = self.all();
-        let ready = all
-            .iter_mut()
-            .filter(|(_, tracked)| tracked.due.is_some_and(|due| due <= now));
+        let ready = all.iter_mut().filter(|(_, tracked)| {
+            !tracked.is_under_way && tracked.due.is_some_and(|due| due <= now)
+        });
         for (key, tracked) in ready {
             let group = due.entry(tracked.lead.clone()).or_default();
             if group.len() < AT_ONCE {
                 tracked.due = None;
+                tracked.is_under_way = true;
                 group.push(key.clone());
             }
         }
         due
+    }
+
+    /// Ends what [`Tracker::take_due`] began. Whatever became of them, they are looked at again.
+    fn end(&self, keys: Vec<(Kind, Id)>) {
+        let mut all = self.all();
+        for key in keys {
+            if let Some(tracked) = all.get_mut(&key) {
+                tracked.is_under_way = false;
+                tracked
+                    .due
+                    .get_or_insert_with(|| Instant::now() + varied(PAUSE));
+            }
+        }
     }
 
     /// The list of every reference, for operators.
@@ -355,15 +373,7 @@ async fn go(inner: &Arc<Inner>, desk: &Desk, keys: Vec<(Kind, Id)>) {
     if let Err(error) = result {
         tracing::error!(%error, "a refresh of secrets did not finish");
     }
-    // Whatever became of them, they are looked at again.
-    let mut all = inner.tracker.all();
-    for key in keys {
-        if let Some(tracked) = all.get_mut(&key)
-            && tracked.due.is_none()
-        {
-            tracked.due = Some(Instant::now() + varied(PAUSE));
-        }
-    }
+    inner.tracker.end(keys);
 }
 
 impl Inner {
@@ -653,4 +663,30 @@ fn is_disputed(before: &Snapshot, after: &Snapshot, one: &Ready) -> bool {
     one.item.kind == Kind::Ssl
         && before.disputed_names(&one.item.id).is_empty()
         && !after.disputed_names(&one.item.id).is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn object_is_in_one_go_at_a_time_and_in_another_for_news_meanwhile() {
+        let tracker = Tracker::default();
+        let id = "1".parse::<Id>().unwrap();
+        let references = BTreeMap::from([("/cert".to_owned(), "$env://A".to_owned())]);
+        let soon = Instant::now() + TICK;
+        let taken = || {
+            let due = tracker.take_due(soon);
+            due.into_values().flatten().collect::<Vec<_>>()
+        };
+        tracker.touch(Kind::Ssl, &id, &references, &Generation::default());
+        let under_way = taken();
+        assert_eq!(under_way, [(Kind::Ssl, id.clone())]);
+        tracker.touch(Kind::Ssl, &id, &references, &Generation::default());
+        assert_eq!(taken(), [], "the first go may end last");
+        tracker.end(under_way.clone());
+        assert_eq!(taken(), under_way, "what came meanwhile is not forgotten");
+        tracker.end(under_way);
+        assert_eq!(taken(), [], "without news there is a pause");
+    }
 }
