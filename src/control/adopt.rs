@@ -407,8 +407,11 @@ impl Inner {
             let mut sealed = document.clone();
             match self.custody.seal_document(kind, &id, &mut sealed) {
                 Ok(()) => document = sealed,
-                // It is no key, and what holds it is closed.
-                Err(_) if judgement.is_refused => {}
+                // What holds it is closed; what is a secret of it is not written in the clear.
+                Err(_) if judgement.is_refused => {
+                    let sealed = self.custody.seal_refused(kind, &id, &mut document);
+                    sealed.map_err(|_openssl| WriteError::Internal)?;
+                }
                 Err(error) => {
                     tracing::error!(%kind, %id, %error, "could not be sealed");
                     return Err(WriteError::Internal);

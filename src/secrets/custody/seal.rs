@@ -11,7 +11,8 @@ use zeroize::Zeroizing;
 
 use super::Custody;
 use super::places::{self, is_reference};
-use super::withhold::is_placeholder;
+use super::stray::cut_strays;
+use super::withhold::{UNKNOWN, is_placeholder};
 use crate::crypto::aead::{self, AeadError, NONCE_BYTES, Sealed};
 use crate::resource::fault::{Fault, Words};
 use crate::resource::{Document, Id, Kind};
@@ -156,6 +157,31 @@ impl Custody {
             Some(text) if is_reference(text) => Ok(None),
             Some(text) => self.seal(place, text).map(|text| Some(text.into())),
         })
+    }
+
+    /// Seals what can be of a document that is refused, and takes out whatever else is a secret or
+    /// looks like a private key: nothing of it is stored in the clear.
+    ///
+    /// # Errors
+    /// OpenSSL's failure; the document is then as it was.
+    pub fn seal_refused(
+        &self,
+        kind: Kind,
+        id: &Id,
+        document: &mut Document,
+    ) -> Result<(), CustodyError> {
+        replace_each(kind, id, document, |place, text| match text {
+            Some(text) if is_reference(text) => Ok(None),
+            Some(text) => match self.seal(place, text) {
+                Err(Reason::Cipher(error)) => Err(Reason::Cipher(error)),
+                sealed => Ok(Some(
+                    sealed.map_or_else(|_| UNKNOWN.to_owned().into(), Into::into),
+                )),
+            },
+            None => Ok(Some(UNKNOWN.to_owned().into())),
+        })?;
+        cut_strays(kind, document);
+        Ok(())
     }
 
     /// Opens every sealed member. Keep the document in an [`Opened`](super::Opened) meanwhile.
@@ -323,6 +349,29 @@ mod tests {
 
     use super::super::samples::{CANARY, custody, document, id};
     use super::*;
+
+    #[test]
+    fn nothing_of_a_refused_document_stays_in_the_clear() {
+        let custody = custody(1);
+        let odd = json!({"cert": "c", "key": CANARY, "keys": [5, "pc1:x", CANARY]});
+        let mut document = document(odd);
+        let ssl = id("1");
+        let whole = custody.seal_document(Kind::Ssl, &ssl, &mut document);
+        assert!(whole.is_err(), "not all of it can be sealed");
+        custody
+            .seal_refused(Kind::Ssl, &ssl, &mut document)
+            .unwrap();
+        let text = serde_json::to_string(&document).unwrap();
+        assert!(!text.contains(CANARY), "{text}");
+        assert_eq!(document["keys"][0], UNKNOWN);
+        assert_eq!(document["keys"][1], UNKNOWN);
+        // What could be sealed is there when it is put right.
+        custody
+            .open_document(Kind::Ssl, &ssl, &mut document)
+            .unwrap();
+        assert_eq!(document["key"], CANARY);
+        assert_eq!(document["keys"][2], CANARY);
+    }
 
     /// A document of each kind with its secrets.
     fn all() -> Vec<(Kind, Id, Document)> {

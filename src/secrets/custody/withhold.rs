@@ -28,7 +28,7 @@ use crate::tls::material::{self, PrivateKey};
 pub const MARK: &str = "$withheld:";
 
 /// What stands for a secret of which nothing can be said, because it does not open.
-const UNKNOWN: &str = "$withheld:unknown";
+pub(super) const UNKNOWN: &str = "$withheld:unknown";
 
 /// How many bytes of the MAC are in a placeholder.
 const ID_BYTES: usize = 16;
