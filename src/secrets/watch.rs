@@ -216,7 +216,11 @@ impl<K: Clone + Ord> Shared<K> {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(inotify, &mut buffer);
         let mut table = self.table();
-        for _ in 0..AT_ONCE {
+        for taken in 0_usize.. {
+            // What was taken from the kernel is in the reader alone.
+            if taken >= AT_ONCE && reader.is_buffer_empty() {
+                break;
+            }
             match reader.next() {
                 Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {
                     heard.extend(table.keys());

@@ -21,8 +21,10 @@ const FOLDER: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::MOVE)
     .union(WatchFlags::ONLYDIR);
 
-/// What happens to a file, under whatever name. Not each single write: what is finished is read.
-const FILE: WatchFlags = WatchFlags::CLOSE_WRITE.union(WatchFlags::ATTRIB);
+/// What happens to a file, under whatever name; single writes too, as not every writer closes it.
+const FILE: WatchFlags = WatchFlags::MODIFY
+    .union(WatchFlags::CLOSE_WRITE)
+    .union(WatchFlags::ATTRIB);
 
 /// Links that a path may lead through, as for the kernel. (`path_resolution(7)`)
 const LINKS: usize = 40;
