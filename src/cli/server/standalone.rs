@@ -21,6 +21,9 @@ use crate::tls::cache::Contexts;
 /// How often a file is looked at that cannot be watched. (APISIX, standalone mode.)
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// How soon a file is read again that could not be served for no fault of its own.
+const AGAIN: Duration = Duration::from_secs(10);
+
 /// Why what a file declares is not served.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StandaloneError {
@@ -39,6 +42,19 @@ pub(super) enum StandaloneError {
     Control(#[from] StartError),
     #[error("{} was not read to its end", .path.display())]
     Unfinished { path: PathBuf },
+}
+
+impl StandaloneError {
+    /// Whether another content of the file may be served where this is not.
+    const fn is_of_file(&self) -> bool {
+        match self {
+            Self::Refused { source, .. } => {
+                !matches!(source, WriteError::Store(_) | WriteError::Internal)
+            }
+            Self::Unfinished { .. } => false,
+            Self::File { .. } | Self::Weaker { .. } | Self::Keeping(_) | Self::Control(_) => true,
+        }
+    }
 }
 
 /// A file that is served.
@@ -97,6 +113,8 @@ impl Standalone {
             });
             let path = self.served.path().to_owned();
             let (look, read) = match looking.await {
+                // What the file says is no reason; it is tried again.
+                Ok((look, _, Err(error))) if !error.is_of_file() => (look.min(AGAIN), Err(error)),
                 Ok((look, trace, read)) => {
                     self.seen = trace;
                     (look, read)
