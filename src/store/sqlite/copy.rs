@@ -6,7 +6,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{AtFlags, CWD, RenameFlags, linkat, renameat_with, unlink};
+use rustix::io::Errno;
 
 use super::files::{failed, lock, make_directory};
 use super::rows::{read_head, read_revision};
@@ -83,8 +84,7 @@ impl Database {
     pub fn copy(&self, to: &Path) -> Result<Summary, StoreError> {
         let draft = draft_of(to);
         let written = self.write_draft(&draft).and_then(|summary| {
-            renameat_with(CWD, &draft, CWD, to, RenameFlags::NOREPLACE)
-                .map_err(|error| io_error("make", to)(error.into()))?;
+            give_name(&draft, to).map_err(|error| io_error("make", to)(error.into()))?;
             settle_folder(to)?;
             Ok(summary)
         });
@@ -134,6 +134,18 @@ pub fn restore(copy: &Database, data_dir: &Path) -> Result<Summary, StoreError> 
         }
     }
     copy.copy(&path)
+}
+
+/// Gives a file its name, if nothing has it.
+fn give_name(draft: &Path, to: &Path) -> Result<(), Errno> {
+    match renameat_with(CWD, draft, CWD, to, RenameFlags::NOREPLACE) {
+        // NFS, and some file systems of user space, cannot; a link replaces nothing either.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            linkat(CWD, draft, CWD, to, AtFlags::empty())?;
+            unlink(draft)
+        }
+        named => named,
+    }
 }
 
 /// The name under which a file is written until it is whole.
