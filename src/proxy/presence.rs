@@ -30,8 +30,10 @@ pub struct Heard(u64);
 pub struct Presence {
     activity: Rc<Activity>,
     pings: RefCell<Option<PingPong>>,
-    /// When it was asked, if no answer began since; in the clock's milliseconds.
-    asked_at: Cell<Option<u64>>,
+    /// When it was asked, in the clock's milliseconds, and what had been heard of it by then; `None`
+    /// where an answer began since. It is the connection's, as who asked may be gone before the
+    /// silence is long enough.
+    asked: Cell<Option<(u64, Heard)>>,
     /// What had been heard when it was silent for too long.
     missed_since: Cell<Option<Heard>>,
 }
@@ -43,7 +45,7 @@ impl Presence {
         Self {
             activity,
             pings: RefCell::new(pings),
-            asked_at: Cell::new(None),
+            asked: Cell::new(None),
             missed_since: Cell::new(None),
         }
     }
@@ -56,7 +58,7 @@ impl Presence {
 
     /// An answer to a request began.
     pub fn answered(&self) {
-        self.asked_at.set(None);
+        self.asked.set(None);
     }
 
     /// It should have said something `since` then: it is missed, if it did not.
@@ -72,12 +74,19 @@ impl Presence {
         self.missed_since.get() == Some(self.heard())
     }
 
+    /// Whether it was asked `pause` ago or earlier, and said nothing since.
+    fn is_silent(&self, now: u64, pause: u64) -> bool {
+        self.asked
+            .get()
+            .is_some_and(|(at, heard)| heard == self.heard() && now.saturating_sub(at) >= pause)
+    }
+
     /// Asks it, if it may be asked; whether it was.
     fn ask(&self, now: u64) -> bool {
         let is_early = self
-            .asked_at
+            .asked
             .get()
-            .is_some_and(|at| now.saturating_sub(at) < millis(ASK_EVERY));
+            .is_some_and(|(at, _)| now.saturating_sub(at) < millis(ASK_EVERY));
         let mut pings = self.pings.borrow_mut();
         let Some(pings) = pings.as_mut().filter(|_| !is_early) else {
             return false;
@@ -86,7 +95,7 @@ impl Presence {
         let _answered = pings.poll_pong(&mut Context::from_waker(Waker::noop()));
         let is_asked = pings.send_ping(Ping::opaque()).is_ok();
         if is_asked {
-            self.asked_at.set(Some(now));
+            self.asked.set(Some((now, self.heard())));
         }
         is_asked
     }
@@ -125,6 +134,9 @@ impl<'a> Vigil<'a> {
         // By the time that the shortest wait is over it is known what its silence means.
         let pause = millis(PAUSE).min(patience / 2).max(1);
         let heard = presence.heard();
+        if presence.is_silent(now, pause) {
+            presence.miss(heard);
+        }
         Self {
             presence,
             pause,
@@ -148,6 +160,7 @@ impl<'a> Vigil<'a> {
         let heard = self.presence.heard();
         match self.look.see(now, self.pause, heard) {
             Seen::Nothing => {}
+            Seen::Silent if self.presence.is_silent(now, self.pause) => self.presence.miss(heard),
             Seen::Silent => self.look.is_asked = self.presence.ask(now),
             Seen::Missed => self.presence.miss(heard),
         }
@@ -208,6 +221,26 @@ mod tests {
         for now in [10, 20, 30] {
             assert_eq!(look.see(now, 10, Heard(0)), Seen::Silent);
         }
+    }
+
+    #[tokio::test]
+    async fn silence_counts_for_who_comes_after_who_asked() {
+        let (near, far) = tokio::io::duplex(1 << 10);
+        let (near, far) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
+        let ((_sender, mut conn), _far) = (near.unwrap(), far.unwrap());
+        let clock = Rc::<Cell<u64>>::default();
+        let presence = Presence::new(Activity::new(clock), conn.ping_pong());
+        let mut first = Vigil::begin(&presence, 0, 100);
+        first.look(50);
+        let _early = Vigil::begin(&presence, 99, 100);
+        assert!(!presence.is_missed());
+        let _late = Vigil::begin(&presence, 100, 100);
+        assert!(presence.is_missed());
+        // Who was answered since is not silent.
+        presence.answered();
+        presence.missed_since.set(None);
+        let _third = Vigil::begin(&presence, 200, 100);
+        assert!(!presence.is_missed());
     }
 
     #[tokio::test]
