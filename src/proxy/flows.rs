@@ -92,6 +92,11 @@ impl Inflow {
 impl Drop for Inflow {
     fn drop(&mut self) {
         if let Some(leaves_rest) = &self.leaves_rest {
+            // What came already is no rest: with it the end may have come.
+            let mut cx = Context::from_waker(Waker::noop());
+            while let Poll::Ready(Some(Ok(data))) = self.stream.poll_data(&mut cx) {
+                let _ = self.stream.flow_control().release_capacity(data.len());
+            }
             leaves_rest.set(!self.stream.is_end_stream());
         }
     }
