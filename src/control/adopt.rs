@@ -404,18 +404,15 @@ impl Inner {
             let created = was.as_deref().and_then(|was| time(was, "create_time"));
             stamp(&mut document, &id, created.unwrap_or(now), now);
             let changed = changed_paths(was.as_deref(), Some(&document));
-            let mut sealed = document.clone();
-            match self.custody.seal_document(kind, &id, &mut sealed) {
-                Ok(()) => document = sealed,
-                // What holds it is closed; what is a secret of it is not written in the clear.
-                Err(_) if judgement.is_refused => {
-                    let sealed = self.custody.seal_refused(kind, &id, &mut document);
-                    sealed.map_err(|_openssl| WriteError::Internal)?;
-                }
-                Err(error) => {
-                    tracing::error!(%kind, %id, %error, "could not be sealed");
-                    return Err(WriteError::Internal);
-                }
+            // What is refused is closed; what is a secret of it is not written in the clear either.
+            let sealed = if judgement.is_refused {
+                self.custody.seal_refused(kind, &id, &mut document)
+            } else {
+                self.custody.seal_document(kind, &id, &mut document)
+            };
+            if let Err(error) = sealed {
+                tracing::error!(%kind, %id, %error, "could not be sealed");
+                return Err(WriteError::Internal);
             }
             let mutation = Mutation::Put {
                 kind,
