@@ -452,6 +452,11 @@ fn no_secret_of_a_declared_file_is_said() {
         }
         sections[section].as_array_mut().unwrap().push(item);
     }
+    // A key where none belongs: what has it is refused, and kept as what closes its names.
+    let lost = ca.client("lost");
+    let stray =
+        json!({"id": "stray", "nodes": {"127.0.0.1:1": 1}, "desc": canaries.key("desc", &lost)});
+    sections["upstreams"].as_array_mut().unwrap().push(stray);
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("all.json");
     fs::write(&file, sections.to_string()).unwrap();
