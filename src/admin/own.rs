@@ -179,7 +179,7 @@ fn faulty(faults: &Faults) -> Answer {
     let list: Vec<Value> = faults
         .0
         .iter()
-        .map(|fault| json!({ "pointer": fault.pointer, "reason": fault.reason }))
+        .map(|fault| json!({ "pointer": fault.pointer, "reason": fault.told() }))
         .collect();
     let error_msg = faults.message();
     let told = json!({ "valid": false, "error_msg": error_msg, "faults": list });

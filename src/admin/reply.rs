@@ -432,7 +432,7 @@ impl Refusal {
 /// The first faults with where they are, the rest counted, for the log.
 pub(super) fn all_faults(faults: &Faults) -> String {
     let all = faults.0.iter().take(LOGGED_FAULTS);
-    let texts = all.map(|fault| format!("{}: {}", fault.pointer, fault.reason));
+    let texts = all.map(|fault| format!("{}: {}", fault.pointer, fault.told()));
     and_more(
         texts.collect(),
         faults.0.len().saturating_sub(LOGGED_FAULTS),
@@ -518,6 +518,7 @@ mod tests {
                 code: "c",
                 pointer: String::new(),
                 text: format!("text {n}"),
+                guess: None,
             })
             .collect();
         let answer = Answer::empty(StatusCode::OK).with_warnings(&warnings);

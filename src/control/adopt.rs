@@ -300,7 +300,7 @@ impl Inner {
             }
             Err(WriteError::Invalid(faults)) => {
                 let faults = faults.0.iter();
-                let told = faults.map(|fault| finding(true, &fault.pointer, &fault.reason));
+                let told = faults.map(|fault| finding(true, &fault.pointer, &fault.told()));
                 closed(told.collect())
             }
             Err(error) => closed(vec![finding(true, "", &error.to_string())]),

@@ -24,6 +24,7 @@ pub(super) fn own_nodes(resource: &Resource, own: &Forbidden) -> Vec<Fault> {
                  may reach; give the address of the service"
             ),
             words: Words::Ours,
+            guess: None,
         })
         .collect();
     let port = upstream.checks.as_ref().and_then(|it| it.active.port);
@@ -35,6 +36,7 @@ pub(super) fn own_nodes(resource: &Resource, own: &Forbidden) -> Vec<Fault> {
                  which no check may ask; give a port of the service"
             ),
             words: Words::Ours,
+            guess: None,
         });
     }
     faults

@@ -379,6 +379,7 @@ fn check_names(snapshot: &Snapshot, id: &Id, document: &Document) -> Result<(), 
         pointer: format!("/{member}"),
         reason: format!("`{member}`: {}", disputed_name(pattern, other)),
         words: Words::Ours,
+        guess: None,
     });
     Err(WriteError::Invalid(Faults(faults.collect())))
 }

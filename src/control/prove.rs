@@ -124,6 +124,7 @@ fn fault(at: &str, reason: String) -> WriteError {
         pointer: at.to_owned(),
         reason,
         words: Words::Ours,
+        guess: None,
     };
     WriteError::Invalid(crate::resource::fault::Faults(vec![fault]))
 }

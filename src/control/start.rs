@@ -342,13 +342,13 @@ impl Inner {
         };
         let strays = stray_keys(stored.kind, &stored.document).into_iter();
         let mut found: Vec<_> = strays
-            .map(|fault| finding(true, &fault.pointer, fault.reason))
+            .map(|fault| finding(true, &fault.pointer, fault.told()))
             .collect();
         let parsed = match self.read(stored) {
             Ok(parsed) => parsed,
             Err(Unreadable::Faults(faults)) => {
                 let all = faults.0.into_iter();
-                found.extend(all.map(|fault| finding(true, &fault.pointer, fault.reason)));
+                found.extend(all.map(|fault| finding(true, &fault.pointer, fault.told())));
                 return found;
             }
             Err(Unreadable::Custody(error)) => {
@@ -363,7 +363,7 @@ impl Inner {
             warnings.map(|Warning { pointer, text, .. }| finding(false, pointer, text.clone())),
         );
         let ours = own_nodes(&parsed.resource, &self.rules.own).into_iter();
-        found.extend(ours.map(|fault| finding(true, &fault.pointer, fault.reason)));
+        found.extend(ours.map(|fault| finding(true, &fault.pointer, fault.told())));
         for (kind, id, at) in references(&parsed.resource) {
             let fault = match (snapshot.modified(kind, &id), kind) {
                 (None, _) => missing_reference(kind, &id, at),
@@ -372,7 +372,7 @@ impl Inner {
                 }
                 _ => continue,
             };
-            found.push(finding(true, &fault.pointer, fault.reason));
+            found.push(finding(true, &fault.pointer, fault.told()));
         }
         if stored.kind == Kind::Ssl {
             let at = format!("/{}", names_member(&stored.document));
@@ -396,7 +396,7 @@ impl Inner {
             Ok(_) => {}
             Err(WriteError::Invalid(faults)) => {
                 let all = faults.0.into_iter();
-                found.extend(all.map(|fault| finding(true, &fault.pointer, fault.reason)));
+                found.extend(all.map(|fault| finding(true, &fault.pointer, fault.told())));
             }
             Err(error) => found.push(finding(true, "", error.to_string())),
         }

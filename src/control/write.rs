@@ -462,6 +462,7 @@ impl Inner {
                 pointer: pointer.to_owned(),
                 reason: "`tls.verify` must be true: security.require_upstream_verify is set".into(),
                 words: Words::Ours,
+                guess: None,
             }));
         }
         let (piece, proved) = self.compile_proved(kind, id, &parsed.resource)?;
@@ -489,6 +490,7 @@ impl Inner {
                     pointer,
                     reason: error.to_string(),
                     words: Words::Ours,
+                    guess: None,
                 }));
             }
         }
@@ -569,6 +571,7 @@ fn unsealable(error: CustodyError) -> WriteError {
                 pointer: error.pointer,
                 reason,
                 words: Words::Ours,
+                guess: None,
             })
         }
         CustodyReason::Malformed

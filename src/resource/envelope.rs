@@ -128,6 +128,7 @@ fn one(pointer: &str, reason: &str, words: Words) -> Faults {
         pointer: pointer.to_owned(),
         reason: reason.to_owned(),
         words,
+        guess: None,
     }])
 }
 

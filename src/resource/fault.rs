@@ -1,5 +1,7 @@
 //! Why a document was refused: the field, the reason, all of them at once.
 
+use std::fmt;
+
 use super::texts;
 
 /// What APISIX says of a private key that is neither PEM nor one it can open.
@@ -17,6 +19,17 @@ pub struct Fault {
     pub reason: String,
     /// Whose words the reason is in.
     pub words: Words,
+    /// What may have been meant by a member that there is none of.
+    pub guess: Option<Guess>,
+}
+
+/// A member that there is none of, and the known one whose name is nearest to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guess {
+    /// Its name, as it may be quoted.
+    pub found: String,
+    /// The known one's.
+    pub meant: String,
 }
 
 /// Whose words a reason is in, which says how a reply has it.
@@ -24,10 +37,21 @@ pub struct Fault {
 pub enum Words {
     /// Those of APISIX's JSON schema library; `invalid configuration: ` precedes them in `error_msg`.
     Schema,
+    /// The same for a rule of ours, where APISIX takes members that it does not know: the
+    /// [guess](Fault::guess) follows them in `error_msg`.
+    Stricter,
     /// Those of APISIX for a check behind the schema; they stand alone in `error_msg`.
     Apisix,
     /// Ours, for what APISIX does not check: a whole sentence.
     Ours,
+}
+
+impl Words {
+    /// Whether they come from the schema: then `invalid configuration: ` precedes them.
+    #[must_use]
+    pub const fn is_schema(self) -> bool {
+        matches!(self, Self::Schema | Self::Stricter)
+    }
 }
 
 impl Fault {
@@ -36,8 +60,25 @@ impl Fault {
     pub fn message(&self) -> String {
         match self.words {
             Words::Schema => format!("{PREFIX}{}", self.reason),
+            Words::Stricter => format!("{PREFIX}{}", self.told()),
             Words::Apisix | Words::Ours => self.reason.clone(),
         }
+    }
+
+    /// The reason and what may have been meant: for lists of faults and for the log.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match &self.guess {
+            Some(guess) => format!("{}{guess}", self.reason),
+            None => self.reason.clone(),
+        }
+    }
+}
+
+/// What follows a reason.
+impl fmt::Display for Guess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, ", did you mean {}?", texts::quoted(&self.meant))
     }
 }
 
@@ -55,7 +96,7 @@ impl Faults {
     #[must_use]
     pub fn message(&self) -> String {
         match self.0.first() {
-            Some(first) if first.words == Words::Schema => format!("{PREFIX}{}", self.reason()),
+            Some(first) if first.words.is_schema() => format!("{PREFIX}{}", self.reason()),
             Some(_) => self.reason(),
             None => "invalid configuration".to_owned(),
         }
@@ -65,8 +106,11 @@ impl Faults {
     #[must_use]
     pub fn reason(&self) -> String {
         match self.0.first() {
-            Some(first) if first.words == Words::Ours => self.sentence(),
-            Some(first) => first.reason.clone(),
+            Some(first) => match first.words {
+                Words::Ours => self.sentence(),
+                Words::Stricter => first.told(),
+                Words::Schema | Words::Apisix => first.reason.clone(),
+            },
             None => String::new(),
         }
     }
@@ -83,7 +127,13 @@ impl Faults {
             Some(Open::Member) => parts.push(format!("at {}", first.pointer)),
             None => {}
         }
-        parts.extend(self.remedies(first));
+        parts.extend(remedy(first));
+        let own = first
+            .guess
+            .as_ref()
+            .filter(|_| first.words == Words::Schema);
+        let guess = own.or_else(|| self.guess_behind(first));
+        parts.extend(guess.map(found));
         (!parts.is_empty()).then(|| parts.join("; "))
     }
 
@@ -93,13 +143,14 @@ impl Faults {
         let Some(first) = self.0.first() else {
             return String::new();
         };
-        let mut text = first.reason.clone();
+        let mut text = first.told();
         match self.left_open(first) {
             Some(Open::Clause(asked)) => text.push_str(&format!(": {asked}")),
             Some(Open::Member) => text.push_str(&format!(" (at {})", first.pointer)),
             None => {}
         }
-        for part in self.remedies(first) {
+        let guess = self.guess_behind(first).map(found);
+        for part in remedy(first).into_iter().chain(guess) {
             text.push_str(&format!("; {part}"));
         }
         text
@@ -116,19 +167,25 @@ impl Faults {
         }
     }
 
-    /// What to do about the first fault, and what may have been meant.
-    fn remedies(&self, first: &Fault) -> Vec<String> {
-        let mut remedies = REMEDIES.iter();
-        let remedy = remedies.find(|(words, _)| first.reason.ends_with(words));
-        // A member that is lacking is often there, misspelt.
+    /// The first guess behind a first fault that has none: a member that is lacking is often there,
+    /// misspelt.
+    fn guess_behind(&self, first: &Fault) -> Option<&Guess> {
         let mut others = self.0.iter().skip(1);
-        let guess = others.find_map(|other| {
-            let (_, guess) = other.reason.split_once(FOUND)?;
-            guess.contains(GUESS).then(|| format!("found {guess}"))
-        });
-        let remedy = remedy.map(|(_, remedy)| (*remedy).to_owned());
-        remedy.into_iter().chain(guess).collect()
+        let guess = others.find_map(|other| other.guess.as_ref());
+        guess.filter(|_| first.guess.is_none())
     }
+}
+
+/// What to do about a fault whose words leave it open.
+fn remedy(fault: &Fault) -> Option<String> {
+    let mut remedies = REMEDIES.iter();
+    let remedy = remedies.find(|(words, _)| fault.reason.ends_with(words));
+    remedy.map(|(_, remedy)| (*remedy).to_owned())
+}
+
+/// A guess where its fault is not told.
+fn found(guess: &Guess) -> String {
+    format!("found {}{guess}", guess.found)
 }
 
 /// What a reason leaves open.
@@ -138,10 +195,6 @@ enum Open<'f> {
     /// Which member is meant.
     Member,
 }
-
-/// What precedes a member that there is none of, and the one that was meant.
-const FOUND: &str = "found ";
-pub(super) const GUESS: &str = ", did you mean ";
 
 /// Ends of texts that leave open what is wrong: a fault behind them says it.
 const OPEN: [&str; 4] = [
@@ -251,6 +304,7 @@ impl Verdict {
                 pointer: texts::shown_pointer(pointer),
                 reason,
                 words,
+                guess: None,
             });
         }
     }
@@ -291,6 +345,7 @@ mod tests {
             pointer: (*pointer).to_owned(),
             reason: (*reason).to_owned(),
             words,
+            guess: None,
         };
         Faults(faults.iter().map(fault).collect())
     }
@@ -371,13 +426,43 @@ mod tests {
         );
         let unknown = (
             "/tls/client_crt",
-            "additional properties forbidden, found client_crt, did you mean \"client_cert\"?",
+            "additional properties forbidden, found client_crt",
         );
-        assert_eq!(
-            hint(&[required, unknown]).as_deref(),
-            Some("found client_crt, did you mean \"client_cert\"?")
-        );
-        let foreign = ("/x", "additional properties forbidden, found x");
-        assert_eq!(hint(&[required, foreign]), None);
+        assert_eq!(hint(&[required, unknown]), None);
+        let guess = Guess {
+            found: "client_crt".to_owned(),
+            meant: "client_cert".to_owned(),
+        };
+        let guessed = "found client_crt, did you mean \"client_cert\"?";
+        let forbidden = "additional properties forbidden";
+        for (words, all, message, hint, sentence) in [
+            (
+                Words::Schema,
+                &[required, unknown][..],
+                format!("{PREFIX}{}", required.1),
+                Some(guessed),
+                format!("{}; {guessed}", required.1),
+            ),
+            (
+                Words::Schema,
+                &[unknown],
+                format!("{PREFIX}{}", unknown.1),
+                Some(guessed),
+                format!("{forbidden}, {guessed}"),
+            ),
+            (
+                Words::Stricter,
+                &[unknown],
+                format!("{PREFIX}{forbidden}, {guessed}"),
+                None,
+                format!("{forbidden}, {guessed}"),
+            ),
+        ] {
+            let mut faults = faults(words, all);
+            faults.0[all.len() - 1].guess = Some(guess.clone());
+            assert_eq!(faults.message(), message);
+            assert_eq!(faults.hint().as_deref(), hint);
+            assert_eq!(faults.sentence(), sentence);
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use serde_json::Value;
 use zeroize::Zeroize;
 
-use fault::{Faults, Verdict, Warning, Words};
+use fault::{Faults, Verdict, Warning};
 use secret::Secret;
 
 mod balance;
@@ -269,11 +269,7 @@ pub fn parse(kind: Kind, id: &Id, document: &Document, terms: &Terms) -> Result<
     let mut faults = schema::check(kind, manager, shape.value());
     verdict.faults.append(&mut faults);
     // The checks after the schema rely on it: with faults of its own only they are told.
-    let resource = if verdict
-        .faults
-        .iter()
-        .any(|fault| fault.words == Words::Schema)
-    {
+    let resource = if verdict.faults.iter().any(|fault| fault.words.is_schema()) {
         None
     } else {
         match kind {

@@ -78,6 +78,7 @@ fn fault(at: &str, reason: String) -> Fault {
         pointer: at.to_owned(),
         reason,
         words: Words::Apisix,
+        guess: None,
     }
 }
 

@@ -275,7 +275,7 @@ mod tests {
     #[track_caller]
     fn refused(id: &str, body: &Value) -> String {
         let faults = judge_as(Kind::Secret, id, body, &TERMS).unwrap_err();
-        faults.0[0].reason.clone()
+        faults.0[0].told()
     }
 
     #[test]

@@ -11,7 +11,7 @@ use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind;
 use serde_json::Value;
 
-use super::fault::{FOUND_MAX, Fault, GUESS, Words};
+use super::fault::{FOUND_MAX, Fault, Guess, Words};
 use super::is_reference;
 
 /// How many characters of a value are quoted.
@@ -72,7 +72,8 @@ pub(super) fn faults<'a>(
         .map(|finding| Fault {
             pointer: shown_pointer(finding.pointer),
             reason: finding.reason,
-            words: Words::Schema,
+            words: finding.words,
+            guess: finding.guess,
         })
         .collect()
 }
@@ -153,6 +154,8 @@ struct Finding {
     rank: Vec<usize>,
     pointer: String,
     reason: String,
+    words: Words,
+    guess: Option<Guess>,
 }
 
 /// Where in the schema an error arose.
@@ -175,7 +178,19 @@ fn collect(schema: &Value, error: &ValidationError<'_>, findings: &mut Vec<Findi
     }
     let at = error.instance_path().as_str();
     findings.extend(place.clause);
+    let unknown = matches!(
+        error.kind(),
+        ValidationErrorKind::AdditionalProperties { .. }
+    );
+    let is_ours = unknown && place.node.get(SUGGEST).is_some();
+    let words = if is_ours {
+        Words::Stricter
+    } else {
+        Words::Schema
+    };
     for (member, reason) in reasons(place.node, error) {
+        let guess = member.as_deref().filter(|_| unknown);
+        let guess = guess.and_then(|member| guess_of(place.node, member));
         let mut rank = place.rank.clone();
         rank.push(match place.keyword.as_str() {
             "required" => position(place.node, member.as_deref().unwrap_or_default()),
@@ -189,25 +204,11 @@ fn collect(schema: &Value, error: &ValidationError<'_>, findings: &mut Vec<Findi
             rank,
             pointer,
             reason: format!("{}{reason}", place.prefix),
+            words,
+            guess,
         });
     }
-    // What may have been meant: not in APISIX's text, which stays first.
-    if let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind()
-        && place.node.get(SUGGEST).is_none()
-    {
-        for member in unexpected.iter().take(FOUND_MAX) {
-            if let Some(word) = meant(place.node, member) {
-                let mut rank = place.rank.clone();
-                rank.extend([0, 1]);
-                findings.push(Finding {
-                    rank,
-                    pointer: join(at, member),
-                    reason: format!("found {}{GUESS}{}?", shown(member), quoted(word)),
-                });
-            }
-        }
-    }
-    // What is lacking: likewise.
+    // What is lacking: not in APISIX's text, which stays first.
     if let ValidationErrorKind::OneOfNotValid { .. } = error.kind()
         && let Some(lacking) = lacking(place.node, error.instance())
     {
@@ -217,6 +218,8 @@ fn collect(schema: &Value, error: &ValidationError<'_>, findings: &mut Vec<Findi
             rank,
             pointer: at.to_owned(),
             reason: lacking,
+            words,
+            guess: None,
         });
     }
     // What is wrong in the alternative that was meant: likewise.
@@ -342,6 +345,8 @@ fn locate<'s>(schema: &'s Value, error: &ValidationError<'_>) -> Place<'s> {
                     rank: place.rank.clone(),
                     pointer: pointer.clone(),
                     reason: format!("{prefix}{keyword} clause did not match"),
+                    words: Words::Schema,
+                    guess: None,
                 });
                 place.node = under;
             }
@@ -367,7 +372,7 @@ fn reasons(node: &Value, error: &ValidationError<'_>) -> Vec<(Option<String>, St
         ValidationErrorKind::AdditionalProperties { unexpected } => unexpected
             .iter()
             .take(FOUND_MAX)
-            .map(|member| (Some(member.clone()), unknown_member(node, member)))
+            .map(|member| (Some(member.clone()), unknown_member(member)))
             .collect(),
         ValidationErrorKind::MinLength { limit } => one(format!(
             "string too short, expected at least {limit}, got {}",
@@ -478,21 +483,18 @@ fn wrong_type(node: &Value, value: &Value) -> String {
     format!("wrong type: expected {expected}, got {got}")
 }
 
-fn unknown_member(node: &Value, member: &str) -> String {
-    let found = shown(member);
-    let mut reason = format!("additional properties forbidden, found {found}");
-    if node.get(SUGGEST).is_some()
-        && let Some(word) = meant(node, member)
-    {
-        let _ = write!(reason, "{GUESS}{}?", quoted(word));
-    }
-    reason
+fn unknown_member(member: &str) -> String {
+    format!("additional properties forbidden, found {}", shown(member))
 }
 
 /// The member of a schema that a misspelt one may stand for.
-fn meant<'n>(node: &'n Value, member: &str) -> Option<&'n str> {
+fn guess_of(node: &Value, member: &str) -> Option<Guess> {
     let properties = node.get("properties").and_then(Value::as_object)?;
-    nearest(member, properties.keys().map(String::as_str))
+    let meant = nearest(member, properties.keys().map(String::as_str))?;
+    Some(Guess {
+        found: shown(member),
+        meant: meant.to_owned(),
+    })
 }
 
 fn char_count(value: &Value) -> usize {
@@ -573,7 +575,7 @@ fn matches_both(context: &[Vec<ValidationError<'_>>]) -> String {
 }
 
 /// A text in quotes as Lua's `%q` writes it: backslash and quote get a backslash.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
@@ -593,7 +595,9 @@ mod tests {
             .build(schema)
             .unwrap();
         let all = faults(schema, validator.iter_errors(value)).into_iter();
-        all.map(|fault| (fault.pointer, fault.reason)).collect()
+        all.map(|fault| (fault.told(), fault.pointer))
+            .map(|(told, pointer)| (pointer, told))
+            .collect()
     }
 
     #[test]
@@ -797,11 +801,10 @@ mod tests {
         });
         let found = reasons_of(&schema, &json!({"z": 1, "b": {"x": 1}, "a": 1}));
         let pointers: Vec<_> = found.iter().map(|(pointer, _)| pointer.as_str()).collect();
-        // What `z` may stand for, and what `oneOf` lacks, is told behind them.
-        assert_eq!(
-            pointers,
-            ["/a", "/d", "/b/x", "/b/y", "/c", "/z", "/z", "", ""]
-        );
+        // What `oneOf` lacks is told behind them. Each is there once.
+        assert_eq!(pointers, ["/a", "/d", "/b/x", "/b/y", "/c", "/z", "", ""]);
+        let unknown = "additional properties forbidden, found z, did you mean \"a\"?";
+        assert_eq!(found[5].1, unknown);
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub fn amend_keys(kind: Kind, before: &Document, after: &mut Document) -> Result
                     "a key is not removed from its certificate: remove `{member}` too, or send another key"
                 ),
                 words: Words::Ours,
+                guess: None,
             });
         }
         let is_followed = had_key.is_some_and(|keys| {

@@ -161,6 +161,7 @@ fn fault(pointer: &str, reason: impl Into<String>) -> Fault {
         pointer: pointer.to_owned(),
         reason: reason.into(),
         words: Words::Ours,
+        guess: None,
     }
 }
 

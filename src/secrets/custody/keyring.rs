@@ -80,6 +80,7 @@ fn refusal(pointer: String) -> Fault {
         pointer,
         reason: NOT_DECRYPTED.to_owned(),
         words: Words::Apisix,
+        guess: None,
     }
 }
 

@@ -134,6 +134,7 @@ pub fn refuse_sealed(kind: Kind, document: &Document) -> Result<(), Fault> {
                 pointer,
                 reason: Reason::AlreadySealed.to_string(),
                 words: Words::Ours,
+                guess: None,
             });
         }
     }

@@ -79,6 +79,7 @@ fn fault(kind: Kind, pointer: &str) -> Fault {
             ),
         },
         words: Words::Ours,
+        guess: None,
     }
 }
 
