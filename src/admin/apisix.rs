@@ -40,14 +40,17 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
         (Target::Object(kind, id), &Method::PUT) => put(call, kind, Some(&id)).await,
         (Target::Object(kind, id), &Method::DELETE) => delete(call, kind, &id).await,
         (Target::ServiceUpstreams(id), &Method::GET) => show_service_upstreams(call, id).await,
-        (Target::Plugins, &Method::GET) => Ok(Answer::ok(json!(plugins::NAMES))),
+        (Target::Plugins, &Method::GET) => list_plugins(&call.head.query),
         (Target::PluginSchemas(name), &Method::GET) => plugin_schemas(&call.head.query, name),
         // They are parts of the program: those that run are the newest there are.
-        (Target::PluginSchemas(Some("reload")), &Method::PUT) => Ok(Answer::text(
+        (Target::PluginsReload, &Method::PUT) => Ok(Answer::text(
             StatusCode::OK,
             "text/plain",
             "done".to_owned(),
         )),
+        (Target::PluginsReload, &(Method::GET | Method::POST | Method::DELETE | Method::PATCH)) => {
+            Err(Refusal::ReloadIsPut(method.clone()))
+        }
         (Target::Schema(word), &Method::GET) => judge::show_schema(word),
         (Target::SchemaCheck(word), &Method::POST) => judge::check_schema(call, word).await,
         (Target::Configuration, &Method::GET | &Method::HEAD | &Method::PUT) => {
@@ -82,6 +85,7 @@ pub(super) async fn answer(call: &mut Call<'_>, words: &[&str]) -> Result<Answer
             | Target::Object(..)
             | Target::Node(..)
             | Target::Plugins
+            | Target::PluginsReload
             | Target::PluginSchemas(_)
             | Target::Schema(_)
             | Target::SchemaCheck(_)
@@ -274,6 +278,15 @@ fn not_offered(call: &Call<'_>, word: &str, depth: Depth) -> Result<Answer, Refu
         (_, _, &Method::GET, Depth::Collection) => Ok(empty_list()),
         (_, _, &Method::GET, Depth::Object) => Err(Refusal::NoObject),
         _ => Err(Refusal::NotOffered(word.to_owned())),
+    }
+}
+
+/// The names of the plugins of a subsystem. (APISIX, `admin/init.lua`.)
+fn list_plugins(query: &Query) -> Result<Answer, Refusal> {
+    match query.find("subsystem").unwrap_or("http") {
+        "http" => Ok(Answer::ok(json!(plugins::NAMES))),
+        "stream" => Ok(Answer::ok(json!([]))),
+        _ => Err(Refusal::NoListOfSubsystem),
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn show_schema(word: &str) -> Result<Answer, Refusal> {
     let schema = kind.and_then(|kind| schema::document(kind, ""));
     schema
         .map(|schema| Answer::ok(schema.clone()))
-        .ok_or(Refusal::NoPath)
+        .ok_or_else(|| Refusal::NoSchema(word.to_owned()))
 }
 
 /// What there is to tell of every plugin, by name.
@@ -289,7 +289,12 @@ mod tests {
             assert_eq!(schema["properties"]["create_time"]["type"], "integer");
             room.ask("PUT", &path, "{}", 404).await;
         }
-        for word in ["routes", "plugins/a/b", "secret", "nothing", ""] {
+        for word in ["routes", "secret", "nothing"] {
+            let path = format!("/apisix/admin/schema/{word}");
+            let told = room.ask("GET", &path, "", 400).await.json();
+            assert_eq!(told["error_msg"], format!("not found schema: {word}"));
+        }
+        for word in ["plugins/a/b", ""] {
             let path = format!("/apisix/admin/schema/{word}");
             let told = room.ask("GET", &path, "", 404).await.json();
             assert_eq!(told["error_msg"], "not found", "{word}");

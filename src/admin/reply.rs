@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue, RETRY_AFTER};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::attempts::TooMany;
@@ -268,12 +268,21 @@ pub(super) enum Refusal {
     /// A resource that APISIX has and this gateway does not.
     #[error("{0} are not available in this gateway; nothing was stored")]
     NotOffered(String),
+    /// A kind that has no schema, as there is none.
+    #[error("not found schema: {}", shown(.0))]
+    NoSchema(String),
     /// A plugin that there is not, in this of APISIX's subsystems.
     #[error("plugin not found in subsystem {0}")]
     NoPlugin(String),
     /// A subsystem that APISIX does not have either.
     #[error("unsupported subsystem: {}", shown(.0))]
     NoSubsystem(String),
+    /// The same, where the list of plugins is asked for.
+    #[error("invalid subsystem passed")]
+    NoListOfSubsystem,
+    /// `/plugins/reload` by another method than PUT.
+    #[error("please use PUT method to reload the plugins, {0} method is not allowed.")]
+    ReloadIsPut(Method),
     /// `stream_routes`.
     #[error("stream mode is disabled, can not add stream routes")]
     NoStreams,
@@ -354,7 +363,9 @@ impl Refusal {
             ),
             Self::Body(BodyError::Slow) => Answer::error(StatusCode::REQUEST_TIMEOUT, &text),
             Self::Configuration { text, hint } => Answer::error(bad, &text).with_hint(hint),
-            Self::List(ListError::PageSize) => Answer::text(bad, "text/plain", text),
+            Self::List(ListError::PageSize) | Self::NoListOfSubsystem => {
+                Answer::text(bad, "text/plain", text)
+            }
             Self::NoObject | Self::Write(WriteError::NotFound) => {
                 Answer::json(StatusCode::NOT_FOUND, json!({ "message": text }))
             }
@@ -394,7 +405,9 @@ impl Refusal {
             | Self::Standalone
             | Self::UnknownResource(_)
             | Self::UnknownGroup(_) => Answer::error(StatusCode::NOT_FOUND, &text),
-            Self::PostSecret => Answer::error(StatusCode::METHOD_NOT_ALLOWED, &text),
+            Self::PostSecret | Self::ReloadIsPut(_) => {
+                Answer::error(StatusCode::METHOD_NOT_ALLOWED, &text)
+            }
             Self::Write(WriteError::Patch(error)) => {
                 let status = if error.is_conflict() {
                     StatusCode::CONFLICT
@@ -420,6 +433,7 @@ impl Refusal {
             | Self::NoId(_)
             | Self::NotOffered(_)
             | Self::NoStreams
+            | Self::NoSchema(_)
             | Self::NoSubsystem(_)
             | Self::TtlNotANumber
             | Self::TtlOutOfRange

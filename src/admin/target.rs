@@ -35,6 +35,8 @@ pub(super) enum Target<'w, 'p> {
     NotOffered(&'p str, Depth),
     /// `/plugins/list`.
     Plugins,
+    /// `/plugins/reload`.
+    PluginsReload,
     /// `/plugins?all=true` and `/plugins/{name}`, both also behind `/schema`: what plugins there are
     /// look like.
     PluginSchemas(Option<&'p str>),
@@ -73,6 +75,7 @@ impl<'w, 'p> Target<'w, 'p> {
             ["services", id, "upstreams"] => Ok(Self::ServiceUpstreams(id)),
             ["services", _, "upstreams", _] => Ok(Self::ServiceUpstream),
             ["plugins", "list"] => Ok(Self::Plugins),
+            ["plugins", "reload"] => Ok(Self::PluginsReload),
             ["plugins"] | ["schema", "plugins"] => Ok(Self::PluginSchemas(None)),
             ["plugins", name] | ["schema", "plugins", name] => Ok(Self::PluginSchemas(Some(name))),
             ["schema", word] => Ok(Self::Schema(word)),
@@ -113,6 +116,7 @@ impl Target<'_, '_> {
             | Self::ServiceUpstream
             | Self::NotOffered(..) => true,
             Self::Plugins
+            | Self::PluginsReload
             | Self::PluginSchemas(_)
             | Self::Schema(_)
             | Self::SchemaCheck(_)

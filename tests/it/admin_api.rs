@@ -316,6 +316,21 @@ fn words_and_methods_that_do_not_exist_are_refused_as_by_apisix() {
     let reloaded = gateway.admin("PUT", "/plugins/reload").send();
     assert_eq!(reloaded.expect_status(200).body, "done");
     assert_eq!(schema.json()["properties"]["headers"]["type"], "object");
+    for method in ["GET", "POST", "DELETE", "PATCH"] {
+        let refused = gateway.admin(method, "/plugins/reload").send();
+        let text =
+            format!("please use PUT method to reload the plugins, {method} method is not allowed.");
+        assert_eq!(error_msg(&refused.expect_status(405)), text);
+    }
+    for (subsystem, names) in [("http", json!(["proxy-rewrite"])), ("stream", json!([]))] {
+        let told = gateway.admin_get(&format!("/plugins/list?subsystem={subsystem}"));
+        assert_eq!(told.expect_status(200).json(), names);
+    }
+    let told = gateway
+        .admin_get("/plugins/list?subsystem=tcp")
+        .expect_status(400);
+    assert_eq!(told.body, "invalid subsystem passed");
+    assert_eq!(told.header("content-type"), Some("text/plain"));
     let streams = gateway.admin_get("/plugins?all=true&subsystem=stream");
     assert_eq!(streams.expect_status(200).json(), json!({}));
     for (path, status, text) in [
@@ -330,7 +345,6 @@ fn words_and_methods_that_do_not_exist_are_refused_as_by_apisix() {
             "plugin not found in subsystem stream",
         ),
         ("/plugins", 404, "plugin not found in subsystem http"),
-        ("/plugins/reload", 404, "plugin not found in subsystem http"),
         (
             "/schema/plugins/limit-count",
             404,

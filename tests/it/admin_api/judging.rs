@@ -47,9 +47,9 @@ fn schema_of_each_kind_accepts_what_the_gateway_accepts() {
             let stored = gateway.admin_get(&format!("/{plural}"));
             assert_eq!(stored.json()["total"], 0);
         }
-        door.ask(&gateway, "GET", "/schema/routes")
-            .send()
-            .expect_status(404);
+        let unknown = door.ask(&gateway, "GET", "/schema/routes").send();
+        let text = error_msg(&unknown.expect_status(400));
+        assert_eq!(text, "not found schema: routes");
         post(door, &gateway, "/schema/validate/route", "{}").expect_status(404);
     }
 }
