@@ -7,10 +7,10 @@ use http::HeaderName;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::fault::Verdict;
-use super::{Document, members, texts};
+use super::{Document, is_reference, members, schema, texts};
 use crate::matching::template::Template;
 use crate::matching::variable::{ClientFact, Variable};
 
@@ -73,25 +73,39 @@ pub(super) fn read(document: &Document, verdict: &mut Verdict) -> Plugins {
     let mut plugins = Plugins::default();
     for (name, config) in members::object(document, "plugins").into_iter().flatten() {
         let at = texts::join("/plugins", name);
-        match name.as_str() {
-            "proxy-rewrite" => plugins.headers = read_proxy_rewrite(config, &at, verdict),
-            _ => verdict.refuse_as_apisix(at, format!("unknown plugin [{}]", texts::shown(name))),
+        let shown = texts::shown(name);
+        match (name.as_str(), config) {
+            (_, Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => {
+                let config = texts::shown(&config.to_string());
+                let text = format!("invalid plugin conf {config} for plugin [{shown}]");
+                verdict.refuse_as_apisix(at, text);
+            }
+            ("proxy-rewrite", _) => plugins.headers = read_proxy_rewrite(config, &at, verdict),
+            _ => verdict.refuse_as_apisix(at, format!("unknown plugin [{shown}]")),
         }
     }
     plugins
 }
 
+/// Refuses in APISIX's words. (APISIX, `plugins/proxy-rewrite.lua`.)
 fn refuse(at: &str, reason: &str, verdict: &mut Verdict) {
     let text = format!("failed to check the configuration of plugin proxy-rewrite err: {reason}");
     verdict.refuse_as_apisix(at, text);
 }
 
+/// Refuses what the schema finds.
+fn refuse_shape(config: &Value, at: &str, verdict: &mut Verdict) {
+    for fault in schema::check_plugin("proxy-rewrite", config) {
+        refuse(&format!("{at}{}", fault.pointer), &fault.reason, verdict);
+    }
+}
+
 fn read_proxy_rewrite(config: &Value, at: &str, verdict: &mut Verdict) -> Option<HeaderRewrite> {
-    let Some(config) = config.as_object() else {
-        refuse(at, "wrong type: expected object", verdict);
+    let Some(members) = config.as_object().filter(|members| !members.is_empty()) else {
+        refuse_shape(config, at, verdict);
         return None;
     };
-    for member in config.keys().filter(|member| *member != "headers") {
+    for member in members.keys().filter(|member| *member != "headers") {
         let at = texts::join(at, member);
         if MEMBERS.contains(&member.as_str()) || member == "_meta" {
             verdict.refuse_unsupported(at, &format!("proxy-rewrite.{member}"));
@@ -104,37 +118,59 @@ fn read_proxy_rewrite(config: &Value, at: &str, verdict: &mut Verdict) -> Option
             refuse(&at, &reason, verdict);
         }
     }
-    let Some(headers) = config.get("headers") else {
-        return Some(HeaderRewrite::default());
-    };
-    let at = texts::join(at, "headers");
-    let Some(headers) = headers.as_object() else {
-        refuse(&at, "headers is an object", verdict);
+    let headers = members.get("headers")?;
+    refuse_shape(&json!({ "headers": headers }), at, verdict);
+    read_headers(headers, &texts::join(at, "headers"), verdict)
+}
+
+/// Reads `headers`, and says what is wrong where the schema's words leave it open.
+fn read_headers(headers: &Value, at: &str, verdict: &mut Verdict) -> Option<HeaderRewrite> {
+    let Some(headers) = headers.as_object().filter(|headers| !headers.is_empty()) else {
+        verdict.refuse(at, "headers is an object with at least one header");
         return None;
     };
     let mut rewrite = HeaderRewrite::default();
-    // Without one of the three words, all of it is set: APISIX's older form.
+    // Without one of the three words, all of it is set: APISIX's older form, in which they are
+    // names like any other.
     let words = ["add", "set", "remove"];
-    if !headers.keys().any(|key| words.contains(&key.as_str())) {
-        rewrite.set = read_lines(headers, &at, verdict);
+    let is_older = !headers.iter().any(|(name, value)| {
+        words.contains(&name.as_str()) && (value.is_object() || value.is_array())
+    });
+    if is_older {
+        rewrite.set = read_lines(headers, at, verdict);
     } else {
         for (word, value) in headers {
-            let at = texts::join(&at, word);
+            let at = texts::join(at, word);
             match (word.as_str(), value) {
+                ("add" | "set" | "remove", Value::Object(none)) if none.is_empty() => {
+                    verdict.refuse(at, format!("headers.{word} is empty; leave it out"));
+                }
                 ("add", Value::Object(lines)) => rewrite.add = read_lines(lines, &at, verdict),
                 ("set", Value::Object(lines)) => rewrite.set = read_lines(lines, &at, verdict),
                 ("remove", Value::Array(names)) => {
                     rewrite.remove = read_names(names, &at, verdict);
                 }
-                ("add" | "set", _) => refuse(&at, "an object is needed", verdict),
-                ("remove", _) => refuse(&at, "a list of names is needed", verdict),
-                _ => refuse(&at, "beside add, set and remove nothing can stand", verdict),
+                ("add" | "set", _) => {
+                    verdict.refuse(
+                        at,
+                        format!("headers.{word} is an object of names and values"),
+                    );
+                }
+                ("remove", _) => verdict.refuse(at, "headers.remove is a list of names"),
+                _ => {
+                    let word = texts::shown(word);
+                    let reason = format!(
+                        "headers.{word} cannot stand beside add, set and remove; put it into one of \
+                         them"
+                    );
+                    verdict.refuse(at, reason);
+                }
             }
         }
     }
     if rewrite.add.len() + rewrite.set.len() + rewrite.remove.len() > HEADERS_MAX {
         let reason = format!("more than {HEADERS_MAX} headers");
-        refuse(&at, &reason, verdict);
+        refuse(at, &reason, verdict);
     }
     Some(rewrite)
 }
@@ -143,8 +179,27 @@ fn read_lines(lines: &Document, at: &str, verdict: &mut Verdict) -> Vec<(HeaderN
     let mut read = Vec::new();
     for (name, value) in lines {
         let at = texts::join(at, name);
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            // What the schema takes for no name may have any value there.
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)
+                if name.is_empty() || name.contains(':') =>
+            {
+                refuse(&at, "invalid type as header value", verdict);
+                continue;
+            }
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+                let name = texts::shown(name);
+                verdict.refuse(
+                    at,
+                    format!("the value of header {name} is a text or a number"),
+                );
+                continue;
+            }
+        };
         let name = read_name(name, &at, verdict);
-        let value = read_value(value, &at, verdict);
+        let value = read_value(&text, &at, verdict);
         read.extend(name.zip(value));
     }
     read
@@ -152,20 +207,26 @@ fn read_lines(lines: &Document, at: &str, verdict: &mut Verdict) -> Vec<(HeaderN
 
 fn read_names(names: &[Value], at: &str, verdict: &mut Verdict) -> Vec<HeaderName> {
     let mut read = Vec::new();
+    if names.is_empty() {
+        verdict.refuse(at, "headers.remove is empty; leave it out");
+    }
     for (index, name) in names.iter().enumerate() {
         let at = format!("{at}/{index}");
         match name.as_str() {
             Some(name) => read.extend(read_name(name, &at, verdict)),
-            None => refuse(&at, "a header's name is a text", verdict),
+            None => verdict.refuse(at, "headers.remove is a list of names"),
         }
     }
     read
 }
 
 fn read_name(name: &str, at: &str, verdict: &mut Verdict) -> Option<HeaderName> {
+    if name.is_empty() {
+        refuse(at, "invalid field length in header", verdict);
+        return None;
+    }
     let Ok(header) = name.parse::<HeaderName>() else {
-        let reason = format!("{} is no header's name", texts::shown(name));
-        refuse(at, &reason, verdict);
+        refuse(at, "invalid field character in header", verdict);
         return None;
     };
     if OURS.contains(&header) {
@@ -183,23 +244,21 @@ fn read_name(name: &str, at: &str, verdict: &mut Verdict) -> Option<HeaderName> 
     Some(header)
 }
 
-fn read_value(value: &Value, at: &str, verdict: &mut Verdict) -> Option<Template> {
-    let text = match value {
-        Value::String(text) => text.clone(),
-        Value::Number(number) => number.to_string(),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
-            refuse(at, "a header's value is a text or a number", verdict);
-            return None;
-        }
-    };
+fn read_value(text: &str, at: &str, verdict: &mut Verdict) -> Option<Template> {
     if text
         .bytes()
         .any(|byte| byte.is_ascii_control() && byte != b'\t')
     {
-        refuse(at, "a header's value has no line breaks", verdict);
+        refuse(at, "invalid value character in header", verdict);
         return None;
     }
-    match Template::parse(&text) {
+    if is_reference(text) {
+        let reason = "a reference cannot stand in a header: what it refers to is a certificate, a \
+                      key or a credential, which no upstream is told";
+        refuse(at, reason, verdict);
+        return None;
+    }
+    match Template::parse(text) {
         Ok(template) => {
             let folded = [ClientFact::Cert, ClientFact::RawCert].map(Variable::Client);
             if template
@@ -227,10 +286,8 @@ fn read_value(value: &Value, at: &str, verdict: &mut Verdict) -> Option<Template
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-    use crate::resource::schema;
+    use crate::resource::fault::Faults;
 
     fn judged(config: &Value) -> (Plugins, Verdict) {
         let mut verdict = Verdict::default();
@@ -255,7 +312,10 @@ mod tests {
         let (plugins, verdict) = judged(&json!({"headers": {"X-Old": "a"}}));
         assert!(verdict.faults.is_empty());
         assert_eq!(plugins.headers.unwrap().set[0].0, "x-old");
-        assert_eq!(judged(&json!({})).0.headers, Some(HeaderRewrite::default()));
+        // Words of the newer form are names in the older one.
+        let (plugins, verdict) = judged(&json!({"headers": {"set": "a", "X-Old": "b"}}));
+        assert!(verdict.faults.is_empty(), "{:?}", verdict.faults);
+        assert_eq!(plugins.headers.unwrap().set.len(), 2);
     }
 
     #[test]
@@ -265,12 +325,16 @@ mod tests {
         }
         let shown = jsonschema::draft7::new(schema::plugin("proxy-rewrite").unwrap()).unwrap();
         for (config, is_good) in [
-            (json!({}), true),
+            (json!({}), false),
+            (json!([]), false),
+            (json!({"headers": {}}), false),
             (json!({"headers": {"X-Old": "a", "X-N": 7}}), true),
             (
-                json!({"headers": {"set": {"a": "b"}, "add": {}, "remove": ["c"]}}),
+                json!({"headers": {"set": {"a": "b"}, "remove": ["c"]}}),
                 true,
             ),
+            (json!({"headers": {"set": {"a": "b"}, "add": {}}}), false),
+            (json!({"headers": {"remove": []}}), false),
             (json!(1), false),
             (json!({"uri": "/a"}), false),
             (json!({"headers": []}), false),
@@ -290,32 +354,115 @@ mod tests {
     }
 
     #[test]
+    fn what_apisix_refuses_is_refused_in_its_words() {
+        const SHAPE: &str = "property \"headers\" validation failed: value should match only one \
+                             schema, but matches none";
+        for (config, reason, hint) in [
+            (json!([]), "wrong type: expected object, got table", None),
+            (
+                json!({}),
+                "expect object to have at least 1 properties",
+                None,
+            ),
+            (
+                json!({"headers": []}),
+                SHAPE,
+                Some("headers is an object with at least one header"),
+            ),
+            (
+                json!({"headers": {}}),
+                SHAPE,
+                Some("headers is an object with at least one header"),
+            ),
+            (
+                json!({"headers": {"set": []}}),
+                SHAPE,
+                Some("headers.set is an object of names and values"),
+            ),
+            (
+                json!({"headers": {"set": {"a": "b"}, "add": {}}}),
+                SHAPE,
+                Some("headers.add is empty; leave it out"),
+            ),
+            (
+                json!({"headers": {"remove": {"a": "b"}}}),
+                SHAPE,
+                Some("headers.remove is a list of names"),
+            ),
+            (
+                json!({"headers": {"remove": []}}),
+                SHAPE,
+                Some("headers.remove is empty; leave it out"),
+            ),
+            (
+                json!({"headers": {"set": {"a": "b"}, "X-A": "b"}}),
+                SHAPE,
+                Some(
+                    "headers.X-A cannot stand beside add, set and remove; put it into one of them",
+                ),
+            ),
+            (
+                json!({"headers": {"X-A": true}}),
+                SHAPE,
+                Some("the value of header X-A is a text or a number"),
+            ),
+            (
+                json!({"headers": {"X:A": true}}),
+                "invalid type as header value",
+                Some("at /plugins/proxy-rewrite/headers/X:A"),
+            ),
+            (
+                json!({"headers": {"": "a"}}),
+                "invalid field length in header",
+                None,
+            ),
+            (
+                json!({"headers": {"X:A": "a"}}),
+                "invalid field character in header",
+                Some("at /plugins/proxy-rewrite/headers/X:A"),
+            ),
+            (
+                json!({"headers": {"set": {"X A": "a"}}}),
+                "invalid field character in header",
+                Some("at /plugins/proxy-rewrite/headers/set/X A"),
+            ),
+            (
+                json!({"headers": {"X-A": "a\r\nb"}}),
+                "invalid value character in header",
+                Some("at /plugins/proxy-rewrite/headers/X-A"),
+            ),
+        ] {
+            let faults = Faults(judged(&config).1.faults);
+            let told = "failed to check the configuration of plugin proxy-rewrite err:";
+            assert_eq!(faults.message(), format!("{told} {reason}"), "{config}");
+            assert_eq!(faults.hint().as_deref(), hint, "{config}");
+        }
+        for (config, text) in [
+            (
+                json!("x"),
+                "invalid plugin conf \"x\" for plugin [proxy-rewrite]",
+            ),
+            (json!(1), "invalid plugin conf 1 for plugin [proxy-rewrite]"),
+            (
+                json!(null),
+                "invalid plugin conf null for plugin [proxy-rewrite]",
+            ),
+        ] {
+            assert_eq!(Faults(judged(&config).1.faults).message(), text);
+        }
+        let long = judged(&json!("x".repeat(1000))).1.faults.remove(0);
+        assert!(long.reason.len() < 200, "{}", long.reason);
+    }
+
+    #[test]
     fn what_cannot_be_done_is_refused_with_its_place() {
         for (config, at, part) in [
-            (json!(1), "", "expected object"),
             (
                 json!({"uri": "/a"}),
                 "/uri",
                 "proxy-rewrite.uri is not supported",
             ),
             (json!({"header": {}}), "/header", "did you mean headers?"),
-            (json!({"headers": []}), "/headers", "an object"),
-            (json!({"headers": {"set": []}}), "/headers/set", "an object"),
-            (
-                json!({"headers": {"remove": {}}}),
-                "/headers/remove",
-                "a list",
-            ),
-            (
-                json!({"headers": {"set": {}, "X-A": "b"}}),
-                "/headers/X-A",
-                "nothing can stand",
-            ),
-            (
-                json!({"headers": {"set": {"a b": "c"}}}),
-                "/headers/set/a b",
-                "no header's name",
-            ),
             (
                 json!({"headers": {"set": {"Host": "c"}}}),
                 "/headers/set/Host",
@@ -332,14 +479,14 @@ mod tests {
                 "framed",
             ),
             (
-                json!({"headers": {"X-A": true}}),
+                json!({"headers": {"X-A": "$env://TOKEN"}}),
                 "/headers/X-A",
-                "a text or a number",
+                "a reference cannot stand in a header",
             ),
             (
-                json!({"headers": {"X-A": "a\r\nb"}}),
-                "/headers/X-A",
-                "line breaks",
+                json!({"headers": {"add": {"X-A": "$secret://vault/1/a/b"}}}),
+                "/headers/add/X-A",
+                "a reference cannot stand in a header",
             ),
             (
                 json!({"headers": {"X-A": "$ssl_client_sdn"}}),

@@ -4,6 +4,7 @@
 //! is replaced when they are read, so that every schema stands alone and a place in it is a path.
 //! What a schema cannot say (PEM, ports, what this version serves) is judged by the kinds' files.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use jsonschema::{Draft, PatternOptions, Validator};
@@ -14,8 +15,6 @@ use super::{Kind, texts};
 
 /// The secret managers a secret resource can describe, in the order of their schemas.
 pub const MANAGERS: [&str; 4] = ["vault", "aws", "gcp", "kubernetes"];
-
-static PLUGINS: LazyLock<Value> = LazyLock::new(|| inline(read("plugins.json")));
 
 /// A schema with what was compiled from it.
 struct Compiled {
@@ -32,6 +31,17 @@ static SECRETS: LazyLock<[Compiled; 4]> = LazyLock::new(|| {
     MANAGERS.map(|manager| compile(all.get_mut(manager).map(Value::take).unwrap_or_default()))
 });
 
+static PLUGINS: LazyLock<BTreeMap<String, Compiled>> =
+    LazyLock::new(|| match read("plugins.json") {
+        Value::Object(all) => all
+            .into_iter()
+            .map(|(name, schema)| (name, compile(schema)))
+            .collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            BTreeMap::new()
+        }
+    });
+
 /// The schema of a kind, self-contained; `manager` is asked for secrets only.
 ///
 /// `None` for a secret of an unknown manager.
@@ -40,20 +50,26 @@ pub fn document(kind: Kind, manager: &str) -> Option<&'static Value> {
     compiled(kind, manager).map(|compiled| &compiled.document)
 }
 
-/// The schema of a plugin that is known, for who asks; `resource::plugins` judges by the same rules, in
-/// its own words.
+/// The schema of a plugin that is known.
 #[must_use]
 pub fn plugin(name: &str) -> Option<&'static Value> {
-    PLUGINS.get(name)
+    PLUGINS.get(name).map(|compiled| &compiled.document)
 }
 
 /// Judges a document by the schema of its kind alone, as `POST /schema/validate` does.
 ///
 /// All faults, in schema order; none when the document fits.
 pub(super) fn check(kind: Kind, manager: &str, document: &Value) -> Vec<Fault> {
-    let Some(compiled) = compiled(kind, manager) else {
-        return Vec::new();
-    };
+    compiled(kind, manager).map_or_else(Vec::new, |compiled| faults(compiled, document))
+}
+
+/// Judges what a plugin is asked for by its schema alone, as [`check`] does.
+pub(super) fn check_plugin(name: &str, config: &Value) -> Vec<Fault> {
+    let compiled = PLUGINS.get(name);
+    compiled.map_or_else(Vec::new, |compiled| faults(compiled, config))
+}
+
+fn faults(compiled: &Compiled, document: &Value) -> Vec<Fault> {
     if compiled.validator.is_valid(document) {
         return Vec::new();
     }

@@ -315,7 +315,7 @@ fn words_and_methods_that_do_not_exist_are_refused_as_by_apisix() {
     }
     let reloaded = gateway.admin("PUT", "/plugins/reload").send();
     assert_eq!(reloaded.expect_status(200).body, "done");
-    assert_eq!(schema.json()["properties"]["headers"]["type"], "object");
+    assert_eq!(schema.json()["minProperties"], 1);
     for method in ["GET", "POST", "DELETE", "PATCH"] {
         let refused = gateway.admin(method, "/plugins/reload").send();
         let text =
