@@ -80,9 +80,9 @@ pub(super) fn read(
         Manager::Vault => judge_vault(document, terms, verdict),
         Manager::Aws => judge_aws(document, verdict),
         Manager::Gcp => judge_gcp(document, verdict),
-        Manager::Kubernetes => {}
+        Manager::Kubernetes => judge_kubernetes(document, verdict),
     }
-    for member in ["uri", "endpoint_url", "apiserver_addr"] {
+    for member in ["uri", "endpoint_url", "apiserver_addr", "endpoint"] {
         judge_url(document, "", member, verdict);
     }
     if let Some(config) = members::object(document, "auth_config") {
@@ -195,17 +195,8 @@ fn judge_aws(document: &Document, verdict: &mut Verdict) {
 
 /// Whoever is asked is known by a certificate, and a file is one that the configuration permits.
 fn judge_gcp(document: &Document, verdict: &mut Verdict) {
-    if document.get("ssl_verify") == Some(&Value::Bool(false)) {
-        let reason = "ssl_verify cannot be false: keys would be taken from anybody; leave it out, \
-                      and set `secrets.gcp.trust_file` of the configuration if the CA is your own";
-        verdict.refuse("/ssl_verify", reason);
-    }
-    let file = members::text(document, "auth_file");
-    if file.is_some_and(|file| !file.starts_with('/') && !is_reference(file)) {
-        let reason = "auth_file is neither an absolute path nor a reference such as \
-                      $secret://file/ROOT/account.json";
-        verdict.refuse("/auth_file", reason);
-    }
+    judge_verify(Manager::Gcp, document, verdict);
+    judge_file("auth_file", "account.json", document, verdict);
     let config = members::object(document, "auth_config");
     let project = config.and_then(|config| members::text(config, "project_id"));
     if project.is_some_and(|project| project.is_empty() || project.contains('/')) {
@@ -215,6 +206,87 @@ fn judge_gcp(document: &Document, verdict: &mut Verdict) {
     if let Some(key) = config.and_then(|config| members::text(config, "private_key")) {
         pem::judge_signing_key(&("/auth_config/private_key".to_owned(), key), verdict);
     }
+}
+
+/// API7's members, or those of APISIX, which say the same in other words. (APISIX,
+/// `secret/kubernetes.lua`: `endpoint` is the whole address, and host and port are not looked at then.)
+fn judge_kubernetes(document: &Document, verdict: &mut Verdict) {
+    let has = |member: &str| document.contains_key(member);
+    for (member, other) in [
+        ("endpoint", "apiserver_addr"),
+        ("service_account_file", "token"),
+    ] {
+        if has(member) && has(other) {
+            let reason = format!("{member} and {other} say the same; keep the one that is meant");
+            verdict.refuse(format!("/{member}"), reason);
+        }
+    }
+    let address = ["endpoint", "apiserver_addr"]
+        .into_iter()
+        .find(|at| has(at));
+    for member in ["kubernetes_host", "kubernetes_port"] {
+        if let Some(address) = address.filter(|_| has(member)) {
+            let why = format!("{address} is the whole address; {member} is not looked at");
+            verdict.warn_unused(format!("/{member}"), why);
+        }
+    }
+    if members::text(document, "kubernetes_host").is_some_and(|host| !is_host(host)) {
+        let reason =
+            "kubernetes_host is no host: give a name or an address, one of IPv6 in brackets";
+        verdict.refuse("/kubernetes_host", reason);
+    }
+    let port = members::text(document, "kubernetes_port");
+    if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
+        let reason = "kubernetes_port is no port: give a number from 1 to 65535, as a text";
+        verdict.refuse("/kubernetes_port", reason);
+    }
+    judge_file("service_account_file", "token", document, verdict);
+    let url = address.and_then(|address| members::text(document, address));
+    if url.is_some_and(|url| url.starts_with("http://")) {
+        if has("ssl_verify") {
+            verdict.warn_unused("/ssl_verify", "over plain http there is nothing to verify");
+        }
+    } else {
+        judge_verify(Manager::Kubernetes, document, verdict);
+    }
+}
+
+/// What is asked of a manager decides what is served, so that it is verified.
+fn judge_verify(manager: Manager, document: &Document, verdict: &mut Verdict) {
+    if document.get("ssl_verify") == Some(&Value::Bool(false)) {
+        let reason = format!(
+            "ssl_verify cannot be false: keys would be taken from anybody; leave it out, and set \
+             `secrets.{}.trust_file` of the configuration if the CA is your own",
+            manager.word()
+        );
+        verdict.refuse("/ssl_verify", reason);
+    }
+}
+
+/// A file is named by its path or by a reference; which may be read, the configuration says.
+fn judge_file(member: &str, example: &str, document: &Document, verdict: &mut Verdict) {
+    let file = members::text(document, member);
+    if file.is_some_and(|file| !file.starts_with('/') && !is_reference(file)) {
+        let reason = format!(
+            "{member} is neither an absolute path nor a reference such as \
+             $secret://file/ROOT/{example}"
+        );
+        verdict.refuse(format!("/{member}"), reason);
+    }
+}
+
+/// Whether a text is a host as addresses have them.
+fn is_host(text: &str) -> bool {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    bare.map_or_else(
+        || {
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            !text.is_empty() && text.chars().all(is_plain)
+        },
+        |address| address.parse::<std::net::Ipv6Addr>().is_ok(),
+    )
 }
 
 /// An address must say where, and nothing else: it is shown by every read. Never quoted.
@@ -307,6 +379,25 @@ mod tests {
             ),
             ("gcp/1", json!({"auth_file": "/x"}), Manager::Gcp),
             ("kubernetes/1", json!({}), Manager::Kubernetes),
+            (
+                "kubernetes/1",
+                json!({
+                    "service_account_file": "/var/run/secrets/kubernetes.io/serviceaccount/token",
+                    "kubernetes_host": "kubernetes.default.svc", "kubernetes_port": "443",
+                    "ssl_verify": true
+                }),
+                Manager::Kubernetes,
+            ),
+            (
+                "kubernetes/1",
+                json!({"endpoint": "http://127.0.0.1:1984", "ssl_verify": false}),
+                Manager::Kubernetes,
+            ),
+            (
+                "kubernetes/1",
+                json!({"kubernetes_host": "[fd00::1]", "service_account_file": "$secret://file/r/t"}),
+                Manager::Kubernetes,
+            ),
         ] {
             assert_eq!(read(id, &body).manager, manager);
         }
@@ -551,6 +642,70 @@ mod tests {
     }
 
     #[test]
+    fn kubernetes_as_apisix_writes_it_is_judged() {
+        for (body, text) in [
+            (
+                json!({"ssl_verify": false}),
+                "ssl_verify cannot be false: keys would be taken from anybody",
+            ),
+            (
+                json!({"endpoint": "https://k:6443", "ssl_verify": false}),
+                "`secrets.kubernetes.trust_file`",
+            ),
+            (
+                json!({"endpoint": "https://k", "apiserver_addr": "https://k"}),
+                "endpoint and apiserver_addr say the same",
+            ),
+            (
+                json!({"token": "t", "service_account_file": "/t"}),
+                "service_account_file and token say the same",
+            ),
+            (
+                json!({"kubernetes_host": "hush@k"}),
+                "kubernetes_host is no host",
+            ),
+            (json!({"kubernetes_host": ""}), "kubernetes_host is no host"),
+            (
+                json!({"kubernetes_host": "fd00::1"}),
+                "kubernetes_host is no host",
+            ),
+            (
+                json!({"kubernetes_port": "0"}),
+                "kubernetes_port is no port",
+            ),
+            (
+                json!({"kubernetes_port": "65536"}),
+                "kubernetes_port is no port",
+            ),
+            (
+                json!({"kubernetes_port": 443}),
+                "property \"kubernetes_port\" validation failed: wrong type: expected string, got \
+                 number",
+            ),
+            (
+                json!({"service_account_file": "hush"}),
+                "service_account_file is neither an absolute path nor a reference",
+            ),
+        ] {
+            let told = refused("kubernetes/1", &body);
+            assert!(told.contains(text), "{told}");
+            assert!(!told.contains("hush"), "{told}");
+        }
+        let body = json!({"endpoint": "http://k", "kubernetes_host": "k", "ssl_verify": false});
+        let warnings = judge_as(Kind::Secret, "kubernetes/1", &body, &TERMS)
+            .unwrap()
+            .warnings;
+        let told = warnings
+            .iter()
+            .map(|warning| (warning.code, warning.pointer.as_str()));
+        let unused = |at| ("member_unused", at);
+        assert!(
+            told.eq(["/kubernetes_host", "/ssl_verify"].map(unused)),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
     fn addresses_hold_no_credential_and_are_not_quoted() {
         for url in [
             "https://us:hush@v",
@@ -574,6 +729,7 @@ mod tests {
                     json!({"access_key_id": "a", "secret_access_key": "b", "endpoint_url": url}),
                 ),
                 ("kubernetes/1", json!({"apiserver_addr": url})),
+                ("kubernetes/1", json!({"endpoint": url})),
                 ("gcp/1", json!({"auth_config": gcp})),
             ] {
                 let told = refused(id, &body);

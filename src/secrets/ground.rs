@@ -1,6 +1,7 @@
 //! What managers are opened with: settings, clients, credentials, and the fence around these.
 
 use std::fmt;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -131,6 +132,29 @@ impl Ground {
         })?;
         let root = Root::new(path.clone(), self.settings.data_dir.clone());
         Ok(root.watched_as(name, self.files.clone()))
+    }
+
+    /// The file that a path or a reference in this member of a resource means: one beneath a root of
+    /// the configuration.
+    ///
+    /// # Errors
+    /// [`ReadFault::Fenced`] for a path outside of the roots, and those of [`Credential::parse`].
+    pub fn file(&self, member: &str, text: &str) -> Result<Credential, ReadFault> {
+        if is_reference(text) {
+            return Credential::parse(text);
+        }
+        let mut roots = self.settings.file_roots.iter();
+        let found = roots.find_map(|(name, root)| {
+            let below = Path::new(text).strip_prefix(root).ok()?;
+            Some(format!("$secret://file/{name}/{}", below.to_str()?))
+        });
+        match found {
+            Some(reference) => Credential::parse(&reference),
+            None => Err(ReadFault::Fenced(format!(
+                "`{member}` lies beneath none of `secrets.file.roots`; list its folder there, so \
+                 that no resource can have other files read"
+            ))),
+        }
     }
 
     /// Refuses a credential that its writer did not supply, unless the origin is listed.

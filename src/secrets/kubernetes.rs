@@ -13,6 +13,7 @@ mod watch;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::rc::Rc;
 
 use base64::Engine;
@@ -41,6 +42,9 @@ use crate::tls::material::CaBundle;
 /// How references are written.
 const FORM: &str = "write $secret://kubernetes/<id>/<namespace>/<secret>/<data key>, or without \
                     the namespace for that of the gateway's pod";
+
+/// The token of a pod's service account. (Kubernetes, "Accessing the Kubernetes API from a Pod")
+const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// An API server as one `secret` resource describes it.
 pub struct Kubernetes {
@@ -72,34 +76,18 @@ impl Kubernetes {
     /// The API server that a resource describes. Nothing is asked of it yet.
     ///
     /// # Defaults
-    /// `apiserver_addr`: the first of `secrets.kubernetes.origins`, in a pod that of its cluster;
-    /// `token`: that of the service account, read again for every request.
+    /// Where it is: the first of `secrets.kubernetes.origins`, in a pod that of its cluster; the
+    /// token: that of the service account. A token in a file is read again for every request.
     ///
     /// # Errors
     /// [`ReadFault::Unusable`] with the member at fault.
     pub fn open(id: &Id, document: &Opened, ground: &Rc<Ground>) -> Result<Self, ReadFault> {
-        let text = |member: &str| document.get(member).and_then(Value::as_str);
-        let origin = match text("apiserver_addr") {
-            Some(url) => Origin::parse(url).map_err(|error| {
-                ReadFault::Unusable(format!("`apiserver_addr` cannot be used: {error}"))
-            })?,
-            None => {
-                let listed = ground.settings.kubernetes.origins.first();
-                listed.cloned().ok_or_else(|| {
-                    ReadFault::Unusable(
-                        "it has no `apiserver_addr`, and `secrets.kubernetes.origins` lists none; \
-                         in a pod KUBERNETES_SERVICE_HOST says it"
-                            .to_owned(),
-                    )
-                })?
-            }
-        };
         let client = RefCell::new(None);
         let kubernetes = Self {
             id: id.clone(),
             ground: Rc::clone(ground),
-            origin,
-            token: text("token").map(Credential::parse).transpose()?,
+            origin: origin_of(document, &ground.settings.kubernetes.origins)?,
+            token: token_of(document, ground)?,
             client,
             watches: Watches::new(ground.news.clone()),
         };
@@ -266,6 +254,63 @@ impl fmt::Debug for Kubernetes {
             .field("origin", &self.origin)
             .field("token", &self.token)
             .finish_non_exhaustive()
+    }
+}
+
+/// Where a resource says the API server is, in API7's words or in APISIX's.
+///
+/// # Defaults
+/// `kubernetes_port`: that of the listed origin with this host, else 443.
+fn origin_of(document: &Opened, listed: &[Origin]) -> Result<Origin, ReadFault> {
+    let text = |member: &str| document.get(member).and_then(Value::as_str);
+    let parse = |member: &str, url: &str| {
+        let unusable = |error| ReadFault::Unusable(format!("`{member}` cannot be used: {error}"));
+        Origin::parse(url).map_err(unusable)
+    };
+    for member in ["endpoint", "apiserver_addr"] {
+        if let Some(url) = text(member) {
+            return parse(member, url);
+        }
+    }
+    let named =
+        text("kubernetes_host").map(|host| parse("kubernetes_host", &format!("https://{host}")));
+    let mut origin = match named.transpose()? {
+        Some(named) => {
+            let same =
+                |origin: &&Origin| origin.is_tls && origin.host.eq_ignore_ascii_case(&named.host);
+            let port = listed
+                .iter()
+                .find(same)
+                .map_or(named.port, |origin| origin.port);
+            Origin { port, ..named }
+        }
+        None => listed.first().cloned().ok_or_else(|| {
+            ReadFault::Unusable(
+                "it has no `apiserver_addr`, and `secrets.kubernetes.origins` lists none; in a pod \
+                 KUBERNETES_SERVICE_HOST says it"
+                    .to_owned(),
+            )
+        })?,
+    };
+    if let Some(port) = text("kubernetes_port") {
+        let unusable =
+            |error| ReadFault::Unusable(format!("`kubernetes_port` cannot be used: {error}"));
+        origin.port = port.parse().map_err(unusable)?;
+    }
+    Ok(origin)
+}
+
+/// What a resource logs in with; `None`: the token of the service account, which
+/// `service_account_file` is, too, where it has the place that every pod has it at.
+fn token_of(document: &Opened, ground: &Ground) -> Result<Option<Credential>, ReadFault> {
+    let text = |member: &str| document.get(member).and_then(Value::as_str);
+    let own = ground.settings.service_account.join("token");
+    match (text("token"), text("service_account_file")) {
+        (Some(token), _) => Credential::parse(token).map(Some),
+        (None, Some(file)) if Path::new(file) != Path::new(POD_TOKEN) && Path::new(file) != own => {
+            ground.file("service_account_file", file).map(Some)
+        }
+        (None, _) => Ok(None),
     }
 }
 

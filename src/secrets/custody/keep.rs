@@ -19,13 +19,16 @@ use crate::resource::{Document, Id, Kind};
 mod keys;
 
 /// The members of a secret that say where a credential is sent, or whether that is checked.
-const ENDPOINTS: [&str; 9] = [
+const ENDPOINTS: [&str; 12] = [
     "/uri",
     "/auth/method",
     "/auth/mount",
     "/endpoint_url",
     "/region",
     "/apiserver_addr",
+    "/endpoint",
+    "/kubernetes_host",
+    "/kubernetes_port",
     "/auth_config/token_uri",
     "/auth_config/entries_uri",
     "/ssl_verify",
@@ -226,6 +229,7 @@ mod tests {
     fn every_change_of_where_a_credential_goes_is_noticed() {
         let stored = json!({
             "uri": "u", "endpoint_url": "e", "region": "r", "apiserver_addr": "a",
+            "endpoint": "p", "kubernetes_host": "h", "kubernetes_port": "443",
             "auth": {"method": "approle", "mount": "m"},
             "ssl_verify": true, "auth_config": {"token_uri": "t", "entries_uri": "n"}, "token": "x",
         });

@@ -3,7 +3,6 @@
 //! Server to Server Applications").
 
 use std::fmt;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +18,6 @@ use super::super::ground::{Credential, Ground};
 use super::super::source::ReadFault;
 use super::super::wire;
 use crate::net::http::{Client, Origin};
-use crate::resource::is_reference;
 use crate::resource::secret::Manager;
 use crate::tls::material::PrivateKey;
 
@@ -80,7 +78,7 @@ impl AccountFrom {
     /// [`ReadFault::Unusable`], [`ReadFault::Fenced`] for a file outside of the roots.
     pub(super) fn read(document: &Opened, ground: &Ground) -> Result<Self, ReadFault> {
         if let Some(file) = document.get("auth_file").and_then(Value::as_str) {
-            return Ok(Self::File(file_of(file, ground)?));
+            return Ok(Self::File(ground.file("auth_file", file)?));
         }
         let config = document.get("auth_config").and_then(Value::as_object);
         let mut members = config.cloned().ok_or_else(|| {
@@ -130,26 +128,6 @@ impl AccountFrom {
                 Account::of(&members, Zeroizing::new(key), false, "auth_file")
             }
         }
-    }
-}
-
-/// The file that a path or a reference means: one beneath a root of the configuration.
-fn file_of(text: &str, ground: &Ground) -> Result<Credential, ReadFault> {
-    if is_reference(text) {
-        return Credential::parse(text);
-    }
-    let mut roots = ground.settings.file_roots.iter();
-    let found = roots.find_map(|(name, root)| {
-        let below = Path::new(text).strip_prefix(root).ok()?;
-        Some(format!("$secret://file/{name}/{}", below.to_str()?))
-    });
-    match found {
-        Some(reference) => Credential::parse(&reference),
-        None => Err(ReadFault::Fenced(
-            "`auth_file` lies beneath none of `secrets.file.roots`; list its folder there, so that \
-             no resource can have other files read"
-                .to_owned(),
-        )),
     }
 }
 

@@ -381,3 +381,64 @@ fn watches_are_bounded() {
     let runtime = tokio::runtime::Builder::new_current_thread();
     { runtime }.enable_all().build().unwrap().block_on(work);
 }
+
+#[tokio::test]
+async fn server_is_found_by_the_words_of_apisix() {
+    local(async {
+        let server = StandIn::start(api_server).await;
+        let files = TempDir::new().unwrap();
+        write(files.path(), "token", "hush-token\n");
+        let folder = account();
+        let mut settings = settings(&folder, &[&server.url]);
+        settings.file_roots = vec![("files".to_owned(), files.path().to_owned())];
+        let ground = ground(settings);
+        let own = folder.path().join("token");
+        let other = files.path().join("token");
+        for file in [POD_TOKEN, own.to_str().unwrap(), other.to_str().unwrap()] {
+            let written = json!({"endpoint": server.url, "service_account_file": file});
+            let source = try_open(written, &ground).unwrap();
+            let value = find(&source, "shop/web/tls.crt").await.unwrap();
+            assert_eq!(value, "hush c", "{file}");
+        }
+        let outside = json!({"endpoint": server.url, "service_account_file": "/etc/hostname"});
+        let told = try_open(outside, &ground).unwrap_err().to_string();
+        assert!(
+            told.contains("`service_account_file` lies beneath none of"),
+            "{told}"
+        );
+        let unlisted = json!({"endpoint": "http://127.0.0.1:1"});
+        let source = try_open(unlisted, &ground).unwrap();
+        let told = find(&source, "shop/web/tls.crt").await.unwrap_err();
+        assert_eq!(told.reason().code(), "secret_origin_not_trusted");
+    })
+    .await;
+}
+
+#[test]
+fn address_is_put_together_from_host_and_port() {
+    let listed = ["https://10.0.0.1:6443", "https://k.test:8443"];
+    let listed = listed.map(|url| Origin::parse(url).unwrap());
+    for (written, address) in [
+        (json!({}), "https://10.0.0.1:6443"),
+        (json!({"kubernetes_port": "1234"}), "https://10.0.0.1:1234"),
+        (json!({"kubernetes_host": "K.test"}), "https://K.test:8443"),
+        (json!({"kubernetes_host": "x.test"}), "https://x.test"),
+        (
+            json!({"kubernetes_host": "[fd00::1]", "kubernetes_port": "6443"}),
+            "https://[fd00::1]:6443",
+        ),
+        (
+            json!({"endpoint": "http://e.test:1", "kubernetes_host": "x", "kubernetes_port": "2"}),
+            "http://e.test:1",
+        ),
+        (
+            json!({"apiserver_addr": "https://a.test"}),
+            "https://a.test",
+        ),
+    ] {
+        let opened = Opened::new(Kind::Secret, document(written));
+        assert_eq!(origin_of(&opened, &listed).unwrap().to_string(), address);
+    }
+    let opened = Opened::new(Kind::Secret, document(json!({"kubernetes_port": "1"})));
+    assert!(origin_of(&opened, &[]).is_err());
+}
