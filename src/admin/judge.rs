@@ -485,7 +485,7 @@ mod tests {
             (
                 "application/json",
                 "{\"CANARY\"",
-                "invalid request body: EOF while parsing an object at line 1 column 9",
+                "invalid request body: Expected colon but found T_END at character 10",
             ),
             (
                 "application/yaml",

@@ -12,7 +12,10 @@ use http::{HeaderMap, Method, header};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use self::complaint::complaint;
 use crate::resource::json;
+
+mod complaint;
 
 /// The largest body that is read, in bytes: 1.5 MiB. (APISIX, `admin/init.lua`.)
 pub(super) const BODY_BYTES: usize = 1_572_864;
@@ -203,12 +206,12 @@ pub(super) enum BodyError {
     #[error("invalid yaml request body{0}")]
     NotYaml(String),
     /// Not JSON, or an object with the same member twice.
-    #[error("{source}")]
+    #[error("{text}")]
     NotJson {
         /// How many bytes the body has.
         bytes: usize,
-        /// Where the parser stopped, and why.
-        source: serde_json::Error,
+        /// What is wrong where: in APISIX's words, where its parser stops too.
+        text: String,
     },
 }
 
@@ -271,9 +274,9 @@ pub(super) fn parse_body(body: &[u8]) -> Result<Option<Value>, BodyError> {
     if body.is_empty() {
         return Ok(None);
     }
-    let not_json = |source| BodyError::NotJson {
+    let not_json = |error: serde_json::Error| BodyError::NotJson {
         bytes: body.len(),
-        source,
+        text: complaint(body).unwrap_or_else(|| error.to_string()),
     };
     json::parse(body).map(Some).map_err(not_json)
 }

@@ -329,11 +329,11 @@ async fn unusable_bodies_are_refused_and_not_repeated() {
         ("", "missing configurations"),
         (
             "CANARY",
-            "invalid request body: expected value at line 1 column 1",
+            "invalid request body: Expected value but found invalid token at character 1",
         ),
         (
             "{\"key\":\"CANARY",
-            "invalid request body: EOF while parsing a string",
+            "invalid request body: Expected value but found unexpected end of string",
         ),
         (
             "{\"client\":1,\"client\":2}",
