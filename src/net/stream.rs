@@ -166,6 +166,15 @@ pub struct Rewound {
     pub stream: Stream,
 }
 
+impl Rewound {
+    /// Has what was read too far be read again. The buffer it was read into is not kept: an empty piece
+    /// would keep all of it, 8 KiB of hyper's, for as long as the connection is idle.
+    pub fn rewind(&mut self, read: Bytes) {
+        self.prefix = Bytes::copy_from_slice(&read);
+        drop(read);
+    }
+}
+
 impl AsyncRead for Rewound {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -265,5 +274,47 @@ impl AsyncWrite for Stream {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use bytes::BytesMut;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::tls::socket::Clock;
+
+    #[tokio::test]
+    async fn what_was_read_too_far_is_read_again_and_its_buffer_is_not_kept() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(connecting, listener.accept());
+        let (mut client, (tcp, _)) = (client.unwrap(), accepted.unwrap());
+        client.write_all(b"behind").await.unwrap();
+        let mut io = Rewound {
+            prefix: Bytes::new(),
+            stream: Stream::Plain(Socket::new(tcp, Activity::new(Clock::default()))),
+        };
+        for rest in ["", "GET"] {
+            let mut buffer = BytesMut::with_capacity(8192);
+            buffer.extend_from_slice(b"before ");
+            buffer.extend_from_slice(rest.as_bytes());
+            io.rewind(buffer.freeze().slice(7..));
+            assert_eq!(io.prefix, rest);
+            // What is held alone is not copied: its capacity is that of the buffer.
+            io.prefix = match io.prefix.try_into_mut() {
+                Ok(held) => {
+                    assert_eq!(held.capacity(), rest.len());
+                    held.freeze()
+                }
+                Err(shared) => shared,
+            };
+        }
+        let mut read = [0; 9];
+        io.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"GETbehind");
     }
 }

@@ -41,7 +41,8 @@ pub async fn run(worker: Rc<Worker>, inbound: Rc<Inbound>, tcp: TcpStream, peer:
     let activity = Activity::new(worker.sweep.clock());
     let (stream, accepted) = match &inbound.acceptor {
         None => (Stream::Plain(Socket::new(tcp, activity.clone())), None),
-        Some(_) => match greet(&worker, &inbound, tcp, activity.clone(), peer).await {
+        // Boxed, as what serves: what is over takes no room in a connection that lives on.
+        Some(_) => match Box::pin(greet(&worker, &inbound, tcp, activity.clone(), peer)).await {
             Some((stream, accepted)) => (stream, Some(accepted)),
             None => return,
         },
@@ -213,62 +214,29 @@ enum Pause {
 async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
     let handover = Handover::default();
     loop {
-        let slot = Slot::new();
-        let service = service_fn(|req: Request<Incoming>| {
-            slot.fill(request::handle(
-                worker.clone(),
-                conn.clone(),
-                req.map(ClientBody::Http1),
-                handover.clone(),
-            ))
-        });
-        let mut http = worker.http.serve_connection(TokioIo::new(io), service);
-        let pause = poll_fn(|cx| {
-            // hyper first: what a dropped body means for the connection, it finds when polled.
-            if let Poll::Ready(ended) = http.poll_without_shutdown(cx) {
-                return Poll::Ready(Pause::Ended(ended));
-            }
-            match conn.heed(cx) {
-                Some(Signal::Park) if conn.phase() != Phase::Idle || !conn.may_park() => {}
-                Some(Signal::Close) if conn.revoked().is_some() => {
-                    return Poll::Ready(Pause::Told(Signal::Close));
-                }
-                Some(Signal::Drain | Signal::Close) if !conn.is_quiet() => {
-                    Pin::new(&mut http).graceful_shutdown();
-                    cx.waker().wake_by_ref();
-                }
-                Some(signal) => return Poll::Ready(Pause::Told(signal)),
-                None => {}
-            }
-            Poll::Pending
-        })
-        .await;
-        let Parts {
-            io: ended,
-            read_buf,
-            ..
-        } = http.into_parts();
-        io = ended.into_inner();
-        drop(slot);
+        // Boxed: hyper's part is large, and a parked connection has none.
+        let serving = Box::pin(serve_until_pause(&worker, &conn, io, &handover));
+        let pause;
+        (pause, io) = serving.await;
         let tunnel = handover.take();
         match pause {
             Pause::Ended(Ok(())) if let Some(tunnel) = tunnel => {
-                io.prefix = read_buf;
                 Box::pin(tunnel.carry(&worker, &conn, &mut io)).await;
                 // Who may know that it ended in order was told.
                 let tcp = io.stream.socket().tcp();
-                return linger(tcp, &worker.sweep, Linger::SHORT).await;
+                return Box::pin(linger(tcp, &worker.sweep, Linger::SHORT)).await;
             }
             Pause::Told(Signal::Park) => {
-                io.prefix = read_buf;
                 conn.enter(Phase::Parked);
                 if io.prefix.is_empty() && park(&conn, &mut io.stream).await == Parked::Over {
-                    return close(&worker, &conn, io).await;
+                    return Box::pin(close(&worker, &conn, io)).await;
                 }
                 // Something of a request is there, or will be in time.
                 conn.enter(Phase::Head);
             }
-            Pause::Told(Signal::Close | Signal::Drain) => return close(&worker, &conn, io).await,
+            Pause::Told(Signal::Close | Signal::Drain) => {
+                return Box::pin(close(&worker, &conn, io)).await;
+            }
             Pause::Told(Signal::TimeOut) => {
                 if conn.is_idle() {
                     record_broken(&worker, &conn, Reason::ClientTimeout, "");
@@ -280,7 +248,7 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
                     // An answer broke off. A client that was told no length knows it by the
                     // missing close_notify alone (RFC 9112 §9.8).
                     let tcp = io.stream.socket().tcp();
-                    return linger(tcp, &worker.sweep, Linger::SHORT).await;
+                    return Box::pin(linger(tcp, &worker.sweep, Linger::SHORT)).await;
                 }
                 if let Err(error) = result
                     && error.is_parse()
@@ -292,10 +260,53 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
                     };
                     record_broken(&worker, &conn, reason, &error.to_string());
                 }
-                return close(&worker, &conn, io).await;
+                return Box::pin(close(&worker, &conn, io)).await;
             }
         }
     }
+}
+
+/// Serves requests until something else is to be done; what was read too far is in the stream again.
+async fn serve_until_pause(
+    worker: &Rc<Worker>,
+    conn: &Rc<Conn>,
+    io: Rewound,
+    handover: &Handover,
+) -> (Pause, Rewound) {
+    let slot = Slot::new();
+    let service = service_fn(|req: Request<Incoming>| {
+        slot.fill(request::handle(
+            worker.clone(),
+            conn.clone(),
+            req.map(ClientBody::Http1),
+            handover.clone(),
+        ))
+    });
+    let mut http = worker.http.serve_connection(TokioIo::new(io), service);
+    let pause = poll_fn(|cx| {
+        // hyper first: what a dropped body means for the connection, it finds when polled.
+        if let Poll::Ready(ended) = http.poll_without_shutdown(cx) {
+            return Poll::Ready(Pause::Ended(ended));
+        }
+        match conn.heed(cx) {
+            Some(Signal::Park) if conn.phase() != Phase::Idle || !conn.may_park() => {}
+            Some(Signal::Close) if conn.revoked().is_some() => {
+                return Poll::Ready(Pause::Told(Signal::Close));
+            }
+            Some(Signal::Drain | Signal::Close) if !conn.is_quiet() => {
+                Pin::new(&mut http).graceful_shutdown();
+                cx.waker().wake_by_ref();
+            }
+            Some(signal) => return Poll::Ready(Pause::Told(signal)),
+            None => {}
+        }
+        Poll::Pending
+    })
+    .await;
+    let Parts { io, read_buf, .. } = http.into_parts();
+    let mut io = io.into_inner();
+    io.rewind(read_buf);
+    (pause, io)
 }
 
 #[derive(PartialEq, Eq)]

@@ -60,7 +60,8 @@ pub struct ClientCertificate {
     leaf: X509,
     sent: Sent,
     names: OnceCell<Names>,
-    identity: OnceCell<Identity>,
+    // Boxed: most connections are never asked for it.
+    identity: OnceCell<Box<Identity>>,
 }
 
 /// How many of a certificate's names a sentence has, and how much of each.
@@ -168,7 +169,8 @@ impl ClientCertificate {
 
     /// All that it says of its holder. Made on first use.
     pub fn identity(&self) -> &Identity {
-        self.identity.get_or_init(|| Identity::of(&self.leaf))
+        self.identity
+            .get_or_init(|| Box::new(Identity::of(&self.leaf)))
     }
 
     /// The leaf.
