@@ -5,7 +5,7 @@
 //! `--new` opens a connection per request, without resumption, `--resume` with it: each but the first
 //! of a client must be resumed. Without `--ca` it speaks in the clear. `--http2` speaks HTTP/2 instead,
 //! `--grpc` sends a unary call of gRPC over it, `--streams` so many requests at a time over each of its
-//! connections. `--path` asks for something else than `/bench`, `--upload`
+//! connections. `--leaf` shows the client's own certificate alone, not its CA's besides. `--path` asks for something else than `/bench`, `--upload`
 //! sends so many bytes, `--groups` offers these key-exchange groups instead of OpenSSL's own. `--think`
 //! waits so many milliseconds before each request, `--storm` has so many more clients open connections
 //! as fast as they can meanwhile. `--hold` keeps the connections, one request each, until its standard
@@ -32,7 +32,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use http::Request;
 use openssl::ssl::{
-    SslConnector, SslFiletype, SslMethod, SslSession, SslSessionCacheMode, SslVersion,
+    SslConnector, SslFiletype, SslMethod, SslMode, SslSession, SslSessionCacheMode, SslVersion,
 };
 use portcullis::crypto::{memory, sys};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -116,7 +116,7 @@ fn read_plan() -> Result<Plan, Failure> {
         };
         // `--bench` is what `cargo bench` adds.
         let value = match name {
-            "new" | "resume" | "http2" | "grpc" | "hold" | "bench" => String::new(),
+            "new" | "resume" | "http2" | "grpc" | "hold" | "leaf" | "bench" => String::new(),
             "ca" | "cert" | "connections" | "groups" | "key" | "name" | "path" | "requests"
             | "seconds" | "storm" | "streams" | "target" | "think" | "upload" => {
                 args.next().ok_or(format!("--{name} needs a value"))?
@@ -146,6 +146,10 @@ fn read_plan() -> Result<Plan, Failure> {
             // One version and one suite for all peers, whatever each would prefer.
             tls.set_min_proto_version(Some(SslVersion::TLS1_3))?;
             tls.set_ciphersuites("TLS_AES_128_GCM_SHA256")?;
+            if has("leaf") {
+                // Else libssl looks for the rest of the chain among what the client trusts.
+                tls.set_mode(SslMode::NO_AUTO_CHAIN);
+            }
             if let Some(groups) = given.get("groups") {
                 tls.set_groups_list(groups)?;
             }
