@@ -534,6 +534,10 @@ pub struct Limits {
     /// `limits.header_bytes`: bytes of a request's head. Default 32,768 (nginx); 8,192 at least
     /// (hyper's least buffer), 1 MiB at most.
     pub header_bytes: usize,
+    /// `limits.routed_body_bytes`: bytes of a body that is read to find its request's route, where
+    /// routes ask for it (`post_arg.…`, `graphql_…`). Default 1 MiB (`graphql.max_size` of APISIX);
+    /// 64 MiB at most.
+    pub routed_body_bytes: usize,
     /// `limits.header_timeout`: for a request's head to arrive. Default 60 s.
     pub header_timeout: Duration,
     /// `limits.idle_timeout`: how long a client's connection may wait for its next request.

@@ -6,6 +6,7 @@
 
 pub mod authority;
 pub mod balance;
+pub mod content;
 pub mod host;
 pub mod name;
 pub mod path;

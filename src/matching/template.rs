@@ -25,7 +25,8 @@ enum Piece {
 }
 
 impl Template {
-    /// Reads a text. `\$` is a dollar; one that no name follows is itself.
+    /// Reads a text. `\$` is a dollar; one that no name follows is itself. Variables of the body are
+    /// none here.
     ///
     /// # Errors
     /// [`UnknownVariable`], for the first name that is none.
@@ -46,7 +47,8 @@ impl Template {
                 rest = after;
                 continue;
             };
-            let variable = Variable::parse(name).ok_or_else(|| UnknownVariable(name.to_owned()))?;
+            let variable = Variable::parse(name).filter(|variable| !variable.is_of_body());
+            let variable = variable.ok_or_else(|| UnknownVariable(name.to_owned()))?;
             if !literal.is_empty() {
                 pieces.push(Piece::Text(std::mem::take(&mut literal).into()));
             }

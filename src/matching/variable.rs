@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use super::content::json_path::JsonPath;
+
 /// A variable by its name.
 ///
 /// ```
@@ -28,6 +30,12 @@ pub enum Variable {
     Header(Box<str>),
     /// `cookie_NAME`: the cookie of this name.
     Cookie(Box<str>),
+    /// `post_arg_NAME`: the first argument of this name of a form in the body, decoded.
+    FormArgument(Box<str>),
+    /// `post_arg.PATH`: what is there in the body.
+    Body(JsonPath),
+    /// One of the GraphQL operation that is asked for.
+    Graphql(GraphqlFact),
     /// `uri_param_NAME`: what a `:NAME` or `*NAME` of the route's path stands for.
     Parameter(Box<str>),
 }
@@ -144,13 +152,28 @@ facts! {
     SanEmail = "ssl_client_san_email";
 }
 
+facts! {
+    /// A variable of a GraphQL operation, in the body or, of a GET, in the argument `query`.
+    GraphqlFact;
+    /// `query`, `mutation` or `subscription`.
+    Operation = "graphql_operation";
+    /// Its name; empty where it has none.
+    Name = "graphql_name";
+    /// A list: the names of its fields.
+    RootFields = "graphql_root_fields";
+}
+
+/// What is before the path of [`Variable::Body`].
+pub const BODY: &str = "post_arg.";
+
 impl Variable {
     /// The variable of this name; `None` where there is none, as for a misspelt one.
     pub fn parse(name: &str) -> Option<Self> {
         let alone = Fact::parse(name)
             .map(Self::Fact)
             .or_else(|| TlsFact::parse(name).map(Self::Tls))
-            .or_else(|| ClientFact::parse(name).map(Self::Client));
+            .or_else(|| ClientFact::parse(name).map(Self::Client))
+            .or_else(|| GraphqlFact::parse(name).map(Self::Graphql));
         if alone.is_some() {
             return alone;
         }
@@ -165,14 +188,21 @@ impl Variable {
         if let Some(rest) = rest("cookie_") {
             return Some(Self::Cookie(rest.into()));
         }
+        if let Some(rest) = rest("post_arg_") {
+            return Some(Self::FormArgument(rest.into()));
+        }
+        if let Some(rest) = rest(BODY) {
+            return JsonPath::parse(rest).ok().map(Self::Body);
+        }
         rest("uri_param_").map(|rest| Self::Parameter(rest.into()))
     }
 
-    /// Whether a name is one of APISIX's that stand for a part of the body.
-    pub fn is_of_body(name: &str) -> bool {
-        ["post_arg.", "post_arg_", "graphql_"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
+    /// Whether it may stand for a part of the body: only conditions of routes have that read.
+    pub fn is_of_body(&self) -> bool {
+        matches!(
+            self,
+            Self::FormArgument(_) | Self::Body(_) | Self::Graphql(_)
+        )
     }
 
     /// The names that stand alone, for a suggestion.
@@ -180,17 +210,26 @@ impl Variable {
         let request = Fact::NAMES.iter().map(|(name, _)| *name);
         let tls = TlsFact::NAMES.iter().map(|(name, _)| *name);
         let client = ClientFact::NAMES.iter().map(|(name, _)| *name);
-        request.chain(tls).chain(client)
+        let graphql = GraphqlFact::NAMES.iter().map(|(name, _)| *name);
+        request.chain(tls).chain(client).chain(graphql)
     }
 }
 
 /// The value of a variable in one request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Value<'v> {
     /// Any bytes.
     Text(Cow<'v, [u8]>),
     /// Several texts, as a certificate has names; see [`Value::text`].
     List(Vec<String>),
+    /// A number of JSON.
+    Number(f64),
+    /// A truth value of JSON.
+    Bool(bool),
+    /// Several values, as a body has them: they have no common text.
+    Items(Vec<Self>),
+    /// An object of JSON, or a list within a list: nothing is told of it but that it is there.
+    Structure,
 }
 
 impl<'v> Value<'v> {
@@ -204,7 +243,7 @@ impl<'v> Value<'v> {
         Self::Text(Cow::Owned(text.into().into_bytes()))
     }
 
-    /// The value as one text. A list is joined by commas; what is no visible ASCII character in
+    /// The value as one text; empty where it has none. A list is joined by commas; what is no visible ASCII character in
     /// its items, and a comma, is percent-encoded there, so that no item can pass for two.
     pub fn text(&self) -> Cow<'_, [u8]> {
         match self {
@@ -213,6 +252,10 @@ impl<'v> Value<'v> {
                 let items: Vec<String> = items.iter().map(|item| encode_item(item)).collect();
                 Cow::Owned(items.join(",").into_bytes())
             }
+            Self::Number(number) => Cow::Owned(number.to_string().into_bytes()),
+            Self::Bool(true) => Cow::Borrowed(b"true"),
+            Self::Bool(false) => Cow::Borrowed(b"false"),
+            Self::Items(_) | Self::Structure => Cow::Borrowed(b""),
         }
     }
 }
@@ -256,6 +299,18 @@ mod tests {
             ("http_X_Api-Key", Some(Variable::Header("x-api-key".into()))),
             ("cookie_Sid", Some(Variable::Cookie("Sid".into()))),
             ("uri_param_id", Some(Variable::Parameter("id".into()))),
+            ("post_arg_a_B", Some(Variable::FormArgument("a_B".into()))),
+            (
+                "post_arg.a[*].b",
+                JsonPath::parse("a[*].b").ok().map(Variable::Body),
+            ),
+            (
+                "graphql_root_fields",
+                Some(Variable::Graphql(GraphqlFact::RootFields)),
+            ),
+            ("post_arg.", None),
+            ("post_arg.a[?(@.b)]", None),
+            ("graphql_fields", None),
             ("arg_", None),
             ("http_", None),
             ("Uri", None),
@@ -264,8 +319,9 @@ mod tests {
         ] {
             assert_eq!(Variable::parse(name), variable, "{name}");
         }
-        assert!(Variable::is_of_body("post_arg.a"));
-        assert!(!Variable::is_of_body("arg_post"));
+        let is_of_body = |name| Variable::parse(name).is_some_and(|one| one.is_of_body());
+        assert!(is_of_body("post_arg.a") && is_of_body("post_arg_a"));
+        assert!(is_of_body("graphql_name") && !is_of_body("arg_post"));
     }
 
     #[test]

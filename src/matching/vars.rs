@@ -69,7 +69,9 @@ pub enum Constant {
     Number(f64),
     /// Equal to what is absent.
     Null,
-    /// A JSON value that no variable can be: a boolean, a list, an object.
+    /// Equal to a truth value of JSON.
+    Bool(bool),
+    /// A JSON value that no variable equals: a list, an object.
     Never,
 }
 
@@ -113,14 +115,20 @@ impl Test {
             (Self::Has(constant), Some(Value::List(items))) => items
                 .iter()
                 .any(|item| constant.equals_text(item.as_bytes())),
+            (Self::Has(constant), Some(Value::Items(items))) => {
+                items.iter().any(|item| constant.equals(Some(item)))
+            }
+            (
+                Self::Compares(..) | Self::Finds(_) | Self::Within(_),
+                Some(Value::Items(_) | Value::Structure),
+            ) => false,
             (Self::Compares(comparison, Some(right)), Some(value)) => {
-                number(&value.text()).is_some_and(|left| comparison.holds(left, *right))
+                value_number(value).is_some_and(|left| comparison.holds(left, *right))
             }
             (Self::Finds(regex), Some(value)) => regex.is_match(&value.text()),
             (Self::Within(nets), Some(value)) => address(&value.text())
                 .is_some_and(|addr| nets.iter().any(|net| net.contains(&addr))),
-            (Self::Has(_), Some(Value::Text(_)))
-            | (Self::Compares(_, None), Some(_))
+            (Self::Has(_) | Self::Compares(_, None), Some(_))
             | (Self::Has(_) | Self::Compares(..) | Self::Finds(_) | Self::Within(_), None) => false,
         }
     }
@@ -138,10 +146,15 @@ impl Comparison {
 }
 
 impl Constant {
+    /// Whether a value is this one. What JSON has a type for is compared by it: the number 7 is not
+    /// the text `7`.
     fn equals(&self, value: Option<&Value<'_>>) -> bool {
         match value {
             None => *self == Self::Null,
-            Some(value) => self.equals_text(&value.text()),
+            Some(value @ (Value::Text(_) | Value::List(_))) => self.equals_text(&value.text()),
+            Some(Value::Number(number)) => *self == Self::Number(*number),
+            Some(Value::Bool(is)) => *self == Self::Bool(*is),
+            Some(Value::Items(_) | Value::Structure) => false,
         }
     }
 
@@ -150,8 +163,17 @@ impl Constant {
             Self::Text(text) => text.as_bytes() == value,
             #[expect(clippy::float_cmp, reason = "the same decimal text is the same number")]
             Self::Number(right) => number(value).is_some_and(|left| left == *right),
-            Self::Null | Self::Never => false,
+            Self::Null | Self::Bool(_) | Self::Never => false,
         }
+    }
+}
+
+/// A value as a number, if it is one.
+fn value_number(value: &Value<'_>) -> Option<f64> {
+    match value {
+        Value::Number(number) => Some(*number),
+        Value::Text(_) | Value::List(_) => number(&value.text()),
+        Value::Bool(_) | Value::Items(_) | Value::Structure => None,
     }
 }
 
@@ -203,10 +225,19 @@ mod tests {
             match variable {
                 Variable::Argument(name) => self.0.get(&**name).copied().map(Value::of),
                 Variable::Parameter(_) => Some(Value::List(vec!["a".to_owned(), "7".to_owned()])),
+                Variable::Body(path) => match path.name()? {
+                    "number" => Some(Value::Number(7.0)),
+                    "yes" => Some(Value::Bool(true)),
+                    "items" => Some(Value::Items(vec![Value::of("a"), Value::Number(7.0)])),
+                    "object" => Some(Value::Structure),
+                    _ => None,
+                },
                 Variable::Fact(_)
                 | Variable::Tls(_)
                 | Variable::Client(_)
                 | Variable::Header(_)
+                | Variable::FormArgument(_)
+                | Variable::Graphql(_)
                 | Variable::Cookie(_) => None,
             }
         }
@@ -282,6 +313,52 @@ mod tests {
         expect(vec![
             ("arg_empty", Equals(Constant::Null), false),
             ("arg_s", Differs(Constant::Null), true),
+        ]);
+    }
+
+    #[test]
+    fn values_of_json_keep_their_types() {
+        use Test::{Compares, Differs, Equals, Finds, Has, In, Within};
+        let any = TextRegex::compile("", false).unwrap();
+        let seven = Constant::Number(7.0);
+        expect(vec![
+            ("post_arg.number", Equals(seven.clone()), true),
+            ("post_arg.number", Equals(text("7")), false),
+            ("post_arg.number", In(vec![text("7")]), false),
+            ("post_arg.number", In(vec![seven.clone()]), true),
+            (
+                "post_arg.number",
+                Compares(Comparison::Less, Some(8.0)),
+                true,
+            ),
+            (
+                "post_arg.number",
+                Finds(TextRegex::compile("^7$", false).unwrap()),
+                true,
+            ),
+            ("post_arg.yes", Equals(Constant::Bool(true)), true),
+            ("post_arg.yes", Equals(Constant::Bool(false)), false),
+            ("post_arg.yes", Equals(text("true")), false),
+            (
+                "post_arg.yes",
+                Compares(Comparison::Greater, Some(0.0)),
+                false,
+            ),
+            ("post_arg.items", Has(text("a")), true),
+            ("post_arg.items", Has(seven), true),
+            ("post_arg.items", Has(text("7")), false),
+            ("post_arg.items", Equals(text("a")), false),
+            ("post_arg.items", Finds(any.clone()), false),
+            ("post_arg.object", Finds(any), false),
+            ("post_arg.object", Has(text("")), false),
+            ("post_arg.object", Equals(Constant::Null), false),
+            ("post_arg.object", Differs(text("a")), true),
+            (
+                "post_arg.object",
+                Within(vec!["0.0.0.0/0".parse().unwrap()]),
+                false,
+            ),
+            ("post_arg.none", Equals(Constant::Null), true),
         ]);
     }
 

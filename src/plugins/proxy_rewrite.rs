@@ -104,6 +104,9 @@ mod tests {
                 | Variable::Client(_)
                 | Variable::Header(_)
                 | Variable::Cookie(_)
+                | Variable::FormArgument(_)
+                | Variable::Body(_)
+                | Variable::Graphql(_)
                 | Variable::Parameter(_) => None,
             }
         }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -190,6 +190,45 @@ impl RequestBody {
         self.incoming.is_none() && self.again.is_empty()
     }
 
+    /// Reads it ahead, to find its request's route by it, and gives all of it back if it is no longer
+    /// than `limit` bytes. Of a longer one no more is read than tells so. What was read is sent first;
+    /// the client has `patience` between two parts, as ever.
+    ///
+    /// # Errors
+    /// Why it did not come, with the client to blame.
+    pub async fn read_ahead(&mut self, limit: usize) -> Result<Option<Bytes>, Reason> {
+        let length = self.size_hint().exact().map(usize::try_from);
+        let length = length.map(|length| length.unwrap_or(usize::MAX));
+        if self.is_empty() || length.is_some_and(|length| length > limit) {
+            return Ok(None);
+        }
+        let mut read = BytesMut::with_capacity(length.unwrap_or_default());
+        let mut trailers = None;
+        let is_whole = loop {
+            match self.frame().await {
+                None => break true,
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => read.extend_from_slice(&data),
+                    Err(frame) => trailers = frame.into_trailers().ok(),
+                },
+                Some(Err(_)) => {
+                    return Err(self.upload.broken.get().unwrap_or(Reason::ClientGone));
+                }
+            }
+            if read.len() > limit {
+                break false;
+            }
+        };
+        let read = read.freeze();
+        if let Some(trailers) = trailers {
+            self.again.push_front(Part::Trailers(trailers));
+        }
+        if !read.is_empty() {
+            self.again.push_front(Part::Data(read.clone()));
+        }
+        Ok(is_whole.then_some(read))
+    }
+
     /// Keeps what is sent of it, as long as that is little and no answer came. Given up before, it is
     /// put into what this returns, to be sent again.
     pub fn keep(&mut self) -> Rc<Return> {
@@ -330,6 +369,10 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
+        if let Some(Part::Trailers(_)) = self.again.back() {
+            // HTTP/1.1 has trailers behind chunks only.
+            return SizeHint::default();
+        }
         let rest = self.incoming.as_ref().map_or(Some(0), ClientBody::left);
         let again: usize = self.again.iter().map(Part::len).sum();
         let again = u64::try_from(again).unwrap_or(u64::MAX);

@@ -1,14 +1,19 @@
 //! Where a request goes: its route, its upstream and what is asked of it there, by one snapshot.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 
 use crate::failure::Reason;
+use crate::matching::content::{Content, Text};
 use crate::matching::route::{self, Parameters};
 use crate::plugins::proxy_rewrite::Rewritten;
 use crate::proxy::authorize;
+use crate::proxy::body::RequestBody;
 use crate::proxy::conn::Conn;
 use crate::proxy::error::Refusal;
 use crate::proxy::outcome::Outcome;
@@ -50,18 +55,72 @@ impl Place {
     }
 }
 
-/// Authorises a request and finds where it goes, all of it by the same snapshot.
+/// What was read of a request's body to find its route.
+#[derive(Default)]
+pub(super) enum ReadAhead {
+    /// Nothing yet: no route asked for it.
+    #[default]
+    Nothing,
+    /// It has none, or one that is too long.
+    Absent,
+    /// All of it.
+    Whole(Bytes),
+}
+
+impl ReadAhead {
+    /// Reads the body that routes ask for.
+    async fn read(worker: &Worker, body: &mut RequestBody) -> Result<Self, Refusal> {
+        match body.read_ahead(worker.settings.routed_body_bytes).await {
+            Ok(Some(whole)) => Ok(Self::Whole(whole)),
+            Ok(None) => Ok(Self::Absent),
+            Err(reason) => Err(Refusal::new(reason, "in the body that its route asks for")),
+        }
+    }
+
+    fn text(&self) -> Text<'_> {
+        match self {
+            Self::Nothing => Text::Unread,
+            Self::Absent => Text::Absent,
+            Self::Whole(whole) => Text::Read(whole),
+        }
+    }
+}
+
+/// Authorises a request and finds where it goes, all of it by the same snapshot. Its body is read ahead
+/// where that depends on it.
 pub(super) async fn find_place(
+    worker: &Worker,
+    conn: &Conn,
+    req: &mut Request<RequestBody>,
+    taken: &[(HeaderName, HeaderValue)],
+    outcome: &mut Outcome,
+    ahead: &mut ReadAhead,
+) -> Result<Place, Refusal> {
+    loop {
+        let found = look_up(worker, conn, req.headers(), taken, outcome, ahead.text());
+        if let Some(place) = found.await? {
+            return Ok(place);
+        }
+        // Boxed, as all that is rare.
+        *ahead = Box::pin(ReadAhead::read(worker, req.body_mut())).await?;
+    }
+}
+
+/// [`find_place`] by what was read of the body; `None` if that is nothing, and a route asks for it.
+async fn look_up(
     worker: &Worker,
     conn: &Conn,
     headers: &HeaderMap,
     taken: &[(HeaderName, HeaderValue)],
     outcome: &mut Outcome,
-) -> Result<Place, Refusal> {
+    text: Text<'_>,
+) -> Result<Option<Place>, Refusal> {
     let authority = outcome.authority.clone().ok_or(Reason::Internal)?;
     let uri = &outcome.uri;
     let raw_path = uri.path();
     let (snapshot, path) = authorize::admit(worker, conn, uri, &authority).await?;
+    let content_type = headers.get(CONTENT_TYPE);
+    let content = Content::new(text, content_type.map_or(b"", HeaderValue::as_bytes));
     let variables = RequestVariables {
         worker,
         snapshot: &snapshot,
@@ -69,8 +128,12 @@ pub(super) async fn find_place(
         headers,
         taken,
         path: &path,
+        content: &content,
+        operation: OnceCell::new(),
     };
-    let (route, rewritten) = find_route(&variables)?;
+    let Some((route, rewritten)) = find_route(&variables)? else {
+        return Ok(None);
+    };
     let upstream = find_upstream(&snapshot, &route);
     let hash = match upstream.as_ref().map(|upstream| &upstream.balance) {
         Ok(Balance::Hash(key)) => key.hash(&RouteVariables {
@@ -96,7 +159,7 @@ pub(super) async fn find_place(
         upstream = found;
         outcome.upstream = Some(upstream.clone());
     }
-    Ok(Place {
+    Ok(Some(Place {
         version: snapshot.version,
         timeouts: route.timeouts.unwrap_or(upstream.timeouts),
         // HTTP/2 has no upgrade (RFC 9113 §8.6).
@@ -105,11 +168,15 @@ pub(super) async fn find_place(
         hash,
         target,
         rewritten,
-    })
+    }))
 }
 
-/// The first route in order that also fits method, peer and variables, and what it does to headers.
-fn find_route(request: &RequestVariables<'_>) -> Result<(Arc<Route>, Option<Rewritten>), Refusal> {
+/// A route, and what it does to headers.
+type Matched = (Arc<Route>, Option<Rewritten>);
+
+/// The first route in order that also fits method, peer and variables; `None` once that depends on
+/// content that was not read.
+fn find_route(request: &RequestVariables<'_>) -> Result<Option<Matched>, Refusal> {
     let outcome = request.outcome;
     let authority = outcome.authority.as_ref().ok_or(Reason::Internal)?;
     let peer = outcome.conn().peer.ip().to_canonical();
@@ -126,6 +193,9 @@ fn find_route(request: &RequestVariables<'_>) -> Result<(Arc<Route>, Option<Rewr
                 .vars
                 .as_ref()
                 .is_none_or(|vars| vars.holds(&variables));
+        if request.content.is_wanted() {
+            return true;
+        }
         if is_meant {
             let rewrite = route.headers.as_ref();
             rewritten = rewrite.map(|rewrite| Rewritten::of(rewrite, &variables));
@@ -138,7 +208,11 @@ fn find_route(request: &RequestVariables<'_>) -> Result<(Arc<Route>, Option<Rewr
         path: request.path,
     };
     let routes = &request.snapshot.routes;
-    let route = routes.find_for(&asked, fits).ok_or(Reason::RouteNotFound)?;
+    let found = routes.find_for(&asked, fits);
+    if request.content.is_wanted() {
+        return Ok(None);
+    }
+    let route = found.ok_or(Reason::RouteNotFound)?;
     match route.closed {
         Some(Reason::ServiceMissing) => {
             let service = route.service.as_ref().map(ToString::to_string);
@@ -151,7 +225,7 @@ fn find_route(request: &RequestVariables<'_>) -> Result<(Arc<Route>, Option<Rewr
             Reason::RouteClosed,
             format!("{}: {}", route.id, reason.code()),
         )),
-        None => Ok((route.clone(), rewritten)),
+        None => Ok(Some((route.clone(), rewritten))),
     }
 }
 

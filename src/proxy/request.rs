@@ -18,7 +18,7 @@ use crate::proxy::conn::{Conn, Signal, Tunnelled};
 use crate::proxy::error::{GRPC_STATUS, Refusal};
 use crate::proxy::headers::{self, Look};
 use crate::proxy::outcome::Outcome;
-use crate::proxy::place::{Place, find_place};
+use crate::proxy::place::{Place, ReadAhead, find_place};
 use crate::proxy::tries::Tries;
 use crate::proxy::tunnel::{Handover, Tunnel};
 use crate::proxy::upgrade;
@@ -254,7 +254,8 @@ async fn forward(
     if look.has_loop {
         mark.check(req.headers())?;
     }
-    let mut place = find_place(worker, conn, req.headers(), &[], outcome).await?;
+    let mut ahead = ReadAhead::default();
+    let mut place = find_place(worker, conn, req, &[], outcome, &mut ahead).await?;
 
     // A stream of HTTP/2 has no connection that could go over.
     let asks_for_more = look.has_upgrade && !conn.is_http2();
@@ -315,7 +316,7 @@ async fn forward(
         }
         let host = headers::text_value(authority.as_str()).ok_or(Reason::AuthorityInvalid)?;
         req.headers_mut().insert(HOST, host);
-        let found = find_place(worker, conn, req.headers(), &changed.taken, outcome);
+        let found = find_place(worker, conn, req, &changed.taken, outcome, &mut ahead);
         place = Box::pin(found).await?;
         if lines.is_some() && !place.takes_lines() {
             lines = None;

@@ -5,16 +5,21 @@
 //! and the forwarded ones are what we observed.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::sync::OnceLock;
 
-use http::Version;
 use http::header::{
     CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue,
 };
+use http::{Method, Version};
 
+use crate::matching::content::Content;
+use crate::matching::content::graphql::Operation;
 use crate::matching::path::unescape;
 use crate::matching::route::Parameters;
-use crate::matching::variable::{ClientFact, Fact, TlsFact, Value, Variable, Variables};
+use crate::matching::variable::{
+    ClientFact, Fact, GraphqlFact, TlsFact, Value, Variable, Variables,
+};
 use crate::proxy::authorize::has_own_policy;
 use crate::proxy::conn::Conn;
 use crate::proxy::headers;
@@ -37,17 +42,21 @@ pub struct RequestVariables<'a> {
     pub taken: &'a [(HeaderName, HeaderValue)],
     /// Its path, normalised.
     pub path: &'a [u8],
+    /// Its content, as far as it was read.
+    pub content: &'a Content<'a>,
+    /// The GraphQL operation that it asks for, once that was looked for.
+    pub operation: OnceCell<Option<Operation>>,
 }
 
 /// The same for one route, whose path may have captured something.
-pub struct RouteVariables<'a> {
+pub struct RouteVariables<'a, 'r> {
     /// Those of the request.
-    pub request: &'a RequestVariables<'a>,
+    pub request: &'a RequestVariables<'r>,
     /// What the route's path captured.
     pub parameters: &'a Parameters<'a>,
 }
 
-impl Variables for RouteVariables<'_> {
+impl Variables for RouteVariables<'_, '_> {
     fn value(&self, variable: &Variable) -> Option<Value<'_>> {
         match variable {
             Variable::Fact(fact) => self.request.fact(*fact),
@@ -57,6 +66,9 @@ impl Variables for RouteVariables<'_> {
             Variable::Argument(name) => self.request.argument(name),
             Variable::Header(name) => self.request.header(name),
             Variable::Cookie(name) => self.request.cookie(name),
+            Variable::FormArgument(name) => self.request.content.argument(name),
+            Variable::Body(path) => self.request.content.at(path),
+            Variable::Graphql(fact) => self.request.graphql(*fact),
             Variable::Parameter(name) => self.parameters.find(name).map(Value::of),
         }
     }
@@ -138,10 +150,31 @@ impl RequestVariables<'_> {
     }
 
     fn argument(&self, name: &str) -> Option<Value<'_>> {
+        self.argument_text(name).map(Value::Text)
+    }
+
+    fn argument_text(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         let pairs = self.outcome.uri.query()?.split('&');
         let mut pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        let (_, value) = pairs.find(|(key, _)| *unescape(key) == *name.as_bytes())?;
-        Some(Value::Text(unescape(value)))
+        let (_, value) = pairs.find(|(key, _)| *unescape(key.as_bytes()) == *name.as_bytes())?;
+        Some(unescape(value.as_bytes()))
+    }
+
+    /// A fact of the operation that a GET has as its argument `query`, a POST as its content.
+    fn graphql(&self, fact: GraphqlFact) -> Option<Value<'_>> {
+        let operation = self.operation.get_or_init(|| match self.outcome.method {
+            Method::GET => Operation::read(&self.argument_text("query")?),
+            Method::POST => self.content.operation(),
+            _ => None,
+        });
+        let operation = operation.as_ref()?;
+        Some(match fact {
+            GraphqlFact::Operation => Value::of(&operation.kind),
+            GraphqlFact::Name => Value::of(&operation.name),
+            GraphqlFact::RootFields => {
+                Value::Items(operation.root_fields.iter().map(Value::of).collect())
+            }
+        })
     }
 
     /// The lines of a header, put together as nginx does. `name` is in lower case with `-`.

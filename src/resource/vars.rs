@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use super::fault::Verdict;
 use super::texts;
+use crate::matching::content::json_path::JsonPath;
 use crate::matching::patterns::TextRegex;
-use crate::matching::variable::Variable;
+use crate::matching::variable::{self, Variable};
 use crate::matching::vars::{Comparison, Constant, Expression, Test, number};
 
 /// How many conditions one expression may hold.
@@ -184,10 +185,10 @@ impl Reader<'_> {
     }
 
     fn variable(&mut self, name: &str, at: String) -> Result<Option<Variable>, Fault> {
-        if Variable::is_of_body(name) {
-            let shown = texts::shown(name);
-            let reason =
-                format!("{shown} is not supported by this version: routes do not read bodies");
+        if let Some(path) = name.strip_prefix(variable::BODY)
+            && let Err(error) = JsonPath::parse(path)
+        {
+            let reason = format!("{} cannot be used: {error}", texts::shown(name));
             return Err(Fault::new(&at, reason));
         }
         let variable = Variable::parse(name);
@@ -272,7 +273,8 @@ fn constant(value: &Value) -> Constant {
             Some(number) => Constant::Number(number),
             None => Constant::Never,
         },
-        Value::Bool(_) | Value::Array(_) | Value::Object(_) => Constant::Never,
+        Value::Bool(is) => Constant::Bool(*is),
+        Value::Array(_) | Value::Object(_) => Constant::Never,
     }
 }
 
@@ -311,7 +313,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::matching::variable::{self, Variables};
+    use crate::matching::variable::Variables;
 
     fn judged(vars: &Value) -> (Option<Expression>, Verdict) {
         let mut verdict = Verdict::default();
@@ -454,9 +456,9 @@ mod tests {
                 "a pattern is a text",
             ),
             (
-                json!([["post_arg.a", "==", "1"]]),
+                json!([["post_arg.a[?(@.b)]", "==", "1"]]),
                 "/vars/0/0",
-                "post_arg.a is not supported by this version: routes do not read bodies",
+                "post_arg.a[?(@.b)] cannot be used: filters `[?…]` and expressions `[(…)]` are not read",
             ),
         ] {
             let (pointer, text) = refused(&vars);

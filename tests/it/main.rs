@@ -52,6 +52,7 @@ mod retries;
 mod revocation;
 mod rotate_key;
 mod rotation;
+mod routed_bodies;
 mod routing;
 mod scan;
 mod secrets;

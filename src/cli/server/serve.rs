@@ -390,6 +390,7 @@ fn settings(
         body_timeout: config.limits.body_timeout,
         idle_timeout: config.limits.idle_timeout,
         header_bytes: config.limits.header_bytes,
+        routed_body_bytes: config.limits.routed_body_bytes,
         connections: config.limits.connections,
         pooled: POOLED,
         drain: config.shutdown_timeout,

@@ -47,9 +47,11 @@ impl HashKey {
             if !plain.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut plain).into()));
             }
-            // What a path's parameters stand for is not known any more when a node is picked.
-            let variable = Variable::parse(name)
-                .filter(|variable| !matches!(variable, Variable::Parameter(_)));
+            // What a path's parameters stand for is not known any more when a node is picked, and
+            // the body may not have been read.
+            let variable = Variable::parse(name).filter(|variable| {
+                !matches!(variable, Variable::Parameter(_)) && !variable.is_of_body()
+            });
             parts.push(Part::Variable(name.into(), variable));
             rest = after;
         }
@@ -139,6 +141,9 @@ mod tests {
                 | Variable::Argument(_)
                 | Variable::Header(_)
                 | Variable::Cookie(_)
+                | Variable::FormArgument(_)
+                | Variable::Body(_)
+                | Variable::Graphql(_)
                 | Variable::Parameter(_) => None,
             }
         }
