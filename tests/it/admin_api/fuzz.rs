@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::env;
 
 use super::*;
+use crate::support::eventually;
 use crate::support::memory::{MIB, peak};
 use crate::support::raw::RawClient;
 use crate::support::tls::TlsClient;
@@ -585,11 +586,15 @@ fn no_request_brings_a_5xx_a_panic_or_growth_and_the_store_stays_readable() {
             .all(|status| statuses.contains_key(status)),
         "{statuses:?}"
     );
-    // What has a `ttl` is waited for, so that the numbers stay.
-    let before = crate::support::eventually(6 * SOON, "what expires is gone", || {
-        let first = totals(&gateway);
-        (first == totals(&gateway)).then_some(first)
+    // What has a `ttl` is waited for, so that the numbers stay: it is gone when the last one is.
+    gateway
+        .admin_put("/upstreams/the-last-to-expire?ttl=1", &upstream())
+        .expect_status(201);
+    eventually(6 * SOON, "what expires is gone", || {
+        let last = gateway.admin_get("/upstreams/the-last-to-expire");
+        (last.status == Some(404)).then_some(())
     });
+    let before = totals(&gateway);
     let data = gateway.data();
     let stopped = gateway.stop();
     assert!(stopped.status.success(), "{:?}", stopped.status);
