@@ -17,7 +17,6 @@ use serde_yaml_ng::Value as Yaml;
 use super::call::{self, Call};
 use super::judge;
 use super::reply::{Answer, Refusal};
-use super::request::BodyError;
 use crate::control::{Declaring, Show, Shown, WriteError};
 use crate::resource::{Id, Kind};
 use crate::store::file::{self, About, Note};
@@ -161,12 +160,7 @@ async fn put(call: &mut Call<'_>, served: Arc<Served>) -> Result<Answer, Refusal
     let digest = digest
         .ok_or_else(|| refuse("missing digest header"))?
         .to_owned();
-    let mut sections = match judge::read_configuration(call).await {
-        Err(Refusal::Body(BodyError::Empty)) => {
-            return Err(refuse("invalid request body: empty request body"));
-        }
-        read => read?,
-    };
+    let mut sections = judge::read_configuration(call).await?;
     let now = {
         let served = served.clone();
         call::compute(move || Ok(served.take_turn().clone())).await?

@@ -421,7 +421,7 @@ impl Refusal {
                 BodyError::TooLarge { .. }
                 | BodyError::Broken(_)
                 | BodyError::Empty
-                | BodyError::NotYaml(_),
+                | BodyError::NotYaml { .. },
             )
             | Self::List(ListError::Pattern { .. })
             | Self::Write(WriteError::StillUsed { .. } | WriteError::Weaker(_))

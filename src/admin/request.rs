@@ -201,10 +201,12 @@ pub(super) enum BodyError {
     /// No body where there must be one.
     #[error("empty request body")]
     Empty,
-    /// Not YAML, or a mapping with the same key twice. Where the parser stopped, as it told; its
-    /// words would quote the body.
-    #[error("invalid yaml request body{0}")]
-    NotYaml(String),
+    /// Not YAML, or a mapping with the same key twice.
+    #[error("invalid yaml request body")]
+    NotYaml {
+        /// Where the parser stopped, where it told: its words would quote the body.
+        place: Option<String>,
+    },
     /// Not JSON, or an object with the same member twice.
     #[error("{text}")]
     NotJson {
@@ -290,9 +292,8 @@ pub(super) fn parse_yaml(body: &[u8]) -> Result<Option<Value>, BodyError> {
     }
     let not_yaml = |error: serde_yaml_ng::Error| {
         let place = error.location();
-        BodyError::NotYaml(place.map_or_else(String::new, |place| {
-            format!(" at line {} column {}", place.line(), place.column())
-        }))
+        let place = place.map(|at| format!("at line {} column {}", at.line(), at.column()));
+        BodyError::NotYaml { place }
     };
     let _: json::Distinct = serde_yaml_ng::from_slice(body).map_err(not_yaml)?;
     serde_yaml_ng::from_slice(body).map(Some).map_err(not_yaml)
