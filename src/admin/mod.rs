@@ -11,6 +11,7 @@ pub mod attempts;
 pub mod auth;
 mod call;
 pub mod configs;
+mod health;
 mod judge;
 mod list;
 mod own;
@@ -46,6 +47,7 @@ use crate::snapshot::live::Live;
 use crate::telemetry::failures::Failures;
 use crate::telemetry::metrics::Metrics;
 
+pub use self::health::Naming;
 pub use self::status::{Status, status};
 
 /// What ADC takes the gateway's version from.

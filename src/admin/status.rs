@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use warp::Filter;
 use warp::reply::Response;
 
+use super::health::{self, Naming};
 use super::judge;
 use super::reply::{Answer, Refusal};
 use super::request::Head;
@@ -27,6 +28,8 @@ pub struct Status {
     pub control: Control,
     /// The process's metrics.
     pub metrics: Arc<Metrics>,
+    /// How objects are named.
+    pub naming: Naming,
 }
 
 /// The status pages as a filter that answers every request.
@@ -47,12 +50,12 @@ impl Status {
             ["status"] => Answer::ok(json!({ "status": "ok" })),
             ["status", "ready"] => self.ready(),
             ["apisix", "prometheus", "metrics"] => self.metrics(),
-            ["v1", "healthcheck"] => self.health(),
+            ["v1", "healthcheck"] => self.health(head),
             ["v1", "healthcheck", kind] => Answer::json(
                 StatusCode::NOT_FOUND,
                 told(&format!("missing src id for src type {}", shown(kind))),
             ),
-            ["v1", "healthcheck", kind, id] => self.health_of(kind, id),
+            ["v1", "healthcheck", kind, id] => self.health_of(kind, id, head),
             ["v1", "schema"] => Answer::ok(json!({
                 "main": judge::schemas(),
                 "plugins": judge::plugins(),
@@ -62,14 +65,13 @@ impl Status {
         }
     }
 
-    /// Every upstream with checks. (APISIX, "Control API")
-    fn health(&self) -> Answer {
-        let checked = self.control.checked();
-        Answer::ok(checked.iter().map(health).collect())
+    /// Every upstream with checks.
+    fn health(&self, head: &Head) -> Answer {
+        health::every(&self.control.checked(), self.naming, &head.headers)
     }
 
     /// The same of one object: an upstream, or a route or service that holds one.
-    fn health_of(&self, word: &str, id: &str) -> Answer {
+    fn health_of(&self, word: &str, id: &str, head: &Head) -> Answer {
         let kind = Kind::from_plural(word);
         let kind = kind.filter(|kind| matches!(kind, Kind::Route | Kind::Service | Kind::Upstream));
         let Some(kind) = kind else {
@@ -79,7 +81,7 @@ impl Status {
         let checked = self.control.checked();
         let is_meant = |it: &&Checked| it.owner.kind == kind && it.owner.id.as_str() == id;
         if let Some(checked) = checked.iter().find(is_meant) {
-            return Answer::ok(health(checked));
+            return health::one(checked, self.naming, &head.headers);
         }
         let is_there = id.parse().is_ok_and(|id| self.control.holds(kind, &id));
         let text = match is_there {
@@ -115,30 +117,6 @@ impl Status {
     }
 }
 
-/// An upstream with checks as APISIX shows it.
-fn health(checked: &Checked) -> Value {
-    let nodes = checked.nodes.iter().map(|node| {
-        json!({
-            "ip": node.host,
-            "port": node.port,
-            "hostname": node.name,
-            "status": node.vitals.status(),
-            "counter": {
-                "success": node.vitals.successes,
-                "http_failure": node.vitals.http_failures,
-                "tcp_failure": node.vitals.tcp_failures,
-                "timeout_failure": node.vitals.timeouts,
-            },
-        })
-    });
-    let owner = &checked.owner;
-    json!({
-        "name": format!("/apisix/{}/{}", owner.kind.plural(), owner.id),
-        "type": checked.kind.name(),
-        "nodes": nodes.collect::<Vec<_>>(),
-    })
-}
-
 fn told(text: &str) -> Value {
     json!({ "error_msg": text })
 }
@@ -160,6 +138,7 @@ mod tests {
         Arc::new(Status {
             control: control(&Arc::default()),
             metrics: Arc::new(Metrics::new().unwrap()),
+            naming: Naming::Stored,
         })
     }
 
@@ -169,7 +148,7 @@ mod tests {
         for (path, body) in [
             ("/status", "{\"status\":\"ok\"}\n"),
             ("/status/ready", "{\"status\":\"ok\"}\n"),
-            ("/v1/healthcheck", "[]\n"),
+            ("/v1/healthcheck", "{}\n"),
         ] {
             assert_eq!(
                 ask(&state, "GET", path).await,

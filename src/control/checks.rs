@@ -54,8 +54,8 @@ pub struct CheckedNode {
     pub host: String,
     /// The port that is asked.
     pub port: u16,
-    /// The name it is asked by.
-    pub name: String,
+    /// The name it is asked by, where `checks.active.host` says one.
+    pub name: Option<String>,
     /// What is known of it.
     pub vitals: Vitals,
 }
@@ -74,7 +74,7 @@ impl Inner {
                 let nodes = nodes.map(|node| CheckedNode {
                     host: node.host.clone(),
                     port: checks.active.port.unwrap_or(node.port),
-                    name: checks.active.host.as_ref().unwrap_or(&node.host).clone(),
+                    name: checks.active.host.clone(),
                     vitals: upstream.states.of(&node.host, node.port).health.vitals(),
                 });
                 Some(Checked {

@@ -427,6 +427,42 @@ fn checks_end_with_their_upstream_and_those_inside_routes_and_services_are_made(
 }
 
 #[test]
+fn page_for_people_has_a_row_for_each_node() {
+    let (gone, stays) = (ClosedPort::new(), Patient::start());
+    let gateway = Gateway::start();
+    let page = |path: &str| {
+        let url = gateway.status_url(&format!("/v1/healthcheck{path}"));
+        let page = Curl::new(&url).header("Accept: text/html,*/*;q=0.8").send();
+        let page = page.expect_status(200);
+        assert_eq!(page.header("content-type"), Some("text/html"));
+        page.body
+    };
+    assert_eq!(page("").matches("<td>").count(), 0);
+    lead_to(
+        &gateway,
+        &json!({
+            "nodes": {gone.node(): 1, stays.origin.node(): 1},
+            "checks": {"active": at_once(&json!({}))},
+        }),
+    );
+    let node = expect_status(&gateway, 0, "unhealthy");
+    // It is asked by no other name than its own.
+    assert_eq!(node.get("hostname"), None, "{node}");
+    for page in [page(""), page("/upstreams/u")] {
+        assert_eq!(page.matches("<td>").count(), 18, "{page}");
+        for (index, node, status) in [
+            (1, gone.node(), "unhealthy"),
+            (2, stays.origin.node(), "healthy"),
+        ] {
+            let row = format!(
+                "<td>{index}</td><td>/apisix/upstreams/u</td><td>http</td><td>{node}</td><td>{status}</td>"
+            );
+            assert!(page.contains(&row), "{row} in {page}");
+        }
+    }
+}
+
+#[test]
 fn checks_that_cannot_be_made_are_refused() {
     let gateway = Gateway::start();
     let origin = TcpOrigin::echoing();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::Curl;
 use crate::support::gateway::{Gateway, Setup, field};
-use crate::support::origin::{Nginx, Origin};
+use crate::support::origin::{Nginx, Origin, TcpOrigin};
 use crate::support::pki::{Ca, Pair};
 use crate::support::{SOON, TlsVersion, eventually};
 
@@ -104,6 +104,19 @@ fn file_is_served_and_read_again_when_it_changes() {
         field(line, "error").is_some_and(|error| error.contains("could not read"))
     });
     assert_eq!(status(&gateway, "/again"), Some(200));
+}
+
+#[test]
+fn what_is_checked_has_the_name_that_the_file_gives_it() {
+    let origin = TcpOrigin::echoing();
+    let file = Declared::new("apisix.yaml");
+    let nodes = json!({origin.node(): 1});
+    let upstream = json!({"id": "u", "nodes": nodes, "checks": {"active": {}}});
+    file.declare(&json!({"upstreams": [upstream]}));
+    let gateway = file.start();
+    let url = gateway.status_url("/v1/healthcheck/upstreams/u");
+    let shown = Curl::new(&url).send().expect_status(200).json();
+    assert_eq!(shown["name"], "/upstreams/u");
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn status_pages_need_no_key_and_are_nowhere_else() {
     for (path, body) in [
         ("/status", "{\"status\":\"ok\"}\n"),
         ("/status/ready", "{\"status\":\"ok\"}\n"),
-        ("/v1/healthcheck", "[]\n"),
+        ("/v1/healthcheck", "{}\n"),
     ] {
         let page = Curl::new(&gateway.status_url(path))
             .send()

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::admin::attempts::Attempts;
-use crate::admin::{Admin, Allowed, Status};
+use crate::admin::{Admin, Allowed, Naming, Status};
 use crate::cli::server::access;
 use crate::cli::server::error::ServeError;
 use crate::cli::server::fips;
@@ -159,6 +159,10 @@ pub(super) fn run(config: &Config, file: Option<&Path>) -> Result<(), ServeError
     let status = Arc::new(Status {
         control: control.clone(),
         metrics: metrics.clone(),
+        naming: match standalone {
+            Some(_) => Naming::Declared,
+            None => Naming::Stored,
+        },
     });
     let planes = Planes {
         state,
