@@ -273,6 +273,7 @@ impl Config {
         );
         lines.add("limits.connections", self.limits.connections);
         lines.add("limits.header_bytes", self.limits.header_bytes);
+        lines.add("limits.header_lines", self.limits.header_lines);
         lines.add("limits.routed_body_bytes", self.limits.routed_body_bytes);
         lines.add("limits.header_timeout", Shown(self.limits.header_timeout));
         lines.add("limits.idle_timeout", Shown(self.limits.idle_timeout));

@@ -453,6 +453,7 @@ fn read_limits(section: &Section<'_>) -> Limits {
     let limits = Limits {
         connections: section.count("connections", 16_384, 1..=10_000_000),
         header_bytes: section.count("header_bytes", 32_768, 8192..=1 << 20),
+        header_lines: section.count("header_lines", 100, 100..=4096),
         routed_body_bytes: section.count("routed_body_bytes", 1 << 20, 0..=64 << 20),
         header_timeout: section.duration("header_timeout", MINUTE, INSTANT..=DAY),
         idle_timeout: section.duration("idle_timeout", MINUTE, INSTANT..=DAY),
@@ -528,7 +529,7 @@ mod tests {
              security: {refuse_weakening: true, require_upstream_verify: true}\n\
              proxy: {nginx_400: pass, router: radixtree_uri, upstream_status: always}\n\
              log: {level: debug, format: json}\n\
-             limits: {connections: 1, header_bytes: 8192, routed_body_bytes: 6, header_timeout: 1, idle_timeout: 2,\n\
+             limits: {connections: 1, header_bytes: 8192, header_lines: 200, routed_body_bytes: 6, header_timeout: 1, idle_timeout: 2,\n\
              \x20        body_timeout: 3, handshakes: 4, contexts: 5}\n",
         )
         .unwrap();

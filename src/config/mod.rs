@@ -532,8 +532,13 @@ pub struct Limits {
     /// `limits.connections`: client connections per worker. Default 16,384.
     pub connections: usize,
     /// `limits.header_bytes`: bytes of a request's head. Default 32,768 (nginx); 8,192 at least
-    /// (hyper's least buffer), 1 MiB at most.
+    /// (hyper's least buffer), 1 MiB at most. Over HTTP/2 each field counts 32 more (RFC 9113
+    /// §6.5.2), and clients are told four times as much there (SETTINGS_MAX_HEADER_LIST_SIZE), so that
+    /// what is too large is refused with its reason.
     pub header_bytes: usize,
+    /// `limits.header_lines`: header lines of a request over HTTP/1.1. Default and least 100, 4,096 at
+    /// most; more than 100 take a large allocation for each request.
+    pub header_lines: usize,
     /// `limits.routed_body_bytes`: bytes of a body that is read to find its request's route, where
     /// routes ask for it (`post_arg.…`, `graphql_…`). Default 1 MiB (`graphql.max_size` of APISIX);
     /// 64 MiB at most.

@@ -128,8 +128,8 @@ catalogue! {
         "The request is not valid HTTP: a malformed line or header, or a contradictory length."
         "Correct the client; the record's detail says what is wrong."
     RequestHeadTooLarge "request_head_too_large" Client
-        "The request's target and headers are more than the gateway takes of a head. The request was answered with 431."
-        "Have the client send smaller cookies, tokens or metadata, or raise `limits.header_bytes`."
+        "The request's target and headers are more than the gateway takes of a head: the record's detail says whether in bytes, in lines (HTTP/1.1) or in the target alone. The request was answered with 431, one with a target of more than 65,534 bytes with 414."
+        "Where the detail speaks of bytes, have the client send smaller cookies, tokens or metadata, or raise `limits.header_bytes`; where it speaks of lines, have it send fewer, or raise `limits.header_lines`; a target can be no longer."
 
     // Capacity and readiness.
     HandshakeOverload "handshake_overload" Us

@@ -24,6 +24,7 @@ use crate::proxy::body::{ClientBody, UNWANTED, UNWANTED_PAUSE};
 use crate::proxy::conn::{Conn, Phase, Signal, client_facts};
 use crate::proxy::error::Refusal;
 use crate::proxy::outcome::micros;
+use crate::proxy::settings::Settings;
 use crate::proxy::slot::Slot;
 use crate::proxy::tunnel::Handover;
 use crate::proxy::worker::{Inbound, Worker};
@@ -253,12 +254,13 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
                 if let Err(error) = result
                     && error.is_parse()
                 {
-                    let reason = if error.is_parse_too_large() {
-                        Reason::RequestHeadTooLarge
+                    let (reason, detail) = if error.is_parse_too_large() {
+                        let detail = too_large(&io.prefix, &worker.settings);
+                        (Reason::RequestHeadTooLarge, detail)
                     } else {
-                        Reason::RequestInvalid
+                        (Reason::RequestInvalid, error.to_string())
                     };
-                    record_broken(&worker, &conn, reason, &error.to_string());
+                    record_broken(&worker, &conn, reason, &detail);
                 }
                 return Box::pin(close(&worker, &conn, io)).await;
             }
@@ -307,6 +309,24 @@ async fn serve_until_pause(
     let mut io = io.into_inner();
     io.rewind(read_buf);
     (pause, io)
+}
+
+/// The longest target that hyper takes, in bytes.
+const TARGET_MAX: usize = 65_534;
+
+/// What of a head was too much, by what there is of it: hyper says so of all three alike.
+fn too_large(head: &[u8], settings: &Settings) -> String {
+    let first_line = head.iter().take_while(|byte| **byte != b'\n').count();
+    if first_line > TARGET_MAX {
+        format!("its target has more than {TARGET_MAX} bytes")
+    } else if head.len() >= settings.header_bytes {
+        format!("its head has more than {} bytes", settings.header_bytes)
+    } else {
+        format!(
+            "its head has more than {} header lines",
+            settings.header_lines
+        )
+    }
 }
 
 #[derive(PartialEq, Eq)]

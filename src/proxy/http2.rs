@@ -46,7 +46,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a client may take to see a GOAWAY on an idle connection.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long a client that was answered before it sent all may go on, until it is told to stop. Some,
-/// as curl up to 7, take an answer for none that comes together with that word.
+/// as curl up to 7, take an answer for none that comes together with that word. Meanwhile its
+/// stream is one of the [`STREAMS`] that it has: a client that never stops by itself would have to
+/// meet as many refusals within that time for its next stream to wait.
 const SENDS_ON: Duration = Duration::from_millis(500);
 
 type Connection = server::Connection<Rewound, Bytes>;

@@ -54,6 +54,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// The largest request head, in bytes.
     pub header_bytes: usize,
+    /// The most header lines of a request over HTTP/1.1.
+    pub header_lines: usize,
     /// The largest body that is read to find its request's route, in bytes.
     pub routed_body_bytes: usize,
     /// Connections a worker holds; further ones wait in the kernel.

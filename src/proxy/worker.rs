@@ -51,6 +51,8 @@ use crate::tls::upstream::UpstreamConnector;
 const BUILDS_PER_PEER: u32 = 64;
 /// How many ticks pass between two sweeps of pools and upstreams.
 const HOUSEKEEPING_TICKS: u64 = 10;
+/// The header lines for which hyper has room without an allocation.
+const HEADER_LINES: usize = 100;
 
 /// A listening socket of a worker.
 pub struct Inbound {
@@ -201,6 +203,9 @@ async fn run(parts: Parts) -> std::io::Result<()> {
     http.half_close(false)
         .header_read_timeout(None)
         .max_buf_size(parts.settings.header_bytes);
+    if parts.settings.header_lines != HEADER_LINES {
+        http.max_headers(parts.settings.header_lines);
+    }
     let worker = Rc::new(Worker {
         contexts: parts.contexts,
         dialer: Dialer::new(sweep.clone(), parts.forbidden, parts.resolver)

@@ -675,9 +675,57 @@ fn head_beyond_the_limit_is_refused() {
     assert_eq!(reply.status, 431, "{reply:?}");
     assert!(client.is_ended());
     assert_eq!(origin.heads().len(), 1);
-    gateway.expect_record("refused by its reason", |record| {
+    let record = gateway.expect_record("refused by its reason", |record| {
         field(record, "reason") == Some("request_head_too_large")
     });
+    let detail = "its head has more than 8192 bytes";
+    assert_eq!(field(&record, "detail"), Some(detail));
+}
+
+#[test]
+fn head_of_too_many_lines_is_told_as_that_and_not_as_too_large() {
+    let origin = TcpOrigin::echoing();
+    for (gateway, most) in [
+        (Gateway::start(), 100),
+        (
+            Setup::default().set("limits.header_lines", "150").start(),
+            150,
+        ),
+    ] {
+        lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+        // Host is one of them.
+        let mut client = gateway.connect();
+        client
+            .get("h", "/", &vec!["X-Line: 1"; most - 1])
+            .expect_status(200);
+        client
+            .get("h", "/", &vec!["X-Line: 1"; most])
+            .expect_status(431);
+        assert!(client.is_ended());
+        let record = gateway.expect_record("refused by its reason", |record| {
+            field(record, "reason") == Some("request_head_too_large")
+        });
+        let detail = format!("its head has more than {most} header lines");
+        assert_eq!(field(&record, "detail"), Some(&*detail));
+    }
+}
+
+#[test]
+fn target_that_is_too_long_is_told_as_that() {
+    let origin = TcpOrigin::echoing();
+    let gateway = Setup::default()
+        .set("limits.header_bytes", "200000")
+        .start();
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    let mut client = gateway.connect();
+    let target = |length: usize| format!("/{}", "x".repeat(length - 1));
+    client.get("h", &target(65_000), &[]).expect_status(200);
+    client.get("h", &target(66_000), &[]).expect_status(414);
+    let record = gateway.expect_record("refused by its reason", |record| {
+        field(record, "reason") == Some("request_head_too_large")
+    });
+    let detail = "its target has more than 65534 bytes";
+    assert_eq!(field(&record, "detail"), Some(detail));
 }
 
 #[test]

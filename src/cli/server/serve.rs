@@ -394,6 +394,7 @@ fn settings(
         body_timeout: config.limits.body_timeout,
         idle_timeout: config.limits.idle_timeout,
         header_bytes: config.limits.header_bytes,
+        header_lines: config.limits.header_lines,
         routed_body_bytes: config.limits.routed_body_bytes,
         connections: config.limits.connections,
         pooled: POOLED,
