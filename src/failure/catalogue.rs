@@ -144,6 +144,9 @@ catalogue! {
         "Nothing, if it is rare. Where long answers or tunnels are to end by themselves, raise `shutdown_timeout`."
 
     // Routing.
+    MethodRefused "method_refused" Client
+        "The request's method is CONNECT or TRACE. Neither is served here, whatever the routes say, as in nginx: one asks for a tunnel to anywhere, the other for a copy of what an upstream is told, the headers that the gateway adds included. It was answered with 405."
+        "Correct the client. If an upstream is to be traced, ask it directly, or look at the record of an ordinary request."
     RouteNotFound "route_not_found" Client
         "No route matches the request's host, path and method. It was answered with 404."
         "Compare the request with the routes' `hosts`, `uri` and `methods`; a route with `status: 0` does not match. A prefix needs `/*` at the end of its `uri`."

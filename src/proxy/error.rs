@@ -127,6 +127,7 @@ fn ends_connection(reason: Reason) -> bool {
             | Reason::ClientPlaintextOnTls
             | Reason::ClientTimeout
             | Reason::RequestInvalid
+            | Reason::MethodRefused
             | Reason::ClientCertMissing
     ) || is_bad_certificate(reason)
 }
@@ -163,6 +164,7 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::HandshakeOverload
         | Reason::ClientKeyUpdateFlood
         | Reason::ClientGone => StatusCode::BAD_REQUEST,
+        Reason::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
         Reason::RequestHeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Reason::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
         Reason::NameClosed | Reason::AuthorityPolicyMismatch | Reason::ClientPolicyChanged => {
@@ -215,7 +217,7 @@ fn grpc_status(status: StatusCode) -> u16 {
         400 => 13,                   // INTERNAL
         401 => 16,                   // UNAUTHENTICATED
         403 => 7,                    // PERMISSION_DENIED
-        404 => 12,                   // UNIMPLEMENTED
+        404 | 405 => 12,             // UNIMPLEMENTED
         413 | 431 => 8,              // RESOURCE_EXHAUSTED
         429 | 502 | 503 | 504 => 14, // UNAVAILABLE
         _ => 2,                      // UNKNOWN
@@ -237,6 +239,7 @@ fn title(status: StatusCode, reason: Reason) -> &'static str {
         308 => "308 Permanent Redirect",
         400 => "400 Bad Request",
         404 => "404 Not Found",
+        405 => "405 Not Allowed",
         408 => "408 Request Time-out",
         421 => "421 Misdirected Request",
         431 => "431 Request Header Fields Too Large",

@@ -230,11 +230,8 @@ async fn forward(
     outcome: &mut Outcome,
 ) -> Result<Answer, Refusal> {
     let req = request.as_mut().ok_or(Reason::Internal)?;
-    if req.method() == Method::CONNECT {
-        return Err(Refusal::new(
-            Reason::RequestInvalid,
-            "CONNECT is not served",
-        ));
+    if [Method::CONNECT, Method::TRACE].contains(req.method()) {
+        return Err(Refusal::new(Reason::MethodRefused, req.method().as_str()));
     }
     if conn.is_http2() {
         headers::check_size(req, worker.settings.header_bytes)?;

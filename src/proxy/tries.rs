@@ -450,7 +450,6 @@ fn is_idempotent(method: &Method) -> bool {
         Method::PUT,
         Method::DELETE,
         Method::OPTIONS,
-        Method::TRACE,
     ]
     .contains(method)
 }

@@ -65,9 +65,11 @@ pub(super) fn read(document: &Document, terms: &Terms, verdict: &mut Verdict) ->
     let plugins = plugins::read(document, verdict);
     service::refuse_unsupported(document, verdict);
     upstream::warn_of_unknown_timeouts(document, "", verdict);
-    let mut methods = members::texts(document, "methods");
-    if let Some((index, _)) = methods.find(|(_, method)| *method == "CONNECT") {
-        let text = "CONNECT has no effect: such requests are refused before a route is looked for";
+    let methods = members::texts(document, "methods");
+    for (index, method) in methods.filter(|(_, method)| ["CONNECT", "TRACE"].contains(method)) {
+        let text = format!(
+            "{method} has no effect: such requests are refused before a route is looked for"
+        );
         verdict.warn_unused(format!("/methods/{index}"), text);
     }
     let priority = match document.get("priority") {
@@ -262,8 +264,8 @@ mod tests {
         let body = json!({"uris": ["/a", "b"], "service_id": "1"});
         assert_eq!(warnings(Kind::Route, &body), ["member_unused"]);
         assert_eq!(read(&body).paths.len(), 1);
-        let body = json!({"uri": "/a", "service_id": "1", "methods": ["GET", "CONNECT"]});
-        assert_eq!(warnings(Kind::Route, &body), ["member_unused"]);
+        let body = json!({"uri": "/a", "service_id": "1", "methods": ["GET", "CONNECT", "TRACE"]});
+        assert_eq!(warnings(Kind::Route, &body), ["member_unused"; 2]);
     }
 
     #[test]

@@ -576,7 +576,6 @@ fn request_that_could_be_read_in_two_ways_is_refused() {
         "GET / HTTP/2.0\r\nHost: h\r\n\r\n",
         "GET /\u{1} HTTP/1.1\r\nHost: h\r\n\r\n",
         "G(T / HTTP/1.1\r\nHost: h\r\n\r\n",
-        "CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n",
     ] {
         let mut client = gateway.connect();
         client.send(line);
@@ -595,6 +594,29 @@ fn request_that_could_be_read_in_two_ways_is_refused() {
     let mut client = gateway.connect();
     client.send("POST /first HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello");
     client.read_reply().expect_status(200);
+}
+
+#[test]
+fn methods_that_no_gateway_serves_are_refused_as_by_nginx() {
+    let gateway = Gateway::start();
+    let origin = TcpOrigin::echoing();
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    for (method, target) in [("TRACE", "/"), ("CONNECT", "h:443"), ("CONNECT", "/")] {
+        let mut client = gateway.connect();
+        client.send(format!("{method} {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        let reply = client.read_reply();
+        assert_eq!(reply.status, 405, "{method} {target}: {reply:?}");
+        assert!(client.is_ended(), "{method} {target}");
+    }
+    assert_eq!(origin.heads(), [""; 0], "nothing reaches the upstream");
+    gateway.expect_record("refused by its reason", |record| {
+        field(record, "reason") == Some("method_refused")
+    });
+    for method in ["OPTIONS", "PURGE"] {
+        let mut client = gateway.connect();
+        client.send(format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n"));
+        client.read_reply().expect_status(200);
+    }
 }
 
 /// RFC 9112 §6.3 leaves the choice: it is read as chunks and ends the connection.

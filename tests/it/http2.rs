@@ -471,7 +471,7 @@ fn connect_is_refused_over_http2_too() {
     let mut conn = H2Conn::plain(site.gateway.port("http")).unwrap();
     let connect = http::Request::connect("h.example:443").body(()).unwrap();
     let stream = conn.send(connect, false).unwrap();
-    assert_eq!(conn.read(stream).unwrap().status, 400);
+    assert_eq!(conn.read(stream).unwrap().status, 405);
 }
 
 #[test]
