@@ -15,7 +15,9 @@ use crate::proxy::headers::{self, Going};
 
 /// The largest head of an answer, and the most lines it may have.
 const HEAD_BYTES: usize = 64 << 10;
-const HEAD_LINES: usize = 100;
+const HEAD_LINES: usize = 1000;
+/// Lines that are read without asking for memory; the most that trailers may have.
+const FEW_LINES: usize = 100;
 /// The most heads that only inform before an answer.
 pub const INFORMING_HEADS: u32 = 100;
 
@@ -127,11 +129,16 @@ pub fn read_answer(
     method: &Method,
     request_headers: Option<&mut HeaderMap>,
 ) -> Result<Option<AnswerHead>, HeadError> {
-    let mut lines = [const { MaybeUninit::uninit() }; HEAD_LINES];
+    let mut lines = [const { MaybeUninit::uninit() }; FEW_LINES];
+    let mut more = Vec::new();
     let mut parsed = httparse::Response::new(&mut []);
     let config = ParserConfig::default();
-    let status = config.parse_response_with_uninit_headers(&mut parsed, input, &mut lines)?;
-    let length = match status {
+    let mut status = config.parse_response_with_uninit_headers(&mut parsed, input, &mut lines);
+    if status == Err(httparse::Error::TooManyHeaders) {
+        more.resize_with(HEAD_LINES, MaybeUninit::uninit);
+        status = config.parse_response_with_uninit_headers(&mut parsed, input, &mut more);
+    }
+    let length = match status? {
         Status::Complete(length) if length <= HEAD_BYTES => length,
         Status::Partial if input.len() < HEAD_BYTES => return Ok(None),
         Status::Complete(_) | Status::Partial => return Err(HeadError::TooLarge),
@@ -330,7 +337,7 @@ fn digits(text: &[u8]) -> Option<u64> {
 
 /// Reads a block of trailers, with the empty line behind it; `None`, if it is none.
 pub fn read_trailers(block: &[u8]) -> Option<HeaderMap> {
-    let mut lines = [EMPTY_HEADER; HEAD_LINES];
+    let mut lines = [EMPTY_HEADER; FEW_LINES];
     let Ok(Status::Complete((length, lines))) = httparse::parse_headers(block, &mut lines) else {
         return None;
     };
@@ -453,6 +460,25 @@ mod tests {
             }
             assert_eq!(content_length(&headers), length, "{lines:?}");
         }
+    }
+
+    #[test]
+    fn head_of_many_lines_is_read_and_of_too_many_is_none() {
+        let head = |count| {
+            format!(
+                "HTTP/1.1 200 OK\r\n{}\r\n",
+                "set-cookie: a=1\r\n".repeat(count)
+            )
+        };
+        for count in [0, 100, 101, 1000] {
+            let answer = read(&head(count)).unwrap().unwrap();
+            assert_eq!(
+                answer.resp.headers().get_all("set-cookie").iter().count(),
+                count
+            );
+        }
+        let many = read(&head(1001)).unwrap_err();
+        assert_eq!(many, HeadError::Syntax(httparse::Error::TooManyHeaders));
     }
 
     #[test]
