@@ -36,6 +36,33 @@ pub struct Presence {
     asked: Cell<Option<(u64, Heard)>>,
     /// What had been heard when it was silent for too long.
     missed_since: Cell<Option<Heard>>,
+    silence: Silence,
+}
+
+/// How long requests waited for a peer while nothing came, one after the other: those that are given
+/// up early have no time to tell alone.
+struct Silence {
+    /// Requests that wait now.
+    waits: Cell<u32>,
+    /// For how long they waited by `counted_at`, in milliseconds.
+    waited: Cell<u64>,
+    counted_at: Cell<u64>,
+    /// What had been heard by then.
+    heard: Cell<Heard>,
+}
+
+impl Silence {
+    /// Counts up to `now`. What was heard ends it.
+    fn count(&self, now: u64, heard: Heard) -> u64 {
+        let since = self.counted_at.replace(now);
+        if self.heard.replace(heard) != heard {
+            self.waited.set(0);
+        } else if self.waits.get() > 0 {
+            let more = now.saturating_sub(since);
+            self.waited.set(self.waited.get().saturating_add(more));
+        }
+        self.waited.get()
+    }
 }
 
 impl Presence {
@@ -47,7 +74,30 @@ impl Presence {
             pings: RefCell::new(pings),
             asked: Cell::new(None),
             missed_since: Cell::new(None),
+            silence: Silence {
+                waits: Cell::new(0),
+                waited: Cell::new(0),
+                counted_at: Cell::new(0),
+                heard: Cell::new(Heard(0)),
+            },
         }
+    }
+
+    /// A request waits from now on. For how long others did before, in milliseconds.
+    fn wait(&self, now: u64) -> u64 {
+        let waited = self.silence.count(now, self.heard());
+        self.silence
+            .waits
+            .set(self.silence.waits.get().saturating_add(1));
+        waited
+    }
+
+    /// It waits no longer.
+    fn end_wait(&self) {
+        self.silence.count(self.activity.now(), self.heard());
+        self.silence
+            .waits
+            .set(self.silence.waits.get().saturating_sub(1));
     }
 
     /// What was heard of it up to now.
@@ -137,12 +187,13 @@ impl<'a> Vigil<'a> {
         if presence.is_silent(now, pause) {
             presence.miss(heard);
         }
+        let waited = presence.wait(now);
         Self {
             presence,
             pause,
             began: heard,
             look: Look {
-                next_at: now.saturating_add(pause),
+                next_at: now.saturating_add(pause.saturating_sub(waited)),
                 heard,
                 is_asked: false,
             },
@@ -166,9 +217,17 @@ impl<'a> Vigil<'a> {
         }
     }
 
-    /// The wait is over, and no answer came.
+    /// The wait is over, and no answer came. Without a word on its connection in all that time it is
+    /// missed, asked or not: one that was asked minutes ago may be gone by now, and the price of a
+    /// mistake is one more connection.
     pub fn give_up(&self) {
         self.presence.miss(self.began);
+    }
+}
+
+impl Drop for Vigil<'_> {
+    fn drop(&mut self) {
+        self.presence.end_wait();
     }
 }
 
@@ -241,6 +300,33 @@ mod tests {
         presence.missed_since.set(None);
         let _third = Vigil::begin(&presence, 200, 100);
         assert!(!presence.is_missed());
+    }
+
+    #[tokio::test]
+    async fn silence_adds_up_over_requests_that_are_given_up_early() {
+        let (near, far) = tokio::io::duplex(1 << 10);
+        let (near, far) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
+        let ((_sender, mut conn), _far) = (near.unwrap(), far.unwrap());
+        let clock = Rc::<Cell<u64>>::default();
+        let presence = Presence::new(Activity::new(clock.clone()), conn.ping_pong());
+        // The second begins while the first waits: their time counts once.
+        let first = Vigil::begin(&presence, 0, 100);
+        clock.set(20);
+        let second = Vigil::begin(&presence, 20, 100);
+        assert_eq!((first.next_at(), second.next_at()), (50, 50));
+        drop(first);
+        clock.set(40);
+        drop(second);
+        // When nobody waits it need not say anything.
+        clock.set(1000);
+        let mut third = Vigil::begin(&presence, 1000, 100);
+        assert_eq!(third.next_at(), 1010);
+        third.look(1010);
+        assert!(presence.asked.get().is_some_and(|(at, _)| at == 1010));
+        drop(third);
+        // What was heard ends it.
+        presence.silence.heard.set(Heard(17));
+        assert_eq!(Vigil::begin(&presence, 1020, 100).next_at(), 1070);
     }
 
     #[tokio::test]

@@ -215,6 +215,32 @@ fn connection_whose_peer_fell_silent_gets_no_further_request() {
 }
 
 #[test]
+fn silent_peer_is_asked_though_each_client_gives_up_early() {
+    let (tell, asked) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let case = Case::of(&[], move |number, server| {
+        let first = server.next(HEADERS)?.stream;
+        server.answer(first)?;
+        if number > 1 {
+            return Ok(());
+        }
+        server.next(PING)?;
+        tell.lock().unwrap().send(()).unwrap();
+        Ok(())
+    });
+    case.wait_at("/x", 4);
+    let mut conn = case.connect();
+    assert_eq!((ask(&mut conn), case.opened()), (200, 1));
+    // Each waits far less than the two seconds after which it would have the peer asked itself.
+    eventually(SOON, "a PING", || {
+        let answer = post(&mut conn, true).into_answer();
+        let given_up = async { tokio::time::timeout(Duration::from_millis(200), answer).await };
+        assert!(conn.drive(given_up).is_err());
+        asked.try_recv().ok()
+    });
+}
+
+#[test]
 fn connection_whose_peer_fell_silent_in_an_answer_gets_no_further_request() {
     let case = Case::of(&[], |number, server| {
         let first = server.next(HEADERS)?.stream;
