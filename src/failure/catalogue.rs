@@ -220,6 +220,9 @@ catalogue! {
     UpstreamTimeout "upstream_timeout" Upstream
         "The upstream did not connect, take the request or answer in time. The request was answered with 504."
         "Look at the service's own duration. If it is right, raise `timeout.connect`, `timeout.send` or `timeout.read` of the upstream; the record's detail says which one ran out."
+    UpstreamRetriesOver "upstream_retries_over" Upstream
+        "The last node that was tried was late, and though the upstream's `retries` were not used up there was no further try: `retry_timeout` was over, or every node had been tried. The request was answered with 502, as APISIX does."
+        "Look at the nodes' own durations. For more tries make `timeout.connect` and `timeout.read` of the upstream shorter, or its `retry_timeout` longer."
     TunnelIdle "tunnel_idle" Upstream
         "Nothing passed in either direction of a connection that went over to another protocol (WebSocket) for as long as the upstream's `timeout.read`, and it was closed."
         "Have one of the two send something now and then, as WebSocket does with pings, or raise `timeout.read` of the upstream or the route."

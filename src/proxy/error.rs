@@ -198,6 +198,7 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::UpstreamRefused
         | Reason::UpstreamUnreachable
         | Reason::UpstreamReset
+        | Reason::UpstreamRetriesOver
         | Reason::UpstreamTlsVersion
         | Reason::UpstreamNoSharedCipher
         | Reason::UpstreamSniRefused

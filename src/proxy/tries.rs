@@ -55,11 +55,14 @@ impl Tries<'_> {
         let turns = self.worker.upstreams.turns(self.upstream, resolver);
         let mut tried = Tried::new();
         let mut last: Option<Refusal> = None;
+        let mut is_cut_short = false;
         for attempt in 0..=self.upstream.retries {
             if attempt > 0 && self.retry_time_is_over(started) {
+                is_cut_short = true;
                 break;
             }
             let Some(node) = self.next(&turns, &mut tried) else {
+                is_cut_short = true;
                 break;
             };
             // A try before this one is over.
@@ -91,7 +94,14 @@ impl Tries<'_> {
                 }
             }
         }
-        Err(last.unwrap_or_else(|| Reason::NoNode.into()))
+        Err(match last {
+            None => Reason::NoNode.into(),
+            // Tries were left, and none could be made. (APISIX: its balancer's 502.)
+            Some(late) if is_cut_short && late.reason == Reason::UpstreamTimeout => {
+                Refusal::new(Reason::UpstreamRetriesOver, late.detail)
+            }
+            Some(refusal) => refusal,
+        })
     }
 
     /// What a try tells of its node's health.

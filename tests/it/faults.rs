@@ -520,16 +520,25 @@ fn silent_node_is_passed_over_for_what_may_be_repeated_within_retry_timeout() {
     let (first, second) = (silent(), silent());
     let gateway = one_worker();
     let mut client = gateway.connect();
-    for (method, retry_timeout, tries) in [("GET", 0.0, 2), ("GET", 0.1, 1), ("POST", 0.0, 1)] {
+    for (method, retries, retry_timeout, tries, status) in [
+        ("GET", 1, 0.0, 2, 504),
+        ("GET", 1, 0.1, 1, 502),
+        ("GET", 2, 0.0, 2, 502),
+        ("POST", 1, 0.1, 1, 504),
+    ] {
         let mut upstream = impatient(&first.node());
         upstream["nodes"] = json!({first.node(): 1, second.node(): 1});
+        upstream["retries"] = retries.into();
         upstream["retry_timeout"] = retry_timeout.into();
         lead_to(&gateway, &upstream);
         client.send(request(method, "h", "/", &["Content-Length: 0"]));
-        client.read_reply().expect_status(504);
+        client.read_reply().expect_status(status);
         let count = std::mem::take(&mut *count.lock().expect("no holder panics"));
-        assert_eq!(count, tries, "{method} {retry_timeout}");
+        assert_eq!(count, tries, "{method} {retries} {retry_timeout}");
     }
+    gateway.expect_record("told as such", |record| {
+        field(record, "reason") == Some("upstream_retries_over")
+    });
 }
 
 #[test]
