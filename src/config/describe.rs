@@ -125,6 +125,19 @@ impl Config {
             },
         );
         lines.add("proxy.router", self.proxy.router.name());
+        for (key, is_set) in [
+            ("delete_uri_tail_slash", self.proxy.delete_uri_tail_slash),
+            (
+                "normalize_uri_like_servlet",
+                self.proxy.normalize_uri_like_servlet,
+            ),
+            (
+                "match_uri_encoded_slash",
+                self.proxy.match_uri_encoded_slash,
+            ),
+        ] {
+            lines.add(&format!("proxy.{key}"), is_set);
+        }
         lines.add(
             "proxy.upstream_status",
             match self.proxy.upstream_status {

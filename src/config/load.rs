@@ -418,8 +418,14 @@ fn read_proxy(section: &Section<'_>) -> Proxy {
         UpstreamStatus::default(),
         &UpstreamStatus::ALL,
     );
+    let delete_uri_tail_slash = section.is_set("delete_uri_tail_slash");
+    let normalize_uri_like_servlet = section.is_set("normalize_uri_like_servlet");
+    let match_uri_encoded_slash = section.is_set("match_uri_encoded_slash");
     section.close();
     Proxy {
+        delete_uri_tail_slash,
+        normalize_uri_like_servlet,
+        match_uri_encoded_slash,
         nginx_400,
         router,
         upstream_status,
@@ -527,7 +533,8 @@ mod tests {
              status: {listen: []}\n\
              upstream: {trust_file: system}\n\
              security: {refuse_weakening: true, require_upstream_verify: true}\n\
-             proxy: {nginx_400: pass, router: radixtree_uri, upstream_status: always}\n\
+             proxy: {nginx_400: pass, router: radixtree_uri, upstream_status: always,\n\
+             \x20       delete_uri_tail_slash: true, normalize_uri_like_servlet: true, match_uri_encoded_slash: true}\n\
              log: {level: debug, format: json}\n\
              limits: {connections: 1, header_bytes: 8192, header_lines: 200, routed_body_bytes: 6, header_timeout: 1, idle_timeout: 2,\n\
              \x20        body_timeout: 3, handshakes: 4, contexts: 5}\n",
@@ -544,6 +551,8 @@ mod tests {
         assert_eq!(config.upstream.trust_file, Some(TrustFile::System));
         assert_eq!(config.proxy.nginx_400, Nginx400::Pass);
         assert_eq!(config.proxy.router, Router::Uri);
+        assert!(config.proxy.delete_uri_tail_slash && config.proxy.match_uri_encoded_slash);
+        assert!(config.proxy.normalize_uri_like_servlet);
         assert_eq!(config.proxy.upstream_status, UpstreamStatus::Always);
         assert_eq!(config.log.level, LogLevel::Debug);
         assert_eq!(config.handshake_count(), 4);

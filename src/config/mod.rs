@@ -426,6 +426,12 @@ pub struct Proxy {
     pub router: Router,
     /// `proxy.upstream_status`. Default: [`UpstreamStatus::Errors`].
     pub upstream_status: UpstreamStatus,
+    /// `proxy.delete_uri_tail_slash`: `/a/` is `/a` to routes. Default: false.
+    pub delete_uri_tail_slash: bool,
+    /// `proxy.normalize_uri_like_servlet`: `/a;x/b` is `/a/b` to routes. Default: false.
+    pub normalize_uri_like_servlet: bool,
+    /// `proxy.match_uri_encoded_slash`: `%2F` separates no segments for routes. Default: false.
+    pub match_uri_encoded_slash: bool,
 }
 
 /// Which answers have `X-APISIX-Upstream-Status`.

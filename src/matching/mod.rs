@@ -12,6 +12,7 @@ pub mod name;
 pub mod path;
 pub mod path_pattern;
 pub mod path_prefix;
+pub mod path_reading;
 pub mod patterns;
 pub mod route;
 pub mod sni;

@@ -22,6 +22,9 @@ pub enum PathError {
     /// More `..` than segments.
     #[error("the path leads above the root")]
     AboveRoot,
+    /// `..;a`, `;a` and the like, where parameters are left out.
+    #[error("a segment of the path is empty or dots before its parameters")]
+    Parameters,
 }
 
 /// The path that routes are matched against: decoded once, `//` merged, `.` and `..` resolved.
@@ -64,7 +67,8 @@ fn is_plain(path: &[u8]) -> bool {
     })
 }
 
-fn decode(path: &[u8]) -> Result<Vec<u8>, PathError> {
+/// A path with its escapes decoded, and nothing else done.
+pub(super) fn decode(path: &[u8]) -> Result<Vec<u8>, PathError> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut bytes = path.iter().copied();
     while let Some(byte) = bytes.next() {

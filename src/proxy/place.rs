@@ -1,5 +1,6 @@
 //! Where a request goes: its route, its upstream and what is asked of it there, by one snapshot.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::sync::Arc;
 
@@ -119,6 +120,13 @@ async fn look_up(
     let uri = &outcome.uri;
     let raw_path = uri.path();
     let (snapshot, path) = authorize::admit(worker, conn, uri, &authority).await?;
+    let reading = worker.settings.paths;
+    let read_uri = reading.uri(Cow::Borrowed(&path));
+    let read_uri = read_uri.map_err(|error| {
+        let detail = error.to_string();
+        Refusal::new(Reason::PathInvalid, detail)
+    })?;
+    let matched = reading.matched(raw_path, &read_uri);
     let content_type = headers.get(CONTENT_TYPE);
     let content = Content::new(text, content_type.map_or(b"", HeaderValue::as_bytes));
     let variables = RequestVariables {
@@ -127,11 +135,11 @@ async fn look_up(
         outcome,
         headers,
         taken,
-        path: &path,
+        path: &read_uri,
         content: &content,
         operation: OnceCell::new(),
     };
-    let Some((route, rewritten)) = find_route(&variables)? else {
+    let Some((route, rewritten)) = find_route(&variables, &matched)? else {
         return Ok(None);
     };
     let upstream = find_upstream(&snapshot, &route);
@@ -176,7 +184,7 @@ type Matched = (Arc<Route>, Option<Rewritten>);
 
 /// The first route in order that also fits method, peer and variables; `None` once that depends on
 /// content that was not read.
-fn find_route(request: &RequestVariables<'_>) -> Result<Option<Matched>, Refusal> {
+fn find_route(request: &RequestVariables<'_>, path: &[u8]) -> Result<Option<Matched>, Refusal> {
     let outcome = request.outcome;
     let authority = outcome.authority.as_ref().ok_or(Reason::Internal)?;
     let peer = outcome.conn().peer.ip().to_canonical();
@@ -205,7 +213,7 @@ fn find_route(request: &RequestVariables<'_>) -> Result<Option<Matched>, Refusal
     let asked = route::Request {
         host: authority.host(),
         authority: authority.as_str(),
-        path: request.path,
+        path,
     };
     let routes = &request.snapshot.routes;
     let found = routes.find_for(&asked, fits);

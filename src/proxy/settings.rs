@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::matching::path_reading::PathReading;
 use crate::matching::sni::SniName;
 use crate::proxy::loops::Mark;
 
@@ -40,6 +41,8 @@ pub struct Settings {
     pub nginx_400: Nginx400,
     /// Whether every client is told what its upstreams said, not only of failures.
     pub tells_upstream_status: bool,
+    /// How routes read paths.
+    pub paths: PathReading,
     /// What tells requests that come back.
     pub mark: Mark,
     /// The name that stands for clients that send none.

@@ -169,6 +169,46 @@ fn radixtree_uri_looks_at_paths_first_and_at_hosts_with_their_port() {
 }
 
 #[test]
+fn paths_are_read_for_routes_as_the_options_of_apisix_say() {
+    let start = |option: &str| {
+        let setup = Setup::default().set(option, "true");
+        let routed = Routed::of(
+            setup
+                .set("proxy.router", "radixtree_uri_with_parameter")
+                .start(),
+        );
+        routed.route("exact", json!({"uri": "/a/b"}));
+        routed.route("parameter", json!({"uri": "/v/:id/list"}));
+        let vars = json!([["uri", "==", "/u/x"]]);
+        routed.route("variable", json!({"uri": "/u/*", "vars": vars}));
+        routed
+    };
+    start("proxy.delete_uri_tail_slash").expect(&[
+        ("h", "/a/b/", "exact"),
+        ("h", "/u/x/", "variable"),
+        ("h", "/a/b;x", "404"),
+        ("h", "/v/a%2Fb/list", "404"),
+    ]);
+    let mut servlet = start("proxy.normalize_uri_like_servlet");
+    servlet.expect(&[
+        ("h", "/a;x=1/b;y", "exact"),
+        ("h", "/u/x;y", "variable"),
+        ("h", "/a/b/", "404"),
+        ("h", "/c/..;/a/b", "400"),
+    ]);
+    let reply = servlet.ask("GET", "h", "/a;x=1/b?q=;");
+    assert_eq!(seen(&reply.text(), "uri"), "/a;x=1/b?q=;");
+    start("proxy.match_uri_encoded_slash").expect(&[
+        ("h", "/v/a%2Fb/list", "parameter"),
+        ("h", "/v/a%2fb/%6cist", "parameter"),
+        ("h", "/a%2Fb", "404"),
+        ("h", "/a/b", "exact"),
+        ("h", "/u%2Fx", "404"),
+        ("h", "/x%2Fy/../../a/b", "exact"),
+    ]);
+}
+
+#[test]
 fn paths_have_parameters_where_the_router_says_so() {
     let mut routed = Routed::with_router("radixtree_uri_with_parameter");
     routed.route("me", json!({"uri": "/users/me"}));

@@ -26,6 +26,7 @@ use crate::control::Control;
 use crate::control::evidence::Surroundings;
 use crate::crypto::mac::MacKey;
 use crate::crypto::{self, memory, rand};
+use crate::matching::path_reading::PathReading;
 use crate::matching::sni::SniName;
 use crate::net::dial::Forbidden;
 use crate::net::handshake::Turns;
@@ -386,6 +387,11 @@ fn settings(
         nginx_400: match config.proxy.nginx_400 {
             config::Nginx400::BadGateway => Nginx400::Refuse,
             config::Nginx400::Pass => Nginx400::Pass,
+        },
+        paths: PathReading {
+            drops_tail_slash: config.proxy.delete_uri_tail_slash,
+            drops_parameters: config.proxy.normalize_uri_like_servlet,
+            keeps_encoded_slash: config.proxy.match_uri_encoded_slash,
         },
         tells_upstream_status: config.proxy.upstream_status == config::UpstreamStatus::Always,
         fallback_sni,
