@@ -52,6 +52,8 @@ pub struct AnswerHead {
     pub ends: Ends,
     /// Nothing follows it on its connection (RFC 9112 §9.3).
     pub is_last: bool,
+    /// It, as it came.
+    pub bytes: Bytes,
 }
 
 /// What is no head of an answer.
@@ -153,7 +155,7 @@ pub fn read_answer(
     let room = request_headers.filter(|_| is_final(status));
     let mut headers = room.map(std::mem::take).unwrap_or_default();
     headers.clear();
-    take_headers(input, length, parsed.headers, &mut framing, &mut headers)?;
+    let bytes = take_headers(input, length, parsed.headers, &mut framing, &mut headers)?;
     let reason = parsed
         .reason
         .filter(|reason| Some(*reason) != status.canonical_reason())
@@ -177,6 +179,7 @@ pub fn read_answer(
         resp,
         ends,
         is_last,
+        bytes,
     }))
 }
 
@@ -185,15 +188,15 @@ pub fn is_final(status: StatusCode) -> bool {
     !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
 }
 
-/// The headers of a head of `length` bytes. They share one copy of it: a slice of what was read
-/// would keep the whole buffer alive.
+/// The headers of a head of `length` bytes. They share one copy of it, which is handed back: a slice
+/// of what was read would keep the whole buffer alive.
 fn take_headers(
     input: &[u8],
     length: usize,
     lines: &[Header<'_>],
     framing: &mut Lines,
     headers: &mut HeaderMap,
-) -> Result<(), HeadError> {
+) -> Result<Bytes, HeadError> {
     let head = Bytes::copy_from_slice(input.get(..length).unwrap_or_default());
     let begin = input.as_ptr().addr();
     headers.reserve(lines.len());
@@ -214,7 +217,7 @@ fn take_headers(
         framing.note(&name, &value);
         headers.append(name, value);
     }
-    Ok(())
+    Ok(head)
 }
 
 /// What a head's lines say of framing, noted on the way.

@@ -26,6 +26,7 @@ mod place;
 pub mod pool;
 pub mod presence;
 pub mod registry;
+mod repeated;
 pub mod request;
 pub mod settings;
 pub mod single;

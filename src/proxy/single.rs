@@ -21,6 +21,7 @@ use crate::proxy::body::{BodyError, RequestBody};
 use crate::proxy::chunked::{self, ChunkError, Chunked, Piece};
 use crate::proxy::heads::{self, AnswerHead, Ends, Framing, HeadError, INFORMING_HEADS};
 use crate::proxy::pool::Open;
+use crate::proxy::repeated::LastHead;
 use crate::proxy::upgrade::Switched;
 
 /// Room for an answer's head, and what is read at once of long content: a record of TLS, or more.
@@ -51,6 +52,7 @@ struct State {
     sending: Option<Sending>,
     /// Of the request under way.
     method: Method,
+    last_head: LastHead,
     /// Heads that came before its answer.
     informed: u32,
     content: Content,
@@ -142,6 +144,7 @@ impl Single {
             part: Bytes::new(),
             sending: None,
             method: Method::GET,
+            last_head: LastHead::default(),
             informed: 0,
             content: Content::Done,
             is_over: false,
@@ -346,7 +349,7 @@ impl State {
         }
         loop {
             if !self.input.is_empty()
-                && let Some(head) = heads::read_answer(
+                && let Some(head) = self.last_head.read_answer(
                     &mut self.input,
                     &self.method,
                     request_headers.as_deref_mut(),
