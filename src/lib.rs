@@ -24,6 +24,7 @@ pub mod config;
 pub mod control;
 pub mod crypto;
 pub mod failure;
+pub mod http2;
 pub mod matching;
 pub mod net;
 pub mod plugins;

@@ -13,6 +13,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::failure::{Reason, chain};
+use crate::http2;
 use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::again::{Kept, Part, Return};
 use crate::proxy::conn::{Conn, InFlight, Waiting};
@@ -44,11 +45,11 @@ pub enum BodyError {
 }
 
 impl ResetReason for BodyError {
-    fn reset_reason(&self) -> h2::Reason {
+    fn reset_reason(&self) -> http2::Reason {
         match self {
             // Its request is not wanted any more (RFC 9113 §7).
-            Self::ClientSilent | Self::ClientGone => h2::Reason::CANCEL,
-            Self::Upstream => h2::Reason::INTERNAL_ERROR,
+            Self::ClientSilent | Self::ClientGone => http2::Reason::CANCEL,
+            Self::Upstream => http2::Reason::INTERNAL_ERROR,
         }
     }
 }

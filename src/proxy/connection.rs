@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::failure::Reason;
+use crate::http2::PREFACE;
 use crate::net::handshake::{self, Greeting, Refused};
 use crate::net::stream::{Linger, Rewound, Stream, answer_plainly, linger};
 use crate::proxy::body::{ClientBody, UNWANTED, UNWANTED_PAUSE};
@@ -81,9 +82,6 @@ fn local_address(inbound: &Inbound, tcp: &TcpStream) -> SocketAddr {
         inbound.local
     }
 }
-
-/// What a client of HTTP/2 says first (RFC 9113 §3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Whether a client in the clear begins with HTTP/2, by prior knowledge (RFC 9113 §3.3). What was
 /// read to tell is read again; what the connection is told meanwhile, whoever serves it hears.

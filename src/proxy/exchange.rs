@@ -1,6 +1,6 @@
 //! The seam to upstreams: a request's head and body in, a response's head and body out.
 //!
-//! Behind it are our own HTTP/1.1 and HTTP/2 by the crate `h2`. The rest of the room knows
+//! Behind it are our own HTTP/1.1 and HTTP/2. The rest of the room knows
 //! [`UpstreamConn::exchange`] only.
 
 use std::future::poll_fn;
@@ -15,12 +15,13 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::failure::{Reason, chain};
+use crate::http2::{self, Stock};
 use crate::net::stream::Stream;
 use crate::net::sweep::{Sweep, Until, millis};
 use crate::proxy::body::RequestBody;
 use crate::proxy::flows::{Inflow, Outflow, RestOfBody};
 use crate::proxy::headers;
-use crate::proxy::multiplex::{Lease, NotOpened, Shared};
+use crate::proxy::multiplex::{Lease, NotOpened, Shared, Unsent};
 use crate::proxy::pool::{Bucket, Kept};
 use crate::proxy::presence::{Heard, Vigil};
 use crate::proxy::single::{self, Rest, Single};
@@ -84,15 +85,13 @@ pub enum Broken {
     /// With the connection.
     One(single::Error),
     /// With the stream, or its connection.
-    Many(h2::Error),
+    Many(http2::Error),
     /// It had no request.
     NoRequest,
     /// Some of the request's headers are lines of HTTP/1.1, which a stream has none of.
     Lines,
     /// The request's Host cannot be said in HTTP/2.
     NoAuthority,
-    /// Something else of the request cannot: no connection would take it.
-    Unfit(h2::Error),
 }
 
 /// An answer's content.
@@ -113,7 +112,7 @@ pub enum AnswerError {
     One(#[from] single::Error),
     /// As a stream of a connection.
     #[error(transparent)]
-    Many(#[from] h2::Error),
+    Many(#[from] http2::Error),
 }
 
 impl AnswerBody {
@@ -202,6 +201,7 @@ impl UpstreamConn {
         bucket: Rc<Bucket>,
         has_identity: bool,
         sweep: &Rc<Sweep>,
+        stock: &Rc<Stock>,
     ) -> Result<Self, (Reason, String)> {
         let fault = stream.fault();
         let activity = stream.activity().clone();
@@ -210,8 +210,16 @@ impl UpstreamConn {
             Stream::Tls(tls) => tls.certificate_was_asked(),
         };
         let requests = bucket.requests();
-        let opened = Shared::open(stream, bucket, fault.clone(), asked, has_identity, sweep).await;
-        let lease = opened.map(|shared| shared.lease(requests));
+        let opening = Shared::open(
+            stream,
+            bucket,
+            fault.clone(),
+            asked,
+            has_identity,
+            sweep,
+            stock,
+        );
+        let lease = opening.await.map(|shared| shared.lease(requests));
         let error = match lease {
             Ok(Some(lease)) => return Ok(Self::of(lease)),
             Ok(None) => {
@@ -229,7 +237,7 @@ impl UpstreamConn {
             return Err((Reason::UpstreamExpectsTls, detail));
         }
         Err(match error {
-            Some(error) if error.is_library() => (
+            Some(error) if error.is_violation() => (
                 Reason::UpstreamProtocolError,
                 format!("it does not speak HTTP/2: {}", chain(&error)),
             ),
@@ -424,28 +432,23 @@ impl UpstreamConn {
         let Some(req) = request else {
             return Err(unsent(Broken::NoRequest));
         };
-        lease
-            .address(req)
-            .map_err(|_no_authority| unsent(Broken::NoAuthority))?;
         announce_length(req);
+        let is_whole = req.body().is_end_stream();
+        let (mut reader, writer) = lease.send(req, is_whole).map_err(|error| {
+            unsent(match error {
+                Unsent::NoAuthority => Broken::NoAuthority,
+                Unsent::Over(error) => Broken::Many(error),
+            })
+        })?;
         let Some(req) = request.take() else {
             return Err(unsent(Broken::NoRequest));
         };
         let (head, mut body) = req.into_parts();
+        reader.lend(head.headers);
         let upload = body.upload();
-        let is_whole = body.is_end_stream();
-        let (mut answer, stream) = lease
-            .send(Request::from_parts(head, ()), is_whole)
-            .map_err(|error| {
-                unsent(if lease.shared().is_closed() {
-                    Broken::Many(error)
-                } else {
-                    Broken::Unfit(error)
-                })
-            })?;
-        let mut sending = (!is_whole).then(|| {
+        let mut sending = writer.map(|writer| {
             body.hold(lease.clone());
-            Outflow::with_head(body, stream)
+            Outflow::new(body, writer)
         });
         let presence = &lease.shared().presence;
         let sent_at = sweep.now();
@@ -458,7 +461,7 @@ impl UpstreamConn {
                 {
                     sending = None;
                 }
-                Pin::new(&mut answer).poll(cx)
+                reader.poll_answer(cx)
             });
             let next = until.min(vigil.next_at());
             match sweep.within(Until::At(next), answer).await {
@@ -467,9 +470,9 @@ impl UpstreamConn {
                     presence.answered();
                     // What is still sent does not wait for who reads the answer.
                     self.rest = sending.map(|flow| flow.send_rest(sweep.clone(), REST_OF_BODY));
-                    let (mut head, stream) = resp.into_parts();
+                    let (mut head, ()) = resp.into_parts();
                     headers::to_downstream(&mut head.headers);
-                    let flow = Inflow::new(stream, &head.headers);
+                    let flow = Inflow::new(reader, &head.headers);
                     return Ok(Response::from_parts(head, AnswerBody::Many(flow)));
                 }
                 Ok(Err(error)) => {
@@ -553,12 +556,8 @@ impl UpstreamConn {
                 let detail = "its host is no authority of HTTP/2".to_owned();
                 return (Reason::AuthorityInvalid, detail);
             }
-            Broken::Unfit(error) => {
-                let detail = format!("the request cannot be sent over HTTP/2: {}", chain(error));
-                return (Reason::Internal, detail);
-            }
             Broken::One(error) => (chain(error), error.is_violation()),
-            Broken::Many(error) => (chain(error), error.is_library()),
+            Broken::Many(error) => (chain(error), error.is_violation()),
         };
         let fault = self.fault.as_ref();
         if let Some(fault) = fault.and_then(|fault| fault.borrow().clone()) {
@@ -578,23 +577,18 @@ impl UpstreamConn {
 }
 
 impl Broken {
-    /// Whether the upstream says that it did nothing with the request (RFC 9113 §8.7): it refused the
-    /// stream, or the last one that its GOAWAY names came before it. A stream that it did look at hears
-    /// of no GOAWAY.
+    /// Whether the upstream says that it did nothing with the request. A stream that it did look at
+    /// hears of no GOAWAY.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         match self {
-            Self::Many(error) => {
-                error.reason() == Some(h2::Reason::REFUSED_STREAM)
-                    || error.is_go_away() && error.is_remote()
-            }
+            Self::Many(error) => error.is_refusal(),
             Self::Late
             | Self::Client(..)
             | Self::One(_)
             | Self::NoRequest
             | Self::Lines
-            | Self::NoAuthority
-            | Self::Unfit(_) => false,
+            | Self::NoAuthority => false,
         }
     }
 }

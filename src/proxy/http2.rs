@@ -10,13 +10,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use h2::server::{self, SendResponse};
-use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::header::{CONTENT_LENGTH, DATE};
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 
+use crate::http2::{self, Incoming, Limits, Reason, Role, Writer};
 use crate::net::stream::Rewound;
 use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::body::{ClientBody, ReplyBody};
@@ -31,17 +29,18 @@ use crate::proxy::worker::Worker;
 const STREAMS: u32 = 128;
 /// Bytes a client may send ahead on one stream, and on all of a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
+/// See [`STREAM_WINDOW`].
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// Response bytes of one stream that wait for the client's window.
-const SEND_BUFFER: usize = 256 << 10;
-/// Streams that a client resets before they are accepted (CVE-2023-44487), and that it makes us
-/// reset.
+/// Streams that a client resets before they are looked at (CVE-2023-44487), and that it makes us
+/// reset (CVE-2025-8671).
 const RESETS: usize = 64;
 /// Heads are read that are so many times larger than what is taken, so that they are refused by name.
-/// h2 answers to larger ones by a bare 431.
+/// What is larger is answered by a bare 431.
 const LARGE_HEADS: usize = 4;
-/// How often a client that is silent is asked whether it is there, and how long it may take.
+/// How often a client that is silent is asked whether it is there, and how long it may take. So long it
+/// may take over our settings, too.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// See [`PING_INTERVAL`].
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a client may take to see a GOAWAY on an idle connection.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -51,51 +50,42 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// meet as many refusals within that time for its next stream to wait.
 const SENDS_ON: Duration = Duration::from_millis(500);
 
-type Connection = server::Connection<Rewound, Bytes>;
+type Connection = http2::Connection<Rewound>;
 
-/// How HTTP/2 is served here. `header_bytes` is the largest head of a request.
-fn builder(header_bytes: usize) -> server::Builder {
-    let read_bytes = header_bytes.saturating_mul(LARGE_HEADS);
-    let mut http = server::Builder::new();
-    http.max_concurrent_streams(STREAMS)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(u32::try_from(read_bytes).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(RESETS)
+/// What a client is let. `header_bytes` is the largest head of a request.
+fn limits(header_bytes: usize) -> Limits {
+    Limits {
+        streams: STREAMS,
+        stream_window: STREAM_WINDOW,
+        connection_window: CONNECTION_WINDOW,
+        header_list: header_bytes.saturating_mul(LARGE_HEADS),
+        untouched: RESETS,
+        faults: RESETS,
         // Each of them may be told to stop while its client sends on.
-        .max_concurrent_reset_streams(usize::try_from(STREAMS).unwrap_or(usize::MAX))
-        .max_local_error_reset_streams(Some(RESETS));
-    http
+        remembered: usize::try_from(STREAMS).unwrap_or(usize::MAX),
+    }
 }
 
 /// Serves a connection's requests to its end.
 pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, io: Rewound) {
-    let Some(mut http) = Box::pin(greet(&worker, &conn, io)).await else {
-        return;
-    };
-    let mut pings = Pings::new(&mut http, &worker.sweep, &conn);
+    let limits = limits(worker.settings.header_bytes);
+    let mut http = Connection::new(io, Role::Server, limits, worker.stock.clone());
+    let mut pings = Pings::new(&worker.sweep, &conn);
     // A stream never becomes a tunnel.
     let nobody = Handover::default();
-    let begin = |req, respond| {
-        worker.streams.serve(Stream {
-            worker: worker.clone(),
-            in_flight: conn.begin(),
-            req,
-            respond,
-            nobody: nobody.clone(),
-        });
-    };
     // Since when it was idle when its client was told of the end, and how long that may take.
     let mut farewell: Option<(u64, Limit)> = None;
     poll_fn(|cx| {
         match conn.heed(cx) {
-            Some(Signal::Close) if conn.is_idle() => {
-                http.graceful_shutdown();
-                let until = worker.sweep.after(FAREWELL);
-                farewell.get_or_insert_with(|| (conn.since(), worker.sweep.limit(until)));
+            Some(signal @ (Signal::Close | Signal::Drain)) => {
+                http.leave();
+                // A client that said nothing yet is told in vain.
+                let is_idle = signal == Signal::Close && conn.is_idle();
+                if is_idle || !http.is_settled() {
+                    let until = worker.sweep.after(FAREWELL);
+                    farewell.get_or_insert_with(|| (conn.since(), worker.sweep.limit(until)));
+                }
             }
-            Some(Signal::Drain | Signal::Close) => http.graceful_shutdown(),
             Some(Signal::TimeOut) => return Poll::Ready(()),
             Some(Signal::Park) | None => {}
         }
@@ -108,51 +98,22 @@ pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, io: Rewound) {
             // What was on its way when the client was told is answered like any other.
             farewell = None;
         }
-        pings.poll(cx, &mut http);
-        loop {
-            match ready!(http.poll_accept(cx)) {
-                Some(Ok((req, respond))) => begin(req, respond),
-                Some(Err(_)) | None => return Poll::Ready(()),
-            }
-        }
+        pings.poll(cx, &http);
+        let served = http.poll_served(cx, |incoming| {
+            worker.streams.serve(Stream {
+                worker: worker.clone(),
+                in_flight: conn.begin(),
+                incoming,
+                nobody: nobody.clone(),
+            });
+        });
+        served.map(|_ended| ())
     })
     .await;
-}
-
-/// Waits for the client's preface. What the connection is told meanwhile is heard after that; for
-/// who is to end a connection without requests it may take as long as a farewell.
-async fn greet(worker: &Worker, conn: &Conn, io: Rewound) -> Option<Connection> {
-    let mut greeting = pin!(builder(worker.settings.header_bytes).handshake(io));
-    let mut told = None;
-    let mut limit: Option<Limit> = None;
-    let greeted = poll_fn(|cx| {
-        match conn.heed(cx) {
-            Some(Signal::TimeOut) => return Poll::Ready(None),
-            Some(signal @ (Signal::Drain | Signal::Close)) => {
-                told = Some(signal);
-                limit.get_or_insert_with(|| worker.sweep.limit(worker.sweep.after(FAREWELL)));
-            }
-            Some(Signal::Park) | None => {}
-        }
-        if let Poll::Ready(greeted) = greeting.as_mut().poll(cx) {
-            return Poll::Ready(greeted.ok());
-        }
-        match &limit {
-            Some(limit) => limit.poll_expired(cx).map(|()| None),
-            None => Poll::Pending,
-        }
-    })
-    .await;
-    if let Some(signal) = told {
-        conn.tell(signal);
-    }
-    greeted
 }
 
 /// Asks a silent client whether it is there.
 struct Pings {
-    /// The connection's; given out once.
-    pings: Option<PingPong>,
     sweep: Rc<Sweep>,
     conn: Rc<Conn>,
     /// When to look again.
@@ -161,9 +122,8 @@ struct Pings {
 }
 
 impl Pings {
-    fn new(http: &mut Connection, sweep: &Rc<Sweep>, conn: &Rc<Conn>) -> Self {
+    fn new(sweep: &Rc<Sweep>, conn: &Rc<Conn>) -> Self {
         Self {
-            pings: http.ping_pong(),
             sweep: sweep.clone(),
             conn: conn.clone(),
             limit: sweep.limit(sweep.after(PING_INTERVAL)),
@@ -171,28 +131,29 @@ impl Pings {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, http: &mut Connection) {
+    fn poll(&mut self, cx: &Context<'_>, http: &Connection) {
+        if self.is_asked && http.has_answered() {
+            self.is_asked = false;
+            self.limit.reset(self.sweep.after(PING_INTERVAL));
+        }
         while self.limit.poll_expired(cx).is_ready() {
             let look_at = self.conn.heard_at().saturating_add(millis(PING_INTERVAL));
             let now = self.sweep.now();
-            let until = if self.is_asked {
-                http.abrupt_shutdown(Reason::NO_ERROR);
+            let until = if self.is_asked || !http.is_acknowledged() {
+                let reason = if http.is_acknowledged() {
+                    Reason::NO_ERROR
+                } else {
+                    Reason::SETTINGS_TIMEOUT
+                };
+                http.abort(reason);
                 Until::At(u64::MAX)
             } else if look_at > now {
                 Until::At(look_at)
             } else {
-                let pings = self.pings.as_mut();
-                self.is_asked = pings.is_some_and(|pings| pings.send_ping(Ping::opaque()).is_ok());
+                self.is_asked = http.ask();
                 self.sweep.after(PING_TIMEOUT)
             };
             self.limit.reset(until);
-        }
-        if self.is_asked
-            && let Some(pings) = &mut self.pings
-            && pings.poll_pong(cx).is_ready()
-        {
-            self.is_asked = false;
-            self.limit.reset(self.sweep.after(PING_INTERVAL));
         }
     }
 }
@@ -202,8 +163,7 @@ pub struct Stream {
     worker: Rc<Worker>,
     // The connection is busy from now on, not only when its task looks at the request.
     in_flight: InFlight,
-    req: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    incoming: Incoming,
     nobody: Handover,
 }
 
@@ -212,15 +172,19 @@ impl Job for Stream {
         let Self {
             worker,
             in_flight,
-            req,
-            mut respond,
+            incoming,
             nobody,
         } = self;
-        let is_head = req.method() == Method::HEAD;
+        let Incoming {
+            request,
+            reader,
+            mut writer,
+        } = incoming;
+        let is_head = request.method() == Method::HEAD;
         let mut leaves_rest = None;
         let answer = {
-            let (head, stream) = req.into_parts();
-            let mut flow = Inflow::new(stream, &head.headers);
+            let (head, ()) = request.into_parts();
+            let mut flow = Inflow::new(reader, &head.headers);
             if !flow.is_end_stream() {
                 leaves_rest = Some(flow.leaves_rest());
             }
@@ -232,16 +196,16 @@ impl Job for Stream {
             poll_fn(|cx| match answering.as_mut().poll(cx) {
                 Poll::Ready(Ok(answer)) => Poll::Ready(Some(answer)),
                 // Dropped unanswered when the client wants no answer any more.
-                Poll::Pending => respond.poll_reset(cx).map(|_gone| None),
+                Poll::Pending => writer.poll_broken(cx).map(|()| None),
             })
             .await
         };
         let Some(answer) = answer else { return };
-        if let Some(mut stream) = answer_by(respond, answer, is_head, &worker).await
+        if let Some(mut stream) = answer_by(writer, answer, is_head, &worker).await
             && leaves_rest.is_some_and(|leaves_rest| leaves_rest.get())
         {
             // Given up, it is reset without an error (RFC 9113 §8.1).
-            let ended = poll_fn(|cx| stream.poll_reset(cx));
+            let ended = poll_fn(|cx| stream.poll_broken(cx));
             let sweep = &worker.sweep;
             let _sends_on = sweep.within(sweep.after(SENDS_ON), ended).await;
         }
@@ -250,11 +214,11 @@ impl Job for Stream {
 
 /// Sends an answer; gives back its stream, if it was answered.
 async fn answer_by(
-    mut respond: SendResponse<Bytes>,
+    mut stream: Writer,
     answer: Response<ReplyBody>,
     is_head: bool,
     worker: &Worker,
-) -> Option<SendStream<Bytes>> {
+) -> Option<Writer> {
     let sweep = &worker.sweep;
     // How long its client may take nothing of it.
     let patience = millis(worker.settings.body_timeout);
@@ -273,14 +237,12 @@ async fn answer_by(
     }
     // The answer to HEAD has no content (RFC 9110 §9.3.2); an upstream's has none to begin with.
     let is_whole = body.is_end_stream() || is_head && matches!(body, ReplyBody::Whole(..));
-    let stream = match respond.send_response(Response::from_parts(head, ()), is_whole) {
-        Ok(stream) if is_whole => return Some(stream),
-        Ok(stream) => stream,
-        Err(_no_answer_of_http2) => {
-            respond.send_reset(Reason::INTERNAL_ERROR);
-            return None;
-        }
-    };
+    if !stream.answer(Response::from_parts(head, ()), is_whole) {
+        return None;
+    }
+    if is_whole {
+        return Some(stream);
+    }
     let mut flow = Outflow::new(body, stream);
     // On what waited when so many parts had been taken.
     let mut limit: Option<(u64, Limit)> = None;

@@ -7,17 +7,15 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::SendStream;
-use h2::client::{self, ResponseFuture, SendRequest};
-use http::header::{HOST, TE};
-use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Uri, Version};
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderValue, Request};
 use tokio::sync::{Notify, oneshot};
 
+use crate::http2::{self, Handle, Limits, Reader, RequestHead, Role, Stock, Writer};
 use crate::net::stream::Stream;
 use crate::net::sweep::Sweep;
 use crate::proxy::pool::{Bucket, Kept, Open};
@@ -25,34 +23,32 @@ use crate::proxy::presence::Presence;
 use crate::tls::socket::Activity;
 use crate::tls::stream::FaultCell;
 
-/// Bytes an upstream may send ahead on one stream. On a connection it may send so much for every
-/// stream, as towards nginx: one that its client does not read holds up no other.
-const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-/// The largest head of an answer.
-const HEAD_BYTES: u32 = 64 << 10;
-/// What says how a connection of HTTP/1.1 goes on, and no message of HTTP/2 may have (RFC 9113
-/// §8.2.2): framing, and what a rewrite set.
-const CONNECTION_FIELDS: [&str; 5] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "transfer-encoding",
-    "upgrade",
-];
-/// Request bytes of one stream that wait for the upstream's window.
-const SEND_BUFFER: usize = 256 << 10;
+/// What an upstream is let. On a connection it may send as much ahead for every stream, as towards
+/// nginx: one that its client does not read holds up no other.
+const LIMITS: Limits = Limits {
+    streams: 0,
+    stream_window: 256 << 10,
+    connection_window: (1 << 31) - 1,
+    // The largest head of an answer.
+    header_list: 64 << 10,
+    untouched: 0,
+    // Each of them has its answer refused and costs one request.
+    faults: 1024,
+    remembered: 128,
+};
 /// How long a connection that nobody uses any more may take to end in order.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-type Connection = client::Connection<Stream, Bytes>;
+type Connection = http2::Connection<Stream>;
 
 /// An open connection, shared by its streams.
 pub struct Shared {
-    sender: RefCell<SendRequest<Bytes>>,
-    streams: Cell<usize>,
+    conn: Handle,
+    streams: Cell<u32>,
     served: Cell<u32>,
-    scheme: Scheme,
+    is_tls: bool,
+    /// The last Host that turned out to be an authority.
+    authority: RefCell<Option<HeaderValue>>,
     /// Where its first TLS error will be found.
     pub fault: Option<FaultCell>,
     /// When it moved bytes.
@@ -72,7 +68,7 @@ pub struct Shared {
 /// A connection that could not be opened.
 pub struct NotOpened {
     /// Why; `None`, if it was ended in peace.
-    pub error: Option<h2::Error>,
+    pub error: Option<http2::Error>,
 }
 
 impl Shared {
@@ -88,33 +84,23 @@ impl Shared {
         asked: bool,
         has_identity: bool,
         sweep: &Rc<Sweep>,
+        stock: &Rc<Stock>,
     ) -> Result<Rc<Self>, NotOpened> {
         let activity = stream.activity().clone();
-        let scheme = match &stream {
-            Stream::Plain(_) => Scheme::HTTP,
-            Stream::Tls(_) => Scheme::HTTPS,
-        };
-        let (sender, conn) = client::Builder::new()
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(HEAD_BYTES)
-            .max_send_buffer_size(SEND_BUFFER)
-            .enable_push(false)
-            // None before its settings came: that is how their arrival is seen.
-            .initial_max_send_streams(0)
-            .handshake(stream)
-            .await
-            .map_err(|error| NotOpened { error: Some(error) })?;
-        let mut conn = settle(conn, &sender).await?;
-        let presence = Presence::new(activity.clone(), conn.ping_pong());
+        let is_tls = matches!(stream, Stream::Tls(_));
+        let conn = Connection::new(stream, Role::Client, LIMITS, stock.clone());
+        let conn = settle(conn).await?;
+        let handle = conn.handle();
+        let presence = Presence::new(activity.clone(), handle.clone());
         let (in_use, unused) = oneshot::channel();
         let open = bucket.count_open();
         tokio::task::spawn_local(drive(conn, unused, open, sweep.clone()));
         Ok(Rc::new(Self {
-            sender: RefCell::new(sender),
+            conn: handle,
             streams: Cell::new(0),
             served: Cell::new(0),
-            scheme,
+            is_tls,
+            authority: RefCell::default(),
             fault,
             activity,
             presence,
@@ -128,9 +114,7 @@ impl Shared {
     /// Whether the peer, or an error, ended it.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        let ready = self.sender.borrow_mut().poll_ready(&mut cx);
-        matches!(ready, Poll::Ready(Err(_)))
+        !self.conn.takes_streams()
     }
 
     /// Requests it carried.
@@ -147,7 +131,7 @@ impl Shared {
 
     /// Takes one more request, if there is room; `requests` is how many it may carry in all.
     pub fn lease(self: &Rc<Self>, requests: u32) -> Option<Lease> {
-        let most = self.sender.borrow().current_max_send_streams();
+        let most = self.conn.most_streams();
         if self.is_over() || self.served.get() >= requests || self.streams.get() >= most {
             return None;
         }
@@ -167,25 +151,24 @@ async fn drive(
     open: Open,
     sweep: Rc<Sweep>,
 ) {
-    let has_ended = poll_fn(|cx| match Pin::new(&mut conn).poll(cx) {
+    let has_ended = poll_fn(|cx| match conn.poll_moved(cx) {
         Poll::Ready(_ended) => Poll::Ready(true),
         Poll::Pending => Pin::new(&mut unused).poll(cx).map(|_dropped| false),
     });
     if !has_ended.await {
+        conn.leave();
         // A peer that takes nothing more would not be there for it for a long time.
-        let _ended = sweep.within(sweep.after(FAREWELL), conn).await;
+        let ended = poll_fn(|cx| conn.poll_moved(cx));
+        let _ended = sweep.within(sweep.after(FAREWELL), ended).await;
     }
     drop(open);
 }
 
 /// Waits for the peer's settings.
-async fn settle(
-    mut conn: Connection,
-    sender: &SendRequest<Bytes>,
-) -> Result<Connection, NotOpened> {
-    let ended = poll_fn(|cx| match Pin::new(&mut conn).poll(cx) {
+async fn settle(mut conn: Connection) -> Result<Connection, NotOpened> {
+    let ended = poll_fn(|cx| match conn.poll_moved(cx) {
         Poll::Ready(ended) => Poll::Ready(Some(ended)),
-        Poll::Pending if sender.current_max_send_streams() > 0 => Poll::Ready(None),
+        Poll::Pending if conn.is_settled() => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     });
     match ended.await {
@@ -204,53 +187,47 @@ impl Lease {
         &self.0
     }
 
-    /// Sends a request's head; it is all of the request, if it `is_whole`.
+    /// Sends a request's head; it is all of the request, if it `is_whole`, and has no content to be
+    /// written then. `:authority` is its Host (RFC 9113 §8.3.1); what it says of a connection is left
+    /// out, whoever set it.
     ///
     /// # Errors
-    /// The connection takes no request any more, or the head is none of HTTP/2: nothing was sent.
-    pub fn send(
+    /// [`Unsent`]: nothing was sent.
+    pub fn send<B>(
         &self,
-        head: Request<()>,
+        req: &Request<B>,
         is_whole: bool,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        // One of its own: the common one would refuse a request while the one before is queued.
-        let mut sender = self.0.sender.borrow().clone();
-        sender.send_request(head, is_whole)
+    ) -> Result<(Reader, Option<Writer>), Unsent> {
+        let host = req.headers().get(HOST).ok_or(Unsent::NoAuthority)?;
+        let mut known = self.0.authority.borrow_mut();
+        if known.as_ref() != Some(host) {
+            Authority::try_from(host.as_bytes()).map_err(|_none| Unsent::NoAuthority)?;
+            *known = Some(host.clone());
+        }
+        let path = req.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+        let head = RequestHead {
+            method: req.method(),
+            is_tls: self.0.is_tls,
+            authority: host.as_bytes(),
+            path,
+            headers: req.headers(),
+        };
+        Ok(self.0.conn.send(head, is_whole)?)
     }
+}
 
-    /// Turns a request into one of HTTP/2: `:scheme` and `:authority` instead of Host, no framing,
-    /// `te: trailers` because they are passed on (RFC 9113 §8.2.2, §8.3.1).
-    ///
-    /// # Errors
-    /// The Host is no `:authority`; the request is then as it was.
-    pub fn address<B>(&self, req: &mut Request<B>) -> Result<(), http::Error> {
-        let host = req
-            .headers()
-            .get(HOST)
-            .map_or(&b""[..], HeaderValue::as_bytes);
-        let scheme = &self.0.scheme;
-        let uri = req.uri();
-        let is_said = uri.scheme() == Some(scheme)
-            && uri
-                .authority()
-                .is_some_and(|said| said.as_str().as_bytes() == host);
-        if !is_said {
-            let target = uri.path_and_query().cloned();
-            let uri = Uri::builder()
-                .scheme(scheme.clone())
-                .authority(host)
-                .path_and_query(target.unwrap_or_else(|| PathAndQuery::from_static("/")))
-                .build()?;
-            *req.uri_mut() = uri;
-        }
-        let headers = req.headers_mut();
-        headers.remove(HOST);
-        for name in CONNECTION_FIELDS {
-            headers.remove(name);
-        }
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-        *req.version_mut() = Version::HTTP_2;
-        Ok(())
+/// Why a request was not sent.
+#[derive(Debug)]
+pub enum Unsent {
+    /// Its Host is no `:authority`.
+    NoAuthority,
+    /// The connection takes none any more.
+    Over(http2::Error),
+}
+
+impl From<http2::Error> for Unsent {
+    fn from(error: http2::Error) -> Self {
+        Self::Over(error)
     }
 }
 

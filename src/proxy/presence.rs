@@ -5,13 +5,11 @@
 //! asked and silent gets no further request, until something comes. Requests that wait there have
 //! time-outs of their own.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
-use std::task::{Context, Waker};
 use std::time::Duration;
 
-use h2::{Ping, PingPong};
-
+use crate::http2::Handle;
 use crate::net::sweep::millis;
 use crate::tls::socket::Activity;
 
@@ -29,7 +27,7 @@ pub struct Heard(u64);
 /// What is known of a connection's peer.
 pub struct Presence {
     activity: Rc<Activity>,
-    pings: RefCell<Option<PingPong>>,
+    conn: Handle,
     /// When it was asked, in the clock's milliseconds, and what had been heard of it by then; `None`
     /// where an answer began since. It is the connection's, as who asked may be gone before the
     /// silence is long enough.
@@ -66,12 +64,12 @@ impl Silence {
 }
 
 impl Presence {
-    /// Of the peer of a connection that moves bytes by `activity`, and is asked by `pings`.
+    /// Of the peer of `conn`, which moves bytes by `activity`.
     #[must_use]
-    pub fn new(activity: Rc<Activity>, pings: Option<PingPong>) -> Self {
+    pub fn new(activity: Rc<Activity>, conn: Handle) -> Self {
         Self {
             activity,
-            pings: RefCell::new(pings),
+            conn,
             asked: Cell::new(None),
             missed_since: Cell::new(None),
             silence: Silence {
@@ -137,13 +135,7 @@ impl Presence {
             .asked
             .get()
             .is_some_and(|(at, _)| now.saturating_sub(at) < millis(ASK_EVERY));
-        let mut pings = self.pings.borrow_mut();
-        let Some(pings) = pings.as_mut().filter(|_| !is_early) else {
-            return false;
-        };
-        // Its last answer is taken, if nobody did: it has one PING at a time.
-        let _answered = pings.poll_pong(&mut Context::from_waker(Waker::noop()));
-        let is_asked = pings.send_ping(Ping::opaque()).is_ok();
+        let is_asked = !is_early && self.conn.ask();
         if is_asked {
             self.asked.set(Some((now, self.heard())));
         }
@@ -251,7 +243,26 @@ impl Look {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::DuplexStream;
+    use tokio::task::LocalSet;
+
     use super::*;
+    use crate::http2::{Connection, Limits, Role, Stock};
+
+    fn connection(near: DuplexStream) -> Connection<DuplexStream> {
+        let limits = Limits {
+            streams: 0,
+            stream_window: 1 << 16,
+            connection_window: 1 << 16,
+            header_list: 1 << 16,
+            untouched: 0,
+            faults: 0,
+            remembered: 8,
+        };
+        Connection::new(near, Role::Client, limits, Stock::new())
+    }
 
     fn look() -> Look {
         Look {
@@ -282,13 +293,12 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn silence_counts_for_who_comes_after_who_asked() {
-        let (near, far) = tokio::io::duplex(1 << 10);
-        let (near, far) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
-        let ((_sender, mut conn), _far) = (near.unwrap(), far.unwrap());
+    #[test]
+    fn silence_counts_for_who_comes_after_who_asked() {
+        let (near, _far) = tokio::io::duplex(1 << 10);
+        let conn = connection(near);
         let clock = Rc::<Cell<u64>>::default();
-        let presence = Presence::new(Activity::new(clock), conn.ping_pong());
+        let presence = Presence::new(Activity::new(clock), conn.handle());
         let mut first = Vigil::begin(&presence, 0, 100);
         first.look(50);
         let _early = Vigil::begin(&presence, 99, 100);
@@ -331,14 +341,18 @@ mod tests {
 
     #[tokio::test]
     async fn peer_is_asked_once_until_it_answers_a_request_or_minutes_have_passed() {
+        LocalSet::new().run_until(ask_again_and_again()).await;
+    }
+
+    async fn ask_again_and_again() {
         let (near, far) = tokio::io::duplex(1 << 10);
-        let (near, far) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
-        let ((_sender, mut conn), mut far) = (near.unwrap(), far.unwrap());
-        let pings = conn.ping_pong();
-        tokio::spawn(conn);
+        let mut conn = connection(near);
+        let handle = conn.handle();
+        tokio::task::spawn_local(poll_fn(move |cx| conn.poll_moved(cx)));
+        let mut far = h2::server::handshake(far).await.unwrap();
         tokio::spawn(async move { while far.accept().await.is_some() {} });
         let clock = Rc::<Cell<u64>>::default();
-        let presence = Presence::new(Activity::new(clock), pings);
+        let presence = Presence::new(Activity::new(clock), handle);
         // As often as it may be asked, it can be.
         let ask = async |now| {
             for _ in 0..20 {

@@ -334,7 +334,8 @@ impl Tries<'_> {
         let has_identity = connector.is_some_and(|connector| connector.has_identity);
         if self.upstream.scheme.is_http2() {
             let (bucket, sweep) = (endpoint.bucket.clone(), &self.worker.sweep);
-            let opening = UpstreamConn::open_many(stream, bucket, has_identity, sweep);
+            let stock = &self.worker.stock;
+            let opening = UpstreamConn::open_many(stream, bucket, has_identity, sweep, stock);
             return match sweep.within(until, opening).await {
                 Ok(opened) => opened.map_err(|(reason, detail)| Refusal::new(reason, detail)),
                 Err(_expired) => Err(Refusal::new(

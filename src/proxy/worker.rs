@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use crate::failure::Reason;
+use crate::http2::Stock;
 use crate::matching::sni::SniName;
 use crate::net::dial::{Dialer, Forbidden};
 use crate::net::handshake::Turns;
@@ -122,6 +123,8 @@ pub struct Worker {
     pub turns: Turns,
     /// Its tasks for the streams of HTTP/2.
     pub streams: Rc<Servants<Stream>>,
+    /// What its connections of HTTP/2 lend each other.
+    pub stock: Rc<Stock>,
     /// What its answers over HTTP/2 are dated with.
     pub dates: Dates,
     /// How hyper serves HTTP/1.1 connections.
@@ -216,6 +219,7 @@ async fn run(parts: Parts) -> std::io::Result<()> {
         registry: Rc::default(),
         turns: parts.turns,
         streams: Rc::default(),
+        stock: Stock::new(),
         dates: Dates::default(),
         http,
         agreed_downstream: parts.metrics.negotiated.counts("https"),

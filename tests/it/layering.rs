@@ -13,7 +13,7 @@ use source::{modules_for_tests, paths, tokens, without_tests};
 mod source;
 
 /// A room, and the paths below `crate` that it may name; `"tls::material"` allows that part alone.
-const ROOMS: [(&str, &[&str]); 16] = [
+const ROOMS: [(&str, &[&str]); 17] = [
     (
         "admin",
         &[
@@ -27,7 +27,10 @@ const ROOMS: [(&str, &[&str]); 16] = [
             "config",
         ],
     ),
-    ("proxy", &["snapshot", "matching", "tls", "net", "plugins"]),
+    (
+        "proxy",
+        &["snapshot", "matching", "tls", "net", "http2", "plugins"],
+    ),
     ("plugins", &["matching", "resource"]),
     (
         "store",
@@ -47,6 +50,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
     ("net", &["tls", "config"]),
     ("resource", &["tls::material", "tls::policy", "matching"]),
     ("matching", &[]),
+    ("http2", &[]),
     ("snapshot", &["resource", "matching", "tls", "crypto"]),
     ("tls", &["crypto"]),
     ("crypto", &[]),

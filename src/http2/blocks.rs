@@ -1,0 +1,253 @@
+//! Header blocks that came: requests, answers, trailers (RFC 9113 §4.3, §6.2, §6.10, §8.1).
+
+use http::StatusCode;
+
+use super::core::{Core, Farewell, Role};
+use super::error::{By, Error, Fault, Reason};
+use super::frame::{self, Head, MAX_PAYLOAD, flag};
+use super::hpack::NoBlock;
+use super::message::{BlockWriter, Fields, Malformed};
+use super::receive::{Done, depends_on, late_on};
+use super::stream::Half;
+
+/// The most heads that only inform before an answer.
+const INFORMING_HEADS: u8 = 100;
+/// Lists of header fields that are so many times larger than what is taken end the connection.
+const FAR_TOO_LARGE: usize = 4;
+/// Frames that a header block may be divided into, if it would need fewer.
+const PIECES: usize = 5;
+
+/// A block of which more is to come.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) stream: u32,
+    is_end: bool,
+    bytes: Vec<u8>,
+    /// Frames so far.
+    pieces: usize,
+}
+
+impl Core {
+    pub(super) fn headers(&mut self, head: Head, payload: &[u8]) -> Done {
+        let id = head.stream;
+        if id.is_multiple_of(2) {
+            return Err(Fault::protocol("header fields of no stream of a client"));
+        }
+        let mut block = frame::unpadded(head, payload)?;
+        if head.has(flag::PRIORITY) {
+            let (priority, rest) = block
+                .split_at_checked(5)
+                .ok_or(Fault::size("a priority that is cut off"))?;
+            if depends_on(priority) == Some(id) {
+                return Err(Fault::protocol("a stream that depends on itself"));
+            }
+            block = rest;
+        }
+        let is_end = head.has(flag::END_STREAM);
+        if head.has(flag::END_HEADERS) {
+            return self.block(id, is_end, block);
+        }
+        self.reading.block = Some(Block {
+            stream: id,
+            is_end,
+            bytes: block.to_vec(),
+            pieces: 1,
+        });
+        Ok(())
+    }
+
+    pub(super) fn continuation(&mut self, head: Head, payload: &[u8]) -> Done {
+        let Some(block) = &mut self.reading.block else {
+            return Err(Fault::protocol("a CONTINUATION of nothing"));
+        };
+        block.pieces += 1;
+        block.bytes.extend_from_slice(payload);
+        let most = self.limits.header_list.saturating_mul(FAR_TOO_LARGE);
+        // A quarter more than full frames would take.
+        let pieces = most / MAX_PAYLOAD;
+        if block.bytes.len() > most || block.pieces > PIECES.max(pieces + pieces / 4) {
+            return Err(Fault::flood("a header block that does not end"));
+        }
+        if !head.has(flag::END_HEADERS) {
+            return Ok(());
+        }
+        match self.reading.block.take() {
+            Some(block) => self.block(block.stream, block.is_end, &block.bytes),
+            None => Ok(()),
+        }
+    }
+
+    /// A whole block came.
+    fn block(&mut self, id: u32, is_end: bool, block: &[u8]) -> Done {
+        let key = self.streams.find(id);
+        let spare = key
+            .and_then(|key| self.streams.get_mut(key))
+            .and_then(|stream| stream.spare.take());
+        let map = spare.unwrap_or_else(|| self.stock.take_map());
+        let mut fields = Fields::new(map, self.limits.header_list);
+        self.decoder
+            .decode(block, |field, size| fields.take(field, size))
+            .map_err(|NoBlock| no_block())?;
+        if fields.size() > self.limits.header_list.saturating_mul(FAR_TOO_LARGE) {
+            return Err(Fault::flood(
+                "a list of header fields that is far too large",
+            ));
+        }
+        let Some(key) = key else {
+            return match self.role {
+                Role::Server if id > self.highest => self.request(id, is_end, fields),
+                Role::Client if self.is_idle(id) => {
+                    Err(Fault::protocol("an answer to what nobody asked"))
+                }
+                Role::Server if !self.is_passed_over(id) => {
+                    let detail = "header fields of a stream that is over";
+                    Err(Fault::Connection(Reason::STREAM_CLOSED, detail))
+                }
+                Role::Client | Role::Server => {
+                    self.stock.give_map(fields.into_map());
+                    self.late(id)
+                }
+            };
+        };
+        let Some(stream) = self.streams.get(key) else {
+            return Ok(());
+        };
+        if let Some(error) = &stream.broken {
+            let is_ours = !matches!(error, Error::Reset(_, By::Peer));
+            self.stock.give_map(fields.into_map());
+            return late_on(id, is_ours);
+        }
+        match stream.incoming {
+            Half::Head => self.answer(key, id, is_end, fields),
+            Half::Content => self.trailers(key, id, is_end, fields),
+            Half::Whole => Err(Fault::Stream(id, Reason::STREAM_CLOSED)),
+        }
+    }
+
+    /// A client begins a stream.
+    fn request(&mut self, id: u32, is_end: bool, fields: Fields) -> Done {
+        if matches!(self.farewell, Farewell::Said(last) if id > last) {
+            // Not looked at: it will ask elsewhere. What it sends on is passed over.
+            self.highest = id;
+            self.stock.give_map(fields.into_map());
+            return Ok(());
+        }
+        self.highest = id;
+        let most = self.limits.streams;
+        // Those that are over count as well, as long as somebody works on them, up to twice as many.
+        if self.open >= most
+            || self.streams.len() >= usize::try_from(most).unwrap_or(usize::MAX) * 2
+        {
+            return Err(Fault::Stream(id, Reason::REFUSED_STREAM));
+        }
+        if fields.is_too_large() {
+            let map = fields.into_map();
+            self.refuse_head(id, is_end);
+            self.stock.give_map(map);
+            return Ok(());
+        }
+        let request = fields
+            .into_request()
+            .map_err(|error| malformed(id, error))?;
+        let (request, length) = request;
+        // What has ended has no content (§8.1.1).
+        if is_end && length.is_some_and(|length| length > 0) {
+            return Err(Fault::Stream(id, Reason::PROTOCOL_ERROR));
+        }
+        let mut stream = self.new_stream(id);
+        stream.incoming = if is_end { Half::Whole } else { Half::Content };
+        stream.left = length;
+        let key = self.streams.insert(stream);
+        self.open += 1;
+        self.requests.push_back((request, key));
+        Ok(())
+    }
+
+    /// Answers a head that is too large, by 431 and nothing else (RFC 6585 §5).
+    fn refuse_head(&mut self, id: u32, is_end: bool) {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let mut writer = BlockWriter {
+            encoder: &mut self.encoder,
+            out: &mut self.out,
+        };
+        writer.response(id, status, &http::HeaderMap::new(), true);
+        if !is_end {
+            self.say_reset(id, Reason::NO_ERROR);
+        }
+        self.stir();
+    }
+
+    /// The head of an answer came, or one that only informs.
+    fn answer(&mut self, key: usize, id: u32, is_end: bool, fields: Fields) -> Done {
+        if fields.is_too_large() {
+            return Err(Fault::Stream(id, Reason::PROTOCOL_ERROR));
+        }
+        let (answer, length) = fields
+            .into_response()
+            .map_err(|error| malformed(id, error))?;
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Ok(());
+        };
+        let status = answer.status();
+        if status.is_informational() {
+            stream.informed = stream.informed.saturating_add(1);
+            let reason = if is_end {
+                Reason::PROTOCOL_ERROR
+            } else if stream.informed > INFORMING_HEADS {
+                Reason::ENHANCE_YOUR_CALM
+            } else {
+                let mut map = answer.into_parts().0.headers;
+                map.clear();
+                stream.spare = Some(map);
+                return Ok(());
+            };
+            return Err(Fault::Stream(id, reason));
+        }
+        let has_content = !stream.asks_head;
+        let is_bare = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+        if has_content && is_end && !is_bare && length.is_some_and(|length| length > 0) {
+            return Err(Fault::Stream(id, Reason::PROTOCOL_ERROR));
+        }
+        stream.left = length.filter(|_| has_content);
+        stream.incoming = if is_end { Half::Whole } else { Half::Content };
+        if stream.has_reader {
+            stream.answer = Some(answer);
+        } else {
+            self.stock.give_map(answer.into_parts().0.headers);
+        }
+        self.heard(key, is_end);
+        Ok(())
+    }
+
+    fn trailers(&mut self, key: usize, id: u32, is_end: bool, fields: Fields) -> Done {
+        if !is_end || fields.is_too_large() {
+            return Err(Fault::Stream(id, Reason::PROTOCOL_ERROR));
+        }
+        let trailers = fields
+            .into_trailers()
+            .map_err(|error| malformed(id, error))?;
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Ok(());
+        };
+        if stream.left.is_some_and(|left| left > 0) {
+            return Err(Fault::Stream(id, Reason::PROTOCOL_ERROR));
+        }
+        stream.incoming = Half::Whole;
+        if stream.has_reader {
+            stream.trailers = Some(trailers);
+        } else {
+            self.stock.give_map(trailers);
+        }
+        self.heard(key, true);
+        Ok(())
+    }
+}
+
+fn no_block() -> Fault {
+    let detail = "a header block that is none";
+    Fault::Connection(Reason::COMPRESSION_ERROR, detail)
+}
+
+fn malformed(id: u32, Malformed: Malformed) -> Fault {
+    Fault::Stream(id, Reason::PROTOCOL_ERROR)
+}

@@ -1,0 +1,150 @@
+//! A stream as its user holds it: who reads the peer's message, and who sends ours.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+
+use super::core::Core;
+use super::error::{Error, Reason};
+
+/// Who reads what comes on a stream. Dropped, what still comes is thrown away; with its [`Writer`], the
+/// stream is reset, if it is not over.
+#[derive(Debug)]
+pub struct Reader {
+    core: Rc<RefCell<Core>>,
+    key: usize,
+}
+
+/// Who sends on a stream. Dropped, what was begun is not ended; with its [`Reader`], the stream is
+/// reset, if it is not over.
+#[derive(Debug)]
+pub struct Writer {
+    core: Rc<RefCell<Core>>,
+    key: usize,
+}
+
+/// A part of a message behind its head.
+#[derive(Debug)]
+pub enum Piece {
+    /// Of its content.
+    Data(Bytes),
+    /// Its end.
+    Trailers(HeaderMap),
+}
+
+impl Reader {
+    pub(super) fn new(core: Rc<RefCell<Core>>, key: usize) -> Self {
+        Self { core, key }
+    }
+
+    /// Lends a map, which is emptied, for the answer's fields.
+    pub fn lend(&mut self, mut map: HeaderMap) {
+        map.clear();
+        if let Some(stream) = self.core.borrow_mut().streams.get_mut(self.key) {
+            stream.spare = Some(map);
+        }
+    }
+
+    /// The head of the answer to a request that was sent.
+    ///
+    /// # Errors
+    /// Why there will be none.
+    pub fn poll_answer(&mut self, cx: &Context<'_>) -> Poll<Result<Response<()>, Error>> {
+        let mut core = self.core.borrow_mut();
+        let Some(stream) = core.streams.get_mut(self.key) else {
+            return Poll::Ready(Err(Error::Over));
+        };
+        if let Some(answer) = stream.answer.take() {
+            return Poll::Ready(Ok(answer));
+        }
+        match &stream.broken {
+            Some(error) => Poll::Ready(Err(error.clone())),
+            None => stream.reader.pend(cx),
+        }
+    }
+
+    /// The next part of the message; `None` at its end. What came makes room for as much again when it
+    /// is taken. What came before the stream was reset is still given.
+    pub fn poll_piece(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Piece, Error>>> {
+        let mut core = self.core.borrow_mut();
+        let part = ready!(core.poll_content(self.key, cx));
+        Poll::Ready(match part {
+            Some(Ok(part)) => Some(Ok(Piece::Data(part))),
+            Some(Err(error)) => Some(Err(error)),
+            None => core
+                .streams
+                .get_mut(self.key)
+                .and_then(|stream| stream.trailers.take())
+                .map(|trailers| Ok(Piece::Trailers(trailers))),
+        })
+    }
+
+    /// Whether all of the message came and was taken.
+    #[must_use]
+    pub fn is_end_stream(&self) -> bool {
+        let core = self.core.borrow();
+        core.streams
+            .get(self.key)
+            .is_none_or(super::stream::Stream::is_read)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.core.borrow_mut().drop_reader(self.key);
+    }
+}
+
+impl Writer {
+    pub(super) fn new(core: Rc<RefCell<Core>>, key: usize) -> Self {
+        Self { core, key }
+    }
+
+    /// Sends the head of an answer; it is all of it, if it `is_whole`. Its map of fields serves another
+    /// message then. What fields say of a connection is left out. False, if the stream is over.
+    pub fn answer(&mut self, head: Response<()>, is_whole: bool) -> bool {
+        let mut core = self.core.borrow_mut();
+        let (head, ()) = head.into_parts();
+        let is_sent = core.answer_with(self.key, head.status, &head.headers, is_whole);
+        core.stock.give_map(head.headers);
+        is_sent
+    }
+
+    /// How much content may be sent now, of `wanted`; `None`, when none ever will.
+    pub fn poll_room(&mut self, wanted: usize, cx: &Context<'_>) -> Poll<Option<usize>> {
+        self.core.borrow_mut().poll_room(self.key, wanted, cx)
+    }
+
+    /// Sends content, no more than there is [room](Self::poll_room) for. False, if the stream is over.
+    pub fn send(&mut self, content: &[u8], is_end: bool) -> bool {
+        self.core.borrow_mut().send(self.key, content, is_end)
+    }
+
+    /// Ends the message by trailers; their map serves another message then. False, if the stream is
+    /// over.
+    pub fn send_trailers(&mut self, trailers: HeaderMap) -> bool {
+        let mut core = self.core.borrow_mut();
+        let is_sent = core.send_trailers(self.key, &trailers);
+        core.stock.give_map(trailers);
+        is_sent
+    }
+
+    /// Resets the stream; nothing, if it is over.
+    pub fn reset(&mut self, reason: Reason) {
+        self.core.borrow_mut().reset_by_user(self.key, reason);
+    }
+
+    /// Ready when the stream ended before its time: it was reset, or its connection ended.
+    pub fn poll_broken(&mut self, cx: &Context<'_>) -> Poll<()> {
+        self.core.borrow_mut().poll_broken(self.key, cx)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.core.borrow_mut().drop_writer(self.key);
+    }
+}

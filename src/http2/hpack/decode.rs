@@ -1,0 +1,337 @@
+//! Header blocks, read (RFC 7541 §3).
+
+use std::collections::VecDeque;
+
+use super::field::{Field, Name};
+use super::{OVERHEAD, TABLE_BYTES, huffman, statics};
+
+/// What is no header block: the connection's compression is lost (RFC 7541 §2.2, RFC 9113 §4.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoBlock;
+
+/// What one direction of a connection said so far.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    /// The dynamic table, the newest first, with what each field counts.
+    entries: VecDeque<(Field, usize)>,
+    size: usize,
+    /// What the peer set it to; never more than [`TABLE_BYTES`].
+    max: usize,
+    /// A string, read out of Huffman's code.
+    text: Vec<u8>,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self {
+            entries: VecDeque::new(),
+            size: 0,
+            max: TABLE_BYTES,
+            text: Vec::new(),
+        }
+    }
+}
+
+impl Decoder {
+    /// Reads a whole block. `take` is given its fields in order, each with what it counts in a list.
+    ///
+    /// # Errors
+    /// [`NoBlock`].
+    pub(crate) fn decode(
+        &mut self,
+        mut block: &[u8],
+        mut take: impl FnMut(Field, usize),
+    ) -> Result<(), NoBlock> {
+        // A table changes its size before a block's first field (§4.2).
+        let mut has_begun = false;
+        while let Some(&first) = block.first() {
+            if first & 0x80 != 0 {
+                let index = integer(&mut block, 7)?;
+                let (field, size) = self.field(index)?;
+                take(field.clone(), size);
+            } else if first & 0x40 != 0 {
+                let (field, size) = self.literal(&mut block, 6, false)?;
+                take(field.clone(), size);
+                self.insert(field, size);
+            } else if first & 0x20 != 0 {
+                let max = integer(&mut block, 5)?;
+                if has_begun || max > TABLE_BYTES {
+                    return Err(NoBlock);
+                }
+                self.max = max;
+                self.evict(0);
+                continue;
+            } else {
+                let (field, size) = self.literal(&mut block, 4, first & 0x10 != 0)?;
+                take(field, size);
+            }
+            has_begun = true;
+        }
+        Ok(())
+    }
+
+    fn field(&self, index: usize) -> Result<(&Field, usize), NoBlock> {
+        if let Some(at) = index.checked_sub(statics::COUNT + 1) {
+            let entry = self.entries.get(at).ok_or(NoBlock)?;
+            return Ok((&entry.0, entry.1));
+        }
+        statics::field(index).ok_or(NoBlock)
+    }
+
+    /// A field that is written out, but for its name perhaps.
+    fn literal(
+        &mut self,
+        block: &mut &[u8],
+        prefix: u32,
+        is_sensitive: bool,
+    ) -> Result<(Field, usize), NoBlock> {
+        let index = integer(block, prefix)?;
+        let mut text = std::mem::take(&mut self.text);
+        let name = if index == 0 {
+            Name::read(string(block, &mut text)?)
+        } else {
+            match statics::name(index) {
+                Some(name) => name.clone(),
+                None => self.field(index)?.0.name(),
+            }
+        };
+        let value = string(block, &mut text)?;
+        let size = name.size() + value.len() + OVERHEAD;
+        let field = Field::read(&name, value, is_sensitive);
+        self.text = text;
+        Ok((field, size))
+    }
+
+    fn insert(&mut self, field: Field, size: usize) {
+        self.evict(size);
+        // One that is larger than the table leaves it empty (§4.4).
+        if size <= self.max {
+            self.size += size;
+            self.entries.push_front((field, size));
+        }
+    }
+
+    /// Makes room for so many bytes.
+    fn evict(&mut self, room: usize) {
+        while self.size.saturating_add(room) > self.max
+            && let Some((_, size)) = self.entries.pop_back()
+        {
+            self.size -= size;
+        }
+    }
+}
+
+/// Takes an integer whose first byte has `prefix` bits of it (§5.1).
+fn integer(block: &mut &[u8], prefix: u32) -> Result<usize, NoBlock> {
+    let (&first, mut rest) = block.split_first().ok_or(NoBlock)?;
+    let mask = u8::MAX >> (8 - prefix);
+    let mut value = u32::from(first & mask);
+    if first & mask == mask {
+        let mut shift = 0;
+        loop {
+            let (&byte, more) = rest.split_first().ok_or(NoBlock)?;
+            rest = more;
+            // Four bytes more than the first say all that is ever meant.
+            if shift > 21 {
+                return Err(NoBlock);
+            }
+            value += u32::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                break;
+            }
+            shift += 7;
+        }
+    }
+    *block = rest;
+    usize::try_from(value).map_err(|_too_large| NoBlock)
+}
+
+/// Takes a string (§5.2); `text` is room for one that is in Huffman's code.
+fn string<'t, 'b: 't>(block: &mut &'b [u8], text: &'t mut Vec<u8>) -> Result<&'t [u8], NoBlock> {
+    let is_coded = block.first().is_some_and(|first| first & 0x80 != 0);
+    let length = integer(block, 7)?;
+    let (string, rest) = block.split_at_checked(length).ok_or(NoBlock)?;
+    *block = rest;
+    if !is_coded {
+        return Ok(string);
+    }
+    text.clear();
+    huffman::decode(string, text).map_err(|huffman::NoCode| NoBlock)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header;
+
+    use super::*;
+
+    /// The fields of a block, in words, and what each counts.
+    fn read(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<(String, usize)>, NoBlock> {
+        let mut fields = Vec::new();
+        decoder.decode(block, |field, size| {
+            let text = match field {
+                Field::Authority(authority) => format!(":authority: {authority}"),
+                Field::Method(method) => format!(":method: {method}"),
+                Field::Path(path) => format!(":path: {path}"),
+                Field::Scheme(scheme) => format!(":scheme: {scheme}"),
+                Field::Status(status) => format!(":status: {}", status.as_str()),
+                Field::Header(name, value) => format!("{name}: {}", value.to_str().unwrap()),
+                Field::Malformed(name) => format!("malformed {name:?}"),
+            };
+            fields.push((text, size));
+        })?;
+        Ok(fields)
+    }
+
+    fn texts(decoder: &mut Decoder, block: &[u8]) -> Vec<String> {
+        let fields = read(decoder, block).unwrap();
+        fields.into_iter().map(|(text, _)| text).collect()
+    }
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let pairs = digits.chunks(2);
+        pairs
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn requests_of_the_standard_are_read() {
+        // RFC 7541, Appendix C.4.
+        let mut decoder = Decoder::default();
+        let common = [
+            ":method: GET",
+            ":scheme: http",
+            ":path: /",
+            ":authority: www.example.com",
+        ];
+        let first = bytes("828684418cf1e3c2e5f23a6ba0ab90f4ff");
+        assert_eq!(texts(&mut decoder, &first), common);
+        assert_eq!(decoder.size, 57);
+        let second = bytes("828684be5886a8eb10649cbf");
+        let mut said = common.to_vec();
+        said.push("cache-control: no-cache");
+        assert_eq!(texts(&mut decoder, &second), said);
+        assert_eq!(decoder.size, 110);
+        let third = bytes("828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf");
+        let said = [
+            ":method: GET",
+            ":scheme: https",
+            ":path: /index.html",
+            ":authority: www.example.com",
+            "custom-key: custom-value",
+        ];
+        assert_eq!(texts(&mut decoder, &third), said);
+        assert_eq!(decoder.size, 164);
+    }
+
+    #[test]
+    fn table_forgets_what_it_has_no_room_for() {
+        // RFC 7541, Appendix C.6: a table of 256 bytes.
+        let mut decoder = Decoder::default();
+        assert_eq!(texts(&mut decoder, &bytes("3fe101")), [""; 0]);
+        assert_eq!(decoder.max, 256);
+        let first = bytes(
+            "488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad17\
+             1863c78f0b97c8e9ae82ae43d3",
+        );
+        let said = [
+            ":status: 302",
+            "cache-control: private",
+            "date: Mon, 21 Oct 2013 20:13:21 GMT",
+            "location: https://www.example.com",
+        ];
+        assert_eq!(texts(&mut decoder, &first), said);
+        assert_eq!(decoder.size, 222);
+        let second = bytes("4883640effc1c0bf");
+        assert_eq!(texts(&mut decoder, &second)[0], ":status: 307");
+        assert_eq!((decoder.size, decoder.entries.len()), (222, 4));
+        // All of it goes when the table has no room at all, and nothing is remembered then.
+        read(&mut decoder, &[0x20]).unwrap();
+        assert_eq!((decoder.size, decoder.entries.len()), (0, 0));
+        read(&mut decoder, b"\x40\x01a\x01b").unwrap();
+        assert_eq!(decoder.entries.len(), 0);
+        assert_eq!(read(&mut decoder, &[0xbe]), Err(NoBlock));
+    }
+
+    #[test]
+    fn field_counts_its_name_its_value_and_some_more() {
+        let mut decoder = Decoder::default();
+        // A malformed name that is referred to counts as it was written.
+        let block = b"\x82\x40\x03X-Y\x02ab\x7e\x01c";
+        let fields = read(&mut decoder, block).unwrap();
+        let sizes: Vec<usize> = fields.iter().map(|(_, size)| *size).collect();
+        assert_eq!(sizes, [42, 37, 36]);
+        assert_eq!(decoder.size, 73);
+    }
+
+    #[test]
+    fn field_that_is_never_to_be_indexed_is_sensitive_and_not_remembered() {
+        let mut decoder = Decoder::default();
+        let mut values = Vec::new();
+        decoder
+            .decode(b"\x1f\x08\x01a\x0f\x08\x01a", |field, _| {
+                if let Field::Header(name, value) = field {
+                    assert_eq!(name, header::AUTHORIZATION);
+                    values.push(value.is_sensitive());
+                }
+            })
+            .unwrap();
+        assert_eq!(values, [true, false]);
+        assert_eq!(decoder.size, 0);
+    }
+
+    #[test]
+    fn what_is_no_block_is_refused_and_what_is_like_it_is_read() {
+        let no: [&[u8]; 12] = [
+            // Index 0, one that is not there, one that is not all there, one that never ends.
+            &[0x80],
+            &[0xbe],
+            &[0xff],
+            &[0xff, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01],
+            &[0xff, 0xff, 0xff, 0xff, 0xff, 0x0f],
+            // A name that is not there, a string that ends early, a code that is none.
+            &[0x7f, 0x00, 0x01, b'a'],
+            b"\x00\x02a",
+            b"\x00\x01a",
+            b"\x00\x01a\x81\xff",
+            // A table that is larger than ours, or changes within a block.
+            &[0x3f, 0xe2, 0x1f],
+            &[0x82, 0x20],
+            &[0x82, 0x3f, 0xe1, 0x1f],
+        ];
+        for block in no {
+            assert_eq!(
+                read(&mut Decoder::default(), block),
+                Err(NoBlock),
+                "{block:x?}"
+            );
+        }
+        let yes: [&[u8]; 5] = [
+            &[],
+            &[0x82],
+            b"\x00\x01a\x01b",
+            &[0x20, 0x3f, 0xe1, 0x1f, 0x82],
+            // 61, with bytes that say nothing more.
+            &[0x0f, 0x80 | 0x2e, 0x80, 0x00, 0x00],
+        ];
+        for block in yes {
+            assert!(read(&mut Decoder::default(), block).is_ok(), "{block:x?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_block_is_read_or_refused_and_the_table_stays_small(blocks: Vec<Vec<u8>>) {
+            let mut decoder = Decoder::default();
+            for block in blocks {
+                let _ = decoder.decode(&block, |_, _| {});
+                let sizes: usize = decoder.entries.iter().map(|(_, size)| size).sum();
+                assert_eq!(sizes, decoder.size);
+                assert!(decoder.size <= decoder.max && decoder.max <= TABLE_BYTES);
+            }
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Streams: what is known of each, and where it is found (RFC 9113 §5.1).
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Response};
+use slab::Slab;
+
+use super::error::Error;
+use super::window::{Credit, Window};
+
+/// Parts up to so long are put together while they wait, so that many short ones take no more than
+/// they have bytes.
+const SHORT: usize = 1024;
+
+/// What of a message came, or was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Half {
+    /// Not its head yet.
+    Head,
+    /// Its head: content and trailers may follow.
+    Content,
+    /// All of it.
+    Whole,
+}
+
+/// A stream that somebody here has a handle of.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) id: u32,
+    /// The peer's message.
+    pub(super) incoming: Half,
+    /// Ours.
+    pub(super) outgoing: Half,
+    /// Why it ended before both were whole.
+    pub(super) broken: Option<Error>,
+    /// It counts among those that are open.
+    pub(super) is_open: bool,
+    /// Who reads the peer's message, and who sends ours, are there.
+    pub(super) has_reader: bool,
+    /// See `has_reader`.
+    pub(super) has_writer: bool,
+    /// The request's answer, until it is taken.
+    pub(super) answer: Option<Response<()>>,
+    /// Answers that only inform, so far.
+    pub(super) informed: u8,
+    /// An answer has no content, whatever length it says (RFC 9110 §9.3.2).
+    pub(super) asks_head: bool,
+    pub(super) content: Content,
+    /// What of the announced length is to come.
+    pub(super) left: Option<u64>,
+    pub(super) trailers: Option<HeaderMap>,
+    /// What we may send.
+    pub(super) window: Window,
+    /// What the peer may send.
+    pub(super) credit: Credit,
+    /// It waits for room on the connection, for so many bytes.
+    pub(super) wants: usize,
+    /// A map that the answer is put into.
+    pub(super) spare: Option<HeaderMap>,
+    pub(super) reader: Waiting,
+    pub(super) writer: Waiting,
+}
+
+/// A task that waits for something of a stream.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(Option<Waker>);
+
+impl Waiting {
+    /// Waits on.
+    pub(super) fn pend<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
+        if !self
+            .0
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            self.0 = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// What it waited for may be there.
+    pub(super) fn wake(&mut self) {
+        if let Some(waker) = self.0.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Stream {
+    /// A stream of which nothing came or was sent.
+    pub(super) fn new(id: u32, window: Window, credit: Credit) -> Self {
+        Self {
+            id,
+            incoming: Half::Head,
+            outgoing: Half::Head,
+            broken: None,
+            is_open: true,
+            has_reader: true,
+            has_writer: true,
+            answer: None,
+            informed: 0,
+            asks_head: false,
+            content: Content::default(),
+            left: None,
+            trailers: None,
+            window,
+            credit,
+            wants: 0,
+            spare: None,
+            reader: Waiting::default(),
+            writer: Waiting::default(),
+        }
+    }
+
+    /// Whether all of the peer's message came and was taken.
+    pub(super) fn is_read(&self) -> bool {
+        self.incoming == Half::Whole && self.content.is_empty() && self.trailers.is_none()
+    }
+}
+
+/// Content that came and was not taken.
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    // Mostly there is one part, or none.
+    first: Option<Bytes>,
+    more: VecDeque<Bytes>,
+    /// Short parts that came last.
+    short: BytesMut,
+    length: usize,
+}
+
+impl Content {
+    pub(super) fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// In bytes.
+    pub(super) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Puts a part behind the others.
+    pub(super) fn push(&mut self, part: Part<'_>) {
+        let length = part.as_ref().len();
+        if length == 0 {
+            return;
+        }
+        let is_first = self.is_empty();
+        self.length += length;
+        if is_first {
+            self.first = Some(part.into_bytes());
+        } else if length <= SHORT {
+            self.short.extend_from_slice(part.as_ref());
+        } else {
+            if !self.short.is_empty() {
+                self.more.push_back(self.short.split().freeze());
+            }
+            self.more.push_back(part.into_bytes());
+        }
+    }
+
+    /// Takes the first part.
+    pub(super) fn pop(&mut self) -> Option<Bytes> {
+        let part = self
+            .first
+            .take()
+            .or_else(|| self.more.pop_front())
+            .or_else(|| (!self.short.is_empty()).then(|| self.short.split().freeze()))?;
+        self.length = self.length.saturating_sub(part.len());
+        Some(part)
+    }
+}
+
+/// A part of content as it was read.
+#[derive(Debug)]
+pub(super) enum Part<'a> {
+    /// In what will be read into again.
+    Borrowed(&'a [u8]),
+    /// In what was given up for it.
+    Owned(Bytes),
+}
+
+impl AsRef<[u8]> for Part<'_> {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl Part<'_> {
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// The streams of a connection. Their numbers grow, so that they lie in order.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    all: Slab<Stream>,
+    keys: Vec<(u32, usize)>,
+}
+
+impl Streams {
+    /// Where the stream with this number is.
+    pub(super) fn find(&self, id: u32) -> Option<usize> {
+        let at = self.keys.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        self.keys.get(at).map(|(_, key)| *key)
+    }
+
+    pub(super) fn get(&self, key: usize) -> Option<&Stream> {
+        self.all.get(key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: usize) -> Option<&mut Stream> {
+        self.all.get_mut(key)
+    }
+
+    /// Puts one in whose number is higher than all before.
+    pub(super) fn insert(&mut self, stream: Stream) -> usize {
+        let id = stream.id;
+        let key = self.all.insert(stream);
+        self.keys.push((id, key));
+        key
+    }
+
+    pub(super) fn remove(&mut self, key: usize) -> Option<Stream> {
+        let stream = self.all.try_remove(key)?;
+        if let Ok(at) = self.keys.binary_search_by_key(&stream.id, |(id, _)| *id) {
+            self.keys.remove(at);
+        }
+        Some(stream)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Where each of them is, in the order of their numbers.
+    pub(super) fn keys(&self) -> Vec<usize> {
+        self.keys.iter().map(|(_, key)| *key).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_come_back_in_order_and_short_ones_together() {
+        let mut content = Content::default();
+        assert!(content.is_empty());
+        let long = vec![b'x'; 2000];
+        for part in [&b"a"[..], b"", b"b", b"c", &long, b"d", b"e"] {
+            content.push(Part::Borrowed(part));
+        }
+        assert_eq!(content.len(), 2005);
+        let parts: Vec<Bytes> = std::iter::from_fn(|| content.pop()).collect();
+        assert_eq!(parts, [&b"a"[..], b"bc", &long, b"de"]);
+        assert!(content.is_empty());
+        content.push(Part::Owned(Bytes::from_static(b"f")));
+        assert_eq!(content.pop().unwrap(), "f");
+    }
+
+    #[test]
+    fn streams_are_found_by_their_numbers() {
+        let mut streams = Streams::default();
+        let stream = |id| Stream::new(id, Window::new(1), Credit::new(1, 1));
+        let keys: Vec<usize> = [1, 3, 9].map(|id| streams.insert(stream(id))).to_vec();
+        assert_eq!(streams.find(3), Some(keys[1]));
+        assert_eq!(streams.find(5), None);
+        assert_eq!(streams.remove(keys[1]).unwrap().id, 3);
+        assert_eq!((streams.find(3), streams.find(9)), (None, Some(keys[2])));
+        assert_eq!(streams.keys(), [keys[0], keys[2]]);
+        assert!(streams.remove(keys[1]).is_none());
+    }
+}

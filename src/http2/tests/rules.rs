@@ -1,0 +1,471 @@
+//! What RFC 9113 says of streams and connections, case by case, each with its twin.
+
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+
+use super::super::frame::{MAX_STREAM, flag, kind};
+use super::super::{By, Error, Limits, Reason, Role};
+use super::wire::{GET, LIMITS, POST, Wire, ask, cx, ok, pieces, poll_now, send_all};
+
+const PROTOCOL_ERROR: u32 = 1;
+const REFUSED_STREAM: u32 = 7;
+const CANCEL: u32 = 8;
+
+#[test]
+fn what_is_odd_and_allowed_is_taken() {
+    let mut wire = Wire::server();
+    // Padding, a priority, a divided block, an unknown kind, an unknown setting, a reserved flag.
+    wire.frame(0xee, 0xff, 7, b"whatever");
+    wire.frame(kind::SETTINGS, 0, 0, &[0, 0xee, 0, 0, 0, 1]);
+    wire.frame(kind::PRIORITY, 0, 9, &[0, 0, 0, 3, 1]);
+    let padded = [&[2, 0, 0, 0, 3, 1][..], &POST[..2], &[0, 0]].concat();
+    wire.frame(kind::HEADERS, flag::PADDED | flag::PRIORITY, 1, &padded);
+    wire.frame(kind::CONTINUATION, 0, 1, &[]);
+    wire.frame(kind::CONTINUATION, flag::END_HEADERS, 1, &POST[2..]);
+    wire.frame(kind::DATA, flag::PADDED, 1, b"\x03abc\0\0\0");
+    wire.data(1, b"", false);
+    wire.frame(kind::HEADERS, 5, 1, b"\x00\x01a\x01b");
+    let mut incoming = wire.request();
+    let (content, trailers, error) = pieces(&mut incoming.reader);
+    assert_eq!((&content[..], error.is_none()), (&b"abc"[..], true));
+    assert_eq!(trailers.unwrap()["a"], "b");
+    assert!(incoming.reader.is_end_stream());
+    let frames = wire.take();
+    assert_eq!(frames.len(), 1, "{frames:?}");
+    assert_eq!(
+        (frames[0].head.kind, frames[0].head.flags),
+        (kind::SETTINGS, flag::ACK)
+    );
+}
+
+#[test]
+fn answer_goes_out_with_its_content_and_trailers() {
+    let mut wire = Wire::server();
+    wire.post(1);
+    let mut incoming = wire.request();
+    let mut head = Response::new(());
+    *head.status_mut() = StatusCode::CREATED;
+    head.headers_mut()
+        .insert("x-own", HeaderValue::from_static("value"));
+    assert!(incoming.writer.answer(head, false));
+    assert_eq!(incoming.writer.poll_room(3, &cx()), Poll::Ready(Some(3)));
+    assert!(incoming.writer.send(b"abc", false));
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    assert!(incoming.writer.send_trailers(trailers));
+    assert!(!incoming.writer.send(b"more", false));
+    let frames = wire.take();
+    assert_eq!(wire.fields(&frames[0]), [":status: 201", "x-own: value"]);
+    assert_eq!(
+        (frames[1].head.kind, &frames[1].payload[..]),
+        (kind::DATA, &b"abc"[..])
+    );
+    assert_eq!(wire.fields(&frames[2]), ["grpc-status: 0"]);
+    assert_eq!(frames[2].head.flags, flag::END_HEADERS | flag::END_STREAM);
+    // An answer that is whole makes the rest of its request useless, not wrong.
+    drop(incoming);
+    wire.expect_reset(1, 0);
+}
+
+#[test]
+fn stream_that_is_given_up_is_cancelled_and_one_that_is_over_is_not() {
+    let mut wire = Wire::server();
+    wire.post(1);
+    drop(wire.request());
+    wire.expect_reset(1, CANCEL);
+    wire.get(3);
+    let mut incoming = wire.request();
+    assert!(incoming.writer.answer(ok(), true));
+    drop(incoming);
+    assert_eq!(wire.one().head.kind, kind::HEADERS);
+    let mut client = Wire::client();
+    let (reader, writer) = client.ask(false);
+    drop(writer);
+    client.take();
+    drop(reader);
+    client.expect_reset(1, CANCEL);
+    let (mut reader, _) = client.ask(true);
+    client.ok(3, true);
+    client.take();
+    assert!(matches!(reader.poll_answer(&cx()), Poll::Ready(Ok(_))));
+    drop(reader);
+    assert!(client.is_quiet());
+}
+
+#[test]
+fn content_waits_for_both_windows() {
+    let limits = Limits {
+        stream_window: 1 << 20,
+        ..LIMITS
+    };
+    let mut wire = Wire::with(Role::Server, limits);
+    // A window of ten bytes for each stream.
+    wire.frame(kind::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 10]);
+    wire.get(1);
+    let mut incoming = wire.request();
+    assert!(incoming.writer.answer(ok(), false));
+    assert_eq!(incoming.writer.poll_room(100, &cx()), Poll::Ready(Some(10)));
+    assert!(incoming.writer.send(&[b'x'; 10], false));
+    assert!(incoming.writer.poll_room(100, &cx()).is_pending());
+    wire.widen(1, 5);
+    wire.run();
+    assert_eq!(incoming.writer.poll_room(100, &cx()), Poll::Ready(Some(5)));
+    // Narrowed below what is under way, it has no room before it is widened by more than that.
+    wire.frame(kind::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    wire.run();
+    assert!(incoming.writer.poll_room(100, &cx()).is_pending());
+    wire.widen(1, 5);
+    wire.run();
+    assert!(incoming.writer.poll_room(100, &cx()).is_pending());
+    wire.widen(1, 1_000_000);
+    wire.run();
+    // The connection has 65,535 bytes, ten of which were sent.
+    let content = Bytes::from(vec![b'y'; 70_000]);
+    assert!(poll_now(send_all(&mut incoming.writer, &content, true)).is_none());
+    let sent: usize = wire
+        .take()
+        .iter()
+        .filter(|f| f.head.kind == kind::DATA)
+        .map(|f| f.head.length)
+        .sum();
+    assert!(sent <= 65_535);
+}
+
+#[test]
+fn everybody_who_waits_for_room_gets_some() {
+    let mut wire = Wire::server();
+    wire.widen(0, 1 << 20);
+    let mut open = Vec::new();
+    for number in 0..4 {
+        wire.get(2 * number + 1);
+        let mut incoming = wire.request();
+        assert!(incoming.writer.answer(ok(), false));
+        open.push((incoming, 60_000_usize));
+    }
+    // They send as they are let, in turn: what is written makes room for the others.
+    let mut done = 0;
+    for _ in 0..1000 {
+        for (incoming, left) in &mut open {
+            while *left > 0
+                && let Poll::Ready(Some(room)) = incoming.writer.poll_room(*left, &cx())
+            {
+                *left -= room;
+                assert!(incoming.writer.send(&vec![0; room], *left == 0));
+                done += usize::from(*left == 0);
+            }
+        }
+        wire.take();
+    }
+    assert_eq!(done, 4);
+}
+
+#[test]
+fn window_is_given_again_as_content_is_taken() {
+    let mut wire = Wire::server();
+    wire.post(1);
+    for _ in 0..8 {
+        wire.data(1, &[0; 16 << 10], false);
+    }
+    let mut incoming = wire.request();
+    assert!(wire.is_quiet());
+    let (content, ..) = pieces(&mut incoming.reader);
+    assert_eq!(content.len(), 1 << 17);
+    let frames = wire.take();
+    let given = |stream| -> u32 {
+        let widened = frames.iter().filter(|frame| frame.head.stream == stream);
+        widened.map(|frame| frame.code()).sum()
+    };
+    assert_eq!((given(1), given(0)), (1 << 17, 1 << 17));
+}
+
+#[test]
+fn content_that_nobody_reads_gives_the_connection_its_window_again() {
+    let mut wire = Wire::server();
+    for number in 0..20 {
+        let stream = 2 * number + 1;
+        wire.post(stream);
+        for _ in 0..8 {
+            wire.data(stream, &[0; 16 << 10], false);
+        }
+        let incoming = wire.request();
+        let mut writer = incoming.writer;
+        match number % 3 {
+            0 => drop(incoming.reader),
+            1 => writer.reset(Reason::CANCEL),
+            _ => {}
+        }
+        drop(writer);
+        wire.take();
+    }
+    assert!(wire.ended.is_none());
+}
+
+#[test]
+fn what_came_before_a_reset_is_still_read() {
+    let mut wire = Wire::server();
+    wire.post(1);
+    wire.data(1, b"part", false);
+    let mut incoming = wire.request();
+    wire.reset(1, CANCEL);
+    wire.run();
+    assert!(incoming.writer.poll_broken(&cx()).is_ready());
+    assert!(!incoming.writer.answer(ok(), true));
+    let (content, _, error) = pieces(&mut incoming.reader);
+    assert_eq!(content, b"part");
+    assert!(matches!(
+        error,
+        Some(Error::Reset(Reason::CANCEL, By::Peer))
+    ));
+    assert!(!incoming.reader.is_end_stream());
+    // What was whole is whole.
+    let mut client = Wire::client();
+    let (mut reader, _writer) = client.ask(false);
+    client.ok(1, false);
+    client.data(1, b"all", true);
+    client.reset(1, 0);
+    client.run();
+    assert!(matches!(reader.poll_answer(&cx()), Poll::Ready(Ok(_))));
+    let (content, _, error) = pieces(&mut reader);
+    assert_eq!((&content[..], error.is_none()), (&b"all"[..], true));
+    assert!(reader.is_end_stream());
+}
+
+#[test]
+fn heads_that_only_inform_come_before_the_answer() {
+    let mut wire = Wire::client();
+    let (mut reader, _) = wire.ask(true);
+    wire.take();
+    // 103, in four bytes.
+    let informing = b"\x08\x03103\x00\x04link\x01a";
+    wire.frame(kind::HEADERS, flag::END_HEADERS, 1, informing);
+    wire.frame(kind::HEADERS, flag::END_HEADERS, 1, b"\x08\x03100");
+    wire.run();
+    assert!(reader.poll_answer(&cx()).is_pending());
+    wire.ok(1, true);
+    wire.run();
+    let Poll::Ready(Ok(answer)) = reader.poll_answer(&cx()) else {
+        panic!("it came");
+    };
+    assert!(answer.headers().is_empty(), "{answer:?}");
+    for (fields, flags) in [(&b"\x08\x03103"[..], 5), (b"\x08\x03101", 4)] {
+        let mut wire = Wire::client();
+        let (mut reader, _) = wire.ask(true);
+        wire.take();
+        wire.frame(kind::HEADERS, flags, 1, fields);
+        wire.expect_reset(1, PROTOCOL_ERROR);
+        assert!(
+            matches!(reader.poll_answer(&cx()), Poll::Ready(Err(error)) if error.is_violation())
+        );
+    }
+}
+
+#[test]
+fn answers_without_content_may_say_a_length() {
+    for (method, block, is_right) in [
+        (Method::HEAD, &b"\x88\x0f\x0d\x015"[..], true),
+        (Method::GET, b"\x8b\x0f\x0d\x015", true),
+        (Method::GET, b"\x89\x0f\x0d\x015", true),
+        (Method::GET, b"\x88\x0f\x0d\x015", false),
+        (Method::GET, b"\x88\x0f\x0d\x010", true),
+    ] {
+        let mut wire = Wire::client();
+        let (mut reader, _) = ask(&wire.conn.handle(), &method, true).unwrap();
+        wire.take();
+        wire.frame(kind::HEADERS, 5, 1, block);
+        wire.run();
+        let answer = reader.poll_answer(&cx());
+        assert_eq!(
+            matches!(answer, Poll::Ready(Ok(_))),
+            is_right,
+            "{method} {block:?}"
+        );
+    }
+}
+
+#[test]
+fn client_counts_its_streams_and_heeds_the_servers_limit() {
+    let mut wire = Wire::bare(Role::Client, LIMITS);
+    let handle = wire.conn.handle();
+    wire.run();
+    assert_eq!(handle.most_streams(), 0);
+    wire.frame(kind::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 7]);
+    wire.run();
+    assert_eq!(handle.most_streams(), 7);
+    wire.frame(kind::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 0]);
+    wire.run();
+    assert_eq!(handle.most_streams(), 0);
+    let numbers: Vec<u32> = {
+        let open = [(); 3].map(|()| wire.ask(true));
+        let frames = wire.take();
+        drop(open);
+        let heads = frames
+            .iter()
+            .filter(|frame| frame.head.kind == kind::HEADERS);
+        heads.map(|frame| frame.head.stream).collect()
+    };
+    assert_eq!(numbers, [1, 3, 5]);
+}
+
+#[test]
+fn numbers_of_streams_come_to_an_end() {
+    let mut wire = Wire::client();
+    wire.conn.skip_to(MAX_STREAM - 2);
+    let (_one, _) = wire.ask(true);
+    assert!(wire.conn.handle().takes_streams());
+    let (_last, _) = wire.ask(true);
+    assert!(!wire.conn.handle().takes_streams());
+    assert!(ask(&wire.conn.handle(), &Method::GET, true).is_err());
+    let frames = wire.take();
+    assert_eq!(frames.last().unwrap().head.stream, MAX_STREAM);
+}
+
+#[test]
+fn one_stream_more_than_is_let_is_refused() {
+    let mut wire = Wire::server();
+    let mut open = Vec::new();
+    for number in 0..8 {
+        wire.post(2 * number + 1);
+        open.push(wire.request());
+    }
+    wire.get(17);
+    wire.expect_reset(17, REFUSED_STREAM);
+    // One that ends makes room.
+    open.pop();
+    wire.expect_reset(15, CANCEL);
+    wire.get(19);
+    wire.request();
+}
+
+#[test]
+fn farewell_of_a_server_takes_two_steps() {
+    let mut wire = Wire::server();
+    wire.get(1);
+    let mut first = wire.request();
+    wire.conn.leave();
+    wire.conn.leave();
+    let frames = wire.take();
+    assert_eq!(frames.len(), 2, "{frames:?}");
+    assert_eq!(frames[0].goaway(), (MAX_STREAM, 0));
+    assert_eq!(frames[1].head.kind, kind::PING);
+    // What crossed it is served, until the client says that it heard.
+    wire.get(3);
+    let mut second = wire.request();
+    wire.frame(kind::PING, flag::ACK, 0, &frames[1].payload);
+    assert_eq!(wire.one().goaway(), (3, 0));
+    wire.get(5);
+    wire.data(5, b"a", true);
+    assert!(wire.is_quiet() && wire.requests.is_empty());
+    assert!(first.writer.answer(ok(), true));
+    assert_eq!(wire.one().head.stream, 1);
+    assert!(wire.ended.is_none());
+    assert!(second.writer.answer(ok(), true));
+    assert_eq!(wire.one().head.stream, 3);
+    assert!(matches!(wire.ended, Some(Ok(()))));
+}
+
+#[test]
+fn farewell_of_a_client_ends_the_connection_with_its_streams() {
+    let mut wire = Wire::server();
+    wire.get(1);
+    let mut incoming = wire.request();
+    wire.goaway(0, 0);
+    assert!(wire.is_quiet());
+    assert!(incoming.writer.answer(ok(), true));
+    wire.one();
+    assert!(matches!(wire.ended, Some(Ok(()))));
+
+    let mut wire = Wire::client();
+    let (mut reader, _) = wire.ask(true);
+    wire.take();
+    wire.conn.leave();
+    assert_eq!(wire.one().goaway(), (0, 0));
+    assert!(ask(&wire.conn.handle(), &Method::GET, true).is_err());
+    wire.ok(1, true);
+    wire.run();
+    assert!(matches!(reader.poll_answer(&cx()), Poll::Ready(Ok(_))));
+    assert!(matches!(wire.ended, Some(Ok(()))));
+}
+
+#[test]
+fn farewell_of_a_server_refuses_what_it_did_not_look_at() {
+    let mut wire = Wire::client();
+    let (mut first, _) = wire.ask(true);
+    let (mut second, _) = wire.ask(true);
+    wire.take();
+    wire.goaway(1, 2);
+    wire.run();
+    let Poll::Ready(Err(error)) = second.poll_answer(&cx()) else {
+        panic!("it was not looked at");
+    };
+    assert!(error.is_refusal() && error.reason() == Some(Reason::INTERNAL_ERROR));
+    assert!(first.poll_answer(&cx()).is_pending());
+    assert!(!wire.conn.handle().takes_streams());
+    wire.ok(1, true);
+    wire.run();
+    assert!(matches!(first.poll_answer(&cx()), Poll::Ready(Ok(_))));
+    assert!(matches!(wire.ended, Some(Ok(()))));
+}
+
+#[test]
+fn connection_that_breaks_off_takes_its_streams_with_it() {
+    let mut wire = Wire::client();
+    let (mut reader, writer) = wire.ask(false);
+    wire.take();
+    drop(wire);
+    let Poll::Ready(Err(error)) = reader.poll_answer(&cx()) else {
+        panic!("it is gone");
+    };
+    assert!(matches!(error, Error::Io(_)) && !error.is_violation() && !error.is_refusal());
+    let mut writer = writer.unwrap();
+    assert!(writer.poll_broken(&cx()).is_ready());
+    assert!(!writer.send(b"a", true));
+    assert_eq!(writer.poll_room(1, &cx()), Poll::Ready(None));
+}
+
+#[test]
+fn pings_are_answered_and_asked_one_at_a_time() {
+    let mut wire = Wire::server();
+    wire.frame(kind::PING, 0, 0, b"whatever");
+    let pong = wire.one();
+    assert_eq!(
+        (pong.head.kind, pong.head.flags, &pong.payload[..]),
+        (kind::PING, flag::ACK, &b"whatever"[..])
+    );
+    assert!(wire.conn.ask());
+    assert!(!wire.conn.ask() && !wire.conn.has_answered());
+    let ping = wire.one();
+    // The answer to what nobody asked says nothing.
+    wire.frame(kind::PING, flag::ACK, 0, b"whatever");
+    wire.run();
+    assert!(!wire.conn.has_answered());
+    wire.frame(kind::PING, flag::ACK, 0, &ping.payload);
+    wire.run();
+    assert!(wire.conn.has_answered() && wire.conn.ask());
+}
+
+#[test]
+fn abort_says_why_and_ends_at_once() {
+    let mut wire = Wire::server();
+    wire.get(1);
+    let mut incoming = wire.request();
+    wire.conn.abort(Reason::SETTINGS_TIMEOUT);
+    assert_eq!(wire.one().goaway(), (1, 4));
+    assert!(matches!(wire.ended, Some(Ok(()))));
+    assert!(!incoming.writer.answer(ok(), true));
+}
+
+#[test]
+fn maps_of_messages_serve_others() {
+    let mut wire = Wire::server();
+    let block = [GET, b"\x00\x01a\x01b"].concat();
+    wire.frame(kind::HEADERS, 5, 1, &block);
+    let mut incoming = wire.request();
+    let mut answer = Response::new(());
+    std::mem::swap(answer.headers_mut(), incoming.request.headers_mut());
+    let capacity = answer.headers().capacity();
+    assert!(capacity > 0);
+    assert!(incoming.writer.answer(answer, true));
+    assert_eq!(wire.stock.take_map().capacity(), capacity);
+}
