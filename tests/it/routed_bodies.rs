@@ -303,17 +303,16 @@ fn body_is_not_waited_for_where_no_route_that_may_fit_asks_for_it() {
     gateway.configure("/routes/put", &document);
     let vars = json!([["arg_a", "1"], ["post_arg_a", "1"]]);
     route(&gateway, &origin.node(), "later", "/later", &vars);
-    let mut count = 0;
-    for (target, content_type) in [
+    let requests = [
         ("/elsewhere", JSON),
         ("/ask", "Content-Type: text/plain"),
         ("/later", FORM),
-    ] {
+    ];
+    for (count, (target, content_type)) in (1..).zip(requests) {
         let mut client = gateway.connect();
         let request = post(target, &[content_type], b"a=1");
         let (head, body) = request.split_at(request.len() - 3);
         client.send(head);
-        count += 1;
         eventually(SOON, "its head is at the upstream", || {
             (origin.heads().len() == count).then_some(())
         });

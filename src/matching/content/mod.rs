@@ -89,8 +89,14 @@ impl<'a> Content<'a> {
         None
     }
 
-    /// The GraphQL operation in it: the document, or the member `query` of JSON.
+    /// The GraphQL operation in it: the document, or the member `query` of JSON. A call of gRPC has
+    /// none, and may not end before it is answered.
     pub fn operation(&self) -> Option<Operation> {
+        const GRPC: &[u8] = b"application/grpc";
+        let start = self.content_type.get(..GRPC.len());
+        if start.is_some_and(|start| start.eq_ignore_ascii_case(GRPC)) {
+            return None;
+        }
         let text = self.text()?;
         if !self.is_json() {
             return Operation::read(text);
@@ -280,7 +286,15 @@ mod tests {
                 "{content_type}"
             );
         }
-        let content = Content::new(Text::Unread, b"");
-        assert!(content.operation().is_none() && content.is_wanted());
+        for (content_type, is_wanted) in [
+            ("", true),
+            ("application/graphql", true),
+            ("application/grpc", false),
+            ("Application/gRPC+proto", false),
+        ] {
+            let content = Content::new(Text::Unread, content_type.as_bytes());
+            assert!(content.operation().is_none());
+            assert_eq!(content.is_wanted(), is_wanted, "{content_type}");
+        }
     }
 }
