@@ -7,7 +7,7 @@ use http::HeaderName;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::fault::Verdict;
 use super::{Document, is_reference, members, schema, texts};
@@ -105,8 +105,18 @@ fn read_proxy_rewrite(config: &Value, at: &str, verdict: &mut Verdict) -> Option
         refuse_shape(config, at, verdict);
         return None;
     };
-    for member in members.keys().filter(|member| *member != "headers") {
+    let is_served = |member: &str| {
+        let schema = schema::plugin("proxy-rewrite");
+        let properties = schema.and_then(|schema| schema.get("properties"));
+        properties.is_some_and(|served| served.get(member).is_some())
+    };
+    let mut served = Document::new();
+    for (member, value) in members {
         let at = texts::join(at, member);
+        if is_served(member) {
+            served.insert(member.clone(), value.clone());
+            continue;
+        }
         if MEMBERS.contains(&member.as_str()) || member == "_meta" {
             verdict.refuse_unsupported(at, &format!("proxy-rewrite.{member}"));
         } else {
@@ -118,8 +128,10 @@ fn read_proxy_rewrite(config: &Value, at: &str, verdict: &mut Verdict) -> Option
             refuse(&at, &reason, verdict);
         }
     }
+    if !served.is_empty() {
+        refuse_shape(&Value::Object(served), at, verdict);
+    }
     let headers = members.get("headers")?;
-    refuse_shape(&json!({ "headers": headers }), at, verdict);
     read_headers(headers, &texts::join(at, "headers"), verdict)
 }
 
@@ -286,6 +298,8 @@ fn read_value(text: &str, at: &str, verdict: &mut Verdict) -> Option<Template> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::resource::fault::Faults;
 
