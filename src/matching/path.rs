@@ -88,6 +88,24 @@ pub(super) fn decode(path: &[u8]) -> Result<Vec<u8>, PathError> {
     Ok(decoded)
 }
 
+/// A normalised path, written with escapes for all that may not stand in one (RFC 3986 §3.3).
+#[must_use]
+pub fn escape(path: &[u8]) -> String {
+    let mut escaped = String::with_capacity(path.len() + 1);
+    if path.first() != Some(&b'/') {
+        escaped.push('/');
+    }
+    for byte in path {
+        match byte {
+            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+'
+            | b',' | b';' | b'=' | b':' | b'@' | b'/' => escaped.push(char::from(*byte)),
+            _ if byte.is_ascii_alphanumeric() => escaped.push(char::from(*byte)),
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
 /// A part of a query, decoded: `+` is a space; an invalid escape stays as it is (nginx and APISIX).
 pub fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
     if !text.iter().any(|byte| matches!(byte, b'%' | b'+')) {

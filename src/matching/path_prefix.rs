@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::path::normalise;
+use super::path::{escape, normalise};
 use super::path_pattern::PathPattern;
 
 /// A service's `path_prefix` and `strip_path_prefix` (API7).
@@ -72,23 +72,6 @@ impl PathPrefix {
             None => Cow::Owned(escape(rest)),
         })
     }
-}
-
-/// A normalised path, written with escapes for all that may not stand in one (RFC 3986 §3.3).
-fn escape(path: &[u8]) -> String {
-    let mut escaped = String::with_capacity(path.len() + 1);
-    if path.first() != Some(&b'/') {
-        escaped.push('/');
-    }
-    for byte in path {
-        match byte {
-            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+'
-            | b',' | b';' | b'=' | b':' | b'@' | b'/' => escaped.push(char::from(*byte)),
-            _ if byte.is_ascii_alphanumeric() => escaped.push(char::from(*byte)),
-            _ => escaped.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
-//! `proxy-rewrite`: the headers that an upstream gets.
+//! `proxy-rewrite`: the target and the headers that an upstream gets.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::matching::path;
 use crate::matching::template::Template;
 use crate::matching::variable::Variables;
-use crate::resource::plugins::HeaderRewrite;
+use crate::resource::plugins::{Rewrite, TargetRewrite};
 
-/// What is to be done to a request's headers, its variables put in.
+/// What is to be done to a request, its variables put in.
 pub struct Rewritten {
+    target: Option<String>,
     add: Vec<(HeaderName, HeaderValue)>,
     set: Vec<(HeaderName, Option<HeaderValue>)>,
     remove: Vec<HeaderName>,
@@ -16,9 +18,11 @@ pub struct Rewritten {
 impl Rewritten {
     /// Puts the variables of a request in.
     #[must_use]
-    pub fn of(rewrite: &HeaderRewrite, variables: &impl Variables) -> Self {
+    pub fn of(rewrite: &Rewrite, variables: &impl Variables) -> Self {
         let value = |template: &Template| value(template, variables);
+        let target = rewrite.target.as_ref();
         Self {
+            target: target.map(|target| written(target, variables)),
             add: rewrite
                 .add
                 .iter()
@@ -33,7 +37,25 @@ impl Rewritten {
         }
     }
 
-    /// Does it: add, then set, then remove, as in APISIX.
+    /// The target, if it is another one than the client's; `query` is the client's, which stays
+    /// (APISIX).
+    #[must_use]
+    pub fn target(&self, query: Option<&str>) -> Option<String> {
+        let target = self.target.as_ref()?;
+        Some(match query {
+            None => target.clone(),
+            Some(query) if target.contains('?') => format!("{target}&{query}"),
+            Some(query) => format!("{target}?{query}"),
+        })
+    }
+
+    /// Whether headers are to be changed.
+    #[must_use]
+    pub fn has_headers(&self) -> bool {
+        !(self.add.is_empty() && self.set.is_empty() && self.remove.is_empty())
+    }
+
+    /// Does it to headers: add, then set, then remove, as in APISIX.
     ///
     /// One that is set and has no value is taken out, so that no upstream takes a client's word for
     /// it (nginx's `proxy_set_header` does not send an empty one either). For the same reason what
@@ -56,6 +78,24 @@ impl Rewritten {
             headers.remove(name);
         }
     }
+}
+
+/// A target with the values of its variables. What they have in a path stays in the path: a `?` or `%`
+/// in it is escaped. In a query they stand as they are, but for what may stand in no target.
+fn written(target: &TargetRewrite, variables: &impl Variables) -> String {
+    let mut written = path::escape(&target.path.render(variables));
+    if let Some(query) = &target.query {
+        written.push('?');
+        for byte in query.render(variables) {
+            match byte {
+                b'!'..=b'~' if !matches!(byte, b'"' | b'#' | b'<' | b'>') => {
+                    written.push(char::from(byte));
+                }
+                _ => written.push_str(&format!("%{byte:02X}")),
+            }
+        }
+    }
+    written
 }
 
 /// The names in `headers` that are one of `ours` but for `_` and `-`, which many upstreams take
@@ -90,13 +130,15 @@ mod tests {
     use super::*;
     use crate::matching::variable::{Value, Variable};
 
-    /// `arg_a` is `7`, `arg_bad` has a line break, all else is absent.
+    /// `arg_a` is `7`, `arg_odd` has what means something in a target, `arg_bad` a line break; all
+    /// else is absent.
     struct Sample;
 
     impl Variables for Sample {
         fn value(&self, variable: &Variable) -> Option<Value<'_>> {
             match variable {
                 Variable::Argument(name) if **name == *"a" => Some(Value::of("7")),
+                Variable::Argument(name) if **name == *"odd" => Some(Value::of("a?b#% ü")),
                 Variable::Argument(name) if **name == *"bad" => Some(Value::of("x\r\nX-Own: 1")),
                 Variable::Argument(_)
                 | Variable::Fact(_)
@@ -113,6 +155,41 @@ mod tests {
     }
 
     #[test]
+    fn target_has_the_clients_query_behind_its_own() {
+        for (path, query, asked, target) in [
+            ("/hello", None, None, "/hello"),
+            ("/hello", None, Some("b=%20"), "/hello?b=%20"),
+            ("/hello", None, Some(""), "/hello?"),
+            ("/hello", Some("a=1"), None, "/hello?a=1"),
+            ("/hello", Some("a=1"), Some("b=2"), "/hello?a=1&b=2"),
+            ("/x/$arg_a/$arg_none/y", None, None, "/x/7//y"),
+            ("/$arg_odd", None, None, "/a%3Fb%23%25%20%C3%BC"),
+            ("/", Some("q=$arg_odd"), None, "/?q=a?b%23%%20%C3%BC"),
+            ("/a b", None, None, "/a%20b"),
+            (
+                "/$arg_bad",
+                Some("$arg_bad"),
+                None,
+                "/x%0D%0AX-Own:%201?x%0D%0AX-Own:%201",
+            ),
+        ] {
+            let template = |text| Template::parse(text).unwrap();
+            let rewrite = Rewrite {
+                target: Some(TargetRewrite {
+                    path: template(path),
+                    query: query.map(template),
+                }),
+                ..Rewrite::default()
+            };
+            let rewritten = Rewritten::of(&rewrite, &Sample);
+            assert_eq!(rewritten.target(asked).as_deref(), Some(target), "{path}");
+            assert!(!rewritten.has_headers());
+        }
+        let nothing = Rewritten::of(&Rewrite::default(), &Sample);
+        assert_eq!(nothing.target(Some("a=1")), None);
+    }
+
+    #[test]
     fn headers_are_added_set_and_removed() {
         let line = |name: &'static str, text: &str| {
             (
@@ -120,7 +197,8 @@ mod tests {
                 Template::parse(text).unwrap(),
             )
         };
-        let rewrite = HeaderRewrite {
+        let rewrite = Rewrite {
+            target: None,
             add: vec![line("x-add", "new"), line("x-add", "$arg_none")],
             set: vec![
                 line("x-set", "<$arg_a>"),

@@ -33,7 +33,7 @@ pub(super) struct Place {
     pub(super) hash: u32,
     /// The target that the upstream gets, where it is not the client's.
     pub(super) target: Option<Uri>,
-    /// What its route does to the headers that the upstream gets.
+    /// What its route makes of the request that the upstream gets.
     rewritten: Option<Rewritten>,
 }
 
@@ -154,9 +154,14 @@ async fn look_up(
         .path_prefix
         .as_ref()
         .and_then(|prefix| prefix.strip(raw_path, &path));
-    let target = match stripped {
-        Some(path) => Some(with_path(uri, &path)?),
-        None => origin_form(uri),
+    let written = rewritten
+        .as_ref()
+        .and_then(|rewritten| rewritten.target(uri.query()));
+    let rewritten = rewritten.filter(Rewritten::has_headers);
+    let target = match (written, stripped) {
+        (Some(target), _) => Some(parse_target(&target)?),
+        (None, Some(path)) => Some(with_path(uri, &path)?),
+        (None, None) => origin_form(uri),
     };
     outcome.route = Some(route.clone());
     let mut upstream = upstream?;
@@ -179,7 +184,7 @@ async fn look_up(
     }))
 }
 
-/// A route, and what it does to headers.
+/// A route, and what it makes of the request.
 type Matched = (Arc<Route>, Option<Rewritten>);
 
 /// The first route in order that also fits method, peer and variables; `None` once that depends on
@@ -205,7 +210,7 @@ fn find_route(request: &RequestVariables<'_>, path: &[u8]) -> Result<Option<Matc
             return true;
         }
         if is_meant {
-            let rewrite = route.headers.as_ref();
+            let rewrite = route.rewrite.as_ref();
             rewritten = rewrite.map(|rewrite| Rewritten::of(rewrite, &variables));
         }
         is_meant
@@ -287,11 +292,15 @@ fn origin_form(uri: &Uri) -> Option<Uri> {
 
 /// Another path with the query as sent.
 fn with_path(uri: &Uri, path: &str) -> Result<Uri, Refusal> {
-    let target = match uri.query() {
-        Some(query) => format!("{path}?{query}").parse::<PathAndQuery>(),
-        None => path.parse(),
-    };
+    match uri.query() {
+        Some(query) => parse_target(&format!("{path}?{query}")),
+        None => parse_target(path),
+    }
+}
+
+fn parse_target(target: &str) -> Result<Uri, Refusal> {
     target
+        .parse::<PathAndQuery>()
         .map(Uri::from)
         .map_err(|error| Refusal::new(Reason::PathInvalid, error.to_string()))
 }

@@ -1,7 +1,7 @@
 //! The `plugins` of routes and services: which are known, and what they ask for.
 //!
-//! One is: `proxy-rewrite`, of which `headers` is served. All else is refused, so that nothing
-//! that an operator asked for is left undone.
+//! One is: `proxy-rewrite`, of which `uri` and `headers` are served. All else is refused, so that
+//! nothing that an operator asked for is left undone.
 
 use http::HeaderName;
 use http::header::{
@@ -17,19 +17,30 @@ use crate::matching::variable::{ClientFact, Variable};
 /// The plugins of a route or a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plugins {
-    /// `proxy-rewrite.headers`; `None` where the plugin is not there.
-    pub headers: Option<HeaderRewrite>,
+    /// `proxy-rewrite`; `None` where the plugin is not there.
+    pub rewrite: Option<Rewrite>,
 }
 
-/// What a request's headers become on their way to an upstream.
+/// What a request becomes on its way to an upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeaderRewrite {
+pub struct Rewrite {
+    /// `uri`: the target, in the place of the client's.
+    pub target: Option<TargetRewrite>,
     /// `add`: lines beside those that are there.
     pub add: Vec<(HeaderName, Template)>,
     /// `set`: in the place of those that are there. One that comes out empty is left out.
     pub set: Vec<(HeaderName, Template)>,
     /// `remove`.
     pub remove: Vec<HeaderName>,
+}
+
+/// A target for the upstream. The client's query stands behind its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetRewrite {
+    /// What is before the first `?`; it begins with `/`.
+    pub path: Template,
+    /// What is behind it.
+    pub query: Option<Template>,
 }
 
 /// The plugins that are known.
@@ -80,7 +91,7 @@ pub(super) fn read(document: &Document, verdict: &mut Verdict) -> Plugins {
                 let text = format!("invalid plugin conf {config} for plugin [{shown}]");
                 verdict.refuse_as_apisix(at, text);
             }
-            ("proxy-rewrite", _) => plugins.headers = read_proxy_rewrite(config, &at, verdict),
+            ("proxy-rewrite", _) => plugins.rewrite = read_proxy_rewrite(config, &at, verdict),
             _ => verdict.refuse_as_apisix(at, format!("unknown plugin [{shown}]")),
         }
     }
@@ -100,7 +111,7 @@ fn refuse_shape(config: &Value, at: &str, verdict: &mut Verdict) {
     }
 }
 
-fn read_proxy_rewrite(config: &Value, at: &str, verdict: &mut Verdict) -> Option<HeaderRewrite> {
+fn read_proxy_rewrite(config: &Value, at: &str, verdict: &mut Verdict) -> Option<Rewrite> {
     let Some(members) = config.as_object().filter(|members| !members.is_empty()) else {
         refuse_shape(config, at, verdict);
         return None;
@@ -131,17 +142,22 @@ fn read_proxy_rewrite(config: &Value, at: &str, verdict: &mut Verdict) -> Option
     if !served.is_empty() {
         refuse_shape(&Value::Object(served), at, verdict);
     }
-    let headers = members.get("headers")?;
-    read_headers(headers, &texts::join(at, "headers"), verdict)
+    let mut rewrite = Rewrite::default();
+    if let Some(target) = members.get("uri") {
+        rewrite.target = read_target(target, &texts::join(at, "uri"), verdict);
+    }
+    if let Some(headers) = members.get("headers") {
+        read_headers(headers, &texts::join(at, "headers"), &mut rewrite, verdict);
+    }
+    Some(rewrite)
 }
 
 /// Reads `headers`, and says what is wrong where the schema's words leave it open.
-fn read_headers(headers: &Value, at: &str, verdict: &mut Verdict) -> Option<HeaderRewrite> {
+fn read_headers(headers: &Value, at: &str, rewrite: &mut Rewrite, verdict: &mut Verdict) {
     let Some(headers) = headers.as_object().filter(|headers| !headers.is_empty()) else {
         verdict.refuse(at, "headers is an object with at least one header");
-        return None;
+        return;
     };
-    let mut rewrite = HeaderRewrite::default();
     // Without one of the three words, all of it is set: APISIX's older form, in which they are
     // names like any other.
     let words = ["add", "set", "remove"];
@@ -184,7 +200,27 @@ fn read_headers(headers: &Value, at: &str, verdict: &mut Verdict) -> Option<Head
         let reason = format!("more than {HEADERS_MAX} headers");
         refuse(at, &reason, verdict);
     }
-    Some(rewrite)
+}
+
+/// Reads `uri`; what its schema refuses was told.
+fn read_target(value: &Value, at: &str, verdict: &mut Verdict) -> Option<TargetRewrite> {
+    let text = value.as_str().filter(|text| text.starts_with('/'))?;
+    if text.bytes().any(|byte| byte.is_ascii_control()) {
+        let reason = "property \"uri\" validation failed: a target has no control characters";
+        refuse(at, reason, verdict);
+        return None;
+    }
+    let (path, query) = match text.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (text, None),
+    };
+    Some(TargetRewrite {
+        path: read_template(path, at, verdict)?,
+        query: match query {
+            Some(query) => Some(read_template(query, at, verdict)?),
+            None => None,
+        },
+    })
 }
 
 fn read_lines(lines: &Document, at: &str, verdict: &mut Verdict) -> Vec<(HeaderName, Template)> {
@@ -270,20 +306,23 @@ fn read_value(text: &str, at: &str, verdict: &mut Verdict) -> Option<Template> {
         refuse(at, reason, verdict);
         return None;
     }
+    let template = read_template(text, at, verdict)?;
+    let folded = [ClientFact::Cert, ClientFact::RawCert].map(Variable::Client);
+    if template
+        .variables()
+        .any(|variable| folded.contains(variable))
+    {
+        let reason = "ssl_client_cert and ssl_client_raw_cert have line breaks: use \
+                      ssl_client_escaped_cert";
+        refuse(at, reason, verdict);
+        return None;
+    }
+    Some(template)
+}
+
+fn read_template(text: &str, at: &str, verdict: &mut Verdict) -> Option<Template> {
     match Template::parse(text) {
-        Ok(template) => {
-            let folded = [ClientFact::Cert, ClientFact::RawCert].map(Variable::Client);
-            if template
-                .variables()
-                .any(|variable| folded.contains(variable))
-            {
-                let reason = "ssl_client_cert and ssl_client_raw_cert have line breaks: use \
-                              ssl_client_escaped_cert";
-                refuse(at, reason, verdict);
-                return None;
-            }
-            Some(template)
-        }
+        Ok(template) => Some(template),
         Err(error) => {
             let known = texts::nearest(&error.0, Variable::names());
             let meant = known.map(|known| format!("; did you mean {known}?"));
@@ -319,17 +358,17 @@ mod tests {
         }});
         let (plugins, verdict) = judged(&new);
         assert!(verdict.faults.is_empty(), "{:?}", verdict.faults);
-        let headers = plugins.headers.unwrap();
+        let headers = plugins.rewrite.unwrap();
         assert_eq!((headers.set.len(), headers.add.len()), (2, 1));
         assert_eq!(headers.set[0].0, "x-dn");
         assert_eq!(headers.remove, ["x-gone"]);
         let (plugins, verdict) = judged(&json!({"headers": {"X-Old": "a"}}));
         assert!(verdict.faults.is_empty());
-        assert_eq!(plugins.headers.unwrap().set[0].0, "x-old");
+        assert_eq!(plugins.rewrite.unwrap().set[0].0, "x-old");
         // Words of the newer form are names in the older one.
         let (plugins, verdict) = judged(&json!({"headers": {"set": "a", "X-Old": "b"}}));
         assert!(verdict.faults.is_empty(), "{:?}", verdict.faults);
-        assert_eq!(plugins.headers.unwrap().set.len(), 2);
+        assert_eq!(plugins.rewrite.unwrap().set.len(), 2);
     }
 
     #[test]
@@ -350,7 +389,15 @@ mod tests {
             (json!({"headers": {"set": {"a": "b"}, "add": {}}}), false),
             (json!({"headers": {"remove": []}}), false),
             (json!(1), false),
-            (json!({"uri": "/a"}), false),
+            (json!({"uri": "/a", "headers": {}}), false),
+            (json!({"uri": "/a", "headers": {"X-Old": "a"}}), true),
+            (json!({"uri": "/a/$arg_b?c=${remote_addr}"}), true),
+            (json!({"uri": ""}), false),
+            (json!({"uri": "a"}), false),
+            (json!({"uri": 1}), false),
+            (json!({"uri": format!("/{}", "a".repeat(4095))}), true),
+            (json!({"uri": format!("/{}", "a".repeat(4096))}), false),
+            (json!({"method": "GET"}), false),
             (json!({"headers": []}), false),
             (json!({"headers": {"set": []}}), false),
             (json!({"headers": {"remove": {}}}), false),
@@ -472,9 +519,21 @@ mod tests {
     fn what_cannot_be_done_is_refused_with_its_place() {
         for (config, at, part) in [
             (
-                json!({"uri": "/a"}),
+                json!({"method": "GET"}),
+                "/method",
+                "proxy-rewrite.method is not supported",
+            ),
+            (
+                json!({"uri": "home"}),
                 "/uri",
-                "proxy-rewrite.uri is not supported",
+                r#"err: property "uri" validation failed: failed to match pattern "^\\/.*" with "home""#,
+            ),
+            (json!({"uri": "/a\r\nb"}), "/uri", "no control characters"),
+            (json!({"uri": "/$arg"}), "/uri", "no request has a variable"),
+            (
+                json!({"uri": "/a?$argz"}),
+                "/uri",
+                "no request has a variable",
             ),
             (json!({"header": {}}), "/header", "did you mean headers?"),
             (

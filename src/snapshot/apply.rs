@@ -18,7 +18,7 @@ use crate::resource::{Id, Kind, Revision};
 use crate::snapshot::claims::Claim;
 use crate::snapshot::compile::{Piece, RoutePiece, ServerPiece};
 use crate::snapshot::reach::NamesByEnd;
-use crate::snapshot::{HeaderRewrite, Name, Route, Snapshot, UpstreamSource};
+use crate::snapshot::{Name, Rewrite, Route, Snapshot, UpstreamSource};
 use crate::tls::material::Digest;
 
 /// One change of one object.
@@ -390,14 +390,14 @@ impl Snapshot {
             .as_ref()
             .is_some_and(|upstream| upstream.borrowed.is_some());
         let path_prefix = self.prefix_of(piece).cloned();
-        let headers = self.headers_of(piece).cloned();
+        let rewrite = self.rewrite_of(piece).cloned();
         let is_own =
-            closed == piece.route.closed && path_prefix.is_none() && headers == piece.route.headers;
+            closed == piece.route.closed && path_prefix.is_none() && rewrite == piece.route.rewrite;
         let route = if is_borrowing || !is_own {
             let mut route = Route::clone(&piece.route);
             route.closed = closed;
             route.path_prefix = path_prefix;
-            route.headers = headers;
+            route.rewrite = rewrite;
             if let Some(inline) = &piece.upstream {
                 let upstream = inline.resolve(|ssl| self.lent(ssl));
                 route.upstream = Some(UpstreamSource::Inline(upstream));
@@ -434,7 +434,7 @@ fn shared(object: Option<&Object>) -> Option<Shared<'_>> {
         return Some(Shared {
             hosts: &service.hosts,
             path_prefix: service.path_prefix.as_deref(),
-            headers: service.headers.as_deref(),
+            rewrite: service.rewrite.as_deref(),
             closed: service.closed,
         });
     }
@@ -445,7 +445,7 @@ fn shared(object: Option<&Object>) -> Option<Shared<'_>> {
 struct Shared<'a> {
     hosts: &'a [HostPattern],
     path_prefix: Option<&'a PathPrefix>,
-    headers: Option<&'a HeaderRewrite>,
+    rewrite: Option<&'a Rewrite>,
     closed: Option<Reason>,
 }
 
@@ -527,7 +527,7 @@ mod tests {
                 .map(|host| HostPattern::parse(host).unwrap())
                 .collect(),
             path_prefix: None,
-            headers: None,
+            rewrite: None,
             upstream,
             upgrades: false,
             closed: None,
@@ -550,7 +550,7 @@ mod tests {
                 remote_addrs: Vec::new(),
                 vars: None,
                 path_prefix: None,
-                headers: None,
+                rewrite: None,
                 service: service.map(id),
                 upstream: None,
                 timeouts: None,

@@ -33,7 +33,7 @@ pub fn close(kind: Kind, id: &Id, document: &Document) -> Piece {
             Piece::Service(ServicePiece {
                 hosts: hosts(document),
                 path_prefix: path_prefix(document),
-                headers: None,
+                rewrite: None,
                 upstream: None,
                 upgrades: false,
                 closed,
@@ -107,7 +107,7 @@ fn close_route(id: &Id, document: &Document, enabled: bool) -> RoutePiece {
         remote_addrs: Vec::new(),
         vars: None,
         path_prefix: None,
-        headers: None,
+        rewrite: None,
         service,
         upstream: None,
         timeouts: None,

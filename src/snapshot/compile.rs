@@ -19,9 +19,7 @@ use crate::resource::{self, Id, Kind, Resource, Revision};
 use crate::snapshot::discovery::Discovery;
 use crate::snapshot::nodes::NodeStates;
 use crate::snapshot::specs::{self, SpecError};
-use crate::snapshot::{
-    HeaderRewrite, Owner, Route, Service, Serving, Trust, Upstream, UpstreamSource,
-};
+use crate::snapshot::{Owner, Rewrite, Route, Service, Serving, Trust, Upstream, UpstreamSource};
 use crate::tls::material::{CaBundle, Digest};
 use crate::tls::policy::{ClientAuth, ClientPolicy, Offer};
 use crate::tls::server::{self, ServerSpec};
@@ -124,8 +122,8 @@ pub struct ServicePiece {
     pub hosts: Vec<HostPattern>,
     /// What it puts before the paths of its routes.
     pub path_prefix: Option<Arc<PathPrefix>>,
-    /// What becomes of the headers of its routes' requests.
-    pub headers: Option<Arc<HeaderRewrite>>,
+    /// What of its routes' requests an upstream gets otherwise.
+    pub rewrite: Option<Arc<Rewrite>>,
     /// Where its routes go.
     pub upstream: Option<SourcePiece>,
     /// Whether upgrades pass where a route says nothing.
@@ -400,7 +398,7 @@ fn compile_service(id: &Id, service: &resource::service::Service, ground: &Groun
     let piece = ServicePiece {
         hosts: service.hosts.clone(),
         path_prefix: service.path_prefix.clone().map(Arc::new),
-        headers: service.plugins.headers.clone().map(Arc::new),
+        rewrite: service.plugins.rewrite.clone().map(Arc::new),
         upstream,
         upgrades: service.upgrades,
         closed: None,
@@ -439,7 +437,7 @@ fn compile_route(id: &Id, route: &resource::route::Route, ground: &Ground<'_>) -
         remote_addrs: route.remote_addrs.clone(),
         vars: route.vars.clone(),
         path_prefix: None,
-        headers: route.plugins.headers.clone().map(Arc::new),
+        rewrite: route.plugins.rewrite.clone().map(Arc::new),
         service: route.service.clone(),
         upstream: source,
         timeouts: route.timeouts,

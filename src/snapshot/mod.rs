@@ -23,7 +23,7 @@ pub use apply::{Change, Tally};
 pub use reach::Uneven;
 // What a snapshot shows of resources: the data plane sees them through here only.
 pub use crate::resource::checks::{Checks, Unhealthy};
-pub use crate::resource::plugins::HeaderRewrite;
+pub use crate::resource::plugins::Rewrite;
 pub use crate::resource::upstream::{Balance, Keepalive, Node, PassHost, Scheme, Timeouts};
 pub use crate::resource::{Id, Kind, Revision};
 
@@ -114,8 +114,8 @@ pub struct Route {
     pub vars: Option<Arc<Expression>>,
     /// What its service puts before its paths.
     pub path_prefix: Option<Arc<PathPrefix>>,
-    /// What becomes of the headers that an upstream gets.
-    pub headers: Option<Arc<HeaderRewrite>>,
+    /// What of its requests an upstream gets otherwise.
+    pub rewrite: Option<Arc<Rewrite>>,
     /// Its service.
     pub service: Option<Id>,
     /// Its own upstream, which replaces the service's.

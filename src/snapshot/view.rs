@@ -11,7 +11,7 @@ use crate::matching::path_prefix::PathPrefix;
 use crate::matching::sni::SniPattern;
 use crate::resource::{Id, Kind};
 use crate::snapshot::compile::{Piece, RoutePiece, ServicePiece};
-use crate::snapshot::{HeaderRewrite, Name, Route, Snapshot, Upstream, UpstreamSource};
+use crate::snapshot::{Name, Rewrite, Route, Snapshot, Upstream, UpstreamSource};
 use crate::tls::material::Digest;
 
 impl Snapshot {
@@ -148,16 +148,13 @@ impl Snapshot {
         service.path_prefix.as_ref()
     }
 
-    /// What becomes of the headers of a route's requests: by its own plugins, else its service's.
-    pub(super) fn headers_of<'s>(
-        &'s self,
-        piece: &'s RoutePiece,
-    ) -> Option<&'s Arc<HeaderRewrite>> {
+    /// What becomes of a route's requests: by its own plugins, else its service's.
+    pub(super) fn rewrite_of<'s>(&'s self, piece: &'s RoutePiece) -> Option<&'s Arc<Rewrite>> {
         let by_service = || {
             let service = self.service_piece(piece.route.service.as_ref()?)?;
-            service.headers.as_ref()
+            service.rewrite.as_ref()
         };
-        piece.route.headers.as_ref().or_else(by_service)
+        piece.route.rewrite.as_ref().or_else(by_service)
     }
 
     /// The paths a route is found by: its own, behind its service's prefix.

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::support::TlsVersion;
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, Setup, field};
+use crate::support::h2::H2Conn;
 use crate::support::origin::TcpOrigin;
 use crate::support::pki::Ca;
 use crate::support::raw::header;
@@ -147,6 +148,61 @@ fn plugin_of_a_route_goes_before_that_of_its_service() {
 }
 
 #[test]
+fn target_is_rewritten_and_the_query_stays() {
+    let gateway = Setup::default()
+        .set("proxy.router", "radixtree_uri_with_parameter")
+        .start();
+    let origin = TcpOrigin::echoing();
+    let upstream = json!({"nodes": {origin.node(): 1}});
+    let service = json!({
+        "name": "s", "path_prefix": "/api", "upstream": upstream,
+        "plugins": {"proxy-rewrite": {"uri": "/all$uri"}},
+    });
+    let reply = gateway.admin_put("/services/s?gateway_group_id=default", &service);
+    assert!(matches!(reply.status, Some(200 | 201)), "{reply:?}");
+    for (id, uri, service, target) in [
+        ("whole", "/whole", None, json!("/hello")),
+        (
+            "users",
+            "/users/:id",
+            None,
+            json!("/v2/$uri_param_id?by=$arg_by"),
+        ),
+        ("own", "/own", Some("s"), json!("/other")),
+        ("inherits", "/inherits", Some("s"), Value::Null),
+    ] {
+        let mut route = json!({"uri": uri});
+        match service {
+            Some(id) => route["service_id"] = json!(id),
+            None => route["upstream"] = upstream.clone(),
+        }
+        if !target.is_null() {
+            route["plugins"] = json!({"proxy-rewrite": {"uri": target}});
+        }
+        gateway.configure(&format!("/routes/{id}"), &route);
+    }
+    let mut first = gateway.connect();
+    let mut second = H2Conn::plain(gateway.port("http")).unwrap();
+    for (asked, target) in [
+        ("/whole", "/hello"),
+        ("/whole?a=%20&b", "/hello?a=%20&b"),
+        ("/users/7%3Fa=b", "/v2/7%3Fa=b?by="),
+        ("/users/7?by=me", "/v2/7?by=me&by=me"),
+        ("/api/own?a", "/other?a"),
+        ("/api/inherits", "/all/api/inherits"),
+    ] {
+        let line = format!("GET {target} HTTP/1.1\r\n");
+        let text = first.get("h", asked, &[]).expect_status(200).text();
+        assert!(text.starts_with(&line), "{asked}: {text}");
+        let answer = second.get("h", asked).unwrap();
+        assert!(answer.body.starts_with(&line), "{asked}: {}", answer.body);
+    }
+    gateway.expect_record("the client's own target", |record| {
+        field(record, "path") == Some("/whole")
+    });
+}
+
+#[test]
 fn rewrite_that_cannot_be_done_is_refused_and_the_old_one_stays() {
     let gateway = Gateway::start();
     let origin = TcpOrigin::echoing();
@@ -158,8 +214,8 @@ fn rewrite_that_cannot_be_done_is_refused_and_the_old_one_stays() {
         ),
         (json!({"headers": {"set": {"Host": "a"}}}), "pass_host"),
         (
-            json!({"uri": "/a"}),
-            "proxy-rewrite.uri is not supported by this version",
+            json!({"regex_uri": ["^/a", "/b"]}),
+            "proxy-rewrite.regex_uri is not supported by this version",
         ),
     ] {
         let route = json!({
