@@ -36,6 +36,7 @@ mod grpc;
 mod handshakes;
 mod headers;
 mod health;
+mod hostile_http2;
 mod hot_reload;
 mod http2;
 mod layering;
