@@ -164,11 +164,12 @@ async fn drive(
     drop(open);
 }
 
-/// Waits for the peer's settings.
+/// Waits for the peer's settings, and until they let a stream be begun.
 async fn settle(mut conn: Connection) -> Result<Connection, NotOpened> {
+    let handle = conn.handle();
     let ended = poll_fn(|cx| match conn.poll_moved(cx) {
         Poll::Ready(ended) => Poll::Ready(Some(ended)),
-        Poll::Pending if conn.is_settled() => Poll::Ready(None),
+        Poll::Pending if handle.most_streams() > 0 => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     });
     match ended.await {

@@ -9,7 +9,7 @@ use http::Request;
 use serde_json::{Value, json};
 
 use crate::support::frames::{
-    ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, OK, PING, RST_STREAM, Server,
+    ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, OK, PING, RST_STREAM, SETTINGS, Server,
     WINDOW_UPDATE,
 };
 use crate::support::h2::{H2Conn, H2Stream};
@@ -120,6 +120,20 @@ fn request_that_a_goaway_left_unseen_is_sent_again() {
     assert_eq!((answer.status, case.opened()), (200, 2));
     upload.send_data("two".into(), true).unwrap();
     assert_eq!(ask(&mut conn), 200);
+}
+
+#[test]
+fn upstream_that_lets_no_stream_begin_yet_is_waited_for() {
+    let case = Case::of(&[(STREAMS, 0)], |_, server| {
+        // The gateway's own, and its word that it read these.
+        server.next(SETTINGS)?;
+        server.next(SETTINGS)?;
+        server.set(&[(STREAMS, 5)])?;
+        let asked = server.next(HEADERS)?;
+        server.answer(asked.stream)
+    });
+    let mut conn = case.connect();
+    assert_eq!((ask(&mut conn), case.opened()), (200, 1));
 }
 
 #[test]
