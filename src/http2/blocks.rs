@@ -113,7 +113,7 @@ impl Core {
             return Ok(());
         };
         if let Some(error) = &stream.broken {
-            let is_ours = !matches!(error, Error::Reset(_, By::Peer));
+            let is_ours = !matches!(error, Error::Reset(_, By::Peer)) || self.reset.contains(&id);
             self.stock.give_map(fields.into_map());
             return late_on(id, is_ours);
         }

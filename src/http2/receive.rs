@@ -162,7 +162,7 @@ impl Core {
             return Ok(());
         };
         if let Some(error) = &stream.broken {
-            let is_ours = !matches!(error, Error::Reset(_, By::Peer));
+            let is_ours = !matches!(error, Error::Reset(_, By::Peer)) || self.reset.contains(&id);
             self.give_back(head.length);
             return late_on(id, is_ours);
         }

@@ -314,3 +314,28 @@ fn content_of_streams_that_are_over_gives_the_connection_its_window_again() {
         "{frames:?}"
     );
 }
+
+#[test]
+fn content_of_streams_that_their_client_reset_is_answered_once() {
+    let mut wire = Wire::server();
+    let mut worked_on = Vec::new();
+    for stream in [1, 3, 5] {
+        wire.post(stream);
+        worked_on.push(wire.request());
+        wire.reset(stream, CANCEL);
+        for _ in 0..50 {
+            wire.data(stream, &[0; 16 << 10], false);
+            wire.run();
+        }
+    }
+    let frames = wire.take();
+    let resets = frames
+        .iter()
+        .filter(|frame| frame.head.kind == kind::RST_STREAM);
+    let resets: Vec<_> = resets
+        .map(|frame| (frame.head.stream, frame.code()))
+        .collect();
+    // STREAM_CLOSED.
+    assert_eq!(resets, [(1, 5), (3, 5), (5, 5)]);
+    assert!(wire.ended.is_none());
+}
