@@ -24,16 +24,27 @@ const LENGTHS: [u8; 256] = [
 
 /// The longest code, in bits.
 const LONGEST: u32 = 30;
-/// Codes of up to so many bits are found by one look.
-const SHORT: u32 = 8;
+/// Codes of up to so many bits are found by one look, two at once where both are so short.
+const LOOK: u32 = 12;
 
 struct Code {
-    /// By the next eight bits: a byte and the length of its code; 0, where that is longer.
-    short: [(u8, u8); 1 << SHORT],
-    /// Of each longer length, in order.
+    /// By the next bits.
+    looks: Vec<Look>,
+    /// The codes of each length that is longer, in order.
     long: Vec<Length>,
     /// All bytes in the order of their codes.
     bytes: Vec<u8>,
+}
+
+/// What the next bits begin with.
+#[derive(Clone, Copy, Debug, Default)]
+struct Look {
+    first: u8,
+    /// The length of its code; 0, where that is longer than a look.
+    first_bits: u8,
+    second: u8,
+    /// The length of both codes; 0, where the second one is not all there.
+    both_bits: u8,
 }
 
 /// The codes of one length.
@@ -51,7 +62,7 @@ static CODE: LazyLock<Code> = LazyLock::new(Code::new);
 impl Code {
     fn new() -> Self {
         let mut code = Self {
-            short: [(0, 0); 1 << SHORT],
+            looks: vec![Look::default(); 1 << LOOK],
             long: Vec::new(),
             bytes: Vec::with_capacity(LENGTHS.len()),
         };
@@ -63,15 +74,15 @@ impl Code {
                 if u32::from(length) != bits {
                     continue;
                 }
-                if bits <= SHORT {
-                    let from = usize::try_from(next << (SHORT - bits)).unwrap_or(usize::MAX);
-                    let places = code.short.iter_mut().skip(from).take(1 << (SHORT - bits));
-                    places.for_each(|place| *place = (byte, length));
+                if bits <= LOOK {
+                    let from = usize::try_from(next << (LOOK - bits)).unwrap_or(usize::MAX);
+                    let places = code.looks.iter_mut().skip(from).take(1 << (LOOK - bits));
+                    places.for_each(|look| (look.first, look.first_bits) = (byte, length));
                 }
                 code.bytes.push(byte);
                 next += 1;
             }
-            if bits > SHORT && code.bytes.len() > at {
+            if bits > LOOK && code.bytes.len() > at {
                 code.long.push(Length {
                     bits,
                     first: u32::try_from(first).unwrap_or(u32::MAX),
@@ -81,11 +92,36 @@ impl Code {
             }
             next <<= 1;
         }
+        code.pair();
         code
     }
 
+    /// Finds what follows the first code in each look.
+    fn pair(&mut self) {
+        let mask = self.looks.len().saturating_sub(1);
+        let singles = self.looks.clone();
+        for (bits, look) in self.looks.iter_mut().enumerate() {
+            let rest = bits << look.first_bits & mask;
+            if let Some(second) = singles.get(rest)
+                && look.first_bits > 0
+                && second.first_bits > 0
+                && u32::from(look.first_bits) + u32::from(second.first_bits) <= LOOK
+            {
+                look.second = second.first;
+                look.both_bits = look.first_bits + second.first_bits;
+            }
+        }
+    }
+
+    /// What the upper end of `window` begins with.
+    fn look(&self, window: u64) -> Look {
+        let at = usize::try_from(window >> (64 - LOOK)).unwrap_or_default();
+        self.looks.get(at).copied().unwrap_or_default()
+    }
+
     /// The byte whose code the upper end of `window` begins with, and its length.
-    fn long(&self, window: u32) -> Option<(u8, u32)> {
+    fn long(&self, window: u64) -> Option<(u8, u32)> {
+        let window = u32::try_from(window >> 32).ok()?;
         let length = self
             .long
             .iter()
@@ -112,44 +148,57 @@ pub(super) fn decode(coded: &[u8], out: &mut Vec<u8>) -> Result<(), NoCode> {
     // What was taken and not understood yet lies at the upper end.
     let mut taken: u64 = 0;
     let mut bits: u32 = 0;
-    let mut rest = coded.iter();
+    let mut rest = coded;
     loop {
-        while bits <= 56
-            && let Some(&byte) = rest.next()
-        {
-            bits += 8;
-            taken |= u64::from(byte) << (64 - bits);
+        // The longest code is all there, as long as there are bytes.
+        if bits <= 32 {
+            if let Some((word, more)) = rest.split_first_chunk::<4>() {
+                taken |= u64::from(u32::from_be_bytes(*word)) << (32 - bits);
+                (bits, rest) = (bits + 32, more);
+            } else {
+                for byte in std::mem::take(&mut rest) {
+                    bits += 8;
+                    taken |= u64::from(*byte) << (64 - bits);
+                }
+            }
         }
-        if bits < SHORT {
+        if bits < LOOK {
             break;
         }
-        let window = u32::try_from(taken >> 32).unwrap_or(u32::MAX);
-        let look = usize::from(window.to_be_bytes().first().copied().unwrap_or_default());
-        let (byte, used) = match code.short.get(look) {
-            Some(&(byte, length)) if length > 0 => (byte, u32::from(length)),
-            Some(_) | None => match code.long(window) {
-                Some((byte, used)) if used <= bits => (byte, used),
-                // Bits of 1 up to the end are none of a byte, and may be too many.
-                Some(_) | None => return Err(NoCode),
-            },
+        let look = code.look(taken);
+        let used = if look.both_bits > 0 {
+            out.push(look.first);
+            out.push(look.second);
+            u32::from(look.both_bits)
+        } else if look.first_bits > 0 {
+            out.push(look.first);
+            u32::from(look.first_bits)
+        } else {
+            // Bits of 1 up to the end are none of a byte, and are too many.
+            let (byte, used) = code.long(taken).ok_or(NoCode)?;
+            if used > bits {
+                return Err(NoCode);
+            }
+            out.push(byte);
+            used
         };
-        out.push(byte);
         taken <<= used;
         bits -= used;
     }
-    // Less than a byte is left: a short code or two, and what fills the byte up.
+    // Less than a look is left: short codes, and what fills the last byte up.
     while bits > 0 {
-        // The missing bits are 1, so that no code that is not all there is found.
+        // The missing bits are 1, so that no code is found that is not all there.
         let filled = taken | (u64::MAX >> bits);
-        let look = usize::from(filled.to_be_bytes().first().copied().unwrap_or_default());
-        match code.short.get(look) {
-            Some(&(byte, length)) if length > 0 && u32::from(length) <= bits => {
-                out.push(byte);
-                taken <<= length;
-                bits -= u32::from(length);
-            }
-            Some(_) | None if filled == u64::MAX => break,
-            Some(_) | None => return Err(NoCode),
+        let look = code.look(filled);
+        let used = u32::from(look.first_bits);
+        if used > 0 && used <= bits {
+            out.push(look.first);
+            taken <<= used;
+            bits -= used;
+        } else if filled == u64::MAX && bits < 8 {
+            break;
+        } else {
+            return Err(NoCode);
         }
     }
     Ok(())
