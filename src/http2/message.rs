@@ -5,7 +5,6 @@ use http::uri::{self, Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 
 use super::frame::{self, HEAD_BYTES, Head, MAX_PAYLOAD, flag, kind};
-use super::hpack::field::is_of_connection;
 use super::hpack::{Encoder, Field};
 
 /// The fields of one block, as they are read. What is too large or malformed is read to its end, as the
@@ -204,7 +203,7 @@ impl BlockWriter<'_> {
         encoder.path(out, head.path);
         encoder.authority(out, head.authority);
         for (name, value) in head.headers {
-            if *name != header::HOST && *name != header::TE && !is_of_connection(name) {
+            if *name != header::HOST && *name != header::TE {
                 encoder.header(out, name, value);
             }
         }
@@ -235,9 +234,7 @@ impl BlockWriter<'_> {
 
     fn fields(&mut self, headers: &HeaderMap) {
         for (name, value) in headers {
-            if !is_of_connection(name) {
-                self.encoder.header(self.out, name, value);
-            }
+            self.encoder.header(self.out, name, value);
         }
     }
 

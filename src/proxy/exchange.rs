@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::failure::{Reason, chain};
@@ -65,6 +65,8 @@ pub struct Unanswered {
     pub why: Broken,
     /// What of the request reached the upstream.
     pub sent: Sent,
+    /// The headers of a request that was taken and may be sent once more; of a stream alone.
+    pub headers: Option<HeaderMap>,
 }
 
 /// What of a request reached the upstream.
@@ -349,11 +351,13 @@ impl UpstreamConn {
                     } else {
                         Sent::Nothing
                     },
+                    headers: None,
                 })
             }
             Wire::Many(_) if !lines.is_empty() => Err(Unanswered {
                 why: Broken::Lines,
                 sent: Sent::Nothing,
+                headers: None,
             }),
             Wire::Many(lease) => {
                 let lease = lease.clone();
@@ -428,6 +432,7 @@ impl UpstreamConn {
         let unsent = |why| Unanswered {
             why,
             sent: Sent::Nothing,
+            headers: None,
         };
         let Some(req) = request else {
             return Err(unsent(Broken::NoRequest));
@@ -444,7 +449,6 @@ impl UpstreamConn {
             return Err(unsent(Broken::NoRequest));
         };
         let (head, mut body) = req.into_parts();
-        reader.lend(head.headers);
         let upload = body.upload();
         let mut sending = writer.map(|writer| {
             body.hold(lease.clone());
@@ -468,12 +472,13 @@ impl UpstreamConn {
                 Ok(Ok(resp)) => {
                     upload.answered.set(true);
                     presence.answered();
+                    reader.lend(head.headers);
                     // What is still sent does not wait for who reads the answer.
                     self.rest = sending.map(|flow| flow.send_rest(sweep.clone(), REST_OF_BODY));
-                    let (mut head, ()) = resp.into_parts();
-                    headers::to_downstream(&mut head.headers);
-                    let flow = Inflow::new(reader, &head.headers);
-                    return Ok(Response::from_parts(head, AnswerBody::Many(flow)));
+                    let (mut answer, ()) = resp.into_parts();
+                    headers::to_downstream(&mut answer.headers);
+                    let flow = Inflow::new(reader, &answer.headers);
+                    return Ok(Response::from_parts(answer, AnswerBody::Many(flow)));
                 }
                 Ok(Err(error)) => {
                     break match upload.broken.get() {
@@ -499,6 +504,7 @@ impl UpstreamConn {
         Err(Unanswered {
             why,
             sent: Sent::Something,
+            headers: Some(head.headers),
         })
     }
 

@@ -365,7 +365,8 @@ impl Tries<'_> {
         let repeats = more && is_idempotent(&outcome.method);
         // Over HTTP/2 an upstream may refuse what it did not look at, whatever method and body.
         let copies = !stays && (repeats || more && is_many);
-        let copy = req.as_ref().filter(|_| copies);
+        // A stream gives the headers back that it was begun with.
+        let copy = req.as_ref().filter(|_| copies && !is_many);
         let copy = copy.map(|req| lines_of(req.headers()));
         let kept = req.as_mut().filter(|_| copies && has_body);
         let kept = kept.map(|req| req.body_mut().keep());
@@ -388,31 +389,37 @@ impl Tries<'_> {
             }
             Err(unanswered) => unanswered,
         };
-        let Unanswered { why, sent } = unanswered;
+        let Unanswered { why, sent, headers } = unanswered;
         let may_repeat = repeats || why.is_refused();
         // What was sent of its body comes back when its connection is given up.
         let (reason, detail) = upstream.explain(&why);
         if sent == Sent::Something && !may_repeat {
             *req = None;
         } else if req.is_none()
-            && let Some(lines) = copy
+            && copies
+            && let Some(headers) = headers.or_else(|| copy.map(map_of))
         {
             let body = match kept {
                 None => Some(RequestBody::empty(self.worker.sweep.clone())),
                 Some(kept) => Box::pin(kept.wait(&self.worker.sweep)).await,
             };
-            *req = body.map(|body| self.repeat(outcome, lines, body));
+            *req = body.map(|body| self.repeat(outcome, headers, body));
         }
         let refusal = Refusal::new(reason, detail);
         Err(TryError { refusal, sent })
     }
 
     /// The request once more.
-    fn repeat(&self, outcome: &Outcome, lines: Lines, body: RequestBody) -> Request<RequestBody> {
+    fn repeat(
+        &self,
+        outcome: &Outcome,
+        headers: HeaderMap,
+        body: RequestBody,
+    ) -> Request<RequestBody> {
         let mut req = Request::new(body);
         *req.method_mut() = outcome.method.clone();
         *req.uri_mut() = self.target.unwrap_or(&outcome.uri).clone();
-        *req.headers_mut() = map_of(lines);
+        *req.headers_mut() = headers;
         req
     }
 }

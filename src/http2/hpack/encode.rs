@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
+use super::field::is_of_connection;
 use super::{OVERHEAD, TABLE_BYTES, statics};
 
 /// Places for digests: some three times as many as a table has fields.
@@ -129,31 +130,21 @@ impl Encoder {
         self.write(out, b":authority", Some(statics::AUTHORITY), authority);
     }
 
-    /// Writes a header. What is sensitive, or tells who somebody is, is in no table, where its
-    /// length would tell who else said the same (§7.1).
+    /// Writes a header; one that is of a connection is left out (RFC 9113 §8.2.2). What is sensitive, or
+    /// tells who somebody is, is in no table, where its length would tell who else said the same (§7.1).
     pub(crate) fn header(&mut self, out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
-        if value.is_sensitive() || is_secret(name) {
-            let index = statics::index_of(name);
-            literal(
-                out,
-                0x10,
-                4,
-                index,
-                name.as_str().as_bytes(),
-                value.as_bytes(),
-            );
+        let (text, is_sensitive) = (name.as_str().as_bytes(), value.is_sensitive());
+        let value = value.as_bytes();
+        let digest = digest(text, value);
+        // Nothing is in the table that may not be written.
+        if !is_sensitive && self.write_known(out, text, value, digest) || is_of_connection(name) {
             return;
         }
-        let digest = digest(name.as_str().as_bytes(), value.as_bytes());
-        if !self.write_known(out, name.as_str().as_bytes(), value.as_bytes(), digest) {
-            let index = statics::index_of(name);
-            self.write_new(
-                out,
-                name.as_str().as_bytes(),
-                index,
-                value.as_bytes(),
-                digest,
-            );
+        let index = statics::index_of(name);
+        if is_sensitive || is_secret(name) {
+            literal(out, 0x10, 4, index, text, value);
+        } else {
+            self.write_new(out, text, index, value, digest);
         }
     }
 
@@ -170,11 +161,12 @@ impl Encoder {
 
     /// Writes a field of the dynamic table; whether it is there.
     fn write_known(&self, out: &mut Vec<u8>, name: &[u8], value: &[u8], digest: u32) -> bool {
-        for place in places_of(digest).map(|at| self.places.get(at)) {
-            let Some(place) = place.filter(|place| place.digest == digest) else {
-                continue;
+        for at in places_of(digest) {
+            let Some(place) = self.places.get(at) else {
+                return false;
             };
-            if let Some((at, entry)) = self.entry(place.number)
+            if place.digest == digest
+                && let Some((at, entry)) = self.entry(place.number)
                 && entry.is(name, value)
             {
                 integer(out, 0x80, 7, statics::COUNT + 1 + at);
