@@ -75,6 +75,13 @@ fn header_block_that_does_not_end_ends_the_connection() {
         }
         wire.expect_end(ENHANCE_YOUR_CALM);
     }
+    // Few frames, and more bytes than any list that is read.
+    let mut wire = Wire::server();
+    wire.frame(kind::HEADERS, flag::END_STREAM, 1, GET);
+    for _ in 0..2 {
+        wire.frame(kind::CONTINUATION, 0, 1, &[0x82; 16_000]);
+    }
+    wire.expect_end(ENHANCE_YOUR_CALM);
     // One in as many pieces as it may have.
     let mut wire = Wire::server();
     wire.frame(kind::HEADERS, flag::END_STREAM, 1, &GET[..1]);
