@@ -22,7 +22,6 @@ use super::source::{Answer, Ask, Content, Place, ReadFault, Source};
 use super::wire;
 use crate::net::http::{self as net_http, Client, Origin};
 use crate::resource::secret::Manager;
-use crate::resource::{escaped, shown};
 
 mod keys;
 mod sigv4;
@@ -181,15 +180,15 @@ fn refused(answer: &net_http::Answer, key: &AccessKey) -> ReadFault {
     let message = ["message", "Message"].map(text).concat();
     // A signature that is wrong is answered with all that was signed, the session's token too.
     let secrets = [Some(&key.secret), key.session_token.as_ref()];
-    let quotes = |line: &&str| {
-        secrets
-            .iter()
-            .flatten()
-            .any(|text| line.contains(text.as_str()))
-    };
-    let message = message.lines().next().filter(|line| !quotes(line));
-    let message = escaped(message.unwrap_or_default(), 256);
-    let said = format!("{} {} {message}", answer.status.as_u16(), shown(kind));
+    let secrets = secrets.into_iter().flatten();
+    let secrets: Vec<&[u8]> = secrets.map(|text| text.as_bytes()).collect();
+    let message = message.lines().next().unwrap_or_default();
+    let said = format!(
+        "{} {} {}",
+        answer.status.as_u16(),
+        wire::words(kind, 64, &secrets),
+        wire::words(message, 256, &secrets)
+    );
     let said = said.trim_end().to_owned();
     let status = answer.status.as_u16();
     match (status, kind) {

@@ -26,7 +26,6 @@ use super::ground::Ground;
 use super::source::{Answer, Ask, Content, Place, ReadFault, Source};
 use super::wire;
 use crate::net::http::{self as net_http, Client};
-use crate::resource::escaped;
 
 /// How long before its end an access token is replaced.
 const EARLY: Duration = Duration::from_secs(60);
@@ -196,10 +195,8 @@ fn refused(answer: &net_http::Answer, token: &str) -> ReadFault {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let text = |at: &str| body.pointer(at).and_then(Value::as_str);
     let message = text("/error/message").or_else(|| text("/error_description"));
-    let message = message
-        .or_else(|| text("/error"))
-        .filter(|message| !message.contains(token));
-    let message = escaped(message.unwrap_or_default(), 256);
+    let message = message.or_else(|| text("/error")).unwrap_or_default();
+    let message = wire::words(message, 256, &[token.as_bytes()]);
     let said = format!("{} {message}", answer.status.as_u16());
     let said = said.trim_end().to_owned();
     match answer.status.as_u16() {

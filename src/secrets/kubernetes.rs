@@ -35,8 +35,8 @@ use super::settings::Reach;
 use super::source::{Answer, Ask, Content, Place, ReadFault, Source};
 use super::wire;
 use crate::net::http::{self as net_http, Client, Origin};
+use crate::resource::Id;
 use crate::resource::secret::Manager;
-use crate::resource::{Id, escaped};
 use crate::tls::material::CaBundle;
 
 /// How references are written.
@@ -172,7 +172,7 @@ impl Kubernetes {
             .header("authorization", means.authorization.clone());
         let answer = wire::send(&means.client, request, Bytes::new()).await?;
         if !answer.status.is_success() {
-            return Err(refused(&answer));
+            return Err(refused(&answer, &means.authorization));
         }
         let mut secret = wire::json(&answer.body)?;
         if secret.get("kind").and_then(Value::as_str) != Some("Secret") {
@@ -336,12 +336,16 @@ fn decode(data: Option<Value>) -> Result<BTreeMap<String, Option<Zeroizing<Strin
     Ok(decoded)
 }
 
-/// What a status other than success means. (Kubernetes API conventions, "Response Status Kind")
-fn refused(answer: &net_http::Answer) -> ReadFault {
+/// What a status other than success means, in the API server's words without the token. (Kubernetes
+/// API conventions, "Response Status Kind")
+fn refused(answer: &net_http::Answer, authorization: &HeaderValue) -> ReadFault {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let is_status = body.get("kind").and_then(Value::as_str) == Some("Status");
     let message = body.get("message").and_then(Value::as_str);
-    let message = escaped(message.filter(|_| is_status).unwrap_or_default(), 256);
+    let message = message.filter(|_| is_status).unwrap_or_default();
+    let token = authorization.as_bytes();
+    let token = token.strip_prefix(b"Bearer ").unwrap_or(token);
+    let message = wire::words(message, 256, &[token]);
     let said = format!("{} {message}", answer.status.as_u16());
     let said = said.trim_end().to_owned();
     match answer.status {

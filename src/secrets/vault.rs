@@ -25,12 +25,14 @@ use super::source::{Answer, Ask, Content, Place, ReadFault, Source};
 use super::wire;
 use crate::net::http::{Client, Origin};
 use crate::resource::secret::Manager;
-use crate::resource::shown;
 
 mod login;
 
 /// The members of an issuance.
 const ISSUED: [&str; 3] = ["certificate", "private_key", "ca_chain"];
+
+/// Members of a login's body that nobody else may learn.
+const CREDENTIALS: [&str; 3] = ["role_id", "secret_id", "jwt"];
 
 /// A Vault as one `secret` resource describes it.
 pub struct Vault {
@@ -347,15 +349,21 @@ impl Api {
             }
             return wire::json(&answer.body);
         }
-        Err(refused(answer.status, &answer.body))
+        let in_body = |member: &&str| body.and_then(|body| body.get(member)?.as_str());
+        let mut credentials: Vec<&[u8]> = token.map(str::as_bytes).into_iter().collect();
+        let of_login = CREDENTIALS.iter().filter_map(in_body);
+        credentials.extend(of_login.map(str::as_bytes));
+        Err(refused(answer.status, &answer.body, &credentials))
     }
 }
 
-/// What a status other than success means. (Vault HTTP API, "HTTP Status Codes")
-fn refused(status: StatusCode, body: &[u8]) -> ReadFault {
+/// What a status other than success means, in Vault's words without what was sent to log in.
+/// (Vault HTTP API, "HTTP Status Codes")
+fn refused(status: StatusCode, body: &[u8], credentials: &[&[u8]]) -> ReadFault {
     let errors = serde_json::from_slice::<Value>(body).unwrap_or_default();
     let error = errors.pointer("/errors/0").and_then(Value::as_str);
-    let said = format!("{} {}", status.as_u16(), shown(error.unwrap_or_default()));
+    let error = wire::words(error.unwrap_or_default(), 64, credentials);
+    let said = format!("{} {error}", status.as_u16());
     let said = said.trim_end().to_owned();
     match status.as_u16() {
         404 => ReadFault::NotFound,

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::source::ReadFault;
 use crate::failure::chain;
 use crate::net::http::{Answer, Client, HttpError};
+use crate::resource::escaped;
 
 /// Sends what was built, and waits for the whole answer, of any status.
 pub(super) async fn send(
@@ -55,6 +56,25 @@ pub(super) async fn read_token(path: PathBuf) -> Result<Zeroizing<String>, ReadF
     Ok(Zeroizing::new(text.trim().to_owned()))
 }
 
+/// How many bytes of a credential in a row give it away.
+const PIECE: usize = 8;
+
+/// What a manager says of a refusal, at most so many characters of it, and nothing at all where
+/// that holds a piece of a credential that was sent, or of a private key: some services quote what
+/// they do not accept, and viewers and logs are told what this gives.
+pub(super) fn words(said: &str, limit: usize, credentials: &[&[u8]]) -> String {
+    let told: String = said.chars().take(limit.saturating_add(PIECE)).collect();
+    let gives_away = |credential: &&[u8]| {
+        let piece = credential.len().clamp(1, PIECE);
+        let mut pieces = credential.windows(piece);
+        pieces.any(|piece| told.as_bytes().windows(piece.len()).any(|at| at == piece))
+    };
+    if credentials.iter().any(gives_away) || told.contains("-----BEGIN") {
+        return String::new();
+    }
+    escaped(said, limit)
+}
+
 /// Why an exchange came to nothing.
 pub(super) fn unreachable(error: HttpError) -> ReadFault {
     match error {
@@ -91,6 +111,30 @@ mod tests {
         assert!(!format!("{:?}", sensitive("it", "hush").unwrap()).contains("hush"));
         let told = sensitive("`token`", "hush\nhush").unwrap_err().to_string();
         assert!(told.starts_with("`token` has") && !told.contains("hush"));
+    }
+
+    #[test]
+    fn words_are_told_unless_they_hold_a_piece_of_a_credential() {
+        let credentials = [b"hush-0123456789".as_slice(), b"pin", b""];
+        let told = |said: &str| words(said, 20, &credentials);
+        for said in ["no such path", "hush-01 is fine", "", "a\nb", "0123456"] {
+            assert_eq!(told(said), said.replace('\n', "\\n"));
+        }
+        for said in [
+            "is hush-0123456789",
+            "hush-012",
+            "x 23456789",
+            "-----BEGIN",
+            "a pin",
+        ] {
+            assert_eq!(told(said), "", "{said}");
+        }
+        assert_eq!(
+            told("a text that is longer than it is told"),
+            "a text that is longe…"
+        );
+        assert_eq!(told("hush-012 at the end…"), "");
+        assert_eq!(told("0123456789 0 hush-0123"), "", "cut within it");
     }
 
     #[test]

@@ -191,6 +191,38 @@ async fn answers_that_are_no_value_are_told_apart() {
 }
 
 #[tokio::test]
+async fn words_with_a_piece_of_the_token_or_a_key_are_not_told() {
+    local(async {
+        let server = StandIn::start(|seen: &Seen| {
+            let token = seen.header("authorization");
+            let (_, name) = seen.line.rsplit_once('/').unwrap();
+            let (_, end) = token.split_at(token.len() - 8);
+            match name {
+                "whole" => status(403, &format!("bad {token}")),
+                "piece" => status(500, &format!("bad …{end}")),
+                "key" => status(418, "it has -----BEGIN PRIVATE KEY-----"),
+                _ => status(403, "bad Bearer token of …-token"),
+            }
+        })
+        .await;
+        let folder = account();
+        let source = try_open(supplied(&server.url), &ground(settings(&folder, &[]))).unwrap();
+        for (name, told) in [
+            ("whole", ReadFault::Denied("403".to_owned())),
+            ("piece", ReadFault::Unavailable("500".to_owned())),
+            ("key", ReadFault::Answer("418".to_owned())),
+            (
+                "plain",
+                ReadFault::Denied("403 bad Bearer token of …-token".to_owned()),
+            ),
+        ] {
+            assert_eq!(find(&source, &format!("shop/{name}/k")).await, Err(told));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn token_of_the_pod_is_read_each_time_and_goes_to_listed_origins_only() {
     local(async {
         let server = StandIn::start(api_server).await;

@@ -185,7 +185,7 @@ async fn every_request_names_the_namespace_the_login_too() {
 async fn statuses_are_told_apart() {
     local(async {
         let (url, _) = play(kv).await;
-        let secret = json!({"uri": url, "prefix": "kv/apisix", "token": "t"});
+        let secret = json!({"uri": url, "prefix": "kv/apisix", "token": "hush-token"});
         let source = open(secret, settings(&url)).unwrap();
         assert_eq!(find(&source, "gone/m").await, Err(ReadFault::NotFound));
         let sealed = find(&source, "sealed/m").await.unwrap_err();
@@ -198,6 +198,36 @@ async fn statuses_are_told_apart() {
         let odd = find(&source, "page/m").await.unwrap_err();
         assert!(matches!(odd, ReadFault::Answer(_)), "{odd:?}");
         assert!(!odd.to_string().contains("hush"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn words_with_a_credential_are_not_told() {
+    fn answers(seen: &Seen) -> (u16, Value) {
+        let told = match seen.0.as_str() {
+            "POST /v1/auth/approle/login" => seen.2.clone(),
+            "GET /v1/kv/echo" => seen.1.clone().unwrap_or_default(),
+            _ => "permission denied".to_owned(),
+        };
+        (403, json!({ "errors": [told] }))
+    }
+    local(async {
+        let (url, _) = play(answers).await;
+        let given = json!({"uri": url, "prefix": "kv", "token": "hush-token"});
+        let given = open(given, settings(&url)).unwrap();
+        let bare = Err(ReadFault::Denied("403".to_owned()));
+        assert_eq!(find(&given, "echo/m").await, bare);
+        let plain = Err(ReadFault::Denied("403 permission denied".to_owned()));
+        assert_eq!(find(&given, "plain/m").await, plain);
+        for auth in [
+            json!({"method": "approle", "role_id": "r", "secret_id": "hush-secret"}),
+            json!({"method": "approle", "role_id": "hush-role", "secret_id": "s"}),
+        ] {
+            let secret = json!({"uri": url, "prefix": "kv", "auth": auth});
+            let source = open(secret, settings(&url)).unwrap();
+            assert_eq!(find(&source, "echo/m").await, bare);
+        }
     })
     .await;
 }
