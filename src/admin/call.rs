@@ -40,8 +40,8 @@ pub(super) struct Call<'r> {
     pub(super) flavour: Flavour,
     /// Who calls.
     pub(super) actor: &'r Actor,
-    /// The body, until it is read.
-    pub(super) body: Option<Body>,
+    /// The body, until it is read to its end.
+    pub(super) body: &'r mut Option<Body>,
 }
 
 impl Call<'_> {
@@ -81,12 +81,12 @@ impl Call<'_> {
     /// Reads the body as it is; empty when there is none, or it was read before.
     pub(super) async fn read_bytes(&mut self) -> Result<Zeroizing<Vec<u8>>, Refusal> {
         let head = self.head;
-        match self.body.take() {
-            Some(stream) => {
-                Ok(request::read_body(head.content_length(), head.body_limit(), stream).await?)
-            }
-            None => Ok(Zeroizing::default()),
-        }
+        let Some(stream) = self.body.as_mut() else {
+            return Ok(Zeroizing::default());
+        };
+        let body = request::read_body(head.content_length(), head.body_limit(), stream).await?;
+        *self.body = None;
+        Ok(body)
     }
 
     /// How withheld fields are shown on reads.

@@ -176,9 +176,10 @@ impl Admin {
         peer: Option<Peer>,
         body: Body,
     ) -> Answer {
+        let mut body = Some(body);
         let mut answer = match rand::hex_id(16) {
             Ok(id) => {
-                let mut answer = self.answer_as(listener, head, peer, body, &id).await;
+                let mut answer = self.answer_as(listener, head, peer, &mut body, &id).await;
                 set(&mut answer, "x-request-id", &id);
                 answer
             }
@@ -194,6 +195,12 @@ impl Admin {
             }
         };
         self.decorate(head, &mut answer.headers);
+        if let Some(body) = body
+            && !request::is_done(head, body).await
+        {
+            let close = HeaderValue::from_static("close");
+            answer.headers.insert(header::CONNECTION, close);
+        }
         answer
     }
 
@@ -202,7 +209,7 @@ impl Admin {
         listener: Listener,
         head: &Head,
         peer: Option<Peer>,
-        body: Body,
+        body: &mut Option<Body>,
         request_id: &str,
     ) -> Answer {
         let mut actor = Actor {
@@ -222,7 +229,7 @@ impl Admin {
                 head,
                 flavour,
                 actor: &actor,
-                body: Some(body),
+                body,
             },
             Err(refusal) => return refused(refusal, head, &actor),
         };
@@ -528,6 +535,29 @@ mod tests {
             assert_eq!(told.header("x-request-id").map(str::len), Some(32));
             assert_eq!(told.header("access-control-allow-origin"), None);
             assert!(told.text.ends_with("}\n"), "{}", told.text);
+        }
+    }
+
+    #[tokio::test]
+    async fn answer_that_leaves_a_long_body_unread_says_that_the_connection_ends() {
+        let room = Room::new();
+        let (short, long) = ("x".repeat(1000), "x".repeat(100_000));
+        for (method, path, key, status, is_read) in [
+            ("PUT", "/apisix/admin/routes/1", "wrong", 401, false),
+            ("PUT", "/apisix/admin/nothing/1", KEY, 404, false),
+            ("POST", "/apisix/admin/secrets/vault/1", KEY, 405, false),
+            ("PUT", "/apisix/admin/routes/1", KEY, 400, true),
+        ] {
+            for (body, is_long) in [(&short, false), (&long, true)] {
+                let length = body.len().to_string();
+                let headers = [("x-api-key", key), ("content-length", length.as_str())];
+                let told = room
+                    .ask_with(Listener::Http9180, method, path, &headers, body)
+                    .await;
+                assert_eq!(told.status, status, "{method} {path}: {}", told.text);
+                let expected = (is_long && !is_read).then_some("close");
+                assert_eq!(told.header("connection"), expected, "{method} {path}");
+            }
         }
     }
 

@@ -269,6 +269,41 @@ where
     Ok(body)
 }
 
+/// The longest rest of a body that is read away, in bytes.
+const REST_BYTES: usize = 64 * 1024;
+
+/// How long that may take.
+const REST_TIME: Duration = Duration::from_millis(500);
+
+/// Whether the connection can go on after a request that was answered before its body was read: a
+/// short rest is read away. Else the answer has to say that it ends. (RFC 9112 §9.3, §9.6)
+pub(super) async fn is_done<S, B>(head: &Head, mut stream: S) -> bool
+where
+    S: Stream<Item = Result<B, warp::Error>> + Unpin,
+    B: Buf,
+{
+    // Whoever waits for a 100 is not asked for what nobody wants. (RFC 9110 §10.1.1)
+    let waits = head.headers.contains_key(header::EXPECT);
+    let is_long = head.content_length().is_some_and(|all| all > REST_BYTES);
+    if waits || is_long {
+        return false;
+    }
+    let rest = async {
+        let mut length = 0_usize;
+        while let Some(part) = stream.next().await {
+            let Ok(part) = part else {
+                return false;
+            };
+            length = length.saturating_add(part.remaining());
+            if length > REST_BYTES {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(REST_TIME, rest).await == Ok(true)
+}
+
 /// Parses a body as JSON, whatever its content type; `None` when there is none.
 ///
 /// An object with the same member twice is refused: which of the two counts would be a guess.
@@ -395,6 +430,36 @@ mod tests {
             .await
             .unwrap_err();
         assert_eq!(chunked.to_string(), text);
+    }
+
+    #[tokio::test]
+    async fn short_rest_of_a_body_is_read_away_and_a_long_one_is_not() {
+        let done = async |length: Option<usize>, expect: bool, parts: Vec<Vec<u8>>, ends: bool| {
+            let mut headers = HeaderMap::new();
+            if let Some(length) = length {
+                headers.insert(header::CONTENT_LENGTH, length.into());
+            }
+            if expect {
+                headers.insert(header::EXPECT, "100-continue".parse().unwrap());
+            }
+            let head = Head::new(Method::PUT, "/", "", headers);
+            let parts = parts.into_iter().map(|part| Ok(Bytes::from(part)));
+            let parts = futures_util::stream::iter(parts);
+            if ends {
+                is_done(&head, parts).await
+            } else {
+                is_done(&head, parts.chain(futures_util::stream::pending())).await
+            }
+        };
+        let short = || vec![vec![b'1'; REST_BYTES]];
+        let long = || vec![vec![b'1'; REST_BYTES], vec![b'1']];
+        assert!(done(None, false, Vec::new(), true).await);
+        assert!(done(Some(REST_BYTES), false, short(), true).await);
+        assert!(done(None, false, short(), true).await);
+        assert!(!done(Some(REST_BYTES + 1), false, Vec::new(), true).await);
+        assert!(!done(None, false, long(), true).await);
+        assert!(!done(Some(2), false, vec![vec![b'{']], false).await, "slow");
+        assert!(!done(Some(2), true, vec![b"{}".to_vec()], true).await);
     }
 
     #[test]
