@@ -545,6 +545,11 @@ mod tests {
                 "invalid request body: invalid yaml request body",
             ),
             (
+                "application/yaml",
+                "routes: .inf\n",
+                "invalid request body: invalid yaml request body",
+            ),
+            (
                 "application/json",
                 "[]",
                 "invalid configuration: wrong type: expected object, got table",

@@ -67,8 +67,13 @@ impl<'de> Visitor<'de> for DistinctVisitor {
         Ok(Distinct)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Distinct, E> {
-        Ok(Distinct)
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Distinct, E> {
+        // YAML's `.inf` and `.nan`, which would be read as null.
+        if number.is_finite() {
+            Ok(Distinct)
+        } else {
+            Err(E::custom("a number that is none in JSON"))
+        }
     }
 
     fn visit_str<E>(self, _: &str) -> Result<Distinct, E> {

@@ -517,6 +517,8 @@ mod tests {
                 "item 2: found duplicate id 1 in routes",
             ),
             ("routes_conf_version: x\n#END", "must be a whole number"),
+            ("routes: .inf\n#END", "it is not YAML"),
+            ("routes: .nan\n#END", "it is not YAML"),
             ("routes_conf_version: -1\n#END", "must be a whole number"),
             (
                 "X-Digest: 1\n#END",
