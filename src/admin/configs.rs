@@ -173,9 +173,11 @@ async fn put(call: &mut Call<'_>, served: Arc<Served>) -> Result<Answer, Refusal
     }
     sections.shift_remove(file::DIGEST);
     sections.shift_remove(file::LAST_MODIFIED);
-    if sections
-        .iter()
-        .any(|(name, value)| file::has_variable(value) || name.contains("${{"))
+    let is_variable = |text: &str| text.contains("${{");
+    if is_variable(&digest)
+        || sections
+            .iter()
+            .any(|(name, value)| file::has_variable(value) || is_variable(name))
     {
         return Err(refuse(
             "`${{` stands for a variable of the gateway's environment in its file; write the value, or \
@@ -249,14 +251,18 @@ fn next(now: &About, given: &Map<String, Value>, digest: String) -> Result<About
         let (name, before) = (file::version_of(section), now.version(section));
         let version = match given.get(&name) {
             None => before.saturating_add(1),
-            Some(Value::Number(number)) => {
-                // A number below zero, or with a fraction, is none that was given before.
-                let version = number.as_u64().filter(|version| *version >= before);
-                version.ok_or_else(|| {
+            Some(value @ Value::Number(number)) => match file::whole(value) {
+                Some(version) if version >= before => version,
+                None if number.as_f64().is_some_and(|number| number >= 0.0) => {
+                    let text = format!("{name} must be a whole number below 9007199254740992");
+                    return Err(refuse(&text));
+                }
+                // One below zero is none that was given before.
+                Some(_) | None => {
                     let text = format!("{name} must be greater than or equal to ({before})");
-                    refuse(&text)
-                })?
-            }
+                    return Err(refuse(&text));
+                }
+            },
             Some(_) => return Err(refuse(&format!("{name} must be a number"))),
         };
         next.versions.insert(section.to_owned(), version);
@@ -356,5 +362,45 @@ fn yaml(value: Value) -> Yaml {
             .map(|(name, member)| (Yaml::String(name), yaml(member)))
             .collect::<serde_yaml_ng::Mapping>()
             .into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::admin::testing::{KEY, Room, state};
+    use crate::admin::{Admin, Listener};
+
+    #[tokio::test]
+    async fn digest_and_versions_that_no_file_can_say_are_refused_as_the_clients_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let served = Served::new(&folder.path().join("apisix.yaml"));
+        let room = Room(Arc::new(Admin {
+            served: Some(Arc::new(served)),
+            ..state()
+        }));
+        let whole = "routes_conf_version must be a whole number below 9007199254740992";
+        let less = "routes_conf_version must be greater than or equal to (3)";
+        let variable = "`${{` stands for a variable";
+        for (digest, version, status, text) in [
+            ("${{HOME}}", "3", 400, variable),
+            ("{{}}$", "3", 202, ""),
+            ("b", "3.0", 202, ""),
+            ("c", "1e30", 400, whole),
+            ("c", "3.5", 400, whole),
+            ("c", "2.0", 400, less),
+            ("c", "-0.5", 400, less),
+            ("c", "4e0", 202, ""),
+        ] {
+            let headers = [("x-api-key", KEY), ("x-digest", digest)];
+            let body = format!("{{\"routes_conf_version\": {version}}}");
+            let path = "/apisix/admin/configs";
+            let told = room
+                .ask_with(Listener::Http9180, "PUT", path, &headers, &body)
+                .await;
+            assert_eq!(told.status, status, "{digest} {version}: {}", told.text);
+            assert!(told.text.contains(text), "{}", told.text);
+        }
     }
 }

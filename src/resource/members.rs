@@ -51,7 +51,8 @@ pub(super) fn one_or_many<'d>(
 }
 
 /// A JSON number without fraction (`1`, `1.0`, `1e3`) that fits.
-pub(super) fn integer(value: &Value) -> Option<i64> {
+#[must_use]
+pub fn integer(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| {
         let number = value.as_f64()?;
         let is_whole = number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0;

@@ -40,6 +40,7 @@ pub mod upstream;
 
 pub use envelope::{address_id, check_envelope, check_id, refuse_id, refuse_times, stamp, time};
 pub use flavour::Flavour;
+pub use members::integer;
 pub use references::{missing_reference, references, still_used, wrong_ssl_type};
 pub use texts::{escaped, shown};
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 pub use self::writing::write;
-use crate::resource::{Document, Id, Kind, check_id, json, shown};
+use crate::resource::{Document, Id, Kind, check_id, integer, json, shown};
 
 /// What the last line of a YAML file says, so that one half written is not read.
 const END: &str = "#END";
@@ -287,7 +287,7 @@ pub fn declared(sections: Map<String, Value>) -> Result<Declared, FileError> {
                 return Err(FileError::NotOffered(known));
             }
         } else if let Some(of) = versioned(&section) {
-            let version = value.as_u64();
+            let version = whole(&value);
             let version = version.ok_or_else(|| FileError::NoVersion(section.clone()))?;
             about.versions.insert(of.to_owned(), version);
         } else if section == DIGEST {
@@ -309,6 +309,12 @@ pub fn versioned(member: &str) -> Option<&str> {
     let of = member.strip_suffix(VERSION_SUFFIX)?;
     let is_section = Kind::from_plural(of).is_some() || NOT_OFFERED.contains(&of);
     is_section.then_some(of)
+}
+
+/// A version, however it is written: `3`, `3.0`.
+#[must_use]
+pub fn whole(version: &Value) -> Option<u64> {
+    u64::try_from(integer(version)?).ok()
 }
 
 /// What the version of a section is called.
