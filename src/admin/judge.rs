@@ -15,12 +15,10 @@ use crate::control::{Put, WriteError};
 use crate::resource::fault::Faults;
 use crate::resource::{self, Document, Id, Kind, plugins, schema, shown};
 use crate::secrets::custody::Opened;
-use crate::store::file;
+use crate::store::file::{self, FileError};
 
 /// The id that stands for one which a document does not have.
 const UNNAMED: &str = "unnamed";
-/// What a section's version is called behind its name; standalone files have them.
-const VERSION_SUFFIX: &str = "_conf_version";
 
 /// The JSON schema of the kind with this singular word.
 pub(super) fn show_schema(word: &str) -> Result<Answer, Refusal> {
@@ -165,7 +163,7 @@ async fn check_section(
     value: Value,
     errors: &mut Errors,
 ) -> Result<(), Refusal> {
-    if let Some(kind_word) = section.strip_suffix(VERSION_SUFFIX) {
+    if let Some(kind_word) = file::versioned(section) {
         if !value.is_number() {
             let error = format!("{section} must be a number");
             errors.of_section(kind_word, &error);
@@ -186,7 +184,12 @@ async fn check_section(
     let kind = match kind(section) {
         Ok(kind) => kind,
         // Nothing asked for, nothing missed.
-        Err(_) if items.is_empty() => return Ok(()),
+        Err(_) if items.is_empty() && file::NOT_OFFERED.contains(&section) => return Ok(()),
+        Err(_) if items.is_empty() => {
+            let error = FileError::NoSuchSection(section.to_owned());
+            errors.of_section(section, &error.to_string());
+            return Ok(());
+        }
         Err(refusal) => {
             errors.of_section(section, &refusal.to_string());
             return Ok(());
@@ -196,7 +199,11 @@ async fn check_section(
     for (index, item) in items.into_iter().enumerate() {
         let own = item
             .get("id")
-            .map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
+            .map(|id| match (id.as_str(), resource::integer(id)) {
+                (Some(text), _) => text.to_owned(),
+                (None, Some(number)) => number.to_string(),
+                (None, None) => id.to_string(),
+            });
         let judged = match (kind, own.as_deref()) {
             (Kind::Secret, None) => Err(no_secret_id("nil")),
             (Kind::Secret, Some(own)) if !own.contains('/') => Err(no_secret_id(own)),
@@ -416,6 +423,7 @@ mod tests {
             "upstreams": [{"id": "u", "nodes": {}, "tls": {"client_cert_id": "c"}}],
             "ssls": [{"id": "c", "type": "client", "cert": cert, "key": key}],
             "secrets": [], "consumers": [], "global_rules": {}, "routes_conf_version": 3,
+            "plugins": [], "protos_conf_version": 1,
         });
         let yaml = "routes:\n- id: r\n  uri: /a\n  service_id: s\n  priority: 5\n\
                     services:\n- {id: s, upstream_id: u}\n\
@@ -434,12 +442,15 @@ mod tests {
                 {"id": "r", "uri": "/a", "upstream": {"nodes": {}}},
                 7,
                 {"id": 5, "uri": "/a", "plugins": {"none": {}}},
+                {"id": 1, "uri": "/a", "upstream": {"nodes": {}}},
+                {"id": 1.0, "uri": "/a", "upstream": {"nodes": {}}},
             ],
             "ssls": [{"cert": cert, "key": pair().1, "sni": "a.test"}],
             "secrets": [{"uri": "http://v"}],
             "upstreams": "x",
             "consumers": [{"username": "x"}],
-            "routez": [{}],
+            "routez": [],
+            "foo_conf_version": 3,
             "ssls_conf_version": "3",
         });
         let told = check(&room, "application/json", &bad.to_string()).await;
@@ -461,7 +472,7 @@ mod tests {
         };
         let prefix = "invalid routes at index";
         let mut errors = body["errors"].as_array().unwrap().clone();
-        let mismatch = errors.remove(4);
+        let mismatch = errors.remove(5);
         assert_eq!(
             (&mismatch["resource_type"], &mismatch["index"]),
             (&json!("ssls"), &json!(0))
@@ -491,6 +502,7 @@ mod tests {
                 3,
                 &format!("{prefix} 3, err: unknown plugin [none]"),
             ),
+            item("routes", Some("1"), 5, "found duplicate id 1 in routes"),
             with_hint(
                 item(
                     "secrets",
@@ -502,7 +514,8 @@ mod tests {
             ),
             json!({"resource_type": "upstreams", "error": "wrong type: expected array, got string"}),
             json!({"resource_type": "consumers", "error": "consumers are not available in this gateway; nothing was stored"}),
-            json!({"resource_type": "routez", "error": "Unsupported resource type: routez"}),
+            json!({"resource_type": "routez", "error": "`routez` is no section; write ssls, upstreams, services, routes or secrets"}),
+            json!({"resource_type": "foo_conf_version", "error": "wrong type: expected array, got number"}),
             json!({"resource_type": "ssls", "error": "ssls_conf_version must be a number"}),
         ];
         assert_eq!(errors, expected);
