@@ -15,6 +15,7 @@ use crate::control::{Put, WriteError};
 use crate::resource::fault::Faults;
 use crate::resource::{self, Document, Id, Kind, plugins, schema, shown};
 use crate::secrets::custody::Opened;
+use crate::secrets::custody::stray::stray_keys;
 use crate::store::file::{self, FileError};
 
 /// The id that stands for one which a document does not have.
@@ -50,7 +51,8 @@ pub(super) fn schemas() -> Value {
     Value::Object(all.collect())
 }
 
-/// Judges a body by the schema of its kind alone: neither PEM nor references are looked at.
+/// Judges a body by the schema of its kind alone: neither PEM nor references are looked at, but that
+/// a key in a member that is shown is refused as a write refuses it.
 pub(super) async fn check_schema(call: &mut Call<'_>, word: &str) -> Result<Answer, Refusal> {
     let kind = kind(word)?;
     let body = call.read_body().await?.ok_or(Refusal::NoConfiguration)?;
@@ -60,6 +62,11 @@ pub(super) async fn check_schema(call: &mut Call<'_>, word: &str) -> Result<Answ
         return Ok(Answer::error(StatusCode::BAD_REQUEST, &text));
     };
     let document = Opened::new(kind, document);
+    let strays = stray_keys(kind, &document);
+    if !strays.is_empty() {
+        // What it says of them would be quoted.
+        return Err(WriteError::Invalid(Faults(strays)).into());
+    }
     let judged = id(kind, &document)
         .and_then(|id| resource::check_schema(kind, &id, &document, call.flavour));
     Ok(match judged {
@@ -395,6 +402,23 @@ mod tests {
         let path = "/apisix/admin/schema/validate/route";
         let told = room.ask("POST", path, "{}", 404).await.json();
         assert_eq!(told["error_msg"], "Unsupported resource type: route");
+    }
+
+    #[tokio::test]
+    async fn stray_key_is_refused_as_a_write_refuses_it_and_is_not_quoted() {
+        let room = Room::new();
+        let (cert, key) = pair();
+        let line = key.lines().nth(1).unwrap();
+        let bad = json!({"cert": cert, "key": key, "snis": [key]});
+        let good = json!({"cert": cert, "key": key, "snis": ["a.test"]});
+        let path = "/apisix/admin/schema/validate/ssls";
+        let told = room.ask("POST", path, &bad.to_string(), 400).await;
+        let stored = room
+            .ask("PUT", "/apisix/admin/ssls/1", &bad.to_string(), 400)
+            .await;
+        assert_eq!(told.text, stored.text);
+        assert!(!told.text.contains(line), "{}", told.text);
+        room.ask("POST", path, &good.to_string(), 200).await;
     }
 
     #[tokio::test]
