@@ -131,7 +131,7 @@ impl Faults {
         let own = first
             .guess
             .as_ref()
-            .filter(|_| first.words == Words::Schema);
+            .filter(|_| first.words != Words::Stricter);
         let guess = own.or_else(|| self.guess_behind(first));
         parts.extend(guess.map(found));
         (!parts.is_empty()).then(|| parts.join("; "))
@@ -291,6 +291,20 @@ impl Verdict {
         reason: impl Into<String>,
     ) {
         self.add(Words::Apisix, pointer.into(), reason.into());
+    }
+
+    /// Refuses a member that there is none of, in APISIX's words, with what may have been meant.
+    pub(super) fn refuse_unknown(
+        &mut self,
+        pointer: impl Into<String>,
+        reason: impl Into<String>,
+        guess: Option<Guess>,
+    ) {
+        let place = self.faults.len();
+        self.refuse_as_apisix(pointer, reason);
+        if let Some(fault) = self.faults.get_mut(place) {
+            fault.guess = guess;
+        }
     }
 
     /// Refuses with a reason that APISIX puts behind `invalid configuration: `.

@@ -9,7 +9,7 @@ use http::header::{
 };
 use serde_json::Value;
 
-use super::fault::Verdict;
+use super::fault::{Guess, Verdict};
 use super::{Document, is_reference, members, schema, texts};
 use crate::matching::template::Template;
 use crate::matching::variable::{ClientFact, Variable};
@@ -98,10 +98,12 @@ pub(super) fn read(document: &Document, verdict: &mut Verdict) -> Plugins {
     plugins
 }
 
+/// What precedes the reasons of a plugin.
+const REFUSED: &str = "failed to check the configuration of plugin proxy-rewrite err: ";
+
 /// Refuses in APISIX's words. (APISIX, `plugins/proxy-rewrite.lua`.)
 fn refuse(at: &str, reason: &str, verdict: &mut Verdict) {
-    let text = format!("failed to check the configuration of plugin proxy-rewrite err: {reason}");
-    verdict.refuse_as_apisix(at, text);
+    verdict.refuse_as_apisix(at, format!("{REFUSED}{reason}"));
 }
 
 /// Refuses what the schema finds.
@@ -131,12 +133,10 @@ fn read_proxy_rewrite(config: &Value, at: &str, verdict: &mut Verdict) -> Option
         if MEMBERS.contains(&member.as_str()) || member == "_meta" {
             verdict.refuse_unsupported(at, &format!("proxy-rewrite.{member}"));
         } else {
-            let shown = texts::shown(member);
-            let known = texts::nearest(member, MEMBERS);
-            let meant = known.map(|known| format!("; did you mean {known}?"));
-            let meant = meant.unwrap_or_default();
-            let reason = format!("additional properties forbidden, found {shown}{meant}");
-            refuse(&at, &reason, verdict);
+            let found = texts::shown(member);
+            let reason = format!("{REFUSED}additional properties forbidden, found {found}");
+            let meant = texts::nearest(member, MEMBERS).map(str::to_owned);
+            verdict.refuse_unknown(at, reason, meant.map(|meant| Guess { found, meant }));
         }
     }
     if !served.is_empty() {
@@ -323,6 +323,13 @@ fn read_value(text: &str, at: &str, verdict: &mut Verdict) -> Option<Template> {
 fn read_template(text: &str, at: &str, verdict: &mut Verdict) -> Option<Template> {
     match Template::parse(text) {
         Ok(template) => Some(template),
+        Err(error) if Variable::parse(&error.0).is_some() => {
+            let shown = texts::shown(&error.0);
+            let reason =
+                format!("{shown} is of the request's body, which `vars` alone can ask for");
+            refuse(at, &reason, verdict);
+            None
+        }
         Err(error) => {
             let known = texts::nearest(&error.0, Variable::names());
             let meant = known.map(|known| format!("; did you mean {known}?"));
@@ -369,6 +376,19 @@ mod tests {
         let (plugins, verdict) = judged(&json!({"headers": {"set": "a", "X-Old": "b"}}));
         assert!(verdict.faults.is_empty(), "{:?}", verdict.faults);
         assert_eq!(plugins.rewrite.unwrap().set.len(), 2);
+    }
+
+    #[test]
+    fn typo_is_told_in_the_words_of_apisix_with_what_was_meant_beside_them() {
+        let (_, verdict) = judged(&json!({"header": {}}));
+        let faults = Faults(verdict.faults);
+        let words = "failed to check the configuration of plugin proxy-rewrite err: additional \
+                     properties forbidden, found header";
+        assert_eq!(faults.message(), words);
+        let hint = faults.hint().unwrap();
+        assert_eq!(hint, "found header, did you mean \"headers\"?");
+        let (_, verdict) = judged(&json!({"quite": {}}));
+        assert_eq!(Faults(verdict.faults).hint(), None);
     }
 
     #[test]
@@ -535,7 +555,11 @@ mod tests {
                 "/uri",
                 "no request has a variable",
             ),
-            (json!({"header": {}}), "/header", "did you mean headers?"),
+            (
+                json!({"uri": "/$graphql_name"}),
+                "/uri",
+                "err: graphql_name is of the request's body, which `vars` alone can ask for",
+            ),
             (
                 json!({"headers": {"set": {"Host": "c"}}}),
                 "/headers/set/Host",
