@@ -55,7 +55,7 @@ pub struct Secrets {
 pub struct SecretManager {
     /// `origins`: where credentials may go that a `secret` resource does not hold itself, e.g.
     /// `https://vault.example.com:8200`. Default: for vault `VAULT_ADDR`, for kubernetes the API
-    /// server of the cluster, else none.
+    /// server of the cluster, by its address and as `kubernetes.default.svc`, else none.
     pub origins: Vec<String>,
     /// `trust_file`: the CAs that the manager's certificate must come from. Default:
     /// [`TrustFile::System`], but for the cluster's own API server, which its pods have a CA for.
@@ -97,7 +97,7 @@ pub(super) fn read_secrets(
         gcp: read_manager(&gcp, None),
         service_account: absolute(&kubernetes, "service_account")
             .unwrap_or_else(|| PathBuf::from(SERVICE_ACCOUNT)),
-        kubernetes: read_manager(&kubernetes, api_server(env)),
+        kubernetes: read_manager(&kubernetes, api_servers(env)),
         file_roots: read_roots(&file),
         proxy: read_forward_proxy(&section.section("proxy"), reader, env, warnings),
     };
@@ -107,7 +107,10 @@ pub(super) fn read_secrets(
     secrets
 }
 
-fn read_manager(section: &Section<'_>, default_origin: Option<String>) -> SecretManager {
+fn read_manager(
+    section: &Section<'_>,
+    defaults: impl IntoIterator<Item = String>,
+) -> SecretManager {
     let origins = section.texts("origins");
     for origin in origins.iter().flatten() {
         let rest = origin
@@ -129,21 +132,25 @@ fn read_manager(section: &Section<'_>, default_origin: Option<String>) -> Secret
         Some(path) => TrustFile::Path(PathBuf::from(path)),
     };
     SecretManager {
-        origins: origins.unwrap_or_else(|| default_origin.into_iter().collect()),
+        origins: origins.unwrap_or_else(|| defaults.into_iter().collect()),
         trust_file,
         is_trust_default: trust_text.is_none(),
     }
 }
 
-/// The API server as the cluster tells a pod.
-fn api_server(env: &dyn Fn(&str) -> Option<String>) -> Option<String> {
-    let host = env("KUBERNETES_SERVICE_HOST")?;
+/// The API server as the cluster tells a pod, and by its name there; none outside of one.
+/// (Kubernetes, "Accessing the Kubernetes API from a Pod")
+fn api_servers(env: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
+    let Some(host) = env("KUBERNETES_SERVICE_HOST") else {
+        return Vec::new();
+    };
     let port = env("KUBERNETES_SERVICE_PORT").unwrap_or_else(|| "443".to_owned());
-    Some(if host.contains(':') {
+    let told = if host.contains(':') {
         format!("https://[{host}]:{port}")
     } else {
         format!("https://{host}:{port}")
-    })
+    };
+    vec![told, format!("https://kubernetes.default.svc:{port}")]
 }
 
 fn absolute(section: &Section<'_>, key: &'static str) -> Option<PathBuf> {
@@ -229,7 +236,13 @@ mod tests {
     fn only_what_the_environment_names_is_trusted_by_default() {
         let secrets = read("").unwrap().secrets;
         assert_eq!(secrets.vault.origins, ["https://v.test:8200"]);
-        assert_eq!(secrets.kubernetes.origins, ["https://[fd00::1]:443"]);
+        assert_eq!(
+            secrets.kubernetes.origins,
+            [
+                "https://[fd00::1]:443",
+                "https://kubernetes.default.svc:443"
+            ]
+        );
         assert!(!secrets.aws_instance_role);
         assert!(secrets.aws.origins.is_empty() && secrets.gcp.origins.is_empty());
         assert!(secrets.file_roots.is_empty());
