@@ -346,8 +346,12 @@ fn ttl(call: &Call<'_>, kind: Kind) -> Result<Option<Duration>, Refusal> {
     ttl.map(Some).ok_or(Refusal::TtlOutOfRange)
 }
 
-/// The revision of `If-Match`, an addition of ours.
+/// The revision of `If-Match`, an addition of ours. `If-None-Match` is no condition that is left
+/// out without a word. (RFC 9110 §13.1)
 fn if_match(call: &Call<'_>) -> Result<Option<Revision>, Refusal> {
+    if call.head.headers.contains_key(http::header::IF_NONE_MATCH) {
+        return Err(Refusal::IfNoneMatch);
+    }
     if !call.head.headers.contains_key(http::header::IF_MATCH) {
         return Ok(None);
     }

@@ -312,6 +312,12 @@ pub(super) enum Refusal {
          delete it when it is no longer wanted"
     )]
     TtlOnSsl,
+    /// `If-None-Match` at a write.
+    #[error(
+        "If-None-Match is not understood here and nothing was changed; POST makes a new object, and \
+         If-Match with a revision guards one that is there"
+    )]
+    IfNoneMatch,
     /// `If-Match` that is no revision.
     #[error("If-Match must be one revision as GET gave it in ETag, such as \"12\"")]
     BadIfMatch,
@@ -438,6 +444,7 @@ impl Refusal {
             | Self::TtlNotANumber
             | Self::TtlOutOfRange
             | Self::TtlOnSsl
+            | Self::IfNoneMatch
             | Self::BadIfMatch => Answer::error(bad, &text),
         }
     }

@@ -431,6 +431,24 @@ async fn if_match_guards_a_write() {
 }
 
 #[tokio::test]
+async fn write_with_if_none_match_is_refused_and_changes_nothing() {
+    let room = Room::new();
+    let path = "/apisix/admin/upstreams/1";
+    let ask = async |method: &str, body: &str| {
+        let headers = [("x-api-key", KEY), ("if-none-match", "*")];
+        let told = room.ask_with(Listener::Http9180, method, path, &headers, body);
+        told.await.status
+    };
+    assert_eq!(ask("PUT", UPSTREAM).await, 400);
+    room.ask("GET", path, "", 404).await;
+    room.ask("PUT", path, UPSTREAM, 201).await;
+    for (method, body) in [("PUT", UPSTREAM), ("PATCH", "{}"), ("DELETE", "")] {
+        assert_eq!(ask(method, body).await, 400, "{method}");
+    }
+    assert_eq!(ask("GET", "").await, 200);
+}
+
+#[tokio::test]
 async fn warnings_are_beside_the_value_never_in_it() {
     let room = Room::new();
     let document = UPSTREAM.replacen('{', r#"{"scheme":"https","#, 1);
