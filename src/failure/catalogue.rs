@@ -96,7 +96,7 @@ catalogue! {
         "The request's Host is absent, empty, given twice, malformed, or differs from the request's target."
         "Correct the client: one Host header with a host name and an optional port, equal to the target's. A proxy in front that adds a second Host is the usual cause."
     PathInvalid "path_invalid" Client
-        "The request's path has an invalid percent escape or an encoded NUL, or climbs above the root: every name refuses that. A name that has `skip_mtls_uri_regex` refuses also what servers read in different ways: `//`, a backslash, a dot segment, an encoded slash, backslash, dot or percent sign. The answer was 400."
+        "The request's path has an invalid percent escape or an encoded NUL, or climbs above the root, or `uri` of proxy-rewrite makes a target of more than 65,534 bytes of it: every name refuses that. A name that has `skip_mtls_uri_regex` refuses also what servers read in different ways: `//`, a backslash, a dot segment, an encoded slash, backslash, dot or percent sign. The answer was 400."
         "Have the client send the plain path. If the record's path is one that only names with `client.skip_mtls_uri_regex` refuse, and it is needed, serve it under a name without."
 
     // The client's handshake and connection.

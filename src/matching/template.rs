@@ -62,10 +62,14 @@ impl Template {
         Ok(Self(pieces))
     }
 
-    /// The text for a request. A variable that is absent leaves nothing.
-    pub fn render(&self, variables: &impl Variables) -> Vec<u8> {
+    /// The text for a request; `None` where it would have more than `limit` bytes. A variable that
+    /// is absent leaves nothing.
+    pub fn render(&self, variables: &impl Variables, limit: usize) -> Option<Vec<u8>> {
         let mut rendered = Vec::new();
         for piece in &self.0 {
+            if rendered.len() > limit {
+                return None;
+            }
             match piece {
                 Piece::Text(text) => rendered.extend_from_slice(text.as_bytes()),
                 Piece::Variable(variable) => {
@@ -75,7 +79,7 @@ impl Template {
                 }
             }
         }
-        rendered
+        (rendered.len() <= limit).then_some(rendered)
     }
 
     /// The variables in it.
@@ -138,17 +142,26 @@ mod tests {
             ("${arg_a", "${arg_a"),
         ] {
             let template = Template::parse(text).unwrap();
-            assert_eq!(template.render(&Sample), rendered.as_bytes(), "{text}");
+            let told = template.render(&Sample, 10).unwrap();
+            assert_eq!(told, rendered.as_bytes(), "{text}");
         }
         let unknown = Template::parse("a $arg_a $nothing").unwrap_err();
         assert_eq!(unknown.to_string(), "no request has a variable nothing");
+    }
+
+    #[test]
+    fn text_is_as_long_as_it_may_be_and_no_longer() {
+        let template = Template::parse(&"$arg_a".repeat(10)).unwrap();
+        assert_eq!(template.render(&Sample, 10).unwrap(), b"7777777777");
+        assert_eq!(template.render(&Sample, 9), None);
+        assert_eq!(Template::parse("plain").unwrap().render(&Sample, 4), None);
     }
 
     proptest! {
         #[test]
         fn arbitrary_text_never_panics(text: String) {
             if let Ok(template) = Template::parse(&text) {
-                let _ = template.render(&Sample);
+                let _ = template.render(&Sample, 100);
             }
         }
     }

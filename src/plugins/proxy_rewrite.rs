@@ -7,9 +7,18 @@ use crate::matching::template::Template;
 use crate::matching::variable::Variables;
 use crate::resource::plugins::{Rewrite, TargetRewrite};
 
+/// The longest target that the gateway sends, in bytes, and the longest value of a header. A short
+/// template names a long variable as often as it likes.
+const MOST_BYTES: usize = 65_534;
+
+/// Why there is no target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("`uri` of proxy-rewrite makes a target of more than {MOST_BYTES} bytes of it")]
+pub struct TooLong;
+
 /// What is to be done to a request, its variables put in.
 pub struct Rewritten {
-    target: Option<String>,
+    target: Option<Result<String, TooLong>>,
     add: Vec<(HeaderName, HeaderValue)>,
     set: Vec<(HeaderName, Option<HeaderValue>)>,
     remove: Vec<HeaderName>,
@@ -22,7 +31,7 @@ impl Rewritten {
         let value = |template: &Template| value(template, variables);
         let target = rewrite.target.as_ref();
         Self {
-            target: target.map(|target| written(target, variables)),
+            target: target.map(|target| written(target, variables).ok_or(TooLong)),
             add: rewrite
                 .add
                 .iter()
@@ -39,14 +48,23 @@ impl Rewritten {
 
     /// The target, if it is another one than the client's; `query` is the client's, which stays
     /// (APISIX).
-    #[must_use]
-    pub fn target(&self, query: Option<&str>) -> Option<String> {
-        let target = self.target.as_ref()?;
-        Some(match query {
+    ///
+    /// # Errors
+    /// [`TooLong`].
+    pub fn target(&self, query: Option<&str>) -> Result<Option<String>, TooLong> {
+        let Some(target) = &self.target else {
+            return Ok(None);
+        };
+        let target = target.as_ref().map_err(|too_long| *too_long)?;
+        let whole = match query {
             None => target.clone(),
             Some(query) if target.contains('?') => format!("{target}&{query}"),
             Some(query) => format!("{target}?{query}"),
-        })
+        };
+        if whole.len() > MOST_BYTES {
+            return Err(TooLong);
+        }
+        Ok(Some(whole))
     }
 
     /// Whether headers are to be changed.
@@ -81,12 +99,13 @@ impl Rewritten {
 }
 
 /// A target with the values of its variables. What they have in a path stays in the path: a `?` or `%`
-/// in it is escaped. In a query they stand as they are, but for what may stand in no target.
-fn written(target: &TargetRewrite, variables: &impl Variables) -> String {
-    let mut written = path::escape(&target.path.render(variables));
+/// in it is escaped. In a query they stand as they are, but for what may stand in no target. `None`
+/// where either is longer than a target may be.
+fn written(target: &TargetRewrite, variables: &impl Variables) -> Option<String> {
+    let mut written = path::escape(&target.path.render(variables, MOST_BYTES)?);
     if let Some(query) = &target.query {
         written.push('?');
-        for byte in query.render(variables) {
+        for byte in query.render(variables, MOST_BYTES)? {
             match byte {
                 b'!'..=b'~' if !matches!(byte, b'"' | b'#' | b'<' | b'>') => {
                     written.push(char::from(byte));
@@ -95,7 +114,7 @@ fn written(target: &TargetRewrite, variables: &impl Variables) -> String {
             }
         }
     }
-    written
+    Some(written)
 }
 
 /// The names in `headers` that are one of `ours` but for `_` and `-`, which many upstreams take
@@ -117,7 +136,7 @@ fn other_spellings<'n>(
 
 /// `None` where nothing comes out, or what cannot stand in a header.
 fn value(template: &Template, variables: &impl Variables) -> Option<HeaderValue> {
-    let rendered = template.render(variables);
+    let rendered = template.render(variables, MOST_BYTES)?;
     let value = rendered.trim_ascii();
     if value.is_empty() {
         return None;
@@ -182,11 +201,46 @@ mod tests {
                 ..Rewrite::default()
             };
             let rewritten = Rewritten::of(&rewrite, &Sample);
-            assert_eq!(rewritten.target(asked).as_deref(), Some(target), "{path}");
+            let told = rewritten.target(asked).unwrap();
+            assert_eq!(told.as_deref(), Some(target), "{path}");
             assert!(!rewritten.has_headers());
         }
         let nothing = Rewritten::of(&Rewrite::default(), &Sample);
-        assert_eq!(nothing.target(Some("a=1")), None);
+        assert_eq!(nothing.target(Some("a=1")), Ok(None));
+    }
+
+    #[test]
+    fn target_and_headers_are_bounded_whatever_their_variables_hold() {
+        let of = |path: &str, query: Option<&str>, header: &str| {
+            let template = |text: &str| Template::parse(text).unwrap();
+            let rewrite = Rewrite {
+                target: Some(TargetRewrite {
+                    path: template(path),
+                    query: query.map(template),
+                }),
+                set: vec![(HeaderName::from_static("x-a"), template(header))],
+                ..Rewrite::default()
+            };
+            Rewritten::of(&rewrite, &Sample)
+        };
+        let sevens = |count: usize| format!("/{}", "$arg_a".repeat(count));
+        let longest = of(&sevens(65_533), None, "a");
+        assert_eq!(longest.target(None).unwrap().unwrap().len(), 65_534);
+        assert_eq!(longest.target(Some("b")), Err(TooLong));
+        assert_eq!(of(&sevens(65_534), None, "a").target(None), Err(TooLong));
+        let query = sevens(65_534);
+        assert_eq!(of("/", Some(&query), "a").target(None), Err(TooLong));
+        let escaped = "$arg_odd".repeat(8000);
+        assert_eq!(
+            of(&format!("/{escaped}"), None, "a").target(None),
+            Err(TooLong)
+        );
+        for (count, is_sent) in [(65_533, true), (65_534, false)] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-a", HeaderValue::from_static("old"));
+            of("/", None, &sevens(count)).apply(&mut headers);
+            assert_eq!(headers.contains_key("x-a"), is_sent, "{count}");
+        }
     }
 
     #[test]

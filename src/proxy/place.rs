@@ -154,9 +154,13 @@ async fn look_up(
         .path_prefix
         .as_ref()
         .and_then(|prefix| prefix.strip(raw_path, &path));
-    let written = rewritten
-        .as_ref()
-        .and_then(|rewritten| rewritten.target(uri.query()));
+    let written = match &rewritten {
+        Some(rewritten) => rewritten.target(uri.query()).map_err(|error| {
+            let detail = error.to_string();
+            Refusal::new(Reason::PathInvalid, detail)
+        })?,
+        None => None,
+    };
     let rewritten = rewritten.filter(Rewritten::has_headers);
     let target = match (written, stripped) {
         (Some(target), _) => Some(parse_target(&target)?),
