@@ -4,6 +4,8 @@
 //! list; any other one names members, from one to the next, and finds one value (APISIX,
 //! "router-radixtree"). Filters are not read.
 
+use std::ops::Range;
+
 use super::json::Json;
 
 /// The most names, places and the like that a path has.
@@ -84,7 +86,8 @@ impl JsonPath {
             rest = after;
             is_first = false;
         }
-        // Each bounds what a body can make of it: no value is visited more often than they allow.
+        // With each part of a value gone to once, these bound what a body can make of it: no value is
+        // visited more often than there are names and places.
         if steps.iter().map(|step| step.picks.len()).sum::<usize>() > PICKS_MAX {
             return Err(PathError::TooLong);
         }
@@ -232,9 +235,7 @@ fn walk<'a>(value: Json<'a>, steps: &[Step], found: &mut Vec<Json<'a>>) {
         found.push(value);
         return;
     };
-    for pick in &step.picks {
-        pick.each(value, &mut |part| walk(part, rest, found));
-    }
+    step.each(value, |part| walk(part, rest, found));
     if step.is_deep {
         // Each is looked through with the same step.
         for (_, part) in value.members() {
@@ -246,32 +247,51 @@ fn walk<'a>(value: Json<'a>, steps: &[Step], found: &mut Vec<Json<'a>>) {
     }
 }
 
+impl Step {
+    /// Goes to what its picks find in a value, to each part once, however many of them find it: else
+    /// steps behind each other would multiply that.
+    fn each<'a>(&self, value: Json<'a>, mut visit: impl FnMut(Json<'a>)) {
+        if self.picks.contains(&Pick::All) {
+            value.members().for_each(|(_, part)| visit(part));
+            value.items().for_each(visit);
+            return;
+        }
+        let mut places = Vec::new();
+        for (at, pick) in self.picks.iter().enumerate() {
+            match pick {
+                Pick::Name(name) => {
+                    let (before, _) = self.picks.split_at_checked(at).unwrap_or_default();
+                    if !before.contains(pick)
+                        && let Some(part) = value.member(name.as_bytes())
+                    {
+                        visit(part);
+                    }
+                }
+                Pick::Index(_) | Pick::Slice(..) => places.extend(pick.places(value)),
+                Pick::All => {}
+            }
+        }
+        if !places.is_empty() {
+            let items = value.items().enumerate();
+            let found = items.filter(|(at, _)| places.iter().any(|range| range.contains(at)));
+            found.for_each(|(_, part)| visit(part));
+        }
+    }
+}
+
 impl Pick {
-    fn each<'a>(&self, value: Json<'a>, visit: &mut impl FnMut(Json<'a>)) {
+    /// The places in a list that it finds.
+    fn places(&self, list: Json<'_>) -> Option<Range<usize>> {
         match self {
-            Self::Name(name) => {
-                if let Some(part) = value.member(name.as_bytes()) {
-                    visit(part);
-                }
-            }
-            Self::All => {
-                value.members().for_each(|(_, part)| visit(part));
-                value.items().for_each(visit);
-            }
             Self::Index(index) => {
-                let at = from_start(*index, value);
-                if let Some(part) = at.and_then(|at| value.items().nth(at)) {
-                    visit(part);
-                }
+                let at = from_start(*index, list)?;
+                Some(at..at.saturating_add(1))
             }
             Self::Slice(from, to) => {
-                let edge = |place: Option<i32>| {
-                    place.map(|place| from_start(place, value).unwrap_or_default())
-                };
-                let from = edge(*from).unwrap_or_default();
-                let count = edge(*to).map_or(usize::MAX, |to| to.saturating_sub(from));
-                value.items().skip(from).take(count).for_each(visit);
+                let edge = |place: i32| from_start(place, list).unwrap_or_default();
+                Some(from.map_or(0, edge)..to.map_or(usize::MAX, edge))
             }
+            Self::Name(_) | Self::All => None,
         }
     }
 }
@@ -357,6 +377,27 @@ mod tests {
             ("model[*]", &[]),
         ] {
             assert_eq!(found(path), wanted, "{path}");
+        }
+    }
+
+    #[test]
+    fn part_is_found_once_however_many_picks_find_it() {
+        for (path, wanted) in [
+            ("list[*,*]", &["10", "11", "12", "13"][..]),
+            ("list[0,1:3,-2,0]", &["10", "11", "12"]),
+            ("['model','model']", &["m"]),
+            ("n['m',*]", &["1"]),
+            ("..['m','m']", &["1"]),
+        ] {
+            assert_eq!(found(path), wanted, "{path}");
+        }
+        // Two of each would be 65536.
+        let text = format!("{}1{}", "[".repeat(16), "]".repeat(16));
+        let document = Document::read(text.as_bytes()).unwrap();
+        let path = JsonPath::parse(&"[*,0]".repeat(16)).unwrap();
+        match path.find(document.root()) {
+            Found::List(values) => assert_eq!(values.len(), 1),
+            other @ (Found::Nothing | Found::One(_)) => panic!("{other:?}"),
         }
     }
 
