@@ -533,6 +533,10 @@ impl State {
         self.has_sent = true;
         if is_part {
             self.part.advance(count);
+            if self.part.is_empty() {
+                // Even of nothing it would hold the buffer, as long as the connection is idle.
+                self.part = Bytes::new();
+            }
         } else {
             self.written += count;
             if self.written == self.output.len() {

@@ -1,6 +1,7 @@
 //! A connection against sockets, and against hyper's client: both are given the same answers.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -329,6 +330,29 @@ fn a_request_that_is_given_up_halfway_never_looks_whole() {
         let _reset_or_end = far.read_to_end(&mut read).await;
         assert!(read.starts_with(b"POST / HTTP/1.1\r\ncontent-length: 33554432\r\n"));
         assert!(read.len() < 32 << 20);
+    });
+}
+
+#[test]
+fn a_body_that_was_sent_is_held_no_longer() {
+    struct Owner(Arc<Vec<u8>>);
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    let held = Arc::new(vec![b'x'; 30_000]);
+    let body = Bytes::from_owner(Owner(held.clone()));
+    run(async {
+        let (conn, mut far) = connection().await;
+        conn.begin(&mut request(Method::POST, &[body]), b"");
+        far.write_all(b"HTTP/1.1 204 Done\r\n\r\n").await.unwrap();
+        let upstream = read_until(&mut far, b"xxx");
+        let (answer, _) = tokio::join!(answer(&conn), upstream);
+        assert_eq!(answer.unwrap().status(), StatusCode::NO_CONTENT);
+        poll_fn(|cx| conn.poll_sent(cx)).await;
+        assert_eq!(conn.rest(), Rest::Ready);
+        assert_eq!(Arc::strong_count(&held), 1);
     });
 }
 
