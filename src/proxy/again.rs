@@ -17,6 +17,8 @@ use crate::proxy::body::RequestBody;
 
 /// The most that is kept of a body, in bytes; of a longer one nothing is.
 const KEPT: usize = 64 << 10;
+/// The most that is sent at once of what is at hand: by its parts it shows how it is taken.
+const AT_ONCE: usize = 16 << 10;
 /// How long a body that was given up is waited for: it is held by a task of the same thread.
 const RETURN: Duration = Duration::from_secs(1);
 
@@ -64,6 +66,16 @@ impl Part {
     }
 }
 
+/// Takes as much of the first of some parts as is sent at once.
+pub fn next(parts: &mut VecDeque<Part>) -> Option<Part> {
+    if let Some(Part::Data(data)) = parts.front_mut()
+        && data.len() > AT_ONCE
+    {
+        return Some(Part::Data(data.split_to(AT_ONCE)));
+    }
+    parts.pop_front()
+}
+
 /// What was sent so far, as long as it is short.
 #[derive(Default)]
 pub struct Kept {
@@ -107,5 +119,39 @@ impl Return {
     /// It will not come.
     pub fn give_up(&self) {
         self.came.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    use http_body::Body;
+
+    use super::*;
+
+    #[test]
+    fn what_is_at_hand_is_sent_by_and_by_and_counts_as_moving() {
+        let sweep = Sweep::new();
+        let content = [Bytes::from(vec![7; 40_000]), Bytes::from_static(b"end")];
+        let mut body = RequestBody::of(&content, sweep.clone());
+        let upload = body.upload();
+        let mut cx = Context::from_waker(Waker::noop());
+        for (now, length) in [
+            (1, 16 << 10),
+            (2, 16 << 10),
+            (3, 40_000 - (32 << 10)),
+            (4, 3),
+        ] {
+            sweep.clock().set(now);
+            assert!(!body.is_end_stream());
+            let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut cx) else {
+                panic!("it is at hand");
+            };
+            assert_eq!(frame.into_data().unwrap().len(), length);
+            assert_eq!(upload.moved_at.get(), now);
+        }
+        assert!(body.is_end_stream());
     }
 }

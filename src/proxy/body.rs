@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use crate::failure::{Reason, chain};
 use crate::http2;
 use crate::net::sweep::{Limit, Sweep, Until, millis};
-use crate::proxy::again::{Kept, Part, Return};
+use crate::proxy::again::{self, Kept, Part, Return};
 use crate::proxy::conn::{Conn, InFlight, Waiting};
 use crate::proxy::exchange::{AnswerBody, UpstreamConn};
 use crate::proxy::flows::{Inflow, ResetReason};
@@ -112,7 +112,7 @@ pub struct Upload {
     pub done: Cell<bool>,
     /// Bytes that came from the client.
     pub received: Cell<u64>,
-    /// When a part of it last came, in the clock's milliseconds.
+    /// When a part of it last came or, of what was at hand, went; in the clock's milliseconds.
     pub moved_at: Cell<u64>,
     /// Its request was answered: it is not sent again.
     pub answered: Cell<bool>,
@@ -315,7 +315,8 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.upload.asked_for.set(true);
-        if let Some(part) = self.again.pop_front() {
+        if let Some(part) = again::next(&mut self.again) {
+            self.upload.moved_at.set(self.sweep.now());
             let frame = part.into_frame();
             self.passes(&frame);
             return Poll::Ready(Some(Ok(frame)));
