@@ -83,7 +83,7 @@ impl<'a> Content<'a> {
         }
         if self.is_of(b"multipart/form-data") {
             let boundary = multipart::boundary(self.content_type)?;
-            let found = multipart::part(self.text()?, boundary, path.name()?)?;
+            let found = multipart::part(self.text()?, &boundary, path.name()?)?;
             return Some(Value::Text(Cow::Borrowed(found)));
         }
         None

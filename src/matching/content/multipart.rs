@@ -1,15 +1,8 @@
 //! Forms in parts (`multipart/form-data`, RFC 7578): the content of a named part.
 
 /// The boundary that a `Content-Type` of several parts names (RFC 2046 §5.1.1).
-pub fn boundary(content_type: &[u8]) -> Option<&[u8]> {
-    let mut parameters = content_type.split(|byte| *byte == b';').skip(1);
-    let found = parameters.find_map(|parameter| {
-        let parameter = parameter.trim_ascii();
-        let at = parameter.iter().position(|byte| *byte == b'=')?;
-        let (name, value) = parameter.split_at_checked(at)?;
-        let is_meant = name.trim_ascii().eq_ignore_ascii_case(b"boundary");
-        is_meant.then(|| unquoted(value.get(1..).unwrap_or_default().trim_ascii()))
-    })?;
+pub fn boundary(content_type: &[u8]) -> Option<Vec<u8>> {
+    let found = parameter(content_type, b"boundary")?;
     (1..=70).contains(&found.len()).then_some(found)
 }
 
@@ -77,30 +70,61 @@ fn has_name(head: &[u8], wanted: &[u8]) -> bool {
             .eq_ignore_ascii_case(b"content-disposition");
         is_meant.then(|| value.get(1..).unwrap_or_default())
     });
-    disposition.next().and_then(name_of) == Some(wanted)
+    let first = disposition.next();
+    let only = first.filter(|_| disposition.next().is_none());
+    let name = only.and_then(|only| parameter(only, b"name"));
+    name.as_deref() == Some(wanted)
 }
 
-/// The `name` of a disposition; what is in quotes ends no parameter.
-fn name_of(disposition: &[u8]) -> Option<&[u8]> {
-    let mut is_quoted = false;
-    let parameters = disposition.split(|byte| {
-        is_quoted ^= *byte == b'"';
-        !is_quoted && *byte == b';'
-    });
-    let mut parameters = parameters.skip(1).map(<[u8]>::trim_ascii);
-    parameters.find_map(|parameter| {
-        let (name, value) = parameter.split_at_checked(4)?;
-        let value = value.trim_ascii_start().strip_prefix(b"=")?;
-        name.eq_ignore_ascii_case(b"name")
-            .then(|| unquoted(value.trim_ascii()))
-    })
+/// The parameter of this name behind a media type or a disposition (RFC 9110 §5.6.6). `None` where
+/// it is not there, or twice, or the text is malformed: readers differ in what that says.
+fn parameter(text: &[u8], wanted: &[u8]) -> Option<Vec<u8>> {
+    let mut rest = text.get(until(text, b";")..)?;
+    let mut found = None;
+    while let Some(after) = rest.strip_prefix(b";") {
+        let (name, after) = after.split_at_checked(until(after, b";="))?;
+        if name.contains(&b'"') {
+            return None;
+        }
+        let Some(after) = after.strip_prefix(b"=") else {
+            rest = after;
+            continue;
+        };
+        let (value, after) = value(after.trim_ascii_start())?;
+        rest = after;
+        let is_meant = name.trim_ascii().eq_ignore_ascii_case(wanted);
+        if is_meant && found.replace(value).is_some() {
+            return None;
+        }
+    }
+    found
 }
 
-fn unquoted(value: &[u8]) -> &[u8] {
-    let inner = value.strip_prefix(b"\"");
-    inner
-        .and_then(|inner| inner.strip_suffix(b"\""))
-        .unwrap_or(value)
+/// A parameter's value, a token or in quotes with their escapes (RFC 9110 §5.6.4), and what follows.
+fn value(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let Some(mut rest) = text.strip_prefix(b"\"") else {
+        let (token, rest) = text.split_at_checked(until(text, b";"))?;
+        return (!token.contains(&b'"')).then(|| (token.trim_ascii().to_vec(), rest));
+    };
+    let mut read = Vec::new();
+    loop {
+        let (mut byte, mut after) = rest.split_first()?;
+        if *byte == b'"' {
+            let after = after.trim_ascii_start();
+            let is_end = after.first().is_none_or(|byte| *byte == b';');
+            return is_end.then_some((read, after));
+        }
+        if *byte == b'\\' {
+            (byte, after) = after.split_first()?;
+        }
+        read.push(*byte);
+        rest = after;
+    }
+}
+
+/// How long a text is until one of these bytes.
+fn until(text: &[u8], ends: &[u8]) -> usize {
+    text.iter().take_while(|byte| !ends.contains(byte)).count()
 }
 
 /// Where a text first has another one.
@@ -144,6 +168,33 @@ mod tests {
     }
 
     #[test]
+    fn part_has_the_name_that_all_readers_see() {
+        for (lines, is_of_name) in [
+            ("form-data; name=\"a\"", true),
+            ("form-data; name=\"\\a\"; filename=\"x\"", true),
+            (
+                "form-data; filename=\"\\\"; name=a; x=\\\"\"; name=\"b\"",
+                false,
+            ),
+            (
+                "form-data; filename=\"\\\"; name=b; x=\\\"\"; name=\"a\"",
+                true,
+            ),
+            ("form-data; name=b; name=a", false),
+            ("form-data; name=a; name=a", false),
+            (
+                "form-data; name=a\r\nContent-Disposition: form-data; name=b",
+                false,
+            ),
+            ("form-data; name=a; x=\"", false),
+        ] {
+            let body = format!("--b\r\nContent-Disposition: {lines}\r\n\r\n1\r\n--b--");
+            let found = part(body.as_bytes(), b"b", "a");
+            assert_eq!(found.is_some(), is_of_name, "{lines}");
+        }
+    }
+
+    #[test]
     fn body_that_is_cut_short_has_no_parts() {
         let whole = b"--b\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n--b--";
         assert_eq!(part(whole, b"b", "a"), Some(&b"1"[..]));
@@ -166,9 +217,31 @@ mod tests {
             ("multipart/form-data", None),
             ("multipart/form-data; boundary=", None),
             ("multipart/form-data; boundary", None),
+            ("multipart/form-data; boundary=\"b;c\"; x", Some("b;c")),
+            (
+                "multipart/form-data; ; boundary=\"b\\\"\\c\" ",
+                Some("b\"c"),
+            ),
+            (
+                "multipart/form-data; x=\"; boundary=evil; y\"; boundary=b",
+                Some("b"),
+            ),
+            (
+                "multipart/form-data; x=\"\\\"; boundary=evil; y=\\\"\"; boundary=b",
+                Some("b"),
+            ),
+            // Readers differ in what these say.
+            ("multipart/form-data; boundary=a; Boundary=b", None),
+            ("multipart/form-data; boundary=a; x=\"b", None),
+            ("multipart/form-data; boundary=a; x=\"b\"c", None),
+            ("multipart/form-data; boundary=a; x=b\"c", None),
         ] {
             let found = boundary(content_type.as_bytes());
-            assert_eq!(found, wanted.map(str::as_bytes), "{content_type}");
+            assert_eq!(
+                found.as_deref(),
+                wanted.map(str::as_bytes),
+                "{content_type}"
+            );
         }
     }
 
