@@ -38,9 +38,7 @@ enum Selection {
 impl Operation {
     /// Reads a document; `None` where it is none, or has no operation.
     pub fn read(text: &[u8]) -> Option<Self> {
-        let mut reader = Reader {
-            rest: text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text),
-        };
+        let mut reader = Reader { rest: text };
         let mut definitions = Vec::new();
         reader.ignored();
         while !reader.rest.is_empty() {
@@ -82,7 +80,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Blanks, commas and comments (§2.1).
+    /// Byte order marks, blanks, commas and comments (§2.1).
     fn ignored(&mut self) {
         while let Some((byte, after)) = self.rest.split_first() {
             match byte {
@@ -93,7 +91,10 @@ impl<'a> Reader<'a> {
                         .take_while(|byte| !matches!(byte, b'\r' | b'\n'));
                     self.rest = after.get(line.count()..).unwrap_or_default();
                 }
-                _ => return,
+                _ => match self.rest.strip_prefix(b"\xEF\xBB\xBF") {
+                    Some(after) => self.rest = after,
+                    None => return,
+                },
             }
         }
     }
@@ -385,6 +386,12 @@ mod tests {
                 "query on fragment",
             ),
             ("\u{feff}{a}", "query", "", "a"),
+            (
+                "mutation\u{feff}x \u{feff}{ a\u{feff} b }\u{feff}",
+                "mutation",
+                "x",
+                "a b",
+            ),
         ] {
             let wanted = (kind.to_owned(), name.to_owned(), fields.to_owned());
             assert_eq!(read(text), wanted, "{text}");
