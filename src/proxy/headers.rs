@@ -66,6 +66,8 @@ pub struct Look {
     pub has_upgrade: bool,
     /// It went through gateways that say so.
     pub has_loop: bool,
+    /// It says its type more than once.
+    has_types: bool,
     /// Some of its headers end here.
     has_ending: bool,
     /// It says what only we say.
@@ -88,6 +90,7 @@ impl Look {
             if name == CONTENT_TYPE {
                 // The first line counts.
                 look.is_grpc |= !has_type && is_grpc(value.as_bytes());
+                look.has_types |= has_type;
                 has_type = true;
                 continue;
             }
@@ -119,6 +122,12 @@ pub fn to_upstream(
         });
     }
     join_cookies(headers);
+    if look.has_types
+        && let Some(first) = headers.remove(CONTENT_TYPE)
+    {
+        // Its route was found by the first line, and by no other is its body to be read.
+        headers.insert(CONTENT_TYPE, first);
+    }
     let host = match headers.get_mut(HOST) {
         Some(line) if line.as_bytes() == authority.as_str().as_bytes() => None,
         Some(line) => Some(std::mem::replace(line, host_value(authority)?)),
@@ -605,6 +614,16 @@ mod tests {
             assert!(!framed(&[other]), "{other:?}");
         }
         assert!(!framed(&["chunked", "chunked"]));
+    }
+
+    #[test]
+    fn first_content_type_is_the_one_that_is_sent() {
+        let headers = sent(&[
+            ("content-type", "text/plain"),
+            ("content-type", "application/json"),
+        ]);
+        let types: Vec<_> = headers.get_all(CONTENT_TYPE).iter().collect();
+        assert_eq!(types, ["text/plain"]);
     }
 
     #[test]
