@@ -4,6 +4,9 @@
 //! knows of connections or headers.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
 
 use super::content::json_path::JsonPath;
 
@@ -16,7 +19,7 @@ use super::content::json_path::JsonPath;
 /// assert_eq!(Variable::parse("http_X_Api"), Some(Variable::Header("x-api".into())));
 /// assert_eq!(Variable::parse("request_methd"), None);
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Variable {
     /// One of the request, with a name of its own.
     Fact(Fact),
@@ -227,7 +230,7 @@ pub enum Value<'v> {
     /// A truth value of JSON.
     Bool(bool),
     /// Several values, as a body has them: they have no common text.
-    Items(Vec<Self>),
+    Items(Rc<[Self]>),
     /// An object of JSON, or a list within a list: nothing is told of it but that it is there.
     Structure,
 }
@@ -278,11 +281,55 @@ pub trait Variables {
     fn value(&self, variable: &Variable) -> Option<Value<'_>>;
 }
 
+/// What was looked up in one request: each variable once, however many routes ask for it, as a long
+/// body takes its time.
+#[derive(Debug, Default)]
+pub struct Memo<'v>(RefCell<HashMap<Variable, Option<Value<'v>>>>);
+
+impl<'v> Memo<'v> {
+    /// The value of a variable; `look` finds it the first time.
+    pub fn value(
+        &self,
+        variable: &Variable,
+        look: impl FnOnce() -> Option<Value<'v>>,
+    ) -> Option<Value<'v>> {
+        if let Some(known) = self.0.borrow().get(variable) {
+            return known.clone();
+        }
+        let value = look();
+        self.0.borrow_mut().insert(variable.clone(), value.clone());
+        value
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn variable_is_looked_up_once_whether_it_is_there_or_not() {
+        let memo = Memo::default();
+        let looks = Cell::new(0);
+        for _ in 0..3 {
+            for (name, value) in [
+                ("post_arg_a", Some(Value::of("1"))),
+                ("post_arg.a", Some(Value::Items([Value::Bool(true)].into()))),
+                ("post_arg.b", None),
+                ("graphql_name", Some(Value::of(""))),
+            ] {
+                let variable = Variable::parse(name).unwrap();
+                let found = memo.value(&variable, || {
+                    looks.set(looks.get() + 1);
+                    value.clone()
+                });
+                assert_eq!(found, value, "{name}");
+            }
+        }
+        assert_eq!(looks.get(), 4);
+    }
 
     #[test]
     fn names_are_read_as_nginx_and_apisix_write_them() {

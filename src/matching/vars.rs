@@ -228,7 +228,7 @@ mod tests {
                 Variable::Body(path) => match path.name()? {
                     "number" => Some(Value::Number(7.0)),
                     "yes" => Some(Value::Bool(true)),
-                    "items" => Some(Value::Items(vec![Value::of("a"), Value::Number(7.0)])),
+                    "items" => Some(Value::Items([Value::of("a"), Value::Number(7.0)].into())),
                     "object" => Some(Value::Structure),
                     _ => None,
                 },

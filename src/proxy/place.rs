@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use crate::failure::Reason;
 use crate::matching::content::{Content, Text};
 use crate::matching::route::{self, Parameters};
+use crate::matching::variable::Memo;
 use crate::plugins::proxy_rewrite::Rewritten;
 use crate::proxy::authorize;
 use crate::proxy::body::RequestBody;
@@ -137,6 +138,7 @@ async fn look_up(
         taken,
         path: &read_uri,
         content: &content,
+        of_body: Memo::default(),
         operation: OnceCell::new(),
     };
     let Some((route, rewritten)) = find_route(&variables, &matched)? else {

@@ -18,7 +18,7 @@ use crate::matching::content::graphql::Operation;
 use crate::matching::path::unescape;
 use crate::matching::route::Parameters;
 use crate::matching::variable::{
-    ClientFact, Fact, GraphqlFact, TlsFact, Value, Variable, Variables,
+    ClientFact, Fact, GraphqlFact, Memo, TlsFact, Value, Variable, Variables,
 };
 use crate::proxy::authorize::has_own_policy;
 use crate::proxy::conn::Conn;
@@ -44,6 +44,8 @@ pub struct RequestVariables<'a> {
     pub path: &'a [u8],
     /// Its content, as far as it was read.
     pub content: &'a Content<'a>,
+    /// What was looked up in its content.
+    pub of_body: Memo<'a>,
     /// The GraphQL operation that it asks for, once that was looked for.
     pub operation: OnceCell<Option<Operation>>,
 }
@@ -66,9 +68,18 @@ impl Variables for RouteVariables<'_, '_> {
             Variable::Argument(name) => self.request.argument(name),
             Variable::Header(name) => self.request.header(name),
             Variable::Cookie(name) => self.request.cookie(name),
-            Variable::FormArgument(name) => self.request.content.argument(name),
-            Variable::Body(path) => self.request.content.at(path),
-            Variable::Graphql(fact) => self.request.graphql(*fact),
+            Variable::FormArgument(name) => {
+                let look = || self.request.content.argument(name);
+                self.request.of_body.value(variable, look)
+            }
+            Variable::Body(path) => {
+                let look = || self.request.content.at(path);
+                self.request.of_body.value(variable, look)
+            }
+            Variable::Graphql(fact) => {
+                let look = || self.request.graphql(*fact);
+                self.request.of_body.value(variable, look)
+            }
             Variable::Parameter(name) => self.parameters.find(name).map(Value::of),
         }
     }
@@ -161,7 +172,7 @@ impl RequestVariables<'_> {
     }
 
     /// A fact of the operation that a GET has as its argument `query`, a POST as its content.
-    fn graphql(&self, fact: GraphqlFact) -> Option<Value<'_>> {
+    fn graphql(&self, fact: GraphqlFact) -> Option<Value<'static>> {
         let operation = self.operation.get_or_init(|| match self.outcome.method {
             Method::GET => Operation::read(&self.argument_text("query")?),
             Method::POST => self.content.operation(),
@@ -169,10 +180,10 @@ impl RequestVariables<'_> {
         });
         let operation = operation.as_ref()?;
         Some(match fact {
-            GraphqlFact::Operation => Value::of(&operation.kind),
-            GraphqlFact::Name => Value::of(&operation.name),
+            GraphqlFact::Operation => Value::owned(&operation.kind),
+            GraphqlFact::Name => Value::owned(&operation.name),
             GraphqlFact::RootFields => {
-                Value::Items(operation.root_fields.iter().map(Value::of).collect())
+                Value::Items(operation.root_fields.iter().map(Value::owned).collect())
             }
         })
     }

@@ -12,7 +12,7 @@ use super::json::Json;
 const PICKS_MAX: usize = 32;
 
 /// Where in a JSON text a variable looks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum JsonPath {
     /// Names of members, the outermost first; one at least. It finds one value.
     Names(Box<[Box<str>]>),
@@ -21,7 +21,7 @@ pub enum JsonPath {
 }
 
 /// One step of a path, from each value that the steps before it found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Step {
     /// From the value itself, or from it and all that is in it (`..`).
     is_deep: bool,
@@ -29,7 +29,7 @@ pub struct Step {
 }
 
 /// Which parts of a value a step goes to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Pick {
     /// The member of this name.
     Name(Box<str>),

@@ -186,7 +186,7 @@ mod tests {
         };
         match value {
             None => Vec::new(),
-            Some(Value::Items(items)) => items.into_iter().map(shown).collect(),
+            Some(Value::Items(items)) => items.iter().cloned().map(shown).collect(),
             Some(value) => vec![shown(value)],
         }
     }
