@@ -129,28 +129,32 @@ async fn look_up(
     })?;
     let matched = reading.matched(raw_path, &read_uri);
     let content_type = headers.get(CONTENT_TYPE);
-    let content = Content::new(text, content_type.map_or(b"", HeaderValue::as_bytes));
-    let variables = RequestVariables {
-        worker,
-        snapshot: &snapshot,
-        outcome,
-        headers,
-        taken,
-        path: &read_uri,
-        content: &content,
-        of_body: Memo::default(),
-        operation: OnceCell::new(),
-    };
-    let Some((route, rewritten)) = find_route(&variables, &matched)? else {
-        return Ok(None);
-    };
-    let upstream = find_upstream(&snapshot, &route);
-    let hash = match upstream.as_ref().map(|upstream| &upstream.balance) {
-        Ok(Balance::Hash(key)) => key.hash(&RouteVariables {
-            request: &variables,
-            parameters: &Parameters::NONE,
-        }),
-        Ok(Balance::RoundRobin | Balance::LeastBusy | Balance::Quicker) | Err(_) => 0,
+    // Addresses may be long in coming: what is made of the body does not wait for them.
+    let (route, rewritten, upstream, hash) = {
+        let content = Content::new(text, content_type.map_or(b"", HeaderValue::as_bytes));
+        let variables = RequestVariables {
+            worker,
+            snapshot: &snapshot,
+            outcome,
+            headers,
+            taken,
+            path: &read_uri,
+            content: &content,
+            of_body: Memo::default(),
+            operation: OnceCell::new(),
+        };
+        let Some((route, rewritten)) = find_route(&variables, &matched)? else {
+            return Ok(None);
+        };
+        let upstream = find_upstream(&snapshot, &route);
+        let hash = match upstream.as_ref().map(|upstream| &upstream.balance) {
+            Ok(Balance::Hash(key)) => key.hash(&RouteVariables {
+                request: &variables,
+                parameters: &Parameters::NONE,
+            }),
+            Ok(Balance::RoundRobin | Balance::LeastBusy | Balance::Quicker) | Err(_) => 0,
+        };
+        (route, rewritten, upstream, hash)
     };
     let stripped = route
         .path_prefix
