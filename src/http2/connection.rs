@@ -329,4 +329,9 @@ impl<T> Connection<T> {
     pub(super) fn unwritten(&self) -> usize {
         self.core.borrow().unwritten().len()
     }
+
+    /// How much memory is held for what waits to be written, in bytes.
+    pub(super) fn held(&self) -> usize {
+        self.core.borrow().out.capacity()
+    }
 }

@@ -194,9 +194,14 @@ impl Core {
     /// So much of it was written. Who waited for room may have some.
     pub(super) fn wrote(&mut self, count: usize) {
         self.written += count;
-        if self.written >= self.out.len() {
+        // A peer that takes content slowly may never take all that waits: what was written is cut off
+        // now and then. What is left is moved then, which is no more than was written since.
+        let left = self.unwritten().len();
+        if left == 0 || self.written >= left.max(ROOM) {
+            self.out.drain(..self.written.min(self.out.len()));
             self.written = 0;
-            self.out.clear();
+        }
+        if self.out.is_empty() {
             // What long content needed is not held by an idle connection.
             if self.streams.is_empty() && self.out.capacity() > ROOM / 16 {
                 self.out = Vec::new();

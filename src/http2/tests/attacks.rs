@@ -256,6 +256,26 @@ fn window_that_is_opened_by_single_bytes_is_served() {
         assert!(incoming.writer.send(b"x", false));
     }
     let frames = wire.take();
+#[test]
+fn who_takes_content_slowly_costs_no_more_memory_the_more_it_takes() {
+    let mut wire = Wire::server();
+    wire.widen(0, 1 << 30);
+    wire.frame(kind::SETTINGS, 0, 0, &[0, 4, 0x7f, 0, 0, 0]);
+    wire.get(1);
+    let mut incoming = wire.request();
+    assert!(incoming.writer.answer(ok(), false));
+    let mut taken = 0;
+    while taken < 10 << 20 {
+        if let Poll::Ready(Some(room)) = incoming.writer.poll_room(1 << 20, &cx()) {
+            assert!(incoming.writer.send(&vec![0; room], false));
+        }
+        // Never all of what waits.
+        taken += wire.take_slowly(20_000);
+        assert!(wire.conn.held() <= 320 << 10, "{}", wire.conn.held());
+    }
+    assert!(wire.conn.unwritten() > 0);
+}
+
     assert_eq!(
         frames
             .iter()

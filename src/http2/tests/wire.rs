@@ -209,6 +209,16 @@ impl Wire {
     }
 
     /// The one frame that was written.
+    /// Moves the connection once, and takes so many bytes of what it wrote.
+    pub(super) fn take_slowly(&mut self, bytes: u64) -> usize {
+        let moved = self.conn.poll_moved(&mut cx());
+        assert!(moved.is_pending(), "{moved:?}");
+        let mut sink = Vec::new();
+        let mut part = (&mut self.far).take(bytes);
+        poll_now(part.read_to_end(&mut sink));
+        sink.len()
+    }
+
     pub(super) fn one(&mut self) -> Frame {
         let mut frames = self.take();
         assert_eq!(frames.len(), 1, "{frames:?}");
