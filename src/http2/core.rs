@@ -283,9 +283,9 @@ impl Core {
             stream.broken.get_or_insert(error);
             stream.reader.wake();
             stream.writer.wake();
-            if std::mem::take(&mut stream.wants) > 0 {
-                self.admit();
-            }
+            stream.wants = 0;
+            // Room that it was let have, and did not take, is for who waits.
+            self.admit();
         }
     }
 
@@ -338,9 +338,9 @@ impl Core {
             return;
         };
         stream.has_writer = false;
-        if std::mem::take(&mut stream.wants) > 0 {
-            self.admit();
-        }
+        stream.wants = 0;
+        // As in `break_off`.
+        self.admit();
         if self
             .streams
             .get(key)

@@ -1,13 +1,14 @@
 //! What RFC 9113 says of streams and connections, case by case, each with its twin.
 
-use std::task::Poll;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use super::super::frame::{MAX_STREAM, flag, kind};
 use super::super::{By, Error, Limits, Reason, Role};
-use super::wire::{GET, LIMITS, POST, Wire, ask, cx, ok, pieces, poll_now, send_all};
+use super::wire::{GET, LIMITS, POST, Sleeper, Wire, ask, cx, ok, pieces, poll_now, send_all};
 
 const PROTOCOL_ERROR: u32 = 1;
 const REFUSED_STREAM: u32 = 7;
@@ -159,6 +160,35 @@ fn everybody_who_waits_for_room_gets_some() {
         wire.take();
     }
     assert_eq!(done, 4);
+}
+
+#[test]
+fn room_of_who_gives_up_goes_to_who_waits() {
+    for is_reset in [true, false] {
+        let mut wire = Wire::client();
+        // Windows of streams that are wider than the connection's.
+        wire.frame(kind::SETTINGS, 0, 0, &[0, 4, 0, 0x10, 0, 0]);
+        wire.run();
+        let [(_one, first), (_other, second)] = [(); 2].map(|()| wire.ask(false));
+        let (mut first, mut second) = (first.unwrap(), second.unwrap());
+        assert!(first.send(&[0; 65_535], false));
+        wire.take();
+        assert!(first.poll_room(1000, &cx()).is_pending());
+        let sleeper = Arc::<Sleeper>::default();
+        let waker = Waker::from(sleeper.clone());
+        let waits = second.poll_room(1000, &Context::from_waker(&waker));
+        assert!(waits.is_pending());
+        // The first one is let send, and does not.
+        wire.widen(0, 100);
+        if is_reset {
+            wire.reset(1, CANCEL);
+        }
+        wire.run();
+        let _held = is_reset.then_some(first);
+        assert!(sleeper.is_awake(), "{is_reset}");
+        let room = second.poll_room(1000, &cx());
+        assert_eq!(room, Poll::Ready(Some(100)), "{is_reset}");
+    }
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response};
@@ -64,6 +66,22 @@ pub(super) struct Wire {
 
 pub(super) fn cx() -> Context<'static> {
     Context::from_waker(Waker::noop())
+}
+
+/// Somebody who waits, and whether they were woken.
+#[derive(Default)]
+pub(super) struct Sleeper(AtomicBool);
+
+impl Wake for Sleeper {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Sleeper {
+    pub(super) fn is_awake(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Wire {
@@ -191,6 +209,16 @@ impl Wire {
         panic!("it does not come to rest");
     }
 
+    /// Moves the connection once, and takes so many bytes of what it wrote.
+    pub(super) fn take_slowly(&mut self, bytes: u64) -> usize {
+        let moved = self.conn.poll_moved(&mut cx());
+        assert!(moved.is_pending(), "{moved:?}");
+        let mut sink = Vec::new();
+        let mut part = (&mut self.far).take(bytes);
+        poll_now(part.read_to_end(&mut sink));
+        sink.len()
+    }
+
     /// What was written, when nothing moves any more.
     pub(super) fn take(&mut self) -> Vec<Frame> {
         self.run();
@@ -209,16 +237,6 @@ impl Wire {
     }
 
     /// The one frame that was written.
-    /// Moves the connection once, and takes so many bytes of what it wrote.
-    pub(super) fn take_slowly(&mut self, bytes: u64) -> usize {
-        let moved = self.conn.poll_moved(&mut cx());
-        assert!(moved.is_pending(), "{moved:?}");
-        let mut sink = Vec::new();
-        let mut part = (&mut self.far).take(bytes);
-        poll_now(part.read_to_end(&mut sink));
-        sink.len()
-    }
-
     pub(super) fn one(&mut self) -> Frame {
         let mut frames = self.take();
         assert_eq!(frames.len(), 1, "{frames:?}");
