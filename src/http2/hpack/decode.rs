@@ -67,6 +67,10 @@ impl Decoder {
             }
             has_begun = true;
         }
+        // What a long string needed is not held by an idle connection.
+        if self.text.capacity() > TABLE_BYTES {
+            self.text = Vec::new();
+        }
         Ok(())
     }
 
@@ -265,6 +269,20 @@ mod tests {
         let sizes: Vec<usize> = fields.iter().map(|(_, size)| *size).collect();
         assert_eq!(sizes, [42, 37, 36]);
         assert_eq!(decoder.size, 73);
+    }
+
+    #[test]
+    fn what_a_long_string_needed_is_not_held() {
+        // 8,192 letters in 5,120 bytes of Huffman's code.
+        let head = [0x00, 0x01, b'x', 0xff, 0x81, 0x27];
+        let block = [&head[..], &[0x18, 0xc6, 0x31, 0x8c, 0x63].repeat(1024)].concat();
+        let mut decoder = Decoder::default();
+        let text = format!("x: {}", "a".repeat(8192));
+        assert_eq!(texts(&mut decoder, &block), [text]);
+        assert_eq!(decoder.text.capacity(), 0);
+        // A short one's room serves the next.
+        assert_eq!(texts(&mut decoder, b"\x00\x01x\x81\x1f"), ["x: a"]);
+        assert!(decoder.text.capacity() > 0);
     }
 
     #[test]
