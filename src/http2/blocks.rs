@@ -62,7 +62,9 @@ impl Core {
         };
         block.pieces += 1;
         block.bytes.extend_from_slice(payload);
-        let most = self.limits.header_list.saturating_mul(FAR_TOO_LARGE);
+        // A list counts no less than its block has bytes, unless most of it is in the tables or in rare
+        // letters: one that may be taken is not longer.
+        let most = self.limits.header_list;
         // A quarter more than full frames would take.
         let pieces = most / MAX_PAYLOAD;
         if block.bytes.len() > most || block.pieces > PIECES.max(pieces + pieces / 4) {

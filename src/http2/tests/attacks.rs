@@ -92,6 +92,21 @@ fn header_block_that_does_not_end_ends_the_connection() {
     wire.request();
 }
 
+#[test]
+fn header_block_is_held_no_longer_than_a_list_may_be() {
+    for (length, ends) in [(4096, false), (4097, true)] {
+        let mut wire = Wire::server();
+        wire.frame(kind::HEADERS, flag::END_STREAM, 1, GET);
+        let rest = vec![0x82; length - GET.len()];
+        wire.frame(kind::CONTINUATION, 0, 1, &rest);
+        if ends {
+            wire.expect_end(ENHANCE_YOUR_CALM);
+        } else {
+            assert!(wire.is_quiet());
+        }
+    }
+}
+
 /// A line of so many bytes, that is put into the table; its name has one.
 fn line(length: usize) -> Vec<u8> {
     let mut line = vec![0x40, 1, b'a', 0x7f];
@@ -242,21 +257,6 @@ fn content_alone_does_not_keep_a_peer_from_being_read() {
 }
 
 #[test]
-fn window_that_is_opened_by_single_bytes_is_served() {
-    let mut wire = Wire::server();
-    wire.frame(kind::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
-    wire.get(1);
-    let mut incoming = wire.request();
-    wire.take();
-    assert!(incoming.writer.answer(ok(), false));
-    for _ in 0..1000 {
-        wire.widen(1, 1);
-        wire.run();
-        assert_eq!(incoming.writer.poll_room(5000, &cx()), Poll::Ready(Some(1)));
-        assert!(incoming.writer.send(b"x", false));
-    }
-    let frames = wire.take();
-#[test]
 fn who_takes_content_slowly_costs_no_more_memory_the_more_it_takes() {
     let mut wire = Wire::server();
     wire.widen(0, 1 << 30);
@@ -276,6 +276,21 @@ fn who_takes_content_slowly_costs_no_more_memory_the_more_it_takes() {
     assert!(wire.conn.unwritten() > 0);
 }
 
+#[test]
+fn window_that_is_opened_by_single_bytes_is_served() {
+    let mut wire = Wire::server();
+    wire.frame(kind::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    wire.get(1);
+    let mut incoming = wire.request();
+    wire.take();
+    assert!(incoming.writer.answer(ok(), false));
+    for _ in 0..1000 {
+        wire.widen(1, 1);
+        wire.run();
+        assert_eq!(incoming.writer.poll_room(5000, &cx()), Poll::Ready(Some(1)));
+        assert!(incoming.writer.send(b"x", false));
+    }
+    let frames = wire.take();
     assert_eq!(
         frames
             .iter()
