@@ -408,7 +408,12 @@ impl Core {
     /// Ends the connection at once; the peer is told why.
     pub(super) fn go_away(&mut self, reason: Reason, by: By, detail: &'static str) {
         if self.ended.is_none() {
-            self.say_goaway(self.highest, reason, detail);
+            // What was said to be the last stream is not raised (§6.8).
+            let last = match self.farewell {
+                Farewell::Said(last) => last.min(self.highest),
+                Farewell::None | Farewell::Announced => self.highest,
+            };
+            self.say_goaway(last, reason, detail);
             self.end(&Error::GoAway(reason, by, detail));
         }
     }

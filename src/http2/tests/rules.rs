@@ -396,6 +396,21 @@ fn farewell_of_a_server_takes_two_steps() {
 }
 
 #[test]
+fn farewell_of_a_server_is_not_taken_back_by_an_error() {
+    let mut wire = Wire::server();
+    wire.get(1);
+    let _held = wire.request();
+    wire.conn.leave();
+    let frames = wire.take();
+    wire.frame(kind::PING, flag::ACK, 0, &frames[1].payload);
+    assert_eq!(wire.one().goaway(), (1, 0));
+    // One that crossed it is not looked at, whatever becomes of the connection.
+    wire.get(3);
+    wire.frame(kind::PING, 0, 3, b"whatever");
+    assert_eq!(wire.one().goaway(), (1, PROTOCOL_ERROR));
+}
+
+#[test]
 fn farewell_of_a_client_ends_the_connection_with_its_streams() {
     let mut wire = Wire::server();
     wire.get(1);
