@@ -190,6 +190,10 @@ impl Core {
             self.untouched = self.untouched.saturating_sub(1);
             self.stock.give_map(request.into_parts().0.headers);
             self.forget(key);
+            // Nothing else may be left to wait for.
+            if self.is_over() {
+                self.stir();
+            }
         }
         None
     }

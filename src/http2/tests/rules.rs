@@ -411,6 +411,19 @@ fn farewell_of_a_server_is_not_taken_back_by_an_error() {
 }
 
 #[test]
+fn connection_ends_with_a_request_that_was_reset_before_it_was_looked_at() {
+    for leaves in [true, false] {
+        let mut wire = Wire::server();
+        wire.get(1);
+        wire.reset(1, CANCEL);
+        if leaves {
+            wire.goaway(0, 0);
+        }
+        assert_eq!(wire.ends_by_itself(), leaves);
+    }
+}
+
+#[test]
 fn farewell_of_a_client_ends_the_connection_with_its_streams() {
     let mut wire = Wire::server();
     wire.get(1);

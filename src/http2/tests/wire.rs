@@ -209,6 +209,27 @@ impl Wire {
         panic!("it does not come to rest");
     }
 
+    /// Says what is to be said, and moves the connection as often as it asks for it: whether it ends.
+    pub(super) fn ends_by_itself(&mut self) -> bool {
+        assert!(matches!(
+            poll_now(self.far.write_all(&self.say)),
+            Some(Ok(()))
+        ));
+        self.say.clear();
+        loop {
+            let sleeper = Arc::<Sleeper>::default();
+            let waker = Waker::from(sleeper.clone());
+            let mut cx = Context::from_waker(&waker);
+            let requests = &mut self.requests;
+            let moved = self
+                .conn
+                .poll_served(&mut cx, |one| requests.push_back(one));
+            if moved.is_ready() || !sleeper.is_awake() {
+                return moved.is_ready();
+            }
+        }
+    }
+
     /// Moves the connection once, and takes so many bytes of what it wrote.
     pub(super) fn take_slowly(&mut self, bytes: u64) -> usize {
         let moved = self.conn.poll_moved(&mut cx());
