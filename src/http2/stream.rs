@@ -123,7 +123,7 @@ impl Stream {
 /// Content that came and was not taken.
 #[derive(Debug, Default)]
 pub(super) struct Content {
-    // Mostly there is one part, or none.
+    // Mostly there is one part, or none: it alone may lie in what it was read into.
     first: Option<Bytes>,
     more: VecDeque<Bytes>,
     /// Short parts that came last.
@@ -157,7 +157,8 @@ impl Content {
             if !self.short.is_empty() {
                 self.more.push_back(self.short.split().freeze());
             }
-            self.more.push_back(part.into_bytes());
+            // Who waits longer holds nothing of what else was read with it.
+            self.more.push_back(Bytes::copy_from_slice(part.as_ref()));
         }
     }
 
@@ -270,6 +271,20 @@ mod tests {
         assert!(content.is_empty());
         content.push(Part::Owned(Bytes::from_static(b"f")));
         assert_eq!(content.pop().unwrap(), "f");
+    }
+
+    #[test]
+    fn parts_that_wait_hold_nothing_of_what_they_were_read_into() {
+        let read = Bytes::from(vec![b'x'; 64 << 10]);
+        let mut content = Content::default();
+        for at in [0, 1, 2] {
+            content.push(Part::Owned(read.slice(at * 8192..(at + 1) * 8192)));
+        }
+        // The first one does: mostly it is taken at once.
+        assert!(!read.is_unique());
+        assert_eq!(content.pop().unwrap().len(), 8192);
+        assert!(read.is_unique());
+        assert_eq!(content.len(), 2 * 8192);
     }
 
     #[test]
