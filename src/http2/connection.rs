@@ -330,6 +330,11 @@ impl<T> Connection<T> {
         self.core.borrow().unwritten().len()
     }
 
+    /// How many wait for room on the connection.
+    pub(super) fn waiting(&self) -> usize {
+        self.core.borrow().queue.len()
+    }
+
     /// How much memory is held for what waits to be written, in bytes.
     pub(super) fn held(&self) -> usize {
         self.core.borrow().out.capacity()

@@ -363,6 +363,7 @@ impl Core {
             Reason::CANCEL
         };
         self.reset(key, reason, By::Us);
+        self.queue.retain(|waiting| *waiting != key);
         let content = self.streams.remove(key).map(|mut stream| {
             if let Some(map) = stream.spare.take() {
                 self.stock.give_map(map);

@@ -257,6 +257,28 @@ fn content_alone_does_not_keep_a_peer_from_being_read() {
 }
 
 #[test]
+fn streams_that_are_given_up_wait_for_no_room() {
+    let mut wire = Wire::server();
+    // Windows of streams that are wider than the connection's, which is used up.
+    wire.frame(kind::SETTINGS, 0, 0, &[0, 4, 0, 0x10, 0, 0]);
+    wire.get(1);
+    let mut first = wire.request();
+    assert!(first.writer.answer(ok(), false));
+    assert!(first.writer.send(&[0; 65_535], false));
+    assert!(first.writer.poll_room(1000, &cx()).is_pending());
+    for number in 1..100 {
+        wire.get(2 * number + 1);
+        let mut incoming = wire.request();
+        assert!(incoming.writer.answer(ok(), false));
+        assert!(incoming.writer.poll_room(1000, &cx()).is_pending());
+        assert_eq!(wire.conn.waiting(), 2);
+        wire.reset(2 * number + 1, CANCEL);
+        wire.run();
+    }
+    assert_eq!(wire.conn.waiting(), 1);
+}
+
+#[test]
 fn who_takes_content_slowly_costs_no_more_memory_the_more_it_takes() {
     let mut wire = Wire::server();
     wire.widen(0, 1 << 30);
