@@ -138,6 +138,7 @@ impl Core {
         }
         let settings = Settings {
             table: None,
+            least_table: None,
             push: (role == Role::Client).then_some(false),
             streams: (role == Role::Server).then_some(limits.streams),
             window: Some(limits.stream_window),

@@ -145,6 +145,8 @@ pub(super) fn number(payload: &[u8]) -> Option<u32> {
 pub(super) struct Settings {
     /// The size of its table of header fields, in bytes.
     pub table: Option<u32>,
+    /// The smallest size of it on the way there (RFC 7541 §4.2); only read.
+    pub least_table: Option<u32>,
     /// How many streams at a time.
     pub streams: Option<u32>,
     /// How much of each stream's content it takes unasked, in bytes.
@@ -166,7 +168,11 @@ impl Settings {
         for [i1, i2, v1, v2, v3, v4] in settings {
             let value = u32::from_be_bytes([*v1, *v2, *v3, *v4]);
             match u16::from_be_bytes([*i1, *i2]) {
-                setting::HEADER_TABLE_SIZE => read.table = Some(value),
+                setting::HEADER_TABLE_SIZE => {
+                    read.table = Some(value);
+                    read.least_table =
+                        Some(read.least_table.map_or(value, |least| least.min(value)));
+                }
                 setting::ENABLE_PUSH if value > 1 => {
                     return Err(Fault::protocol("a setting that is neither 0 nor 1"));
                 }
@@ -257,6 +263,7 @@ mod tests {
     fn settings_come_back() {
         let settings = Settings {
             table: Some(0),
+            least_table: Some(0),
             streams: Some(128),
             window: Some(1 << 20),
             push: Some(false),

@@ -308,7 +308,7 @@ impl Core {
         if let Some(streams) = settings.streams {
             self.peer.streams = streams;
         }
-        if let Some(table) = settings.table {
+        for table in [settings.least_table, settings.table].into_iter().flatten() {
             self.encoder
                 .resize(usize::try_from(table).unwrap_or(usize::MAX));
         }

@@ -96,6 +96,22 @@ fn stream_that_is_given_up_is_cancelled_and_one_that_is_over_is_not() {
 }
 
 #[test]
+fn smallest_size_of_the_table_is_said_where_settings_say_two() {
+    // 0 and 4,096 (RFC 7541 §4.2); then 4,096 again, which says nothing new.
+    for (first, said) in [(0, &[0x20, 0x3f, 0xe1, 0x1f][..]), (16, &[])] {
+        let mut wire = Wire::server();
+        let sizes = [0, 1, 0, 0, first, 0, 0, 1, 0, 0, 16, 0];
+        wire.frame(kind::SETTINGS, 0, 0, &sizes);
+        wire.get(1);
+        assert!(wire.request().writer.answer(ok(), true));
+        let frames = wire.take();
+        let block = &frames.last().unwrap().payload;
+        // `:status: 200` comes next.
+        assert_eq!(block[..=said.len()], [said, &[0x88]].concat());
+    }
+}
+
+#[test]
 fn content_waits_for_both_windows() {
     let limits = Limits {
         stream_window: 1 << 20,
