@@ -458,12 +458,19 @@ impl UpstreamConn {
         let sent_at = sweep.now();
         let mut vigil = Vigil::begin(presence, sent_at, patience);
         let mut until = sent_at.saturating_add(patience);
+        // When the peer took something last, and how much it had taken then.
+        let (mut taken_at, mut taken) = (sent_at, None);
         let why = loop {
             let answer = poll_fn(|cx| {
-                if let Some(flow) = &mut sending
-                    && flow.poll_sent(cx).is_ready()
-                {
-                    sending = None;
+                if let Some(flow) = &mut sending {
+                    if flow.poll_sent(cx).is_ready() {
+                        sending = None;
+                        taken_at = sweep.now();
+                    } else if let Some(count) = flow.waits_for_peer()
+                        && taken.replace(count) != Some(count)
+                    {
+                        taken_at = sweep.now();
+                    }
                 }
                 reader.poll_answer(cx)
             });
@@ -491,7 +498,7 @@ impl UpstreamConn {
                     let from = if upload.waits_for_client.get() {
                         sweep.now()
                     } else {
-                        upload.moved_at.get().max(sent_at)
+                        upload.moved_at.get().max(taken_at)
                     };
                     until = from.saturating_add(patience);
                     if until <= sweep.now() {
