@@ -41,6 +41,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
             "resource::Revision",
             // What `file` reads documents with.
             "resource::check_id",
+            "resource::integer",
             "resource::json",
             "resource::shown",
             "crypto",
