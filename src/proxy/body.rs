@@ -193,22 +193,29 @@ impl RequestBody {
 
     /// Reads it ahead, to find its request's route by it, and gives all of it back if it is no longer
     /// than `limit` bytes. Of a longer one no more is read than tells so. What was read is sent first;
-    /// the client has `patience` between two parts, as ever.
+    /// the client has `patience` between two parts, as ever. `hold` is told of each part, by its bytes,
+    /// and says whether there is room for it.
     ///
     /// # Errors
-    /// Why it did not come, with the client to blame.
-    pub async fn read_ahead(&mut self, limit: usize) -> Result<Option<Bytes>, Reason> {
+    /// Why it did not come, with the client to blame; [`Reason::ReadAheadOverload`].
+    pub async fn read_ahead(
+        &mut self,
+        limit: usize,
+        mut hold: impl FnMut(usize) -> bool,
+    ) -> Result<Option<Bytes>, Reason> {
         let length = self.size_hint().exact().map(usize::try_from);
         let length = length.map(|length| length.unwrap_or(usize::MAX));
         if self.is_empty() || length.is_some_and(|length| length > limit) {
             return Ok(None);
         }
-        let mut read = BytesMut::with_capacity(length.unwrap_or_default());
+        // Grows as it comes: who only announces much has no room for it.
+        let mut read = BytesMut::new();
         let mut trailers = None;
         let is_whole = loop {
             match self.frame().await {
                 None => break true,
                 Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if !hold(data.len()) => return Err(Reason::ReadAheadOverload),
                     Ok(data) => read.extend_from_slice(&data),
                     Err(frame) => trailers = frame.into_trailers().ok(),
                 },

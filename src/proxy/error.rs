@@ -177,6 +177,7 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::UpstreamUnresolvable
         | Reason::UpstreamNotReady
         | Reason::ContextUnavailable
+        | Reason::ReadAheadOverload
         | Reason::ShutDown
         | Reason::SecretUnresolved
         | Reason::SecretInvalid

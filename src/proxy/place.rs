@@ -1,7 +1,8 @@
 //! Where a request goes: its route, its upstream and what is asked of it there, by one snapshot.
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -64,17 +65,59 @@ pub(super) enum ReadAhead {
     #[default]
     Nothing,
     /// It has none, or one that is too long.
-    Absent,
+    Absent { _share: Share },
     /// All of it.
-    Whole(Bytes),
+    Whole { body: Bytes, _share: Share },
+}
+
+/// How many of the longest bodies that are read ahead a worker holds at a time.
+const HELD: usize = 64;
+
+/// A request's share of what its worker holds of bodies that were read ahead.
+pub(super) struct Share {
+    held: Rc<Cell<usize>>,
+    most: usize,
+    own: usize,
+}
+
+impl Share {
+    fn of(worker: &Worker) -> Self {
+        Self {
+            held: worker.ahead.clone(),
+            most: worker.settings.routed_body_bytes.saturating_mul(HELD),
+            own: 0,
+        }
+    }
+
+    /// Makes it so many bytes larger; false, if there is no room for them.
+    fn take(&mut self, bytes: usize) -> bool {
+        let held = self.held.get().saturating_add(bytes);
+        if held > self.most {
+            return false;
+        }
+        self.held.set(held);
+        self.own = self.own.saturating_add(bytes);
+        true
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.held.set(self.held.get().saturating_sub(self.own));
+    }
 }
 
 impl ReadAhead {
     /// Reads the body that routes ask for.
     async fn read(worker: &Worker, body: &mut RequestBody) -> Result<Self, Refusal> {
-        match body.read_ahead(worker.settings.routed_body_bytes).await {
-            Ok(Some(whole)) => Ok(Self::Whole(whole)),
-            Ok(None) => Ok(Self::Absent),
+        let mut share = Share::of(worker);
+        let limit = worker.settings.routed_body_bytes;
+        match body.read_ahead(limit, |bytes| share.take(bytes)).await {
+            Ok(Some(body)) => Ok(Self::Whole {
+                body,
+                _share: share,
+            }),
+            Ok(None) => Ok(Self::Absent { _share: share }),
             Err(reason) => Err(Refusal::new(reason, "in the body that its route asks for")),
         }
     }
@@ -82,8 +125,8 @@ impl ReadAhead {
     fn text(&self) -> Text<'_> {
         match self {
             Self::Nothing => Text::Unread,
-            Self::Absent => Text::Absent,
-            Self::Whole(whole) => Text::Read(whole),
+            Self::Absent { .. } => Text::Absent,
+            Self::Whole { body, .. } => Text::Read(body),
         }
     }
 }

@@ -125,6 +125,8 @@ pub struct Worker {
     pub streams: Rc<Servants<Stream>>,
     /// What its connections of HTTP/2 lend each other.
     pub stock: Rc<Stock>,
+    /// How many bytes of bodies it holds that were read ahead.
+    pub ahead: Rc<Cell<usize>>,
     /// What its answers over HTTP/2 are dated with.
     pub dates: Dates,
     /// How hyper serves HTTP/1.1 connections.
@@ -220,6 +222,7 @@ async fn run(parts: Parts) -> std::io::Result<()> {
         turns: parts.turns,
         streams: Rc::default(),
         stock: Stock::new(),
+        ahead: Rc::default(),
         dates: Dates::default(),
         http,
         agreed_downstream: parts.metrics.negotiated.counts("https"),

@@ -348,6 +348,37 @@ fn what_was_read_is_sent_again_to_the_next_node() {
 }
 
 #[test]
+fn bodies_that_are_held_are_bounded_all_together() {
+    let origin = mirror();
+    let setup = Setup::default().set("workers", "1");
+    let gateway = setup.set("limits.routed_body_bytes", "1000").start();
+    let vars = json!([["post_arg.model", "==", "m"]]);
+    route(&gateway, &origin.node(), "json", "/*", &vars);
+    let request = post("/ask", &[JSON], &sized(1000));
+    let ask = || {
+        let mut client = gateway.connect();
+        client.send(&request);
+        client.read_reply().status
+    };
+    let (most, last) = request.split_at(request.len() - 1);
+    let mut held: Vec<RawClient> = (0..64).map(|_| gateway.connect()).collect();
+    for client in &mut held {
+        client.send(most);
+    }
+    // All that they sent was read by then.
+    eventually(SOON, "no room", || (ask() == 503).then_some(()));
+    gateway.expect_record("its reason", |record| {
+        field(record, "reason") == Some("read_ahead_overload")
+    });
+    // Who has room goes on, and gives it back.
+    for client in &mut held {
+        client.send(last);
+        client.read_reply().expect_status(200);
+    }
+    eventually(SOON, "room", || (ask() == 200).then_some(()));
+}
+
+#[test]
 fn client_that_does_not_send_its_body_is_given_up() {
     let setup = Setup::default().set("limits.body_timeout", "1");
     let gateway = setup.start();
