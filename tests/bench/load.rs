@@ -25,7 +25,9 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -92,7 +94,6 @@ struct Tally {
     first_error: RefCell<Option<String>>,
     micros: RefCell<Vec<u64>>,
     stormed: Cell<u64>,
-    is_over: Cell<bool>,
 }
 
 fn main() -> ExitCode {
@@ -198,14 +199,16 @@ fn run(plan: Plan) -> Result<(), Failure> {
     let tally = Rc::new(Tally::default());
     tally.left.set(plan.requests);
     let plan = Rc::new(plan);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let storm = (plan.storm > 0).then(|| {
+        let is_over = is_over.clone();
+        thread::spawn(move || storm(&is_over).map_err(|error| error.to_string()))
+    });
     let began = Instant::now();
     let in_time = LocalSet::new().block_on(&runtime, async {
         let clients: Vec<_> = (0..plan.connections)
             .map(|_| tokio::task::spawn_local(clients(plan.clone(), tally.clone())))
             .collect();
-        for _ in 0..plan.storm {
-            tokio::task::spawn_local(storm(plan.clone(), tally.clone()));
-        }
         let all = async {
             let mut kept = Vec::new();
             for client in clients {
@@ -215,8 +218,15 @@ fn run(plan: Plan) -> Result<(), Failure> {
             kept
         };
         let kept = tokio::time::timeout(limit, all).await;
-        tally.is_over.set(true);
-        report(&tally, began.elapsed());
+        let took = began.elapsed();
+        is_over.store(true, Ordering::Release);
+        match storm.map(thread::JoinHandle::join) {
+            Some(Ok(Ok(stormed))) => tally.stormed.set(stormed),
+            Some(Ok(Err(error))) => tally.fail(&error.into()),
+            // A panic there is a defect of this tool and shows by itself.
+            Some(Err(_)) | None => {}
+        }
+        report(&tally, took);
         if plan.holds {
             // Whoever started us ends it; nothing is read for that.
             let _ = tokio::task::spawn_blocking(|| std::io::stdin().lines().count()).await;
@@ -297,16 +307,28 @@ async fn client(plan: Rc<Plan>, tally: Rc<Tally>, mut kept: Option<Kept>) -> Opt
     kept
 }
 
-/// A client that opens connections as long as others are measured.
-async fn storm(plan: Rc<Plan>, tally: Rc<Tally>) {
+/// Clients that open connections as long as others are measured, and how many they opened. They have a
+/// thread of their own: what they compute is nobody's wait who is measured.
+fn storm(is_over: &AtomicBool) -> Result<u64, Failure> {
+    memory::spare_this_thread();
+    let plan = read_plan()?;
     let head = head(&plan);
-    let mut answer = Vec::with_capacity(4096);
-    while !tally.is_over.get() {
-        match one(&plan, None, head.as_bytes(), &mut answer).await {
-            Ok(_) => tally.stormed.set(tally.stormed.get() + 1),
-            Err(error) => tally.fail(&error),
-        }
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let clients = (0..plan.storm).map(|_| async {
+            let mut answer = Vec::with_capacity(4096);
+            let mut stormed = 0_u64;
+            while !is_over.load(Ordering::Acquire) {
+                one(&plan, None, head.as_bytes(), &mut answer).await?;
+                stormed += 1;
+            }
+            Ok::<_, Failure>(stormed)
+        });
+        let stormed = futures_util::future::try_join_all(clients).await?;
+        Ok(stormed.iter().sum())
+    })
 }
 
 fn head(plan: &Plan) -> String {
