@@ -156,7 +156,9 @@ wait_until() { # name, what is awaited, command…
 }
 
 on_signal() {
-  trap '' INT TERM HUP
+  trap '' INT TERM HUP PIPE
+  # Nobody reads any more: what runs is stopped without a word.
+  if [ "$1" = PIPE ]; then exec >/dev/null 2>&1; fi
   printf '\n'
   case $1 in INT) exit "$tour_status" ;; *) exit 1 ;; esac
 }
