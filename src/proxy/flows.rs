@@ -237,7 +237,7 @@ impl RestOfBody {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::proxy) mod tests {
     use std::collections::VecDeque;
 
     use http::{Method, Response};
@@ -254,8 +254,8 @@ mod tests {
         }
     }
 
-    /// A request to a peer, with a body to come.
-    fn request(near: DuplexStream) -> (Connection<DuplexStream>, Reader, Writer) {
+    /// A connection to a peer that was sent nothing yet.
+    pub(in crate::proxy) fn connection(near: DuplexStream) -> Connection<DuplexStream> {
         let limits = Limits {
             streams: 0,
             stream_window: 1 << 16,
@@ -265,7 +265,12 @@ mod tests {
             faults: 0,
             remembered: 8,
         };
-        let conn = Connection::new(near, Role::Client, limits, Stock::new());
+        Connection::new(near, Role::Client, limits, Stock::new())
+    }
+
+    /// A request to a peer, with a body to come.
+    fn request(near: DuplexStream) -> (Connection<DuplexStream>, Reader, Writer) {
+        let conn = connection(near);
         let head = RequestHead {
             method: &Method::POST,
             is_tls: false,

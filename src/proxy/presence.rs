@@ -245,24 +245,10 @@ impl Look {
 mod tests {
     use std::future::poll_fn;
 
-    use tokio::io::DuplexStream;
     use tokio::task::LocalSet;
 
     use super::*;
-    use crate::http2::{Connection, Limits, Role, Stock};
-
-    fn connection(near: DuplexStream) -> Connection<DuplexStream> {
-        let limits = Limits {
-            streams: 0,
-            stream_window: 1 << 16,
-            connection_window: 1 << 16,
-            header_list: 1 << 16,
-            untouched: 0,
-            faults: 0,
-            remembered: 8,
-        };
-        Connection::new(near, Role::Client, limits, Stock::new())
-    }
+    use crate::proxy::flows::tests::connection;
 
     fn look() -> Look {
         Look {
