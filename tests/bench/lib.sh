@@ -126,6 +126,7 @@ start_upstream() {
     nginx_common off
     cat <<CONF
 default_type text/plain;
+upstream own { server 127.0.0.1:$upstream_plain; keepalive 64; keepalive_requests 1000000000; }
 server {
 listen 127.0.0.1:$upstream_plain;
 location / { return 200 "hello from the upstream\n"; }
@@ -155,7 +156,8 @@ add_trailer grpc-status 0;
 # To a proxy a message is bytes; what the plain server answers stands for one. Like a server of gRPC this
 # answers when it has the message: nginx as a proxy takes an earlier answer's end of the stream for an error.
 location / {
-proxy_pass http://127.0.0.1:$upstream_plain/; proxy_method GET; proxy_pass_request_body off; proxy_set_header Content-Length "";
+proxy_pass http://own/; proxy_http_version 1.1; proxy_set_header Connection "";
+proxy_method GET; proxy_pass_request_body off; proxy_set_header Content-Length "";
 proxy_hide_header Content-Type; add_header Content-Type application/grpc;
 }
 }
