@@ -12,6 +12,8 @@ use super::stream::Half;
 
 /// The most heads that only inform before an answer.
 const INFORMING_HEADS: u8 = 100;
+/// How many of them wait to be taken; those behind are dropped.
+const UNTAKEN: usize = 8;
 /// Lists of header fields that are so many times larger than what is taken end the connection.
 const FAR_TOO_LARGE: usize = 4;
 /// Frames that a header block may be divided into, if it would need fewer.
@@ -198,9 +200,12 @@ impl Core {
             } else if stream.informed > INFORMING_HEADS {
                 Reason::ENHANCE_YOUR_CALM
             } else {
-                let mut map = answer.into_parts().0.headers;
-                map.clear();
-                stream.spare = Some(map);
+                if stream.has_reader && stream.informing.len() < UNTAKEN {
+                    stream.informing.push_back(answer);
+                    stream.reader.wake();
+                } else {
+                    self.stock.give_map(answer.into_parts().0.headers);
+                }
                 return Ok(());
             };
             return Err(Fault::Stream(id, reason));

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, StatusCode};
 
 use super::core::Core;
 use super::error::{Error, Reason};
@@ -48,7 +48,8 @@ impl Reader {
         }
     }
 
-    /// The head of the answer to a request that was sent.
+    /// The next head of the answer to a request that was sent: those that only inform come before
+    /// the last one (RFC 9110 §15.2).
     ///
     /// # Errors
     /// Why there will be none.
@@ -57,8 +58,9 @@ impl Reader {
         let Some(stream) = core.streams.get_mut(self.key) else {
             return Poll::Ready(Err(Error::Over));
         };
-        if let Some(answer) = stream.answer.take() {
-            return Poll::Ready(Ok(answer));
+        let head = stream.informing.pop_front();
+        if let Some(head) = head.or_else(|| stream.answer.take()) {
+            return Poll::Ready(Ok(head));
         }
         match &stream.broken {
             Some(error) => Poll::Ready(Err(error.clone())),
@@ -103,6 +105,12 @@ impl Writer {
         Self { core, key }
     }
 
+    /// Sends a head that only informs, before the one of the answer. False, if it cannot come before it
+    /// any more, or if the peer is slow to take what was sent: then it is dropped.
+    pub fn inform(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        self.core.borrow_mut().inform(self.key, status, headers)
+    }
+
     /// Sends the head of an answer; it is all of it, if it `is_whole`. Its map of fields serves another
     /// message then. What fields say of a connection is left out. False, if the stream is over.
     pub fn answer(&mut self, head: Response<()>, is_whole: bool) -> bool {
@@ -138,7 +146,7 @@ impl Writer {
     }
 
     /// Ready when the stream ended before its time: it was reset, or its connection ended.
-    pub fn poll_broken(&mut self, cx: &Context<'_>) -> Poll<()> {
+    pub fn poll_broken(&self, cx: &Context<'_>) -> Poll<()> {
         self.core.borrow_mut().poll_broken(self.key, cx)
     }
 }

@@ -39,6 +39,22 @@ impl Core {
         Ok(self.streams.insert(stream))
     }
 
+    /// Sends a head that only informs. False, if it was dropped: the answer has begun, or too much
+    /// waits to be written.
+    pub(super) fn inform(&mut self, key: usize, status: StatusCode, headers: &HeaderMap) -> bool {
+        let stream = self.streams.get(key);
+        let stream = stream.filter(|stream| stream.is_open && stream.outgoing == Half::Head);
+        let Some(id) = stream.map(|stream| stream.id) else {
+            return false;
+        };
+        if self.is_stuffed() {
+            return false;
+        }
+        self.block_writer().response(id, status, headers, false);
+        self.stir();
+        true
+    }
+
     /// Sends an answer's head. False, if the stream is over.
     pub(super) fn answer_with(
         &mut self,

@@ -45,6 +45,8 @@ pub(super) struct Stream {
     pub(super) answer: Option<Response<()>>,
     /// Answers that only inform, so far.
     pub(super) informed: u8,
+    /// Those of them that were not taken.
+    pub(super) informing: VecDeque<Response<()>>,
     /// An answer has no content, whatever length it says (RFC 9110 §9.3.2).
     pub(super) asks_head: bool,
     pub(super) content: Content,
@@ -101,6 +103,7 @@ impl Stream {
             has_writer: true,
             answer: None,
             informed: 0,
+            informing: VecDeque::new(),
             asks_head: false,
             content: Content::default(),
             left: None,

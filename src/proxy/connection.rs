@@ -24,6 +24,7 @@ use crate::net::stream::{Linger, Rewound, Stream, answer_plainly, linger};
 use crate::proxy::body::{ClientBody, UNWANTED, UNWANTED_PAUSE};
 use crate::proxy::conn::{Conn, Phase, Signal, client_facts};
 use crate::proxy::error::Refusal;
+use crate::proxy::interim::{Interim, Interleaved, Lines};
 use crate::proxy::outcome::micros;
 use crate::proxy::settings::Settings;
 use crate::proxy::slot::Slot;
@@ -274,12 +275,18 @@ async fn serve_until_pause(
     handover: &Handover,
 ) -> (Pause, Rewound) {
     let slot = Slot::new();
+    let lines = Rc::<Lines>::default();
+    let io = Interleaved {
+        io,
+        lines: lines.clone(),
+    };
     let service = service_fn(|req: Request<Incoming>| {
         slot.fill(request::handle(
             worker.clone(),
             conn.clone(),
             req.map(ClientBody::Http1),
             handover.clone(),
+            Interim::Http1(lines.clone()),
         ))
     });
     let mut http = worker.http.serve_connection(TokioIo::new(io), service);
@@ -304,7 +311,7 @@ async fn serve_until_pause(
     })
     .await;
     let Parts { io, read_buf, .. } = http.into_parts();
-    let mut io = io.into_inner();
+    let Interleaved { mut io, .. } = io.into_inner();
     io.rewind(read_buf);
     (pause, io)
 }

@@ -21,6 +21,8 @@ use crate::net::sweep::{Sweep, Until, millis};
 use crate::proxy::body::RequestBody;
 use crate::proxy::flows::{Inflow, Outflow, RestOfBody};
 use crate::proxy::headers;
+use crate::proxy::heads;
+use crate::proxy::interim::Interim;
 use crate::proxy::multiplex::{Lease, NotOpened, Shared, Unsent};
 use crate::proxy::pool::{Bucket, Kept};
 use crate::proxy::presence::{Heard, Vigil};
@@ -57,6 +59,18 @@ enum Wire {
     One(Rc<Single>),
     /// As a stream of a connection.
     Many(Rc<Lease>),
+}
+
+/// How a request is sent, and what becomes of all before its answer.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    /// Headers that go over HTTP/1.1 as they are written; of a stream there are none.
+    pub lines: &'a [u8],
+    /// The longest time without a byte in either direction, in milliseconds; waiting for the client's
+    /// body does not count.
+    pub patience: u64,
+    /// Where interim answers go.
+    pub interim: &'a Interim<'a>,
 }
 
 /// An exchange that ended without a response head.
@@ -325,25 +339,19 @@ impl UpstreamConn {
     ///
     /// Over HTTP/1.1 a request without a body is not even taken; any other is gone.
     ///
-    /// `lines`: headers that go over HTTP/1.1 as they are written; of a stream there are none.
-    ///
-    /// `patience`: the longest time without a byte in either direction, in milliseconds; waiting
-    /// for the client's body does not count.
-    ///
     /// # Errors
     /// [`Unanswered`].
     pub async fn exchange(
         &mut self,
         request: &mut Option<Request<RequestBody>>,
-        lines: &[u8],
+        terms: Terms<'_>,
         sweep: &Rc<Sweep>,
-        patience: u64,
     ) -> Result<Response<AnswerBody>, Unanswered> {
         self.served = self.served.saturating_add(1);
         match &self.wire {
             Wire::One(conn) => {
                 let conn = conn.clone();
-                let answer = self.exchange_one(&conn, request, lines, sweep, patience);
+                let answer = self.exchange_one(&conn, request, terms, sweep);
                 answer.await.map_err(|why| Unanswered {
                     why,
                     sent: if conn.has_sent() {
@@ -354,14 +362,14 @@ impl UpstreamConn {
                     headers: None,
                 })
             }
-            Wire::Many(_) if !lines.is_empty() => Err(Unanswered {
+            Wire::Many(_) if !terms.lines.is_empty() => Err(Unanswered {
                 why: Broken::Lines,
                 sent: Sent::Nothing,
                 headers: None,
             }),
             Wire::Many(lease) => {
                 let lease = lease.clone();
-                self.exchange_many(&lease, request, sweep, patience).await
+                self.exchange_many(&lease, request, terms, sweep).await
             }
         }
     }
@@ -371,26 +379,26 @@ impl UpstreamConn {
         &mut self,
         conn: &Rc<Single>,
         request: &mut Option<Request<RequestBody>>,
-        lines: &[u8],
+        terms: Terms<'_>,
         sweep: &Rc<Sweep>,
-        patience: u64,
     ) -> Result<Response<AnswerBody>, Broken> {
         let Some(req) = request else {
             return Err(Broken::NoRequest);
         };
         let upload = req.body().upload();
-        conn.begin(request, lines);
+        conn.begin(request, terms.lines);
         loop {
             let until = Until::Idle {
                 activity: self.activity.clone(),
                 since: sweep.now(),
-                limit: patience,
+                limit: terms.patience,
             };
             let answer = poll_fn(|cx| {
                 let headers = request.as_mut().map(Request::headers_mut);
                 conn.poll_answer(cx, headers)
             });
             match sweep.within(until, answer).await {
+                Ok(Ok(resp)) if !heads::is_final(resp.status()) => terms.interim.pass(resp),
                 Ok(Ok(resp)) => {
                     upload.answered.set(true);
                     self.ends = conn.is_over();
@@ -426,9 +434,10 @@ impl UpstreamConn {
         &mut self,
         lease: &Rc<Lease>,
         request: &mut Option<Request<RequestBody>>,
+        terms: Terms<'_>,
         sweep: &Rc<Sweep>,
-        patience: u64,
     ) -> Result<Response<AnswerBody>, Unanswered> {
+        let patience = terms.patience;
         let unsent = |why| Unanswered {
             why,
             sent: Sent::Nothing,
@@ -476,6 +485,12 @@ impl UpstreamConn {
             });
             let next = until.min(vigil.next_at());
             match sweep.within(Until::At(next), answer).await {
+                Ok(Ok(resp)) if resp.status().is_informational() => {
+                    // It is not late that tells what it is at.
+                    taken_at = sweep.now();
+                    until = taken_at.saturating_add(patience);
+                    terms.interim.pass(resp);
+                }
                 Ok(Ok(resp)) => {
                     upload.answered.set(true);
                     presence.answered();

@@ -20,6 +20,7 @@ use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::body::{ClientBody, ReplyBody};
 use crate::proxy::conn::{Conn, InFlight, Signal};
 use crate::proxy::flows::{Inflow, Outflow};
+use crate::proxy::interim::Interim;
 use crate::proxy::request;
 use crate::proxy::streams::Job;
 use crate::proxy::tunnel::Handover;
@@ -178,7 +179,7 @@ impl Job for Stream {
         let Incoming {
             request,
             reader,
-            mut writer,
+            writer,
         } = incoming;
         let is_head = request.method() == Method::HEAD;
         let mut leaves_rest = None;
@@ -191,7 +192,13 @@ impl Job for Stream {
             let body = ClientBody::Http2(flow);
             let req = Request::from_parts(head, body);
             let conn = in_flight.conn().clone();
-            let mut answering = pin!(request::handle(worker.clone(), conn, req, nobody));
+            let mut answering = pin!(request::handle(
+                worker.clone(),
+                conn,
+                req,
+                nobody,
+                Interim::Http2(&writer),
+            ));
             drop(in_flight);
             poll_fn(|cx| match answering.as_mut().poll(cx) {
                 Poll::Ready(Ok(answer)) => Poll::Ready(Some(answer)),
@@ -201,7 +208,7 @@ impl Job for Stream {
             .await
         };
         let Some(answer) = answer else { return };
-        if let Some(mut stream) = answer_by(writer, answer, is_head, &worker).await
+        if let Some(stream) = answer_by(writer, answer, is_head, &worker).await
             && leaves_rest.is_some_and(|leaves_rest| leaves_rest.get())
         {
             // Given up, it is reset without an error (RFC 9113 §8.1).

@@ -19,6 +19,7 @@ pub mod flows;
 pub mod headers;
 pub mod heads;
 pub mod http2;
+pub mod interim;
 pub mod loops;
 pub mod multiplex;
 pub mod outcome;

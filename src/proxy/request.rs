@@ -17,6 +17,7 @@ use crate::proxy::body::{ClientBody, ReplyBody, RequestBody, Streamed, Upload};
 use crate::proxy::conn::{Conn, Signal, Tunnelled};
 use crate::proxy::error::{GRPC_STATUS, Refusal};
 use crate::proxy::headers::{self, Look};
+use crate::proxy::interim::Interim;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::place::{Place, ReadAhead, find_place};
 use crate::proxy::tries::Tries;
@@ -35,7 +36,7 @@ const GRPC_TRAILERS: HeaderValue =
 const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
 
 /// Serves one request. What goes wrong is an answer and a record. A tunnel, if it becomes one, is
-/// left in `handover`.
+/// left in `handover`; what comes before the answer goes to `interim`.
 ///
 /// # Errors
 /// None.
@@ -44,6 +45,7 @@ pub fn handle(
     conn: Rc<Conn>,
     req: Request<ClientBody>,
     handover: Handover,
+    interim: Interim<'_>,
 ) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> {
     let in_flight = conn.begin();
     let waiting = conn.waiting();
@@ -59,15 +61,17 @@ pub fn handle(
     let client = Client {
         look,
         wants_announcement,
+        interim: interim.for_version(req.version()),
     };
     let mut outcome = Box::new(Outcome::begin(worker.clone(), in_flight, &req));
     // Held once: the functions below borrow it, until it is sent.
     let mut req = Some(req);
     async move {
-        let answer = forward(&worker, &conn, look, &mut req, &mut outcome).await;
+        let answer = forward(&worker, &conn, &client, &mut req, &mut outcome).await;
         drop(waiting);
+        client.interim.passed().await;
         Ok(match answer {
-            Ok(answer) => deliver(answer, client, &upload, &worker, conn, outcome, &handover),
+            Ok(answer) => deliver(answer, &client, &upload, &worker, conn, outcome, &handover),
             Err(refusal) => {
                 let rest = Rest {
                     body: req.map(Request::into_body),
@@ -97,12 +101,13 @@ fn give_path(uri: &mut Uri) {
     }
 }
 
-/// What is remembered of a request's head for its answer.
-#[derive(Clone, Copy)]
-struct Client {
+/// What is remembered of a request for its answer.
+struct Client<'a> {
     look: Look,
     /// It speaks HTTP/1.1, and trailers must be announced to it.
     wants_announcement: bool,
+    /// What it is told before its answer.
+    interim: Interim<'a>,
 }
 
 /// Whether the client said that it understands trailers (RFC 9110 §10.1.4).
@@ -116,7 +121,7 @@ fn takes_trailers(headers: &HeaderMap) -> bool {
 
 fn deliver(
     answer: Answer,
-    client: Client,
+    client: &Client<'_>,
     upload: &Upload,
     worker: &Worker,
     conn: Rc<Conn>,
@@ -225,10 +230,11 @@ impl Rest<'_> {
 async fn forward(
     worker: &Rc<Worker>,
     conn: &Rc<Conn>,
-    look: Look,
+    client: &Client<'_>,
     request: &mut Option<Request<RequestBody>>,
     outcome: &mut Outcome,
 ) -> Result<Answer, Refusal> {
+    let look = client.look;
     let req = request.as_mut().ok_or(Reason::Internal)?;
     if [Method::CONNECT, Method::TRACE].contains(req.method()) {
         return Err(Refusal::new(Reason::MethodRefused, req.method().as_str()));
@@ -292,6 +298,7 @@ async fn forward(
             hash: place.hash,
             target: place.target.as_ref(),
             lines: lines.as_deref().unwrap_or_default(),
+            interim: &client.interim,
         };
         let refusal = match tries.run(request, outcome).await {
             Ok(answer @ Answer::Switched(..)) => {

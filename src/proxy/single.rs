@@ -183,8 +183,8 @@ impl Single {
         self.0.borrow().has_sent
     }
 
-    /// Sends the request and reads the head of its answer; heads before it, which only inform, are
-    /// passed over (RFC 9110 §15.2). `request_headers` are given up to the answer's, if the request
+    /// Sends the request and reads the next head of its answer: those that only inform come before
+    /// the last one (RFC 9110 §15.2). `request_headers` are given up to the last one's, if the request
     /// is still there: it is not to be sent again then.
     pub fn poll_answer(
         &self,
@@ -362,7 +362,7 @@ impl State {
                 if self.informed > INFORMING_HEADS {
                     return Poll::Ready(Err(HeadError::Informing.into()));
                 }
-                continue;
+                return Poll::Ready(Ok(head.resp));
             }
             match ready!(self.poll_fill(cx, HEAD_ROOM)) {
                 Ok(count) if count > 0 => {}

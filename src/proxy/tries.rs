@@ -16,7 +16,8 @@ use crate::net::sweep::millis;
 use crate::proxy::answer::Answer;
 use crate::proxy::body::RequestBody;
 use crate::proxy::error::Refusal;
-use crate::proxy::exchange::{Sent, Unanswered, UpstreamConn, patience};
+use crate::proxy::exchange::{Sent, Terms, Unanswered, UpstreamConn, patience};
+use crate::proxy::interim::Interim;
 use crate::proxy::multiplex::Turn;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::upstream::{self, Endpoint, Seen, Turns};
@@ -41,6 +42,8 @@ pub(super) struct Tries<'a> {
     pub(super) target: Option<&'a Uri>,
     /// What its head over HTTP/1.1 has beside its headers.
     pub(super) lines: &'a [u8],
+    /// Who is told what comes before an answer.
+    pub(super) interim: &'a Interim<'a>,
 }
 
 impl Tries<'_> {
@@ -377,7 +380,12 @@ impl Tries<'_> {
         });
         outcome.upstream_started = Some(Instant::now());
         let sweep = &self.worker.sweep;
-        let unanswered = match upstream.exchange(req, self.lines, sweep, patience).await {
+        let terms = Terms {
+            lines: self.lines,
+            patience,
+            interim: self.interim,
+        };
+        let unanswered = match upstream.exchange(req, terms, sweep).await {
             Ok(resp) => {
                 // What was answered is not sent again.
                 *req = None;

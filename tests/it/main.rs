@@ -39,6 +39,7 @@ mod health;
 mod hostile_http2;
 mod hot_reload;
 mod http2;
+mod interim;
 mod layering;
 mod loops;
 mod multiplexing;

@@ -313,7 +313,7 @@ fn connection_that_takes_no_more_streams_is_left_alone() {
 fn answer_that_is_complete_before_its_request_is_passed_on_whole() {
     let case = Case::of(&[], |_, server| {
         let stream = server.next(HEADERS)?.stream;
-        // Early hints, twice (RFC 8297): they end here.
+        // Early hints, twice (RFC 8297).
         for _ in 0..2 {
             server.send(HEADERS, END_HEADERS, stream, b"\x08\x03103")?;
         }

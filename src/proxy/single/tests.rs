@@ -72,8 +72,14 @@ fn request(method: Method, body: &[Bytes]) -> Option<Request<RequestBody>> {
     Some(req)
 }
 
+/// The answer, without what comes before it.
 async fn answer(conn: &Rc<Single>) -> Result<Response<()>, Error> {
-    poll_fn(|cx| conn.poll_answer(cx, None)).await
+    loop {
+        let head = poll_fn(|cx| conn.poll_answer(cx, None)).await?;
+        if heads::is_final(head.status()) {
+            return Ok(head);
+        }
+    }
 }
 
 async fn content(conn: &Rc<Single>) -> Result<(Vec<u8>, Option<HeaderMap>), Error> {
@@ -106,6 +112,8 @@ fn request_that_may_be_repeated_keeps_its_headers_until_it_is_answered() {
             far.write_all(told.as_bytes()).await.unwrap();
             drop(far);
             let headers = req.as_mut().unwrap().headers_mut();
+            let hints = poll_fn(|cx| conn.poll_answer(cx, Some(&mut *headers))).await;
+            assert_eq!(hints.unwrap().status(), 103);
             let answer = poll_fn(|cx| conn.poll_answer(cx, Some(&mut *headers))).await;
             assert_eq!(answer.is_ok(), is_answered, "{told:?}");
             assert_eq!(headers.contains_key("x-asked"), !is_answered, "{told:?}");

@@ -26,6 +26,8 @@ pub(crate) struct CurlOutcome {
     pub(crate) status: Option<u16>,
     /// The last answer's head, as received.
     pub(crate) head: String,
+    /// All heads that came, the last one behind those that only inform.
+    pub(crate) heads: String,
     pub(crate) body: String,
     /// curl's own: 0 fine, 7 refused, 35 handshake failed, 56 alert met on the first read, 60 not trusted.
     pub(crate) exit_code: i32,
@@ -117,10 +119,12 @@ impl Curl {
             .trim_end()
             .rsplit("\r\n\r\n")
             .next()
-            .unwrap_or_default();
+            .unwrap_or_default()
+            .to_owned();
         CurlOutcome {
             status: finished.stdout.parse().ok().filter(|status| *status != 0),
-            head: head.to_owned(),
+            head,
+            heads,
             body: read("body"),
             exit_code: finished.status.code().unwrap_or(-1),
             stderr: finished.stderr,
