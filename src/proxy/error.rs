@@ -1,7 +1,7 @@
 //! What a client is told: one map from reason to status, fixed sentences, no cause of ours.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, SERVER};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, SERVER};
 use http::{HeaderName, Response, StatusCode};
 
 use crate::failure::Reason;
@@ -13,6 +13,11 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-portcullis-request
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// See [`GRPC_STATUS`].
 pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// What a 405 says beside it (RFC 9110 §15.5.6): it is told for CONNECT and TRACE alone, and what else
+/// may be asked is the upstream's to say.
+const ALLOWED: HeaderValue =
+    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
 /// Exactly APISIX's.
 const NO_ROUTE: &[u8] = b"{\"error_msg\":\"404 Route Not Found\"}\n";
@@ -109,6 +114,9 @@ impl Refusal {
         {
             headers.insert(LOCATION, location);
         }
+        if self.reason == Reason::MethodRefused {
+            headers.insert(ALLOW, ALLOWED);
+        }
         if ends_connection(self.reason) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -130,6 +138,20 @@ fn ends_connection(reason: Reason) -> bool {
             | Reason::MethodRefused
             | Reason::ClientCertMissing
     ) || is_bad_certificate(reason)
+}
+
+/// Whether what ends a connection of HTTP/1.1 ends no more than its stream over HTTP/2, where requests
+/// are told from each other whatever they say (RFC 9113 §5.4.2): nothing else that its client may ask
+/// over the connection is refused for it.
+#[must_use]
+pub fn ends_stream_alone(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::AuthorityInvalid
+            | Reason::ClientTimeout
+            | Reason::RequestInvalid
+            | Reason::MethodRefused
+    )
 }
 
 /// Whether a certificate was shown and did not pass.

@@ -15,7 +15,7 @@ use crate::proxy::authority;
 use crate::proxy::authorize::{self, has_no_path};
 use crate::proxy::body::{ClientBody, ReplyBody, RequestBody, Streamed, Upload};
 use crate::proxy::conn::{Conn, Signal, Tunnelled};
-use crate::proxy::error::{GRPC_STATUS, Refusal};
+use crate::proxy::error::{self, GRPC_STATUS, Refusal};
 use crate::proxy::headers::{self, Look};
 use crate::proxy::interim::Interim;
 use crate::proxy::outcome::Outcome;
@@ -190,7 +190,7 @@ fn refuse(
     if !conn.is_http2() {
         rest.settle(reply.headers_mut());
     } else if reply.headers_mut().remove(CONNECTION).is_some()
-        && refusal.reason != Reason::ClientTimeout
+        && !error::ends_stream_alone(refusal.reason)
     {
         // A body that stalls is its stream's own affair; else what `Connection: close` says in
         // HTTP/1.1 is GOAWAY in HTTP/2.

@@ -615,6 +615,8 @@ fn methods_that_no_gateway_serves_are_refused_as_by_nginx() {
         client.send(format!("{method} {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
         let reply = client.read_reply();
         assert_eq!(reply.status, 405, "{method} {target}: {reply:?}");
+        let allowed = reply.header("allow").unwrap();
+        assert!(allowed.contains("GET, ") && !allowed.contains(method));
         assert!(client.is_ended(), "{method} {target}");
     }
     assert_eq!(origin.heads(), [""; 0], "nothing reaches the upstream");

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use crate::support::client::Curl;
 use crate::support::frames::{
-    END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, HELLO, PING, RST_STREAM, SETTINGS,
-    WINDOW_UPDATE, frame, read_frame,
+    BAD_REQUEST, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, HELLO, OK, PING, RST_STREAM,
+    SETTINGS, WINDOW_UPDATE, frame, read_frame,
 };
 use crate::support::gateway::{Setup, field};
 use crate::support::h2::{H2Conn, H2Stream};
@@ -549,4 +549,41 @@ fn request_that_crosses_a_farewell_is_answered() {
     while read_frame(&mut silent).is_ok() {}
     release.send(()).unwrap();
     assert_eq!(next_of(&mut late, 3).unwrap().kind, HEADERS);
+}
+
+#[test]
+fn refused_request_of_http2_ends_its_stream_alone() {
+    let site = Site::start();
+    let mut client = site.gateway.connect();
+    client.send(HELLO);
+    // `:method` and `:authority` as literals, `/` and http (RFC 7541 §6.1, §6.2.2).
+    let trace = &b"\x02\x05TRACE\x84\x86\x01\x01h"[..];
+    let connect = b"\x02\x07CONNECT\x01\x05h:443";
+    let nowhere = b"\x82\x84\x86\x01\x03a..";
+    let get = b"\x82\x84\x86\x01\x01h";
+    let mut stream = 1;
+    for (head, status) in [
+        (trace, &b"405"[..]),
+        (get, &[OK]),
+        (connect, b"405"),
+        (nowhere, &[BAD_REQUEST]),
+        (get, &[OK]),
+    ] {
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, head));
+        let answer = loop {
+            let frame = read_frame(&mut client).expect("the connection goes on");
+            assert_ne!(frame.kind, GOAWAY, "{head:?}");
+            if frame.kind == HEADERS {
+                break frame;
+            }
+        };
+        assert_eq!(answer.stream, stream);
+        let found = answer.payload.windows(status.len());
+        assert!(
+            found.clone().any(|found| found == status),
+            "{head:?} {:?}",
+            answer.payload
+        );
+        stream += 2;
+    }
 }
