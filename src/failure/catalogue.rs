@@ -166,8 +166,11 @@ catalogue! {
         "The matching route neither forwards the request nor answers it by a plugin."
         "Give the route an `upstream`, an `upstream_id` or a `service_id`."
     NoNode "no_node" Upstream
-        "The upstream has no node to send the request to: its list is empty, all weights are 0, or all nodes are unhealthy. The request was answered with 503."
-        "See the upstream's `nodes` and their weights, and the failures of its nodes."
+        "The upstream has no node to send the request to: its list is empty, or what it is found by leads to none. The request was answered with 503."
+        "See the upstream's `nodes`, or its `service_name` and what DNS says of it."
+    NoWeight "no_weight" Upstream
+        "All of the upstream's nodes, and there are several, have the weight 0: none of them is to be sent anything. The request was answered with 502, as by APISIX."
+        "Give a weight to the nodes that are to be used again."
 
     // The upstream's certificate and ours.
     UpstreamCaUnknown "upstream_ca_unknown" Upstream

@@ -206,6 +206,7 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::SecretOriginNotTrusted => StatusCode::SERVICE_UNAVAILABLE,
         Reason::UpstreamTimeout | Reason::TunnelIdle => StatusCode::GATEWAY_TIMEOUT,
         Reason::UpstreamMissing
+        | Reason::NoWeight
         | Reason::UpstreamCaUnknown
         | Reason::UpstreamNameMismatch
         | Reason::UpstreamCertExpired

@@ -98,7 +98,8 @@ impl Tries<'_> {
             }
         }
         Err(match last {
-            None => Reason::NoNode.into(),
+            None if self.upstream.nodes.is_empty() => Reason::NoNode.into(),
+            None => Reason::NoWeight.into(),
             // Tries were left, and none could be made. (APISIX: its balancer's 502.)
             Some(late) if is_cut_short && late.reason == Reason::UpstreamTimeout => {
                 Refusal::new(Reason::UpstreamRetriesOver, late.detail)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, Setup, field};
 use crate::support::origin::{ClosedPort, Nginx, Origin, TcpOrigin, ok};
 use crate::support::raw::{RawClient, request};
 use crate::support::{SOON, eventually};
@@ -81,8 +81,11 @@ fn weight_zero_takes_no_traffic_unless_the_node_is_the_only_one() {
             &gateway,
             &json!({"type": kind, "key": "uri", "nodes": nothing}),
         );
-        assert_eq!(client.get("h", "/", &[]).status, 503, "{kind}");
+        assert_eq!(client.get("h", "/", &[]).status, 502, "{kind}");
     }
+    gateway.expect_record("its reason", |record| {
+        field(record, "reason") == Some("no_weight")
+    });
     for kind in TYPES {
         let before = none.heads().len();
         lead_to(
