@@ -49,10 +49,38 @@ pub(super) fn one(checked: &Checked, naming: Naming, headers: &HeaderMap) -> Ans
     Answer::ok(shown(checked, naming))
 }
 
+/// Whether the page is asked for by its type, and JSON is not preferred by its own.
 fn wants_page(headers: &HeaderMap) -> bool {
-    let lines = headers.get_all(ACCEPT).iter();
-    let mut texts = lines.filter_map(|line| line.to_str().ok());
-    texts.any(|text| text.contains(PAGE))
+    let weight = |media: &str| {
+        let lines = headers.get_all(ACCEPT).iter();
+        let texts = lines.filter_map(|line| line.to_str().ok());
+        let ranges = texts.flat_map(|text| text.split(','));
+        let weights = ranges.filter_map(|range| weight_of(range, media));
+        weights.max().unwrap_or(0)
+    };
+    let page = weight(PAGE);
+    page > 0 && page >= weight("application/json")
+}
+
+/// What a media range weighs, in thousandths, if it is that type; nothing, where its weight is none
+/// (RFC 9110 §12.4.2, §12.5.1).
+fn weight_of(range: &str, media: &str) -> Option<u16> {
+    let mut parts = range.split(';').map(str::trim);
+    if !parts.next()?.eq_ignore_ascii_case(media) {
+        return None;
+    }
+    let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+    let Some(weight) = weight else {
+        return Some(1000);
+    };
+    let (whole, fraction) = weight.split_once('.').unwrap_or((weight, ""));
+    let is_number = fraction.len() <= 3 && fraction.bytes().all(|byte| byte.is_ascii_digit());
+    let thousandths = format!("{fraction:0<3}").parse().ok().filter(|_| is_number);
+    Some(match (whole, thousandths) {
+        ("0", Some(thousandths)) => thousandths,
+        ("1", Some(0)) => 1000,
+        _ => 0,
+    })
 }
 
 fn shown(checked: &Checked, naming: Naming) -> Value {
@@ -147,5 +175,45 @@ mod tests {
             escaped("<a href=\"&\">"),
             "&lt;a href=&quot;&amp;&quot;&gt;"
         );
+    }
+
+    #[test]
+    fn page_is_for_those_who_ask_for_it_and_do_not_prefer_json() {
+        let wanted = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(ACCEPT, http::HeaderValue::from_static(line));
+            }
+            wants_page(&headers)
+        };
+        for lines in [
+            &["text/html"][..],
+            &["Text/HTML;level=1"],
+            &["text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"],
+            &["application/json;q=0.5", "text/html; q=0.500"],
+            &["application/json, text/html"],
+            &["text/html;q=0.001"],
+            &["text/html;q=1.000"],
+        ] {
+            assert!(wanted(lines), "{lines:?}");
+        }
+        for lines in [
+            &[][..],
+            &["*/*"],
+            &["text/*"],
+            &["application/json"],
+            &["text/html;q=0"],
+            &["text/html; q=0.000, application/json"],
+            &["application/json, text/html;q=0.9"],
+            &["x-text/html"],
+            // No weights.
+            &["text/html;q=2"],
+            &["text/html;q=1.1"],
+            &["text/html;q=0.0001"],
+            &["text/html;q=0.+1"],
+            &["text/html;q="],
+        ] {
+            assert!(!wanted(lines), "{lines:?}");
+        }
     }
 }
