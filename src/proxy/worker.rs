@@ -207,7 +207,9 @@ async fn run(parts: Parts) -> std::io::Result<()> {
     let mut http = http1::Builder::new();
     http.half_close(false)
         .header_read_timeout(None)
-        .max_buf_size(parts.settings.header_bytes);
+        // Of heads that are not all here, and of those that came at once.
+        .max_buf_size(parts.settings.header_bytes)
+        .max_header_size(parts.settings.header_bytes);
     if parts.settings.header_lines != HEADER_LINES {
         http.max_headers(parts.settings.header_lines);
     }

@@ -716,6 +716,29 @@ fn head_beyond_the_limit_is_refused() {
 }
 
 #[test]
+fn largest_head_is_the_same_in_one_piece_and_in_many() {
+    let origin = TcpOrigin::echoing();
+    let gateway = Gateway::start();
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    let head = |length: usize| {
+        let shortest = request("GET", "h", "/", &["X-Big: "]).len();
+        let line = format!("X-Big: {}", "x".repeat(length - shortest));
+        request("GET", "h", "/", &[&line])
+    };
+    for (length, status) in [(32_768, 200), (32_769, 431), (40_000, 431)] {
+        let head = head(length);
+        assert_eq!(head.len(), length);
+        for piece in [length, 5000] {
+            let mut client = gateway.connect();
+            for piece in head.as_bytes().chunks(piece) {
+                client.send(piece);
+            }
+            assert_eq!(client.read_reply().status, status, "{length} by {piece}");
+        }
+    }
+}
+
+#[test]
 fn head_of_too_many_lines_is_told_as_that_and_not_as_too_large() {
     let origin = TcpOrigin::echoing();
     for (gateway, most) in [
