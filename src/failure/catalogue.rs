@@ -136,8 +136,8 @@ catalogue! {
         "More handshakes were waiting than the gateway admits, and this one was dropped. Established connections and names in use are not affected."
         "Look for a storm of new connections by peer address. If it is honest traffic, add cores or gateways, or raise `limits.handshakes`, and have the clients keep their connections."
     ReadAheadOverload "read_ahead_overload" Us
-        "Routes ask for bodies (`post_arg.…` or `graphql_…` in `vars`), and those that were read for them and are not answered yet take all the memory that is meant for it: in each worker, 64 times `limits.routed_body_bytes`."
-        "Look for clients that send large bodies slowly, and for upstreams that answer late: a body is held until its answer. Put conditions that need no body before those that do, or lower `limits.routed_body_bytes`; add cores or gateways for honest traffic."
+        "Routes ask for bodies (`post_arg.…` or `graphql_…` in `vars`), and those that were read for them and are not passed on yet take all the memory that is meant for it: in each worker, 64 times `limits.routed_body_bytes`."
+        "Look for clients that send large bodies slowly, and for upstreams that take them slowly: a body is held until it was passed on. Put conditions that need no body before those that do, or lower `limits.routed_body_bytes`; add cores or gateways for honest traffic."
     ContextUnavailable "context_unavailable" Us
         "The TLS context of the name could not be made ready in time, because too many cold names were asked for at once or its material could no longer be loaded."
         "Raise `limits.contexts` above the number of names in use. If one name alone is affected, run `portcullis check`."

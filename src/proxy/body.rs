@@ -16,6 +16,7 @@ use crate::failure::{Reason, chain};
 use crate::http2;
 use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::again::{self, Kept, Part, Return};
+use crate::proxy::ahead::Share;
 use crate::proxy::conn::{Conn, InFlight, Waiting};
 use crate::proxy::exchange::{AnswerBody, UpstreamConn};
 use crate::proxy::flows::{Inflow, ResetReason};
@@ -120,6 +121,15 @@ pub struct Upload {
     pub asked_for: Cell<bool>,
 }
 
+/// Whether all of a body was read ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whole {
+    /// All of it.
+    Yes,
+    /// It has none, or one that is too long.
+    No,
+}
+
 /// A request's body, from the client to the upstream.
 pub struct RequestBody {
     incoming: Option<ClientBody>,
@@ -191,22 +201,18 @@ impl RequestBody {
         self.incoming.is_none() && self.again.is_empty()
     }
 
-    /// Reads it ahead, to find its request's route by it, and gives all of it back if it is no longer
-    /// than `limit` bytes. Of a longer one no more is read than tells so. What was read is sent first;
-    /// the client has `patience` between two parts, as ever. `hold` is told of each part, by its bytes,
-    /// and says whether there is room for it.
+    /// Reads it ahead, to find its request's route by it: all of it, if it is no longer than `limit`
+    /// bytes; of a longer one no more is read than tells so. What was read is sent first, and has a
+    /// `share` of what its worker holds until it was; it is [`first`](Self::first). The client has
+    /// `patience` between two parts, as ever.
     ///
     /// # Errors
     /// Why it did not come, with the client to blame; [`Reason::ReadAheadOverload`].
-    pub async fn read_ahead(
-        &mut self,
-        limit: usize,
-        mut hold: impl FnMut(usize) -> bool,
-    ) -> Result<Option<Bytes>, Reason> {
+    pub async fn read_ahead(&mut self, limit: usize, mut share: Share) -> Result<Whole, Reason> {
         let length = self.size_hint().exact().map(usize::try_from);
         let length = length.map(|length| length.unwrap_or(usize::MAX));
         if self.is_empty() || length.is_some_and(|length| length > limit) {
-            return Ok(None);
+            return Ok(Whole::No);
         }
         // Grows as it comes: who only announces much has no room for it.
         let mut read = BytesMut::new();
@@ -215,7 +221,7 @@ impl RequestBody {
             match self.frame().await {
                 None => break true,
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) if !hold(data.len()) => return Err(Reason::ReadAheadOverload),
+                    Ok(data) if !share.take(data.len()) => return Err(Reason::ReadAheadOverload),
                     Ok(data) => read.extend_from_slice(&data),
                     Err(frame) => trailers = frame.into_trailers().ok(),
                 },
@@ -227,14 +233,22 @@ impl RequestBody {
                 break false;
             }
         };
-        let read = read.freeze();
         if let Some(trailers) = trailers {
             self.again.push_front(Part::Trailers(trailers));
         }
         if !read.is_empty() {
-            self.again.push_front(Part::Data(read.clone()));
+            self.again.push_front(Part::Data(share.over(read)));
         }
-        Ok(is_whole.then_some(read))
+        Ok(if is_whole { Whole::Yes } else { Whole::No })
+    }
+
+    /// What is at hand of it and sent first.
+    #[must_use]
+    pub fn first(&self) -> &[u8] {
+        match self.again.front() {
+            Some(Part::Data(data)) => data,
+            Some(Part::Trailers(_)) | None => b"",
+        }
     }
 
     /// Keeps what is sent of it, as long as that is little and no answer came. Given up before, it is

@@ -4,6 +4,7 @@
 //! request path takes no lock and wakes no other thread. It reads the snapshot and never the store.
 
 pub mod again;
+pub mod ahead;
 mod answer;
 pub mod authority;
 pub mod authorize;

@@ -1,11 +1,9 @@
 //! Where a request goes: its route, its upstream and what is asked of it there, by one snapshot.
 
 use std::borrow::Cow;
-use std::cell::{Cell, OnceCell};
-use std::rc::Rc;
+use std::cell::OnceCell;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
@@ -15,8 +13,9 @@ use crate::matching::content::{Content, Text};
 use crate::matching::route::{self, Parameters};
 use crate::matching::variable::Memo;
 use crate::plugins::proxy_rewrite::Rewritten;
+use crate::proxy::ahead::Share;
 use crate::proxy::authorize;
-use crate::proxy::body::RequestBody;
+use crate::proxy::body::{RequestBody, Whole};
 use crate::proxy::conn::Conn;
 use crate::proxy::error::Refusal;
 use crate::proxy::outcome::Outcome;
@@ -58,76 +57,23 @@ impl Place {
     }
 }
 
-/// What was read of a request's body to find its route.
-#[derive(Default)]
-pub(super) enum ReadAhead {
-    /// Nothing yet: no route asked for it.
-    #[default]
-    Nothing,
-    /// It has none, or one that is too long.
-    Absent { _share: Share },
-    /// All of it.
-    Whole { body: Bytes, _share: Share },
-}
-
-/// How many of the longest bodies that are read ahead a worker holds at a time.
-const HELD: usize = 64;
-
-/// A request's share of what its worker holds of bodies that were read ahead.
-pub(super) struct Share {
-    held: Rc<Cell<usize>>,
-    most: usize,
-    own: usize,
-}
-
-impl Share {
-    fn of(worker: &Worker) -> Self {
-        Self {
-            held: worker.ahead.clone(),
-            most: worker.settings.routed_body_bytes.saturating_mul(HELD),
-            own: 0,
-        }
-    }
-
-    /// Makes it so many bytes larger; false, if there is no room for them.
-    fn take(&mut self, bytes: usize) -> bool {
-        let held = self.held.get().saturating_add(bytes);
-        if held > self.most {
-            return false;
-        }
-        self.held.set(held);
-        self.own = self.own.saturating_add(bytes);
-        true
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.held.set(self.held.get().saturating_sub(self.own));
-    }
-}
-
-impl ReadAhead {
-    /// Reads the body that routes ask for.
-    async fn read(worker: &Worker, body: &mut RequestBody) -> Result<Self, Refusal> {
-        let mut share = Share::of(worker);
-        let limit = worker.settings.routed_body_bytes;
-        match body.read_ahead(limit, |bytes| share.take(bytes)).await {
-            Ok(Some(body)) => Ok(Self::Whole {
-                body,
-                _share: share,
-            }),
-            Ok(None) => Ok(Self::Absent { _share: share }),
-            Err(reason) => Err(Refusal::new(reason, "in the body that its route asks for")),
-        }
-    }
-
-    fn text(&self) -> Text<'_> {
-        match self {
-            Self::Nothing => Text::Unread,
-            Self::Absent { .. } => Text::Absent,
-            Self::Whole { body, .. } => Text::Read(body),
-        }
+/// Reads the body that routes ask for. As its room is for all requests together, it has to come as a
+/// whole in the time that it has between two parts.
+async fn read_ahead(worker: &Worker, body: &mut RequestBody) -> Result<Whole, Refusal> {
+    let limit = worker.settings.routed_body_bytes;
+    let share = Share::new(&worker.ahead, limit);
+    let until = worker.sweep.after(worker.settings.body_timeout);
+    match worker
+        .sweep
+        .within(until, body.read_ahead(limit, share))
+        .await
+    {
+        Ok(Ok(whole)) => Ok(whole),
+        Ok(Err(reason)) => Err(Refusal::new(reason, "in the body that its route asks for")),
+        Err(_expired) => Err(Refusal::new(
+            Reason::ClientTimeout,
+            "the body that its route asks for was not there within limits.body_timeout",
+        )),
     }
 }
 
@@ -139,15 +85,18 @@ pub(super) async fn find_place(
     req: &mut Request<RequestBody>,
     taken: &[(HeaderName, HeaderValue)],
     outcome: &mut Outcome,
-    ahead: &mut ReadAhead,
 ) -> Result<Place, Refusal> {
+    let mut text = Text::Unread;
     loop {
-        let found = look_up(worker, conn, req.headers(), taken, outcome, ahead.text());
+        let found = look_up(worker, conn, req.headers(), taken, outcome, text);
         if let Some(place) = found.await? {
             return Ok(place);
         }
         // Boxed, as all that is rare.
-        *ahead = Box::pin(ReadAhead::read(worker, req.body_mut())).await?;
+        text = match Box::pin(read_ahead(worker, req.body_mut())).await? {
+            Whole::Yes => Text::Read(req.body().first()),
+            Whole::No => Text::Absent,
+        };
     }
 }
 

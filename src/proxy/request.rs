@@ -19,7 +19,7 @@ use crate::proxy::error::{self, GRPC_STATUS, Refusal};
 use crate::proxy::headers::{self, Look};
 use crate::proxy::interim::Interim;
 use crate::proxy::outcome::Outcome;
-use crate::proxy::place::{Place, ReadAhead, find_place};
+use crate::proxy::place::{Place, find_place};
 use crate::proxy::tries::Tries;
 use crate::proxy::tunnel::{Handover, Tunnel};
 use crate::proxy::upgrade;
@@ -192,8 +192,7 @@ fn refuse(
     } else if reply.headers_mut().remove(CONNECTION).is_some()
         && !error::ends_stream_alone(refusal.reason)
     {
-        // A body that stalls is its stream's own affair; else what `Connection: close` says in
-        // HTTP/1.1 is GOAWAY in HTTP/2.
+        // What `Connection: close` says in HTTP/1.1 is GOAWAY in HTTP/2.
         conn.tell(Signal::Drain);
     }
     tell_upstream_status(reply.headers_mut(), &outcome, None);
@@ -257,8 +256,7 @@ async fn forward(
     if look.has_loop {
         mark.check(req.headers())?;
     }
-    let mut ahead = ReadAhead::default();
-    let mut place = find_place(worker, conn, req, &[], outcome, &mut ahead).await?;
+    let mut place = find_place(worker, conn, req, &[], outcome).await?;
 
     // A stream of HTTP/2 has no connection that could go over.
     let asks_for_more = look.has_upgrade && !conn.is_http2();
@@ -320,7 +318,7 @@ async fn forward(
         }
         let host = headers::text_value(authority.as_str()).ok_or(Reason::AuthorityInvalid)?;
         req.headers_mut().insert(HOST, host);
-        let found = find_place(worker, conn, req, &changed.taken, outcome, &mut ahead);
+        let found = find_place(worker, conn, req, &changed.taken, outcome);
         place = Box::pin(found).await?;
         if lines.is_some() && !place.takes_lines() {
             lines = None;

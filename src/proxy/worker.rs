@@ -23,6 +23,7 @@ use crate::net::handshake::Turns;
 use crate::net::listener;
 use crate::net::resolve::Resolver;
 use crate::net::sweep::{Sweep, TICK, millis};
+use crate::proxy::ahead::Held;
 use crate::proxy::authorize;
 use crate::proxy::conn::{Conn, Signal};
 use crate::proxy::connection;
@@ -126,7 +127,7 @@ pub struct Worker {
     /// What its connections of HTTP/2 lend each other.
     pub stock: Rc<Stock>,
     /// How many bytes of bodies it holds that were read ahead.
-    pub ahead: Rc<Cell<usize>>,
+    pub ahead: Held,
     /// What its answers over HTTP/2 are dated with.
     pub dates: Dates,
     /// How hyper serves HTTP/1.1 connections.
@@ -224,7 +225,7 @@ async fn run(parts: Parts) -> std::io::Result<()> {
         turns: parts.turns,
         streams: Rc::default(),
         stock: Stock::new(),
-        ahead: Rc::default(),
+        ahead: Held::default(),
         dates: Dates::default(),
         http,
         agreed_downstream: parts.metrics.negotiated.counts("https"),

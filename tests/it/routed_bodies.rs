@@ -4,6 +4,8 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use http::Request;
 use serde_json::{Value, json};
@@ -376,6 +378,80 @@ fn bodies_that_are_held_are_bounded_all_together() {
         client.read_reply().expect_status(200);
     }
     eventually(SOON, "room", || (ask() == 200).then_some(()));
+}
+
+#[test]
+fn body_that_was_passed_on_takes_no_room_of_others() {
+    let (release, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let waiting = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&waiting);
+    let origin = TcpOrigin::serving(move |conn| {
+        let mut conn = BufReader::new(conn);
+        while let Some((_, body)) = read_request(&mut conn) {
+            if body.len() == 1000 {
+                count.fetch_add(1, Ordering::AcqRel);
+                let _released = held.lock().unwrap().recv();
+            }
+            drop(conn.get_mut().write_all(&ok("answer")));
+        }
+    });
+    let setup = Setup::default().set("workers", "1");
+    let gateway = setup.set("limits.routed_body_bytes", "1000").start();
+    let vars = json!([["post_arg.model", "==", "m"]]);
+    route(&gateway, &origin.node(), "json", "/*", &vars);
+    // As many as there is room for, all of them unanswered.
+    let mut asking: Vec<RawClient> = (0..64).map(|_| gateway.connect()).collect();
+    for client in &mut asking {
+        client.send(post("/ask", &[JSON], &sized(1000)));
+    }
+    eventually(SOON, "all are at the upstream", || {
+        (waiting.load(Ordering::Acquire) == 64).then_some(())
+    });
+    let mut client = gateway.connect();
+    client.send(post("/ask", &[JSON], &sized(999)));
+    client.read_reply().expect_status(200);
+    drop(release);
+    for client in &mut asking {
+        client.read_reply().expect_status(200);
+    }
+}
+
+#[test]
+fn body_that_drips_is_given_up() {
+    let origin = mirror();
+    let setup = Setup::default().set("limits.body_timeout", "1");
+    let gateway = setup.start();
+    let vars = json!([["post_arg.model", "==", "m"]]);
+    route(&gateway, &origin.node(), "json", "/ask", &vars);
+    let request = post("/ask", &[JSON], &sized(100));
+    let (head, body) = request.split_at(request.len() - 100);
+    let mut client = gateway.connect();
+    client.send(head);
+    // Never as long as a second between two of them, and longer than that all in all.
+    let answered = body[..30].iter().any(|byte| {
+        client.send([*byte]);
+        client.read_some_within(Duration::from_millis(200))
+    });
+    assert!(answered);
+    client.read_reply().expect_status(408);
+    let record = gateway.expect_record("its reason", |record| {
+        field(record, "reason") == Some("client_timeout")
+    });
+    let detail = "the body that its route asks for was not there within limits.body_timeout";
+    assert_eq!(field(&record, "detail"), Some(detail));
+    // Without a route that asks for it, it may go on as long as it likes.
+    route(&gateway, &origin.node(), "all", "/*", &json!([]));
+    let mut client = gateway.connect();
+    client.send(post("/", &[JSON], &sized(100)).split_at(head.len() - 3).0);
+    let (_, body) = request.split_at(request.len() - 100);
+    let answered = body[..8].iter().any(|byte| {
+        client.send([*byte]);
+        client.read_some_within(Duration::from_millis(200))
+    });
+    assert!(!answered);
+    client.send(&body[8..]);
+    client.read_reply().expect_status(200);
 }
 
 #[test]
