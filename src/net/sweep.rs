@@ -96,7 +96,11 @@ impl Sweep {
 
     /// Moves the clock and wakes every wait whose limit passed.
     pub fn tick(&self) {
-        let now = millis(self.started.elapsed());
+        self.move_to(millis(self.started.elapsed()));
+    }
+
+    /// [`tick`](Self::tick) where it is so late, in milliseconds since the start.
+    pub(crate) fn move_to(&self, now: u64) {
         self.clock.set(now);
         let mut woken = Vec::new();
         for (_, wait) in self.waits.borrow_mut().iter_mut() {

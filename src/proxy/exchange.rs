@@ -639,3 +639,6 @@ fn announce_length(req: &mut Request<RequestBody>) {
 pub fn patience(duration: Duration) -> u64 {
     millis(duration).max(1)
 }
+
+#[cfg(test)]
+mod tests;
