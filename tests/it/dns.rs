@@ -129,6 +129,35 @@ fn nobody_waits_for_a_server_that_keeps_silent() {
 }
 
 #[test]
+fn server_that_keeps_silent_is_passed_over_until_the_one_that_answers_fails() {
+    let (first, second) = (NameServer::start(), NameServer::start());
+    let servers = [&first, &second].map(NameServer::address);
+    let setting = json!(servers).to_string();
+    let gateway = Setup::default().set("resolver.servers", &setting).start();
+    let port = everywhere();
+    let lead_to = |name| {
+        let route = json!({"uri": "/*", "upstream": node(name, port)});
+        gateway.configure("/routes/r", &route);
+    };
+    for (server, address) in [(&first, "127.0.0.2"), (&second, "127.0.0.3")] {
+        for name in ["one.test", "two.test", "three.test"] {
+            server.set(name, &[address], 3600);
+        }
+    }
+    first.fall_silent();
+    lead_to("one.test");
+    assert_eq!(seen(&gateway, 1), set_of(&["127.0.0.3"]));
+    assert_eq!(first.asked("one.test"), 1);
+    lead_to("two.test");
+    assert_eq!(seen(&gateway, 1), set_of(&["127.0.0.3"]));
+    assert_eq!(first.asked("two.test"), 0, "its silence is remembered");
+    first.speak();
+    second.fail();
+    lead_to("three.test");
+    assert_eq!(seen(&gateway, 1), set_of(&["127.0.0.2"]));
+}
+
+#[test]
 fn name_that_is_none_is_503_until_it_is_one_and_again_when_it_is_no_more() {
     let server = NameServer::start();
     let gateway = before(&server, &node("nobody.test", everywhere()));

@@ -9,6 +9,7 @@ mod message;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -28,6 +29,8 @@ const PORT: u16 = 53;
 const UDP_BYTES: usize = 1232;
 /// How many other names a name may stand for, one after the other.
 const ALIASES: usize = 8;
+/// How long a server may keep silent before the next one is asked in its place, in the first round.
+const GIVES_WAY: Duration = Duration::from_secs(1);
 /// Hosts of one SRV answer that are asked for; more are left out.
 const TARGETS: usize = 64;
 
@@ -121,10 +124,11 @@ impl AskError {
 }
 
 /// Whom is asked, and how patiently.
-#[derive(Clone, Debug)]
-struct Settings {
+#[derive(Clone, Copy, Debug)]
+struct Settings<'s> {
     draw_id: DrawId,
-    servers: Vec<SocketAddr>,
+    servers: &'s [SocketAddr],
+    first: &'s AtomicUsize,
     timeout: Duration,
     attempts: u32,
 }
@@ -135,6 +139,8 @@ pub(in crate::net) struct Stub {
     draw_id: DrawId,
     /// Asked instead of those of `/etc/resolv.conf`; empty: those.
     servers: Vec<SocketAddr>,
+    /// The place in its list of the server that answered last. It is asked first, until it fails.
+    first: AtomicUsize,
     files: Files,
 }
 
@@ -143,6 +149,7 @@ impl Stub {
         Self {
             draw_id,
             servers,
+            first: AtomicUsize::new(0),
             files: Files::default(),
         }
     }
@@ -157,7 +164,7 @@ impl Stub {
         let settings = self.settings(&files.conf);
         let mut last = AskError::NoSuchName(host.to_owned());
         for name in files.conf.candidates(host) {
-            match addresses(&settings, &name).await {
+            match addresses(settings, &name).await {
                 Err(error) if error.is_answer() => last = error,
                 done => return done,
             }
@@ -171,7 +178,7 @@ impl Stub {
         let files = self.files.read().await;
         let settings = self.settings(&files.conf);
         for candidate in files.conf.candidates(name) {
-            match ask(&settings, &candidate, RecordKind::Srv).await {
+            match ask(settings, &candidate, RecordKind::Srv).await {
                 Ok((records, ttl)) => return self.targets(name, records, ttl).await,
                 Err(error) if error.is_answer() => {}
                 Err(error) => return Err(error),
@@ -224,7 +231,7 @@ impl Stub {
         })
     }
 
-    fn settings(&self, conf: &files::Conf) -> Settings {
+    fn settings<'s>(&'s self, conf: &'s files::Conf) -> Settings<'s> {
         let servers = if self.servers.is_empty() {
             &conf.servers
         } else {
@@ -232,7 +239,8 @@ impl Stub {
         };
         Settings {
             draw_id: self.draw_id,
-            servers: servers.clone(),
+            servers,
+            first: &self.first,
             timeout: conf.timeout,
             attempts: conf.attempts,
         }
@@ -294,7 +302,7 @@ pub(in crate::net) fn plain(ips: &[IpAddr]) -> Vec<Place> {
     ips.iter().map(place).collect()
 }
 
-async fn addresses(settings: &Settings, name: &str) -> Result<Found, AskError> {
+async fn addresses(settings: Settings<'_>, name: &str) -> Result<Found, AskError> {
     let (records, ttl) = match ask(settings, name, RecordKind::A).await {
         Err(AskError::NoData(_)) => ask(settings, name, RecordKind::Aaaa).await?,
         done => done?,
@@ -314,7 +322,7 @@ async fn addresses(settings: &Settings, name: &str) -> Result<Found, AskError> {
 
 /// The records of a name, at least one, by whatever name it stands for.
 async fn ask(
-    settings: &Settings,
+    settings: Settings<'_>,
     name: &str,
     kind: RecordKind,
 ) -> Result<(Vec<Record>, Duration), AskError> {
@@ -338,21 +346,34 @@ async fn ask(
     Err(AskError::Aliases(name.to_owned()))
 }
 
-/// Asks one server after the other, and all of them so many times, until one answers.
+/// Asks one server after the other, and all of them so many times, until one answers: at first the one
+/// that answered last.
 async fn ask_servers(
-    settings: &Settings,
+    settings: Settings<'_>,
     name: &str,
     kind: RecordKind,
 ) -> Result<Meaning, AskError> {
     let mut last = AskError::NoServer;
-    for _ in 0..settings.attempts {
-        for server in &settings.servers {
+    let count = settings.servers.len();
+    let begin = settings.first.load(Ordering::Relaxed);
+    for round in 0..settings.attempts {
+        let in_turn = settings.servers.iter().enumerate().cycle();
+        let begin = begin.checked_rem(count).unwrap_or_default();
+        for (turn, (place, server)) in in_turn.skip(begin).take(count).enumerate() {
+            let has_others = round == 0 && turn + 1 < count;
+            let patience = match has_others {
+                true => settings.timeout.min(GIVES_WAY),
+                false => settings.timeout,
+            };
             let exchange = ask_server(settings.draw_id, *server, name, kind);
-            let what = match timeout(settings.timeout, Box::pin(exchange)).await {
-                Ok(Ok(meaning)) => return Ok(meaning),
+            let what = match timeout(patience, Box::pin(exchange)).await {
+                Ok(Ok(meaning)) => {
+                    settings.first.store(place, Ordering::Relaxed);
+                    return Ok(meaning);
+                }
                 Ok(Err(ServerFault::Ours(error))) => return Err(error),
                 Ok(Err(ServerFault::Its(what))) => what,
-                Err(_elapsed) => format!("did not answer within {:?}", settings.timeout),
+                Err(_elapsed) => format!("did not answer within {patience:?}"),
             };
             last = AskError::Server {
                 server: *server,
@@ -502,14 +523,15 @@ mod tests {
     async fn without_a_server_the_error_says_what_to_set() {
         let settings = Settings {
             draw_id: || Ok(7),
-            servers: Vec::new(),
+            servers: &[],
+            first: &AtomicUsize::new(0),
             timeout: Duration::from_secs(1),
             attempts: 2,
         };
-        let told = ask(&settings, "a.test", RecordKind::A).await.unwrap_err();
+        let told = ask(settings, "a.test", RecordKind::A).await.unwrap_err();
         assert!(told.to_string().contains("`resolver.servers`"), "{told}");
         assert!(!told.is_answer());
-        let told = ask(&settings, "a.invalid", RecordKind::A).await;
+        let told = ask(settings, "a.invalid", RecordKind::A).await;
         assert!(told.unwrap_err().is_answer(), "nobody needs to be asked");
     }
 }

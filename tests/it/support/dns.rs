@@ -74,9 +74,13 @@ impl NameServer {
         server
     }
 
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// As `resolver.servers` has it.
     pub(crate) fn setting(&self) -> String {
-        format!(r#"["127.0.0.1:{}"]"#, self.port)
+        format!(r#"["{}"]"#, self.address())
     }
 
     /// From now on the name has these addresses, for so many seconds; none: it does not exist.
@@ -111,6 +115,11 @@ impl NameServer {
     /// From now on nobody is answered.
     pub(crate) fn fall_silent(&self) {
         lock(&self.known).is_silent = true;
+    }
+
+    /// From now on who asks is answered again.
+    pub(crate) fn speak(&self) {
+        lock(&self.known).is_silent = false;
     }
 
     /// From now on every answer is that none can be given.
