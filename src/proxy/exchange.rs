@@ -619,6 +619,12 @@ impl Broken {
             | Self::NoAuthority => false,
         }
     }
+
+    /// Whether the upstream ended this one stream, having looked at it: its connection goes on.
+    #[must_use]
+    pub fn is_of_one_stream(&self) -> bool {
+        matches!(self, Self::Many(http2::Error::Reset(..))) && !self.is_refused()
+    }
 }
 
 /// Says how long a body is, where that is known and nobody said it: that there is none, where one is

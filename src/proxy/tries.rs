@@ -183,14 +183,11 @@ impl Tries<'_> {
                 }
             };
             let Some(endpoint) = endpoint else {
-                return Err(TryError {
-                    refusal: last,
-                    sent: Sent::Nothing,
-                });
+                return Err(TryError::unsent(last));
             };
             outcome.endpoint = Some(endpoint.clone());
             match self.once(&endpoint, req, outcome, more).await {
-                Err(TryError { refusal, sent })
+                Err(TryError { refusal, sent, .. })
                     if sent == Sent::Nothing && ip.is_some() && takes_no_connection(&refusal) =>
                 {
                     last = refusal;
@@ -212,10 +209,7 @@ impl Tries<'_> {
                 "its name was not resolved within `timeout.connect`",
             ),
         };
-        Err(TryError {
-            refusal,
-            sent: Sent::Nothing,
-        })
+        Err(TryError::unsent(refusal))
     }
 
     /// One try at one node. A kept connection that turns out to be dead costs no try.
@@ -242,19 +236,19 @@ impl Tries<'_> {
                 // Boxed, as all that is rare: it would make each request's future large.
                 None => match Box::pin(self.open(endpoint)).await {
                     Ok(opened) => opened,
-                    Err(refusal) => {
-                        let sent = Sent::Nothing;
-                        return Err(TryError { refusal, sent });
-                    }
+                    Err(refusal) => return Err(TryError::unsent(refusal)),
                 },
             };
             let more = more || kept;
             match self.send(upstream, endpoint, req, outcome, more).await {
-                Err(TryError { refusal, sent })
-                    if kept
-                        && req.is_some()
-                        && may_go_elsewhere(refusal.reason)
-                        && (sent == Sent::Nothing || refusal.reason == Reason::UpstreamReset) =>
+                Err(TryError {
+                    refusal,
+                    sent,
+                    is_dead,
+                }) if kept
+                    && req.is_some()
+                    && may_go_elsewhere(refusal.reason)
+                    && (sent == Sent::Nothing || is_dead) =>
                 {
                     only_fresh = sent == Sent::Something;
                 }
@@ -394,6 +388,7 @@ impl Tries<'_> {
                 return answer.map_err(|refusal| TryError {
                     refusal,
                     sent: Sent::Something,
+                    is_dead: false,
                 });
             }
             Err(unanswered) => unanswered,
@@ -414,8 +409,12 @@ impl Tries<'_> {
             };
             *req = body.map(|body| self.repeat(outcome, headers, body));
         }
-        let refusal = Refusal::new(reason, detail);
-        Err(TryError { refusal, sent })
+        let is_dead = reason == Reason::UpstreamReset && !why.is_of_one_stream();
+        Err(TryError {
+            refusal: Refusal::new(reason, detail),
+            sent,
+            is_dead,
+        })
     }
 
     /// The request once more.
@@ -467,6 +466,18 @@ fn takes_no_connection(refusal: &Refusal) -> bool {
 struct TryError {
     refusal: Refusal,
     sent: Sent,
+    /// Its connection ended, and perhaps before the request came.
+    is_dead: bool,
+}
+
+impl TryError {
+    fn unsent(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            sent: Sent::Nothing,
+            is_dead: false,
+        }
+    }
 }
 
 /// RFC 9110 §9.2.2.

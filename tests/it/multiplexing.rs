@@ -1,7 +1,7 @@
 //! Upstreams of HTTP/2 that answer early, go away, fall silent or change their minds.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -163,6 +163,40 @@ fn client_that_gives_an_answer_up_ends_the_request_that_its_upstream_does_not_ta
     });
     // CANCEL (RFC 9113 §7).
     assert_eq!(reset, [0, 0, 0, 8]);
+}
+
+/// A stream that is reset was looked at, and its connection is no dead one: that is its try.
+#[test]
+fn request_whose_stream_is_reset_costs_a_try_over_a_kept_connection_too() {
+    let reset = Arc::<AtomicUsize>::default();
+    let resets = Arc::<AtomicBool>::default();
+    let (count, is_on) = (Arc::clone(&reset), Arc::clone(&resets));
+    let case = Case::of(&[], move |_, server| {
+        loop {
+            let stream = server.next(HEADERS)?.stream;
+            if is_on.load(Ordering::Acquire) {
+                count.fetch_add(1, Ordering::AcqRel);
+                // INTERNAL_ERROR.
+                server.send(RST_STREAM, 0, stream, &2_u32.to_be_bytes())?;
+            } else {
+                server.answer(stream)?;
+            }
+        }
+    });
+    let mut conn = case.connect();
+    for (retries, tries) in [(0, 1), (2, 3)] {
+        let mut route = case.route.clone();
+        route["upstream"]["retries"] = json!(retries);
+        case.site.gateway.configure("/routes/all", &route);
+        resets.store(false, Ordering::Release);
+        assert_eq!(ask(&mut conn), 200, "its connection is kept");
+        resets.store(true, Ordering::Release);
+        let request = Request::get("http://h.example/x").body(()).unwrap();
+        let stream = conn.send(request, true).unwrap();
+        assert_eq!(conn.read(stream).unwrap().status, 502);
+        assert_eq!(reset.swap(0, Ordering::AcqRel), tries, "{retries} retries");
+    }
+    assert_eq!(case.opened(), 1, "its connection serves on");
 }
 
 #[test]
