@@ -46,7 +46,8 @@ pub enum Ends {
 /// An answer's head.
 #[derive(Debug)]
 pub struct AnswerHead {
-    /// Status, version and headers. Only those of a 101 have some that are of one hop.
+    /// Status and headers, in the version that is spoken here: the one it came in is of its hop (RFC 9110
+    /// §6.2). Only those of a 101 have some headers that are of one hop.
     pub resp: Response<()>,
     /// How its content ends.
     pub ends: Ends,
@@ -164,12 +165,11 @@ pub fn read_answer(
 
     let mut resp = Response::new(());
     *resp.status_mut() = status;
-    *resp.version_mut() = version;
     *resp.headers_mut() = headers;
     if let Some(reason) = reason {
         resp.extensions_mut().insert(reason);
     }
-    let ends = framing.ends(&mut resp, method)?;
+    let ends = framing.ends(&mut resp, version, method)?;
     if framing.has_hops && status != StatusCode::SWITCHING_PROTOCOLS {
         headers::to_downstream(resp.headers_mut());
     }
@@ -271,7 +271,12 @@ impl Lines {
         }
     }
 
-    fn ends(&self, resp: &mut Response<()>, method: &Method) -> Result<Ends, HeadError> {
+    fn ends(
+        &self,
+        resp: &mut Response<()>,
+        version: Version,
+        method: &Method,
+    ) -> Result<Ends, HeadError> {
         let length = self.length.transpose()?;
         if self.length_lines > 1
             && let Some(length) = length
@@ -288,7 +293,7 @@ impl Lines {
             return Ok(Ends::Length(0));
         }
         if self.is_coded {
-            return if resp.version() == Version::HTTP_11
+            return if version == Version::HTTP_11
                 && length.is_none()
                 && headers::is_plainly_framed(resp.headers())
             {

@@ -6,7 +6,7 @@
 use std::mem;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use crate::proxy::heads::{self, AnswerHead, Ends, HeadError};
 
@@ -28,7 +28,6 @@ pub(super) struct LastHead {
 struct Read {
     to_head: bool,
     status: StatusCode,
-    version: Version,
     headers: Vec<(HeaderName, HeaderValue)>,
     ends: Ends,
     is_last: bool,
@@ -77,7 +76,6 @@ impl LastHead {
         }
         let mut resp = Response::new(());
         *resp.status_mut() = read.status;
-        *resp.version_mut() = read.version;
         *resp.headers_mut() = headers;
         Some(AnswerHead {
             resp,
@@ -100,7 +98,6 @@ impl LastHead {
         self.read = repeats.then(|| Read {
             to_head: method == Method::HEAD,
             status: resp.status(),
-            version: resp.version(),
             headers: headers()
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
@@ -124,9 +121,9 @@ mod tests {
                 // How it was stored is not what it says.
                 let lines: Vec<_> = head.resp.headers().iter().collect();
                 let reason = head.resp.extensions().get::<hyper::ext::ReasonPhrase>();
-                let (status, version) = (head.resp.status(), head.resp.version());
+                let status = head.resp.status();
                 format!(
-                    "{version:?} {status} {reason:?} {lines:?} {:?} {} {:?}",
+                    "{status} {reason:?} {lines:?} {:?} {} {:?}",
                     head.ends, head.is_last, head.bytes
                 )
             }

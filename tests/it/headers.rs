@@ -354,6 +354,30 @@ fn client_of_http_1_0_is_answered_in_its_own_terms() {
     assert!(chunked.heads()[0].starts_with("GET / HTTP/1.1\r\n"));
 }
 
+/// RFC 9110 §6.2: the version that is said is the gateway's own.
+#[test]
+fn answer_of_http_1_0_is_passed_on_in_http_1_1() {
+    for framing in ["", "Content-Length: 11\r\n"] {
+        let origin = TcpOrigin::answering(format!("HTTP/1.0 200 OK\r\n{framing}\r\nhello world"));
+        let gateway = before(&origin.node());
+        let mut client = gateway.connect();
+        // Over one connection, though the upstream ends its own with each.
+        for _ in 0..2 {
+            let reply = client.get("h", "/", &[]).expect_status(200);
+            assert!(reply.head.starts_with("HTTP/1.1 200 "), "{reply:?}");
+            assert_eq!(
+                (reply.text().as_str(), reply.is_whole),
+                ("hello world", true)
+            );
+        }
+        client.send("GET / HTTP/1.0\r\nHost: h\r\n\r\n");
+        let reply = client.read_reply().expect_status(200);
+        assert!(reply.head.starts_with("HTTP/1.0 200 "), "{reply:?}");
+        assert_eq!(reply.text(), "hello world");
+        assert!(client.is_ended());
+    }
+}
+
 #[test]
 fn answers_without_a_body_leave_the_connection_in_step() {
     let origin = TcpOrigin::talking(|head| match head.split(' ').nth(1) {
