@@ -17,7 +17,7 @@ use crate::proxy::error::Refusal;
 use crate::proxy::headers::Via;
 use crate::proxy::worker::Inbound;
 use crate::snapshot::Id;
-use crate::telemetry::access::ClientFacts;
+use crate::telemetry::access::{ClientFacts, Kept, Kind, Record};
 use crate::tls::peer::{Accepted, ClientCertificate, Names};
 use crate::tls::server::ServerContext;
 use crate::tls::socket::Activity;
@@ -98,19 +98,17 @@ pub struct Tunnelled {
 
 /// What records say of a connection's TLS.
 #[derive(Debug)]
-pub struct TlsFacts {
-    /// As sent.
-    pub sni: Option<Box<str>>,
+struct TlsFacts {
     /// E.g. `TLSv1.3`.
-    pub version: &'static str,
+    version: &'static str,
     /// OpenSSL's name.
-    pub cipher: &'static str,
+    cipher: &'static str,
     /// Whether a session was resumed.
-    pub resumed: bool,
+    resumed: bool,
     /// The ssl that served the handshake.
-    pub ssl_id: Arc<str>,
+    ssl_id: Arc<str>,
     /// The client's certificate in words.
-    pub client: Option<Box<ClientFacts>>,
+    client: Option<ClientFacts>,
 }
 
 /// A client's connection as its requests, its worker's sweep and commands see it.
@@ -142,7 +140,8 @@ pub struct Conn {
     leftover: Cell<bool>,
     /// What its handshake agreed on; `None` in the clear.
     pub handshake: Option<Handshake>,
-    facts: OnceCell<Rc<TlsFacts>>,
+    facts: OnceCell<Box<TlsFacts>>,
+    kept: Kept,
     activity: Rc<Activity>,
     phase: Cell<Phase>,
     since: Cell<u64>,
@@ -195,6 +194,7 @@ impl Conn {
             in_flight: Cell::new(0),
             handshake,
             facts: OnceCell::new(),
+            kept: Kept::default(),
             phase: Cell::new(Phase::Head),
             since: Cell::new(activity.now()),
             read_before: Cell::new(0),
@@ -420,25 +420,38 @@ impl Conn {
         self.signal.take()
     }
 
-    /// What records say of its TLS; made on first use.
-    pub fn tls_facts(&self) -> Option<Rc<TlsFacts>> {
+    /// A record that says what there is to say of the connection.
+    #[must_use]
+    pub fn record(&self, at_millis: u64) -> Record<'_> {
+        let mut record = Record::new(Kind::Request, at_millis, self.listener, self.peer);
+        record.kept = Some(&self.kept);
+        record.sni = self.sni.as_deref().map(str::as_bytes);
+        if let Some(tls) = self.tls_facts() {
+            record.tls_version = Some(tls.version);
+            record.cipher = Some(tls.cipher);
+            record.resumed = Some(tls.resumed);
+            record.client = tls.client.as_ref();
+            record.ssl_id = Some(&tls.ssl_id);
+        }
+        record
+    }
+
+    /// Made on first use.
+    fn tls_facts(&self) -> Option<&TlsFacts> {
         let pinned = self.pinned.as_ref()?;
         let handshake = self.handshake.as_ref()?;
         let facts = self.facts.get_or_init(|| {
             let pinned = pinned.borrow();
-            Rc::new(TlsFacts {
-                sni: self.sni.clone(),
+            let client = pinned.client.as_ref();
+            Box::new(TlsFacts {
                 version: handshake.version,
                 cipher: handshake.cipher,
                 resumed: handshake.resumed,
                 ssl_id: pinned.context.ssl_id.clone(),
-                client: pinned
-                    .client
-                    .as_ref()
-                    .map(|client| Box::new(client_facts(client.names()))),
+                client: client.map(|client| client_facts(client.names())),
             })
         });
-        Some(facts.clone())
+        Some(facts)
     }
 }
 

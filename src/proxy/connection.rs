@@ -374,20 +374,8 @@ async fn close(worker: &Worker, conn: &Conn, mut io: Rewound) {
 
 /// A connection that ended before a request was complete.
 fn record_broken(worker: &Worker, conn: &Conn, reason: Reason, detail: &str) {
-    let tls = conn.tls_facts();
-    let mut record = Record::new(
-        Kind::Request,
-        worker.epoch_millis(),
-        conn.listener,
-        conn.peer,
-    );
+    let mut record = conn.record(worker.epoch_millis());
     record.reason = Some(reason);
     record.detail = Some(detail).filter(|detail| !detail.is_empty());
-    record.sni = tls
-        .as_ref()
-        .and_then(|tls| tls.sni.as_deref())
-        .map(str::as_bytes);
-    record.client = tls.as_ref().and_then(|tls| tls.client.as_deref());
-    record.ssl_id = tls.as_ref().map(|tls| &*tls.ssl_id);
     worker.record(&record);
 }

@@ -19,7 +19,6 @@ use crate::proxy::upstream::Endpoint;
 use crate::proxy::worker::Worker;
 use crate::snapshot::nodes::Busy;
 use crate::snapshot::{Route, Upstream};
-use crate::telemetry::access::{Kind, Record};
 
 /// The most tries that a client is told of.
 const TOLD_TRIES: usize = 32;
@@ -189,18 +188,8 @@ impl Outcome {
             return;
         }
         let conn = self.in_flight.conn().clone();
-        let tls = conn.tls_facts();
-        let mut record = Record::new(
-            Kind::Request,
-            worker.epoch_millis(),
-            conn.listener,
-            conn.peer,
-        );
+        let mut record = conn.record(worker.epoch_millis());
         record.request_id = Some(self.request_id());
-        record.sni = tls
-            .as_ref()
-            .and_then(|tls| tls.sni.as_deref())
-            .map(str::as_bytes);
         record.authority = self
             .authority
             .as_ref()
@@ -215,11 +204,6 @@ impl Outcome {
         record.bytes_out = self.bytes_out;
         record.duration_us = micros(self.started);
         record.upstream_duration_us = self.upstream_micros;
-        record.tls_version = tls.as_ref().map(|tls| tls.version);
-        record.cipher = tls.as_ref().map(|tls| tls.cipher);
-        record.resumed = tls.as_ref().map(|tls| tls.resumed);
-        record.client = tls.as_ref().and_then(|tls| tls.client.as_deref());
-        record.ssl_id = tls.as_ref().map(|tls| &*tls.ssl_id);
         record.route_id = self.route.as_ref().map(|route| route.id.as_str());
         let service = self.route.as_ref().and_then(|route| route.service.as_ref());
         record.service_id = service.map(|service| service.as_str());

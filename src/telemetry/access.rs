@@ -3,6 +3,7 @@
 //! What is refused before a request exists is recorded as a handshake; there is no second log
 //! format. The record holds no query values, no header values, no key material.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 
 use crate::failure::Reason;
@@ -58,6 +59,13 @@ impl ClientFacts {
     }
 }
 
+/// What the lines of one connection say of it, all alike: as text, made with the first of them.
+///
+/// It belongs to one connection, whose records name it and agree in `listener`, `peer`, `sni` and
+/// what there is of TLS.
+#[derive(Debug, Default)]
+pub struct Kept(OnceCell<Box<[u8]>>);
+
 /// Everything one line may say. Made by [`Record::new`], then filled in; what stays `None` is left
 /// out of the line.
 ///
@@ -74,6 +82,8 @@ pub struct Record<'a> {
     pub listener: &'a str,
     /// The peer.
     pub peer: SocketAddr,
+    /// Where the connection keeps its part of the line, if it has more than one.
+    pub kept: Option<&'a Kept>,
     /// The name in the client's hello.
     pub sni: Option<&'a [u8]>,
     /// The name in the request.
@@ -128,6 +138,7 @@ impl<'a> Record<'a> {
             request_id: None,
             listener,
             peer,
+            kept: None,
             sni: None,
             authority: None,
             method: None,
@@ -174,6 +185,13 @@ impl Drop for AccessLog {
     fn drop(&mut self) {
         self.flush();
     }
+}
+
+/// What comes before a member's value. The name is one of ours: nothing in it needs an escape.
+macro_rules! member {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":")
+    };
 }
 
 impl AccessLog {
@@ -238,40 +256,37 @@ impl AccessLog {
             line.raw(text.as_bytes());
         }
         line.millis(record.at_millis % 1000);
-        line.raw(b"\",\"kind\":\"");
-        line.raw(record.kind.code().as_bytes());
-        line.raw(b"\"");
-        line.text("listener", Some(record.listener));
-        line.peer(record.peer);
-        line.text("request_id", record.request_id);
-        line.bytes("sni", record.sni);
-        line.bytes("authority", record.authority);
-        line.text("method", record.method);
-        line.bytes("path", record.path.map(without_query));
-        line.number("status", record.status.map(u64::from));
-        line.text("reason", record.reason.map(Reason::code));
-        line.text("blame", record.reason.map(|reason| reason.blame().code()));
-        line.text("detail", record.detail);
-        let body = |bytes| Some(bytes).filter(|_| record.kind == Kind::Request);
-        line.number("bytes_in", body(record.bytes_in));
-        line.number("bytes_out", body(record.bytes_out));
-        line.number("duration_us", Some(record.duration_us));
-        line.number("upstream_duration_us", record.upstream_duration_us);
-        line.text("tls_version", record.tls_version);
-        line.text("cipher", record.cipher);
-        line.flag("resumed", record.resumed);
-        if let Some(client) = record.client {
-            line.text("client_subject", Some(&client.subject));
-            line.text("client_issuer", Some(&client.issuer));
-            line.text("client_serial", Some(&client.serial));
-            line.text("client_not_after", Some(&client.not_after));
+        line.raw(match record.kind {
+            Kind::Request => b"\",\"kind\":\"request\"",
+            Kind::Handshake => b"\",\"kind\":\"handshake\"",
+        });
+        match record.kept {
+            Some(Kept(text)) => line.raw(text.get_or_init(|| {
+                let mut text = Vec::new();
+                Line(&mut text).connection(record);
+                text.into()
+            })),
+            None => line.connection(record),
         }
-        line.text("ssl_id", record.ssl_id);
-        line.text("route_id", record.route_id);
-        line.text("service_id", record.service_id);
-        line.text("upstream_id", record.upstream_id);
-        line.text("node", record.node);
-        line.text("upstream_sni", record.upstream_sni);
+        line.text(member!("request_id"), record.request_id);
+        line.bytes(member!("authority"), record.authority);
+        line.text(member!("method"), record.method);
+        line.bytes(member!("path"), record.path.map(without_query));
+        line.number(member!("status"), record.status.map(u64::from));
+        line.text(member!("reason"), record.reason.map(Reason::code));
+        let blame = record.reason.map(|reason| reason.blame().code());
+        line.text(member!("blame"), blame);
+        line.text(member!("detail"), record.detail);
+        let body = |bytes| Some(bytes).filter(|_| record.kind == Kind::Request);
+        line.number(member!("bytes_in"), body(record.bytes_in));
+        line.number(member!("bytes_out"), body(record.bytes_out));
+        line.number(member!("duration_us"), Some(record.duration_us));
+        line.number(member!("upstream_duration_us"), record.upstream_duration_us);
+        line.text(member!("route_id"), record.route_id);
+        line.text(member!("service_id"), record.service_id);
+        line.text(member!("upstream_id"), record.upstream_id);
+        line.text(member!("node"), record.node);
+        line.text(member!("upstream_sni"), record.upstream_sni);
         line.raw(b"}\n");
     }
 }
@@ -330,22 +345,35 @@ impl Line<'_> {
         self.0.extend_from_slice(bytes);
     }
 
-    /// `name` is one of ours: nothing in it needs an escape.
-    fn name(&mut self, name: &str) {
-        self.raw(b",\"");
-        self.raw(name.as_bytes());
-        self.raw(b"\":");
+    /// What is the same in all lines of a connection.
+    fn connection(&mut self, record: &Record<'_>) {
+        self.text(member!("listener"), Some(record.listener));
+        self.peer(record.peer);
+        self.bytes(member!("sni"), record.sni);
+        self.text(member!("tls_version"), record.tls_version);
+        self.text(member!("cipher"), record.cipher);
+        if let Some(resumed) = record.resumed {
+            self.raw(member!("resumed").as_bytes());
+            self.raw(if resumed { b"true" } else { b"false" });
+        }
+        if let Some(client) = record.client {
+            self.text(member!("client_subject"), Some(&client.subject));
+            self.text(member!("client_issuer"), Some(&client.issuer));
+            self.text(member!("client_serial"), Some(&client.serial));
+            self.text(member!("client_not_after"), Some(&client.not_after));
+        }
+        self.text(member!("ssl_id"), record.ssl_id);
     }
 
-    fn text(&mut self, name: &str, text: Option<&str>) {
-        self.bytes(name, text.map(str::as_bytes));
+    fn text(&mut self, member: &str, text: Option<&str>) {
+        self.bytes(member, text.map(str::as_bytes));
     }
 
-    fn bytes(&mut self, name: &str, bytes: Option<&[u8]>) {
+    fn bytes(&mut self, member: &str, bytes: Option<&[u8]>) {
         let Some(bytes) = bytes else {
             return;
         };
-        self.name(name);
+        self.raw(member.as_bytes());
         self.raw(b"\"");
         let is_plain = |b: &u8| (b' '..=b'~').contains(b) && *b != b'"' && *b != b'\\';
         if bytes.len() < TEXT_BYTES && bytes.iter().all(is_plain) {
@@ -361,41 +389,17 @@ impl Line<'_> {
         self.raw(b"\"");
     }
 
-    fn number(&mut self, name: &str, number: Option<u64>) {
+    fn number(&mut self, member: &str, number: Option<u64>) {
         if let Some(number) = number {
-            self.name(name);
+            self.raw(member.as_bytes());
             self.digits(number);
         }
     }
 
-    fn flag(&mut self, name: &str, flag: Option<bool>) {
-        if let Some(flag) = flag {
-            self.name(name);
-            self.raw(if flag { b"true" } else { b"false" });
-        }
-    }
-
     fn peer(&mut self, peer: SocketAddr) {
-        self.name("peer");
-        self.raw(b"\"");
-        match peer {
-            SocketAddr::V4(peer) => {
-                for (index, octet) in peer.ip().octets().into_iter().enumerate() {
-                    if index > 0 {
-                        self.raw(b".");
-                    }
-                    self.digits(octet.into());
-                }
-                self.raw(b":");
-                self.digits(peer.port().into());
-            }
-            SocketAddr::V6(peer) => {
-                use std::io::Write as _;
-                // Writing to a `Vec` cannot fail; an address needs no escape.
-                let _ = write!(self.0, "{peer}");
-            }
-        }
-        self.raw(b"\"");
+        use std::io::Write as _;
+        // Writing to a `Vec` cannot fail; an address needs no escape.
+        let _ = write!(self.0, concat!(member!("peer"), "\"{}\""), peer);
     }
 
     fn digits(&mut self, number: u64) {
@@ -481,6 +485,35 @@ mod tests {
         assert_eq!(json["resumed"], true);
         assert_eq!(json.as_object().unwrap().len(), 30);
         assert!(!text.contains("hush"));
+    }
+
+    #[test]
+    fn what_a_connection_keeps_reads_as_what_is_formatted_anew() {
+        let client = ClientFacts::new("CN=a".into(), "CN=\"ca\"".into(), "0A".into(), 0);
+        let kept = Kept::default();
+        for path in [&b"/one"[..], b"/two"] {
+            let anew = Record {
+                sni: Some(b"a\n.test"),
+                path: Some(path),
+                tls_version: Some("TLSv1.3"),
+                resumed: Some(false),
+                client: Some(&client),
+                ssl_id: Some("s"),
+                ..Record::new(Kind::Request, 0, "https", peer())
+            };
+            let again = Record {
+                kept: Some(&kept),
+                ..anew
+            };
+            assert_eq!(line(&again), line(&anew));
+        }
+        let bare = Record::new(Kind::Request, 0, "http", peer());
+        let of_another = Record {
+            kept: Some(&kept),
+            ..bare
+        };
+        assert!(line(&of_another).contains("\"client_subject\":\"CN=a\""));
+        assert!(!line(&bare).contains("client_subject"));
     }
 
     #[test]
