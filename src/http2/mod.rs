@@ -9,12 +9,14 @@
 mod blocks;
 mod connection;
 mod core;
+mod digest;
 mod error;
 mod frame;
 mod handle;
 mod hpack;
 mod message;
 mod receive;
+mod repeated;
 mod send;
 mod stock;
 mod stream;

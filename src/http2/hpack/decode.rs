@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::field::{Field, Name};
+use super::super::repeated::Repeated;
+use super::field::{Field, Name, is_secret};
 use super::{OVERHEAD, TABLE_BYTES, huffman, statics};
 
 /// What is no header block: the connection's compression is lost (RFC 7541 §2.2, RFC 9113 §4.3).
@@ -19,6 +20,9 @@ pub(crate) struct Decoder {
     max: usize,
     /// A string, read out of Huffman's code.
     text: Vec<u8>,
+    /// Literals that the peer writes out again and again: nginx puts nothing into a table, and writes
+    /// its answers' fields out in Huffman's code each time.
+    literals: Repeated<(Field, usize), 32, 96>,
 }
 
 impl Default for Decoder {
@@ -28,6 +32,7 @@ impl Default for Decoder {
             size: 0,
             max: TABLE_BYTES,
             text: Vec::new(),
+            literals: Repeated::default(),
         }
     }
 }
@@ -62,7 +67,14 @@ impl Decoder {
                 self.evict(0);
                 continue;
             } else {
-                let (field, size) = self.literal(&mut block, 4, first & 0x10 != 0)?;
+                let is_sensitive = first & 0x10 != 0;
+                let (field, size) = match standing(block)? {
+                    Some((written, rest)) if !is_sensitive => {
+                        block = rest;
+                        self.standing(written)?
+                    }
+                    Some(_) | None => self.literal(&mut block, 4, is_sensitive)?,
+                };
                 take(field, size);
             }
             has_begun = true;
@@ -103,6 +115,28 @@ impl Decoder {
         let size = name.size() + value.len() + OVERHEAD;
         let field = Field::read(&name, value, is_sensitive);
         self.text = text;
+        Ok((field, size))
+    }
+
+    /// A field that is written out and says the same whatever the table has.
+    fn standing(&mut self, written: &[u8]) -> Result<(Field, usize), NoBlock> {
+        if let Some((field, size)) = self.literals.find(written) {
+            return Ok((field.clone(), *size));
+        }
+        let mut block = written;
+        let (field, size) = self.literal(&mut block, 4, false)?;
+        self.literals.keep(written, || {
+            let is_kept = match &field {
+                Field::Header(name, _) => !is_secret(name),
+                Field::Malformed(_) => false,
+                Field::Authority(_)
+                | Field::Method(_)
+                | Field::Path(_)
+                | Field::Scheme(_)
+                | Field::Status(_) => true,
+            };
+            is_kept.then(|| (field.clone(), size))
+        });
         Ok((field, size))
     }
 
@@ -150,12 +184,36 @@ fn integer(block: &mut &[u8], prefix: u32) -> Result<usize, NoBlock> {
     usize::try_from(value).map_err(|_too_large| NoBlock)
 }
 
-/// Takes a string (§5.2); `text` is room for one that is in Huffman's code.
-fn string<'t, 'b: 't>(block: &mut &'b [u8], text: &'t mut Vec<u8>) -> Result<&'t [u8], NoBlock> {
-    let is_coded = block.first().is_some_and(|first| first & 0x80 != 0);
+/// The first part of a block, and the rest.
+type Split<'b> = (&'b [u8], &'b [u8]);
+
+/// The literal that `block` begins with, if its name is not one of the dynamic table, and the rest.
+fn standing(block: &[u8]) -> Result<Option<Split<'_>>, NoBlock> {
+    let mut rest = block;
+    let index = integer(&mut rest, 4)?;
+    if index > statics::COUNT {
+        return Ok(None);
+    }
+    if index == 0 {
+        pass_string(&mut rest)?;
+    }
+    pass_string(&mut rest)?;
+    let written = block.len().saturating_sub(rest.len());
+    Ok(block.split_at_checked(written))
+}
+
+/// Takes a string as it is written.
+fn pass_string<'b>(block: &mut &'b [u8]) -> Result<&'b [u8], NoBlock> {
     let length = integer(block, 7)?;
     let (string, rest) = block.split_at_checked(length).ok_or(NoBlock)?;
     *block = rest;
+    Ok(string)
+}
+
+/// Takes a string (§5.2); `text` is room for one that is in Huffman's code.
+fn string<'t, 'b: 't>(block: &mut &'b [u8], text: &'t mut Vec<u8>) -> Result<&'t [u8], NoBlock> {
+    let is_coded = block.first().is_some_and(|first| first & 0x80 != 0);
+    let string = pass_string(block)?;
     if !is_coded {
         return Ok(string);
     }
@@ -283,6 +341,36 @@ mod tests {
         // A short one's room serves the next.
         assert_eq!(texts(&mut decoder, b"\x00\x01x\x81\x1f"), ["x: a"]);
         assert!(decoder.text.capacity() > 0);
+    }
+
+    #[test]
+    fn literals_that_repeat_are_read_once_and_say_the_same() {
+        let mut decoder = Decoder::default();
+        // A name of the static table, one that is written out, and one of the dynamic table, whose
+        // literal says something else when the table has changed.
+        let block = b"\x0f\x10\x02ab\x00\x02x-\x01a\x0f\x2f\x01b";
+        let mut said = Vec::new();
+        for name in [b"x-1", b"x-2", b"x-3", b"x-4"] {
+            let insert = [b"\x40\x03", &name[..], b"\x01c"].concat();
+            read(&mut decoder, &insert).unwrap();
+            said.push(texts(&mut decoder, block));
+        }
+        for (at, lines) in (1..).zip(&said) {
+            assert_eq!(lines.len(), 3);
+            assert_eq!(lines[..2], said[0][..2]);
+            assert_eq!(lines[2], format!("x-{at}: b"));
+        }
+        // What is kept of them is what was written out.
+        assert_eq!(decoder.literals.kept(), 2);
+        // Secrets, and what makes a message malformed, are read each time.
+        for _ in 0..3 {
+            read(&mut decoder, b"\x0f\x08\x01a\x0f\x28\x01b\x00\x01X\x01c").unwrap();
+        }
+        assert_eq!(decoder.literals.kept(), 2);
+        // Cut off, each is none.
+        for end in [1, 2, 4] {
+            assert_eq!(read(&mut decoder, &block[..end]), Err(NoBlock));
+        }
     }
 
     #[test]

@@ -6,9 +6,10 @@
 
 use std::collections::VecDeque;
 
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::field::is_of_connection;
+use super::super::digest::{digest, places_of};
+use super::field::{is_of_connection, is_secret};
 use super::{OVERHEAD, TABLE_BYTES, statics};
 
 /// Places for digests: some three times as many as a table has fields.
@@ -161,7 +162,7 @@ impl Encoder {
 
     /// Writes a field of the dynamic table; whether it is there.
     fn write_known(&self, out: &mut Vec<u8>, name: &[u8], value: &[u8], digest: u32) -> bool {
-        for at in places_of(digest) {
+        for at in places_of::<PLACES>(digest) {
             let Some(place) = self.places.get(at) else {
                 return false;
             };
@@ -198,14 +199,16 @@ impl Encoder {
                 .get(*at)
                 .is_some_and(|place| place.digest == digest)
         };
-        let known = places_of(digest).into_iter().find(was_said);
+        let known = places_of::<PLACES>(digest).into_iter().find(was_said);
         // Else one that says nothing of a field that is in the table.
         let is_free = |at: &usize| {
             let place = self.places.get(*at);
             place.is_some_and(|place| self.entry(place.number).is_none())
         };
-        let free = || places_of(digest).into_iter().find(is_free);
-        let at = known.or_else(free).unwrap_or_else(|| places_of(digest)[0]);
+        let free = || places_of::<PLACES>(digest).into_iter().find(is_free);
+        let at = known
+            .or_else(free)
+            .unwrap_or_else(|| places_of::<PLACES>(digest)[0]);
         let mut number = 0;
         if known.is_some() {
             literal(out, 0x40, 6, index, name, value);
@@ -262,41 +265,6 @@ impl Entry {
             .split_at_checked(self.name)
             .is_some_and(|own| own == (name, value))
     }
-}
-
-/// Where something with this digest may be.
-fn places_of(digest: u32) -> [usize; 2] {
-    let low = usize::try_from(digest).unwrap_or(0);
-    [low % PLACES, (low / PLACES) % PLACES]
-}
-
-/// Tells fields apart, mostly: eight bytes at a time, multiplied into one another.
-fn digest(name: &[u8], value: &[u8]) -> u32 {
-    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut sum: u64 = 0;
-    let mut add = |text: &[u8]| {
-        let (words, rest) = text.as_chunks::<8>();
-        for word in words {
-            sum = (sum.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(FACTOR);
-        }
-        let mut last = u64::try_from(rest.len()).unwrap_or(0);
-        for byte in rest {
-            last = last << 8 | u64::from(*byte);
-        }
-        sum = (sum.rotate_left(5) ^ last).wrapping_mul(FACTOR);
-    };
-    add(name);
-    add(value);
-    let folded = (sum >> 32) ^ sum >> 15;
-    u32::try_from(folded & u64::from(u32::MAX)).unwrap_or(0)
-}
-
-/// Whether a header tells who somebody is (RFC 7541 §7.1.3).
-fn is_secret(name: &HeaderName) -> bool {
-    *name == header::AUTHORIZATION
-        || *name == header::COOKIE
-        || *name == header::SET_COOKIE
-        || *name == header::PROXY_AUTHORIZATION
 }
 
 /// Writes a field out, its name by an index where there is one (§6.2).

@@ -123,6 +123,15 @@ pub(crate) fn is_of_connection(name: &HeaderName) -> bool {
         || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
+/// Whether a header tells who somebody is: it is in no table (RFC 7541 §7.1.3).
+#[must_use]
+pub(crate) fn is_secret(name: &HeaderName) -> bool {
+    *name == header::AUTHORIZATION
+        || *name == header::COOKIE
+        || *name == header::SET_COOKIE
+        || *name == header::PROXY_AUTHORIZATION
+}
+
 /// What RFC 9113 §8.2.1 and §8.2.2 say of values, beside what [`HeaderValue`] knows.
 fn is_value(name: &HeaderName, value: &[u8]) -> bool {
     let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
