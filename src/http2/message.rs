@@ -1,11 +1,13 @@
 //! Heads and trailers as header blocks: what is read is judged, what is written is right (RFC 9113
 //! §8.1 to §8.3).
 
+use std::rc::Rc;
+
 use http::uri::{self, Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 
 use super::frame::{self, HEAD_BYTES, Head, MAX_PAYLOAD, flag, kind};
-use super::hpack::{Encoder, Field};
+use super::hpack::{Encoder, Field, Group};
 
 /// The fields of one block, as they are read. What is too large or malformed is read to its end, as the
 /// table changes with it, and not kept.
@@ -185,6 +187,8 @@ pub struct RequestHead<'a> {
     pub path: &'a str,
     /// The fields.
     pub headers: &'a HeaderMap,
+    /// Fields that other requests have as well, written behind them.
+    pub group: Option<&'a Rc<Group>>,
 }
 
 /// Where blocks are written, and with what table.
@@ -206,6 +210,9 @@ impl BlockWriter<'_> {
             if *name != header::HOST && *name != header::TE {
                 encoder.header(out, name, value);
             }
+        }
+        if let Some(group) = head.group {
+            encoder.group(out, group);
         }
         encoder.header(out, &header::TE, &TRAILERS);
         self.end(begun, stream, is_end);
@@ -447,6 +454,7 @@ mod tests {
             authority: b"h",
             path: "/",
             headers: &headers,
+            group: None,
         };
         let (mut encoder, mut out) = (Encoder::default(), Vec::new());
         let mut writer = BlockWriter {

@@ -30,5 +30,6 @@ pub use self::core::{Limits, Role};
 pub use self::error::{By, Error, Reason};
 pub use self::frame::PREFACE;
 pub use self::handle::{Piece, Reader, Writer};
+pub use self::hpack::Group;
 pub use self::message::RequestHead;
 pub use self::stock::Stock;

@@ -8,6 +8,7 @@ use http::{HeaderValue, Request, Version};
 
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
+use crate::proxy::forwarded::Forwarded;
 
 /// A connection's last Host line, or `:authority`, with what it parsed to: clients repeat it.
 #[derive(Debug, Default)]
@@ -18,7 +19,8 @@ struct Known {
     line: HeaderValue,
     place: Said,
     authority: Rc<Authority>,
-    forwarded: Option<Rc<[u8]>>,
+    // For upstreams of HTTP/1.1, and of HTTP/2.
+    forwarded: [Option<Forwarded>; 2],
 }
 
 /// Where a client says the authority.
@@ -43,19 +45,20 @@ impl LastHost {
                 line,
                 place,
                 authority: authority.clone(),
-                forwarded: None,
+                forwarded: [None, None],
             }));
         }
         Ok(authority)
     }
 
-    /// The headers that `write` makes of the host that was asked for, once for as long as a client
+    /// What `say` says to upstreams of the host that was asked for, once for as long as a client
     /// repeats it. `None`, if `authority` was not read from what it said last.
     pub fn forwarded(
         &self,
         authority: &Rc<Authority>,
-        write: impl FnOnce(&[u8]) -> Vec<u8>,
-    ) -> Option<Rc<[u8]>> {
+        is_http2: bool,
+        say: impl FnOnce(&[u8]) -> Option<Forwarded>,
+    ) -> Option<Forwarded> {
         let mut known = self.0.borrow_mut();
         let known = known.as_mut()?;
         if !Rc::ptr_eq(&known.authority, authority) {
@@ -65,8 +68,12 @@ impl LastHost {
             Said::Host => known.line.as_bytes(),
             Said::Target => authority.as_str().as_bytes(),
         };
-        let lines = known.forwarded.get_or_insert_with(|| write(host).into());
-        Some(lines.clone())
+        let [lines, group] = &mut known.forwarded;
+        let said = if is_http2 { group } else { lines };
+        if said.is_none() {
+            *said = say(host);
+        }
+        said.clone()
     }
 }
 
@@ -121,6 +128,18 @@ pub fn read<B>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http2::Group;
+
+    fn lines(text: Vec<u8>) -> Option<Forwarded> {
+        Some(Forwarded::Lines(text.into()))
+    }
+
+    fn text(said: &Forwarded) -> &[u8] {
+        match said {
+            Forwarded::Lines(lines) => lines,
+            Forwarded::Group(_) => b"",
+        }
+    }
 
     fn request(version: Version, target: &str, hosts: &[&str]) -> Request<()> {
         let mut req = Request::builder().version(version).uri(target);
@@ -183,8 +202,10 @@ mod tests {
         let last = LastHost::default();
         let made = |req: &Request<()>, with: &str| {
             let authority = read(req, &last, None, 80).unwrap();
-            let lines = last.forwarded(&authority, |host| [host, with.as_bytes()].concat());
-            lines.map(|lines| String::from_utf8(lines.to_vec()).unwrap())
+            let said = last.forwarded(&authority, false, |host| {
+                lines([host, with.as_bytes()].concat())
+            });
+            said.map(|said| String::from_utf8(text(&said).to_vec()).unwrap())
         };
         let said = |text: &str| Some(text.to_owned());
         let upper = request(Version::HTTP_11, "/", &["A.example"]);
@@ -206,12 +227,18 @@ mod tests {
             &first,
             &read(&target, &last, None, 443).unwrap()
         ));
-        let lines = last.forwarded(&first, <[u8]>::to_vec);
-        assert_eq!(lines.as_deref(), Some(&b"a.example"[..]));
+        let said = last.forwarded(&first, false, |host| lines(host.to_vec()));
+        assert_eq!(text(&said.unwrap()), b"a.example");
         let line = request(Version::HTTP_2, "/", &["A.example"]);
         let line = read(&line, &last, None, 443).unwrap();
-        let lines = last.forwarded(&line, <[u8]>::to_vec);
-        assert_eq!(lines.as_deref(), Some(&b"A.example"[..]));
+        let said = last.forwarded(&line, false, |host| lines(host.to_vec()));
+        assert_eq!(text(&said.unwrap()), b"A.example");
+        // Upstreams of HTTP/2 are told apart.
+        let group = Group::new([(HOST, HeaderValue::from_static("A.example"))]);
+        let said = last.forwarded(&line, true, |_| Some(Forwarded::Group(group)));
+        assert!(said.unwrap().is_http2());
+        let said = last.forwarded(&line, false, |_| None);
+        assert_eq!(text(&said.unwrap()), b"A.example");
         // Both are compared where both are said.
         let both = request(Version::HTTP_2, "https://b.example/", &["A.example"]);
         assert!(read(&both, &last, None, 443).is_err());

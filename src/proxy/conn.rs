@@ -14,7 +14,7 @@ use crate::matching::authority::Authority;
 use crate::matching::sni::SniName;
 use crate::proxy::authority::LastHost;
 use crate::proxy::error::Refusal;
-use crate::proxy::headers::Via;
+use crate::proxy::forwarded::Via;
 use crate::proxy::worker::Inbound;
 use crate::snapshot::Id;
 use crate::telemetry::access::{ClientFacts, Kept, Kind, Record};

@@ -15,11 +15,12 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::failure::{Reason, chain};
-use crate::http2::{self, Stock};
+use crate::http2::{self, Group, Stock};
 use crate::net::stream::Stream;
 use crate::net::sweep::{Sweep, Until, millis};
 use crate::proxy::body::RequestBody;
 use crate::proxy::flows::{Inflow, Outflow, RestOfBody};
+use crate::proxy::forwarded::Forwarded;
 use crate::proxy::headers;
 use crate::proxy::heads;
 use crate::proxy::interim::Interim;
@@ -64,8 +65,8 @@ enum Wire {
 /// How a request is sent, and what becomes of all before its answer.
 #[derive(Clone, Copy)]
 pub struct Terms<'a> {
-    /// Headers that go over HTTP/1.1 as they are written; of a stream there are none.
-    pub lines: &'a [u8],
+    /// Headers that are sent beside the request's own, as its version writes them.
+    pub forwarded: Option<&'a Forwarded>,
     /// The longest time without a byte in either direction, in milliseconds; waiting for the client's
     /// body does not count.
     pub patience: u64,
@@ -104,8 +105,8 @@ pub enum Broken {
     Many(http2::Error),
     /// It had no request.
     NoRequest,
-    /// Some of the request's headers are lines of HTTP/1.1, which a stream has none of.
-    Lines,
+    /// Some of the request's headers are written for another version.
+    OtherVersion,
     /// The request's Host cannot be said in HTTP/2.
     NoAuthority,
 }
@@ -348,10 +349,14 @@ impl UpstreamConn {
         sweep: &Rc<Sweep>,
     ) -> Result<Response<AnswerBody>, Unanswered> {
         self.served = self.served.saturating_add(1);
-        match &self.wire {
-            Wire::One(conn) => {
+        match (&self.wire, terms.forwarded) {
+            (Wire::One(conn), None | Some(Forwarded::Lines(_))) => {
+                let lines = match terms.forwarded {
+                    Some(Forwarded::Lines(lines)) => &**lines,
+                    Some(Forwarded::Group(_)) | None => &[],
+                };
                 let conn = conn.clone();
-                let answer = self.exchange_one(&conn, request, terms, sweep);
+                let answer = self.exchange_one(&conn, request, lines, terms, sweep);
                 answer.await.map_err(|why| Unanswered {
                     why,
                     sent: if conn.has_sent() {
@@ -362,15 +367,21 @@ impl UpstreamConn {
                     headers: None,
                 })
             }
-            Wire::Many(_) if !terms.lines.is_empty() => Err(Unanswered {
-                why: Broken::Lines,
+            (Wire::Many(lease), None | Some(Forwarded::Group(_))) => {
+                let group = match terms.forwarded {
+                    Some(Forwarded::Group(group)) => Some(group),
+                    Some(Forwarded::Lines(_)) | None => None,
+                };
+                let lease = lease.clone();
+                let answer = self.exchange_many(&lease, request, group, terms, sweep);
+                answer.await
+            }
+            (Wire::One(_), Some(Forwarded::Group(_)))
+            | (Wire::Many(_), Some(Forwarded::Lines(_))) => Err(Unanswered {
+                why: Broken::OtherVersion,
                 sent: Sent::Nothing,
                 headers: None,
             }),
-            Wire::Many(lease) => {
-                let lease = lease.clone();
-                self.exchange_many(&lease, request, terms, sweep).await
-            }
         }
     }
 
@@ -379,6 +390,7 @@ impl UpstreamConn {
         &mut self,
         conn: &Rc<Single>,
         request: &mut Option<Request<RequestBody>>,
+        lines: &[u8],
         terms: Terms<'_>,
         sweep: &Rc<Sweep>,
     ) -> Result<Response<AnswerBody>, Broken> {
@@ -386,7 +398,7 @@ impl UpstreamConn {
             return Err(Broken::NoRequest);
         };
         let upload = req.body().upload();
-        conn.begin(request, terms.lines);
+        conn.begin(request, lines);
         loop {
             let until = Until::Idle {
                 activity: self.activity.clone(),
@@ -434,6 +446,7 @@ impl UpstreamConn {
         &mut self,
         lease: &Rc<Lease>,
         request: &mut Option<Request<RequestBody>>,
+        group: Option<&Rc<Group>>,
         terms: Terms<'_>,
         sweep: &Rc<Sweep>,
     ) -> Result<Response<AnswerBody>, Unanswered> {
@@ -448,7 +461,7 @@ impl UpstreamConn {
         };
         announce_length(req);
         let is_whole = req.body().is_end_stream();
-        let (mut reader, writer) = lease.send(req, is_whole).map_err(|error| {
+        let (mut reader, writer) = lease.send(req, group, is_whole).map_err(|error| {
             unsent(match error {
                 Unsent::NoAuthority => Broken::NoAuthority,
                 Unsent::Over(error) => Broken::Many(error),
@@ -576,8 +589,8 @@ impl UpstreamConn {
             Broken::NoRequest => {
                 return (Reason::Internal, "there is no request to send".to_owned());
             }
-            Broken::Lines => {
-                let detail = "some of its headers can be said in HTTP/1.1 alone".to_owned();
+            Broken::OtherVersion => {
+                let detail = "some of its headers are written for another version".to_owned();
                 return (Reason::Internal, detail);
             }
             Broken::NoAuthority => {
@@ -615,7 +628,7 @@ impl Broken {
             | Self::Client(..)
             | Self::One(_)
             | Self::NoRequest
-            | Self::Lines
+            | Self::OtherVersion
             | Self::NoAuthority => false,
         }
     }

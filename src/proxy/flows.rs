@@ -277,6 +277,7 @@ pub(in crate::proxy) mod tests {
             authority: b"up.test",
             path: "/",
             headers: &HeaderMap::new(),
+            group: None,
         };
         let (reader, writer) = conn.handle().send(head, false).unwrap();
         (conn, reader, writer.unwrap())

@@ -3,8 +3,6 @@
 //! Hop-by-hop headers end here (RFC 9110 §7.6.1). Identity headers that a client sends are
 //! stripped from every request, in every spelling, before any of ours is set.
 
-use std::net::SocketAddr;
-
 use http::Request;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName,
@@ -16,44 +14,11 @@ use smallvec::SmallVec;
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
 use crate::proxy::error::Refusal;
-use crate::proxy::heads;
-use crate::proxy::loops::{CDN_LOOP, Mark};
-
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+use crate::proxy::forwarded::X_REAL_IP;
+use crate::proxy::loops::CDN_LOOP;
 
 /// Header lines that were taken out of a message.
 pub type Taken = Vec<(HeaderName, HeaderValue)>;
-
-/// What a connection's requests came over, for the forwarded headers: formatted once, sent with each.
-#[derive(Debug)]
-pub struct Via {
-    peer: HeaderValue,
-    scheme: HeaderValue,
-    port: HeaderValue,
-}
-
-impl Via {
-    /// `peer` is the client, `local` our address it came to.
-    #[must_use]
-    pub fn new(peer: SocketAddr, local: SocketAddr, tls: bool) -> Self {
-        let peer = text_value(&peer.ip().to_canonical().to_string());
-        Self {
-            peer: peer.unwrap_or_else(|| HeaderValue::from_static("")),
-            scheme: HeaderValue::from_static(if tls { "https" } else { "http" }),
-            port: HeaderValue::from(local.port()),
-        }
-    }
-
-    /// The port the client meant; the one it reached us at when it named none.
-    fn port(&self, authority: &Authority) -> HeaderValue {
-        let port = authority.port().map(HeaderValue::from);
-        port.unwrap_or_else(|| self.port.clone())
-    }
-}
 
 /// What one look at a request's headers tells: most have little of what must be looked after.
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,9 +40,9 @@ pub struct Look {
 }
 
 impl Look {
-    /// Whether [`forwarded_lines`] may say what is to be said of it.
+    /// Whether [`Forwarded`](crate::proxy::forwarded::Forwarded) may say what is to be said of it.
     #[must_use]
-    pub fn may_have_lines(self) -> bool {
+    pub fn may_have_forwarded(self) -> bool {
         !self.has_ours
     }
 
@@ -105,8 +70,8 @@ impl Look {
     }
 }
 
-/// Turns a client's headers into the upstream's, all but the forwarded ones: [`forward`] or
-/// [`forwarded_lines`] say those. Host becomes the authority in its canonical form.
+/// Turns a client's headers into the upstream's, all but the forwarded ones: [`forward`](crate::proxy::forwarded::forward) or
+/// [`Forwarded`](crate::proxy::forwarded::Forwarded) say those. Host becomes the authority in its canonical form.
 ///
 /// # Errors
 /// `AuthorityInvalid`, if the authority is no header value.
@@ -152,72 +117,6 @@ pub struct Changed {
     pub host: Option<HeaderValue>,
 }
 
-/// Puts the forwarded headers into an upstream's, and the mark of this gateway. Their Host is what
-/// [`to_upstream`] made of it.
-///
-/// # Errors
-/// `AuthorityInvalid`, if there is none.
-pub fn forward(
-    headers: &mut HeaderMap,
-    via: &Via,
-    authority: &Authority,
-    changed: &Changed,
-    mark: &Mark,
-) -> Result<(), Reason> {
-    append_forwarded_for(headers, &via.peer);
-    headers.insert(X_REAL_IP, via.peer.clone());
-    headers.insert(X_FORWARDED_PROTO, via.scheme.clone());
-    headers.insert(X_FORWARDED_PORT, via.port(authority));
-    let host = changed.host.as_ref().or_else(|| headers.get(HOST));
-    let host = host.cloned().ok_or(Reason::AuthorityInvalid)?;
-    headers.insert(X_FORWARDED_HOST, host);
-    mark.put(headers);
-    Ok(())
-}
-
-/// What [`forward`] says of a request whose client said nothing of the kind, as lines of HTTP/1.1:
-/// they are the same for every such request of a connection to one name. `host` is that name as the
-/// client writes it.
-#[must_use]
-pub fn forwarded_lines(via: &Via, authority: &Authority, host: &[u8], mark: &Mark) -> Vec<u8> {
-    let mut lines = Vec::with_capacity(256);
-    for (name, value) in [
-        (X_FORWARDED_FOR, via.peer.as_bytes()),
-        (X_REAL_IP, via.peer.as_bytes()),
-        (X_FORWARDED_PROTO, via.scheme.as_bytes()),
-        (X_FORWARDED_PORT, via.port(authority).as_bytes()),
-        (X_FORWARDED_HOST, host),
-        (CDN_LOOP, mark.value().as_bytes()),
-    ] {
-        heads::write_line(&mut lines, name.as_str().as_bytes(), value);
-    }
-    lines
-}
-
-/// What [`to_upstream`] makes of a header that we observe and do not believe; `None` for others.
-/// `name` is in lower case with `-`.
-#[must_use]
-pub fn observed(name: &str, via: &Via, authority: &Authority) -> Option<HeaderValue> {
-    match name {
-        "x-real-ip" => Some(via.peer.clone()),
-        "x-forwarded-proto" => Some(via.scheme.clone()),
-        "x-forwarded-host" => text_value(authority.as_str()),
-        "x-forwarded-port" => Some(via.port(authority)),
-        _ => None,
-    }
-}
-
-/// A header line as the client sent it: where they are the upstream's by now, without what
-/// [`to_upstream`] appended.
-#[must_use]
-pub fn as_sent<'v>(name: &str, line: &'v [u8], via: &Via, is_prepared: bool) -> &'v [u8] {
-    if !is_prepared || name != X_FORWARDED_FOR {
-        return line;
-    }
-    let sent = line.strip_suffix(via.peer.as_bytes()).unwrap_or(line);
-    sent.strip_suffix(b", ").unwrap_or(sent)
-}
-
 /// Whether `own`, a name in lower case, is `name` with some `_` for `-`.
 #[must_use]
 pub fn is_spelling_of(own: &str, name: &str) -> bool {
@@ -261,25 +160,6 @@ pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
 #[must_use]
 pub fn text_value(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok()
-}
-
-fn append_forwarded_for(headers: &mut HeaderMap, peer: &HeaderValue) {
-    match headers.entry(X_FORWARDED_FOR) {
-        Entry::Vacant(entry) => {
-            entry.insert(peer.clone());
-        }
-        Entry::Occupied(mut entry) => {
-            let mut all = Vec::with_capacity(64);
-            for value in entry.iter() {
-                all.extend_from_slice(value.as_bytes());
-                all.extend_from_slice(b", ");
-            }
-            all.extend_from_slice(peer.as_bytes());
-            if let Ok(value) = HeaderValue::from_bytes(&all) {
-                entry.insert(value);
-            }
-        }
-    }
 }
 
 /// HTTP/2 clients may send each cookie in a line of its own; HTTP/1.1 has one line
@@ -462,8 +342,10 @@ pub fn is_identity(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::proxy::forwarded::{Via, forward};
+    use crate::proxy::loops::Mark;
 
     fn map(lines: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -473,7 +355,7 @@ mod tests {
         headers
     }
 
-    fn via() -> Via {
+    pub(in crate::proxy) fn via() -> Via {
         Via::new(
             "192.0.2.7:4711".parse().unwrap(),
             "127.0.0.1:9443".parse().unwrap(),
@@ -481,11 +363,11 @@ mod tests {
         )
     }
 
-    fn sent(lines: &[(&str, &str)]) -> HeaderMap {
+    pub(in crate::proxy) fn sent(lines: &[(&str, &str)]) -> HeaderMap {
         sent_to(&Authority::parse(b"a.example").unwrap(), lines)
     }
 
-    fn sent_to(authority: &Authority, lines: &[(&str, &str)]) -> HeaderMap {
+    pub(in crate::proxy) fn sent_to(authority: &Authority, lines: &[(&str, &str)]) -> HeaderMap {
         let mut headers = map(lines);
         let mark = Mark::new("0a1b").unwrap();
         let look = Look::at(&headers);
@@ -495,25 +377,18 @@ mod tests {
     }
 
     #[test]
-    fn lines_say_what_the_headers_say_where_the_client_said_nothing_of_the_kind() {
-        for host in ["a.example", "A.example:8443"] {
-            let authority = Authority::parse(host.as_bytes()).unwrap();
-            let mut headers = sent_to(&authority, &[("host", host)]);
-            headers.remove(HOST);
-            let mark = Mark::new("0a1b").unwrap();
-            let lines = forwarded_lines(&via(), &authority, host.as_bytes(), &mark);
-            let lines = heads::read_trailers(&[&lines[..], b"\r\n"].concat()).unwrap();
-            assert_eq!(lines, headers, "{host}");
-        }
-    }
-
-    #[test]
-    fn what_a_client_says_in_our_place_is_replaced_and_has_no_lines() {
+    fn what_a_client_says_in_our_place_is_replaced_there() {
         for name in ["x-forwarded-for", "x-real-ip", "x-forwarded-proto"] {
-            assert!(!Look::at(&map(&[(name, "1")])).may_have_lines(), "{name}");
+            assert!(
+                !Look::at(&map(&[(name, "1")])).may_have_forwarded(),
+                "{name}"
+            );
         }
         for name in ["x-request-id", "cdn-loop", "x-forwarded", "forwarded"] {
-            assert!(Look::at(&map(&[(name, "1")])).may_have_lines(), "{name}");
+            assert!(
+                Look::at(&map(&[(name, "1")])).may_have_forwarded(),
+                "{name}"
+            );
         }
     }
 
@@ -642,28 +517,5 @@ mod tests {
         ]);
         assert_eq!(headers["host"], "a.example");
         assert_eq!(headers["content-length"], "3");
-    }
-
-    #[test]
-    fn forwarded_headers_say_what_was_observed() {
-        let headers = sent(&[
-            ("host", "A.example"),
-            ("x-forwarded-for", "203.0.113.9"),
-            ("x-forwarded-for", "203.0.113.10"),
-            ("x-forwarded-proto", "gopher"),
-            ("x-real-ip", "203.0.113.9"),
-            ("forwarded", "for=203.0.113.9"),
-        ]);
-        assert_eq!(
-            headers["x-forwarded-for"],
-            "203.0.113.9, 203.0.113.10, 192.0.2.7"
-        );
-        assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
-        assert_eq!(headers["x-real-ip"], "192.0.2.7");
-        assert_eq!(headers["x-forwarded-proto"], "https");
-        assert_eq!(headers["x-forwarded-host"], "A.example");
-        assert_eq!(headers["host"], "a.example");
-        assert_eq!(headers["x-forwarded-port"], "9443");
-        assert!(!headers.contains_key("forwarded"));
     }
 }

@@ -17,6 +17,7 @@ pub mod discovery;
 pub mod error;
 pub mod exchange;
 pub mod flows;
+pub mod forwarded;
 pub mod headers;
 pub mod heads;
 pub mod http2;

@@ -15,7 +15,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Request};
 use tokio::sync::{Notify, oneshot};
 
-use crate::http2::{self, Handle, Limits, Reader, RequestHead, Role, Stock, Writer};
+use crate::http2::{self, Group, Handle, Limits, Reader, RequestHead, Role, Stock, Writer};
 use crate::net::stream::Stream;
 use crate::net::sweep::Sweep;
 use crate::proxy::pool::{Bucket, Kept, Open};
@@ -190,13 +190,14 @@ impl Lease {
 
     /// Sends a request's head; it is all of the request, if it `is_whole`, and has no content to be
     /// written then. `:authority` is its Host (RFC 9113 §8.3.1); what it says of a connection is left
-    /// out, whoever set it.
+    /// out, whoever set it. A `group` of fields comes behind its headers.
     ///
     /// # Errors
     /// [`Unsent`]: nothing was sent.
     pub fn send<B>(
         &self,
         req: &Request<B>,
+        group: Option<&Rc<Group>>,
         is_whole: bool,
     ) -> Result<(Reader, Option<Writer>), Unsent> {
         let host = req.headers().get(HOST).ok_or(Unsent::NoAuthority)?;
@@ -212,6 +213,7 @@ impl Lease {
             authority: host.as_bytes(),
             path,
             headers: req.headers(),
+            group,
         };
         Ok(self.0.conn.send(head, is_whole)?)
     }

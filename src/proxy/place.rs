@@ -47,9 +47,10 @@ impl Place {
         Some(prepared)
     }
 
-    /// Whether the forwarded headers may come as lines of HTTP/1.1: nothing else is done with them.
-    pub(super) fn takes_lines(&self) -> bool {
-        !self.upstream.scheme.is_http2() && self.rewritten.is_none()
+    /// Whether the forwarded headers may come as they are written in HTTP/1.1, or in HTTP/2: nothing
+    /// else is done with them.
+    pub(super) fn takes_forwarded(&self, is_http2: bool) -> bool {
+        self.upstream.scheme.is_http2() == is_http2 && self.rewritten.is_none()
     }
 
     pub(super) fn is_outdated(&self, worker: &Worker) -> bool {

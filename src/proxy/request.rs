@@ -16,6 +16,7 @@ use crate::proxy::authorize::{self, has_no_path};
 use crate::proxy::body::{ClientBody, ReplyBody, RequestBody, Streamed, Upload};
 use crate::proxy::conn::{Conn, Signal, Tunnelled};
 use crate::proxy::error::{self, GRPC_STATUS, Refusal};
+use crate::proxy::forwarded::{self, Forwarded};
 use crate::proxy::headers::{self, Look};
 use crate::proxy::interim::Interim;
 use crate::proxy::outcome::Outcome;
@@ -263,13 +264,14 @@ async fn forward(
     let protocols = asks_for_more.then(|| upgrade::asked(req)).flatten();
     let changed = headers::to_upstream(req.headers_mut(), look, &authority)?;
     outcome.is_prepared = true;
-    let mut lines = None;
-    if look.may_have_lines() && place.takes_lines() {
-        let write = |host: &[u8]| headers::forwarded_lines(&conn.via, &authority, host, mark);
-        lines = conn.last_host.forwarded(&authority, write);
+    let mut forwarded = None;
+    let is_http2 = place.upstream.scheme.is_http2();
+    if look.may_have_forwarded() && place.takes_forwarded(is_http2) {
+        let say = |host: &[u8]| Forwarded::new(is_http2, &conn.via, &authority, host, mark);
+        forwarded = conn.last_host.forwarded(&authority, is_http2, say);
     }
-    if lines.is_none() {
-        headers::forward(req.headers_mut(), &conn.via, &authority, &changed, mark)?;
+    if forwarded.is_none() {
+        forwarded::forward(req.headers_mut(), &conn.via, &authority, &changed, mark)?;
     }
     let mut prepared = place.rewrite(req.headers_mut());
     if let Some(target) = &place.target {
@@ -295,7 +297,7 @@ async fn forward(
             protocols,
             hash: place.hash,
             target: place.target.as_ref(),
-            lines: lines.as_deref().unwrap_or_default(),
+            forwarded: forwarded.as_ref(),
             interim: &client.interim,
         };
         let refusal = match tries.run(request, outcome).await {
@@ -320,9 +322,10 @@ async fn forward(
         req.headers_mut().insert(HOST, host);
         let found = find_place(worker, conn, req, &changed.taken, outcome);
         place = Box::pin(found).await?;
-        if lines.is_some() && !place.takes_lines() {
-            lines = None;
-            headers::forward(req.headers_mut(), &conn.via, &authority, &changed, mark)?;
+        let said = forwarded.as_ref().map(Forwarded::is_http2);
+        if said.is_some_and(|is_http2| !place.takes_forwarded(is_http2)) {
+            forwarded = None;
+            forwarded::forward(req.headers_mut(), &conn.via, &authority, &changed, mark)?;
         }
         *req.uri_mut() = place.target.as_ref().unwrap_or(&outcome.uri).clone();
         prepared = place.rewrite(req.headers_mut());

@@ -17,6 +17,7 @@ use crate::proxy::answer::Answer;
 use crate::proxy::body::RequestBody;
 use crate::proxy::error::Refusal;
 use crate::proxy::exchange::{Sent, Terms, Unanswered, UpstreamConn, patience};
+use crate::proxy::forwarded::Forwarded;
 use crate::proxy::interim::Interim;
 use crate::proxy::multiplex::Turn;
 use crate::proxy::outcome::Outcome;
@@ -40,8 +41,8 @@ pub(super) struct Tries<'a> {
     pub(super) hash: u32,
     /// The target, where it is not the client's.
     pub(super) target: Option<&'a Uri>,
-    /// What its head over HTTP/1.1 has beside its headers.
-    pub(super) lines: &'a [u8],
+    /// What its head has beside its headers.
+    pub(super) forwarded: Option<&'a Forwarded>,
     /// Who is told what comes before an answer.
     pub(super) interim: &'a Interim<'a>,
 }
@@ -376,7 +377,7 @@ impl Tries<'_> {
         outcome.upstream_started = Some(Instant::now());
         let sweep = &self.worker.sweep;
         let terms = Terms {
-            lines: self.lines,
+            forwarded: self.forwarded,
             patience,
             interim: self.interim,
         };

@@ -22,6 +22,7 @@ use crate::matching::variable::{
 };
 use crate::proxy::authorize::has_own_policy;
 use crate::proxy::conn::Conn;
+use crate::proxy::forwarded;
 use crate::proxy::headers;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::worker::Worker;
@@ -198,14 +199,14 @@ impl RequestVariables<'_> {
             return None;
         }
         let via = &self.outcome.conn().via;
-        if let Some(observed) = headers::observed(name, via, authority) {
+        if let Some(observed) = forwarded::observed(name, via, authority) {
             return Some(Value::Text(Cow::Owned(observed.as_bytes().to_vec())));
         }
         let mut lines = self.lines(name);
         let first = lines.next()?;
         let mut rest = lines.peekable();
         if rest.peek().is_none() {
-            return Some(Value::of(headers::as_sent(
+            return Some(Value::of(forwarded::as_sent(
                 name,
                 first,
                 via,

@@ -5,11 +5,13 @@
 //! that what was said before is found by one look. Strings are written as they are.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::super::digest::{digest, places_of};
 use super::field::{is_of_connection, is_secret};
+use super::group::{Group, Groups};
 use super::{OVERHEAD, TABLE_BYTES, statics};
 
 /// Places for digests: some three times as many as a table has fields.
@@ -31,6 +33,11 @@ pub(crate) struct Encoder {
     /// Sizes of the table that the peer is to be told of: the smallest since it last was, and the last
     /// (§4.2).
     resized: Option<(usize, usize)>,
+    groups: Groups,
+    /// Another number for each state of the table.
+    version: u64,
+    /// Nothing was written lately that would be written otherwise when it is said again, and no secret.
+    is_settled: bool,
 }
 
 #[derive(Debug)]
@@ -57,6 +64,9 @@ impl Default for Encoder {
             count: 0,
             places: Vec::new(),
             resized: None,
+            groups: Groups::default(),
+            version: 0,
+            is_settled: true,
         }
     }
 }
@@ -71,6 +81,7 @@ impl Encoder {
         let smallest = self.resized.map_or(max, |(smallest, _)| smallest.min(max));
         self.resized = Some((smallest, max));
         self.max = max;
+        self.version += 1;
         self.evict(0);
     }
 
@@ -143,9 +154,28 @@ impl Encoder {
         }
         let index = statics::index_of(name);
         if is_sensitive || is_secret(name) {
+            self.is_settled = false;
             literal(out, 0x10, 4, index, text, value);
         } else {
             self.write_new(out, text, index, value, digest);
+        }
+    }
+
+    /// Writes a group's fields, each as a [`header`](Self::header).
+    pub(crate) fn group(&mut self, out: &mut Vec<u8>, group: &Rc<Group>) {
+        if let Some(written) = self.groups.find(group, self.version) {
+            out.extend_from_slice(written);
+            return;
+        }
+        let begun = out.len();
+        self.is_settled = true;
+        for (name, value) in group.fields() {
+            self.header(out, name, value);
+        }
+        if self.is_settled
+            && let Some(written) = out.get(begun..)
+        {
+            self.groups.keep(group, self.version, written);
         }
     }
 
@@ -191,6 +221,7 @@ impl Encoder {
             literal(out, 0, 4, index, name, value);
             return;
         }
+        self.is_settled = false;
         if self.places.is_empty() {
             self.places.resize(PLACES, Place::default());
         }
@@ -232,6 +263,7 @@ impl Encoder {
 
     fn insert(&mut self, name: &[u8], value: &[u8], size: usize) -> u32 {
         self.evict(size);
+        self.version += 1;
         self.size += size;
         let entry = Entry {
             text: [name, value].concat().into_boxed_slice(),
@@ -396,6 +428,63 @@ mod tests {
             block(&mut encoder, &["x-key: secret"]);
         }
         assert!(encoder.size > 0);
+    }
+
+    /// Writes a group and says what is read of it; and how long it was.
+    fn said(
+        encoder: &mut Encoder,
+        decoder: &mut Decoder,
+        group: &Rc<Group>,
+    ) -> (usize, Vec<String>) {
+        let mut out = Vec::new();
+        encoder.begin(&mut out);
+        encoder.group(&mut out, group);
+        (out.len(), read(decoder, &out))
+    }
+
+    #[test]
+    fn group_is_remembered_as_long_as_the_table_stays_as_it_is() {
+        let (mut encoder, mut decoder) = (Encoder::default(), Decoder::default());
+        let lines = ["x-one: 1", "x-two: 2", "connection: close"];
+        let group = Group::new(lines.map(line));
+        for length in [18, 18, 2, 2] {
+            let (long, heard) = said(&mut encoder, &mut decoder, &group);
+            assert_eq!(
+                (long, &heard[..]),
+                (length, &[lines[0], lines[1]].map(String::from)[..])
+            );
+        }
+        assert!(encoder.groups.find(&group, encoder.version).is_some());
+        // Others with the same words are others.
+        let twin = Group::new(lines.map(line));
+        assert!(encoder.groups.find(&twin, encoder.version).is_none());
+        assert_eq!(said(&mut encoder, &mut decoder, &twin).0, 2);
+        // Something else comes into the table, and then all of it goes.
+        for _ in 0..2 {
+            let block = block(&mut encoder, &["x-other: 3"]);
+            read(&mut decoder, &block);
+        }
+        assert!(encoder.groups.find(&group, encoder.version).is_none());
+        let (_, heard) = said(&mut encoder, &mut decoder, &group);
+        assert_eq!(heard, [lines[0], lines[1]]);
+        encoder.resize(0);
+        assert!(encoder.groups.find(&group, encoder.version).is_none());
+        let (_, heard) = said(&mut encoder, &mut decoder, &group);
+        assert_eq!(heard, [lines[0], lines[1]]);
+    }
+
+    #[test]
+    fn group_with_a_secret_is_not_remembered() {
+        let (mut encoder, mut decoder) = (Encoder::default(), Decoder::default());
+        let (name, mut value) = line("x-key: secret");
+        value.set_sensitive(true);
+        for fields in [vec![(name, value)], vec![line("cookie: a")]] {
+            let group = Group::new(fields);
+            for _ in 0..4 {
+                said(&mut encoder, &mut decoder, &group);
+                assert!(encoder.groups.find(&group, encoder.version).is_none());
+            }
+        }
     }
 
     #[test]

@@ -296,6 +296,7 @@ async fn ask(exchanges: Rc<Vec<Exchange>>, buffer: usize) {
                 authority: b"h.test",
                 path: &exchange.path,
                 headers: &headers,
+                group: None,
             };
             let (mut reader, writer) = handle.send(head, false).unwrap();
             reader.lend(headers);

@@ -336,6 +336,7 @@ pub(super) fn ask(
         authority: b"up.test",
         path: "/path",
         headers: &HeaderMap::new(),
+        group: None,
     };
     handle.send(head, is_whole)
 }

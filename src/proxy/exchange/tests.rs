@@ -62,7 +62,7 @@ async fn upload(windows: u64) -> Result<StatusCode, Broken> {
     let clock = sweep.clone();
     let exchange = tokio::task::spawn_local(async move {
         let terms = Terms {
-            lines: b"",
+            forwarded: None,
             patience: PATIENCE,
             interim: &Interim::Nobody,
         };
