@@ -33,6 +33,9 @@ pub(crate) struct Encoder {
     /// Sizes of the table that the peer is to be told of: the smallest since it last was, and the last
     /// (§4.2).
     resized: Option<(usize, usize)>,
+    /// What is said for the first time looks for a place from the other end than the one before it: two
+    /// that are said in turn do not take each other's.
+    is_turned: bool,
     groups: Groups,
     /// Another number for each state of the table.
     version: u64,
@@ -64,6 +67,7 @@ impl Default for Encoder {
             count: 0,
             places: Vec::new(),
             resized: None,
+            is_turned: false,
             groups: Groups::default(),
             version: 0,
             is_settled: true,
@@ -230,21 +234,24 @@ impl Encoder {
                 .get(*at)
                 .is_some_and(|place| place.digest == digest)
         };
-        let known = places_of::<PLACES>(digest).into_iter().find(was_said);
+        let mut places = places_of::<PLACES>(digest);
+        let known = places.into_iter().find(was_said);
+        if known.is_none() && self.is_turned {
+            places.reverse();
+        }
         // Else one that says nothing of a field that is in the table.
         let is_free = |at: &usize| {
             let place = self.places.get(*at);
             place.is_some_and(|place| self.entry(place.number).is_none())
         };
-        let free = || places_of::<PLACES>(digest).into_iter().find(is_free);
-        let at = known
-            .or_else(free)
-            .unwrap_or_else(|| places_of::<PLACES>(digest)[0]);
+        let free = || places.into_iter().find(is_free);
+        let at = known.or_else(free).unwrap_or(places[0]);
         let mut number = 0;
         if known.is_some() {
             literal(out, 0x40, 6, index, name, value);
             number = self.insert(name, value, size);
         } else {
+            self.is_turned = !self.is_turned;
             literal(out, 0, 4, index, name, value);
         }
         if let Some(place) = self.places.get_mut(at) {
@@ -386,6 +393,28 @@ mod tests {
         }
         assert_eq!(sizes[2..], [2, 2]);
         assert!(sizes[0] > 20 && sizes[1] > 20);
+    }
+
+    #[test]
+    fn two_that_would_have_one_place_get_two() {
+        let lines: Vec<String> = (0..2000).map(|number| format!("x-a: {number}")).collect();
+        let place = |text: &str| {
+            let (name, value) = line(text);
+            places_of::<PLACES>(digest(name.as_str().as_bytes(), value.as_bytes()))[0]
+        };
+        let first = place(&lines[0]);
+        let alike: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let alike: Vec<&str> = alike
+            .into_iter()
+            .filter(|text| place(text) == first)
+            .collect();
+        for other in &alike[1..] {
+            let mut encoder = Encoder::default();
+            for _ in 0..4 {
+                block(&mut encoder, &[alike[0], other]);
+            }
+            assert_eq!(block(&mut encoder, &[alike[0], other]).len(), 2, "{other}");
+        }
     }
 
     #[test]
