@@ -1,13 +1,16 @@
 //! Header blocks that came: requests, answers, trailers (RFC 9113 §4.3, §6.2, §6.10, §8.1).
 
-use http::StatusCode;
+use std::rc::Rc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 
 use super::core::{Core, Farewell, Role};
 use super::error::{By, Error, Fault, Reason};
 use super::frame::{self, Head, MAX_PAYLOAD, flag};
-use super::hpack::NoBlock;
-use super::message::{BlockWriter, Fields, Malformed};
+use super::hpack::{Effect, Group, NoBlock, field};
+use super::message::{Answer, BlockWriter, Fields, Malformed};
 use super::receive::{Done, depends_on, late_on};
+use super::repeated::Repeated;
 use super::stream::Half;
 
 /// The most heads that only inform before an answer.
@@ -27,6 +30,19 @@ pub(super) struct Block {
     bytes: Vec<u8>,
     /// Frames so far.
     pieces: usize,
+}
+
+/// Blocks of answers, and what they say: few kinds at a time, as most services answer alike.
+pub(super) type Heads = Repeated<Known, 8, 512>;
+
+/// The head of an answer that came before.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// Its block's.
+    effect: Effect,
+    status: StatusCode,
+    length: Option<u64>,
+    fields: Rc<Group>,
 }
 
 impl Core {
@@ -84,6 +100,16 @@ impl Core {
     /// A whole block came.
     fn block(&mut self, id: u32, is_end: bool, block: &[u8]) -> Done {
         let key = self.streams.find(id);
+        if let Some(key) = key.filter(|key| self.awaits_answer(*key))
+            && let Some(known) = self.heads.find(block)
+            && self.decoder.repeat(&known.effect)
+        {
+            let mut answer = Response::new(Some(known.fields.clone()));
+            *answer.status_mut() = known.status;
+            *answer.version_mut() = Version::HTTP_2;
+            let length = known.length;
+            return self.answered(key, is_end, answer, length);
+        }
         let spare = key
             .and_then(|key| self.streams.get_mut(key))
             .and_then(|stream| stream.spare.take());
@@ -122,7 +148,7 @@ impl Core {
             return late_on(id, is_ours);
         }
         match stream.incoming {
-            Half::Head => self.answer(key, id, is_end, fields),
+            Half::Head => self.answer(key, is_end, fields, block),
             Half::Content => self.trailers(key, id, is_end, fields),
             Half::Whole => Err(Fault::Stream(id, Reason::STREAM_CLOSED)),
         }
@@ -174,24 +200,32 @@ impl Core {
             encoder: &mut self.encoder,
             out: &mut self.out,
         };
-        writer.response(id, status, &http::HeaderMap::new(), true);
+        writer.response(id, status, (None, &HeaderMap::new()), true);
         if !is_end {
             self.say_reset(id, Reason::NO_ERROR);
         }
         self.stir();
     }
 
-    /// The head of an answer came, or one that only informs.
-    fn answer(&mut self, key: usize, id: u32, is_end: bool, fields: Fields) -> Done {
+    /// Whether a stream is one of ours that has no answer yet.
+    fn awaits_answer(&self, key: usize) -> bool {
+        let stream = self.streams.get(key);
+        self.role == Role::Client
+            && stream.is_some_and(|stream| stream.incoming == Half::Head && stream.broken.is_none())
+    }
+
+    /// The head of an answer came, or one that only informs, by this block.
+    fn answer(&mut self, key: usize, is_end: bool, fields: Fields, block: &[u8]) -> Done {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Ok(());
+        };
+        let id = stream.id;
         if fields.is_too_large() {
             return Err(Fault::Stream(id, Reason::PROTOCOL_ERROR));
         }
         let (answer, length) = fields
             .into_response()
             .map_err(|error| malformed(id, error))?;
-        let Some(stream) = self.streams.get_mut(key) else {
-            return Ok(());
-        };
         let status = answer.status();
         if status.is_informational() {
             stream.informed = stream.informed.saturating_add(1);
@@ -201,7 +235,7 @@ impl Core {
                 Reason::ENHANCE_YOUR_CALM
             } else {
                 if stream.has_reader && stream.informing.len() < UNTAKEN {
-                    stream.informing.push_back(answer);
+                    stream.informing.push_back(answer.map(|()| None));
                     stream.reader.wake();
                 } else {
                     self.stock.give_map(answer.into_parts().0.headers);
@@ -210,10 +244,32 @@ impl Core {
             };
             return Err(Fault::Stream(id, reason));
         }
+        self.heads.keep(block, || {
+            let headers = answer.headers();
+            if headers.iter().any(is_secret) {
+                return None;
+            }
+            let fields = headers.iter();
+            Some(Known {
+                effect: self.decoder.effect()?,
+                status,
+                length,
+                fields: Group::new(fields.map(|(name, value)| (name.clone(), value.clone()))),
+            })
+        });
+        self.answered(key, is_end, answer.map(|()| None), length)
+    }
+
+    /// An answer's head came, and announces that length.
+    fn answered(&mut self, key: usize, is_end: bool, answer: Answer, length: Option<u64>) -> Done {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Ok(());
+        };
+        let status = answer.status();
         let has_content = !stream.asks_head;
         let is_bare = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
         if has_content && is_end && !is_bare && length.is_some_and(|length| length > 0) {
-            return Err(Fault::Stream(id, Reason::PROTOCOL_ERROR));
+            return Err(Fault::Stream(stream.id, Reason::PROTOCOL_ERROR));
         }
         stream.left = length.filter(|_| has_content);
         stream.incoming = if is_end { Half::Whole } else { Half::Content };
@@ -248,6 +304,11 @@ impl Core {
         self.heard(key, true);
         Ok(())
     }
+}
+
+/// Whether nobody may remember it (RFC 7541 §7.1.3).
+fn is_secret((name, value): (&HeaderName, &HeaderValue)) -> bool {
+    value.is_sensitive() || field::is_secret(name)
 }
 
 fn no_block() -> Fault {

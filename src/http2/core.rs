@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use http::Request;
 
+use super::blocks::Heads;
 use super::error::{By, Error, Fault, Reason};
 use super::frame::{self, FIRST_WINDOW, MAX_STREAM, MAX_WINDOW, Settings, flag, kind};
 use super::hpack::{Decoder, Encoder};
@@ -91,6 +92,8 @@ pub(super) struct Core {
     pub(super) limits: Limits,
     pub(super) stock: Rc<Stock>,
     pub(super) decoder: Decoder,
+    /// Answers' heads that a server repeats.
+    pub(super) heads: Heads,
     pub(super) encoder: Encoder,
     pub(super) reading: Reading,
     pub(super) peer: Peer,
@@ -154,6 +157,7 @@ impl Core {
             limits,
             stock,
             decoder: Decoder::default(),
+            heads: Heads::default(),
             encoder: Encoder::default(),
             reading: Reading::new(role),
             peer: Peer {

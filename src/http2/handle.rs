@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, StatusCode};
 
 use super::core::Core;
 use super::error::{Error, Reason};
+use super::message::Answer;
 
 /// Who reads what comes on a stream. Dropped, what still comes is thrown away; with its [`Writer`], the
 /// stream is reset, if it is not over.
@@ -53,7 +54,7 @@ impl Reader {
     ///
     /// # Errors
     /// Why there will be none.
-    pub fn poll_answer(&mut self, cx: &Context<'_>) -> Poll<Result<Response<()>, Error>> {
+    pub fn poll_answer(&mut self, cx: &Context<'_>) -> Poll<Result<Answer, Error>> {
         let mut core = self.core.borrow_mut();
         let Some(stream) = core.streams.get_mut(self.key) else {
             return Poll::Ready(Err(Error::Over));
@@ -111,12 +112,14 @@ impl Writer {
         self.core.borrow_mut().inform(self.key, status, headers)
     }
 
-    /// Sends the head of an answer; it is all of it, if it `is_whole`. Its map of fields serves another
-    /// message then. What fields say of a connection is left out. False, if the stream is over.
-    pub fn answer(&mut self, head: Response<()>, is_whole: bool) -> bool {
+    /// Sends the head of an answer, its group of fields before those of its map; it is all of the
+    /// answer, if it `is_whole`. The map serves another message then. What fields say of a connection
+    /// is left out. False, if the stream is over.
+    pub fn answer(&mut self, head: Answer, is_whole: bool) -> bool {
         let mut core = self.core.borrow_mut();
-        let (head, ()) = head.into_parts();
-        let is_sent = core.answer_with(self.key, head.status, &head.headers, is_whole);
+        let (head, group) = head.into_parts();
+        let fields = (group.as_ref(), &head.headers);
+        let is_sent = core.answer_with(self.key, head.status, fields, is_whole);
         core.stock.give_map(head.headers);
         is_sent
     }

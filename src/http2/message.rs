@@ -191,6 +191,13 @@ pub struct RequestHead<'a> {
     pub group: Option<&'a Rc<Group>>,
 }
 
+/// An answer's head. It may have a group of fields beside its map: where it came before, to the letter,
+/// those are all that it has.
+pub type Answer = Response<Option<Rc<Group>>>;
+
+/// An answer's fields: those that others have as well, and those behind them.
+pub(super) type AnswerFields<'a> = (Option<&'a Rc<Group>>, &'a HeaderMap);
+
 /// Where blocks are written, and with what table.
 pub(super) struct BlockWriter<'a> {
     pub(super) encoder: &'a mut Encoder,
@@ -223,11 +230,14 @@ impl BlockWriter<'_> {
         &mut self,
         stream: u32,
         status: StatusCode,
-        headers: &HeaderMap,
+        (group, headers): AnswerFields<'_>,
         is_end: bool,
     ) {
         let begun = self.begin();
         self.encoder.status(self.out, status);
+        if let Some(group) = group {
+            self.encoder.group(self.out, group);
+        }
         self.fields(headers);
         self.end(begun, stream, is_end);
     }
@@ -484,7 +494,7 @@ mod tests {
             encoder: &mut encoder,
             out: &mut out,
         };
-        writer.response(7, StatusCode::OK, &headers, false);
+        writer.response(7, StatusCode::OK, (None, &headers), false);
         let (heads, lines) = read(&out);
         assert_eq!(
             (heads.len(), heads[0].flags, heads[0].stream),

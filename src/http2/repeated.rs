@@ -11,6 +11,9 @@ use super::digest::{digest, places_of};
 pub(super) struct Repeated<T, const PLACES: usize, const LONGEST: usize> {
     /// By digest; made when something is written.
     places: Vec<Place<T>>,
+    /// What is written for the first time looks for a place from the other end than the one before it:
+    /// two that are written in turn do not take each other's.
+    is_turned: bool,
 }
 
 #[derive(Debug)]
@@ -35,7 +38,10 @@ impl<T> Place<T> {
 
 impl<T, const PLACES: usize, const LONGEST: usize> Default for Repeated<T, PLACES, LONGEST> {
     fn default() -> Self {
-        Self { places: Vec::new() }
+        Self {
+            places: Vec::new(),
+            is_turned: false,
+        }
     }
 }
 
@@ -67,7 +73,7 @@ impl<T, const PLACES: usize, const LONGEST: usize> Repeated<T, PLACES, LONGEST> 
             self.places.resize_with(PLACES, || Place::new(0));
         }
         let digest = digest(written, b"");
-        let places = places_of::<PLACES>(digest);
+        let mut places = places_of::<PLACES>(digest);
         for at in places {
             if let Some(place) = self.places.get_mut(at)
                 && place.digest == digest
@@ -75,6 +81,10 @@ impl<T, const PLACES: usize, const LONGEST: usize> Repeated<T, PLACES, LONGEST> 
                 place.kept = read().map(|read| Box::new((written.into(), read)));
                 return;
             }
+        }
+        self.is_turned = !self.is_turned;
+        if self.is_turned {
+            places.reverse();
         }
         for at in places {
             if let Some(place) = self.places.get_mut(at)
@@ -131,6 +141,22 @@ mod tests {
         assert_eq!(reader.read("server: nginy"), 3);
         assert_eq!(reader.read("server: nginx"), 3);
         assert_eq!(reader.repeated.kept(), 1);
+    }
+
+    #[test]
+    fn two_that_would_have_one_place_get_two() {
+        let lines: Vec<String> = (0..1000).map(|number| format!("x-a: {number}")).collect();
+        let places = |line: &str| places_of::<PLACES>(digest(line.as_bytes(), b""));
+        let first = places(&lines[0]);
+        let is_alike = |line: &&String| places(line)[0] == first[0] && places(line)[1] != first[1];
+        for other in lines.iter().filter(is_alike) {
+            let mut reader = Reader::default();
+            for _ in 0..4 {
+                reader.read(&lines[0]);
+                reader.read(other);
+            }
+            assert_eq!(reader.repeated.kept(), 2, "{other}");
+        }
     }
 
     #[test]

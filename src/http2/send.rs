@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use super::core::{Core, Role};
 use super::error::{By, Error, Reason};
 use super::frame::{self, MAX_PAYLOAD, flag, kind};
-use super::message::{BlockWriter, RequestHead};
+use super::message::{AnswerFields, BlockWriter, RequestHead};
 use super::stream::Half;
 
 impl Core {
@@ -50,7 +50,7 @@ impl Core {
         if self.is_stuffed() {
             return false;
         }
-        self.block_writer().response(id, status, headers, false);
+        self.block_writer().response(id, status, (None, headers), false);
         self.stir();
         true
     }
@@ -60,7 +60,7 @@ impl Core {
         &mut self,
         key: usize,
         status: StatusCode,
-        headers: &HeaderMap,
+        fields: AnswerFields<'_>,
         is_whole: bool,
     ) -> bool {
         let Some(stream) = self.streams.get_mut(key) else {
@@ -71,7 +71,7 @@ impl Core {
         }
         stream.outgoing = if is_whole { Half::Whole } else { Half::Content };
         let id = stream.id;
-        self.block_writer().response(id, status, headers, is_whole);
+        self.block_writer().response(id, status, fields, is_whole);
         self.stir();
         if is_whole {
             self.ended_half(key);

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Response};
+use http::HeaderMap;
 use slab::Slab;
 
 use super::error::Error;
+use super::message::Answer;
 use super::window::{Credit, Window};
 
 /// Parts up to so long are put together while they wait, so that many short ones take no more than
@@ -42,11 +43,11 @@ pub(super) struct Stream {
     /// See `has_reader`.
     pub(super) has_writer: bool,
     /// The request's answer, until it is taken.
-    pub(super) answer: Option<Response<()>>,
+    pub(super) answer: Option<Answer>,
     /// Answers that only inform, so far.
     pub(super) informed: u8,
     /// Those of them that were not taken.
-    pub(super) informing: VecDeque<Response<()>>,
+    pub(super) informing: VecDeque<Answer>,
     /// An answer has no content, whatever length it says (RFC 9110 §9.3.2).
     pub(super) asks_head: bool,
     pub(super) content: Content,

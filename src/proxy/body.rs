@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::failure::{Reason, chain};
-use crate::http2;
+use crate::http2::{self, Group};
 use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::again::{self, Kept, Part, Return};
 use crate::proxy::ahead::Share;
@@ -437,6 +437,14 @@ impl ReplyBody {
     pub fn whole(bytes: Bytes, mut outcome: Box<Outcome>) -> Self {
         outcome.bytes_out = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Self::Whole((!bytes.is_empty()).then_some(bytes), outcome)
+    }
+
+    /// Takes fields that its head has beside its headers.
+    pub fn take_group(&mut self) -> Option<Rc<Group>> {
+        match self {
+            Self::Streamed(body) => body.incoming.take_group(),
+            Self::Whole(..) | Self::Nothing => None,
+        }
     }
 
     /// Its client took nothing of it for too long.

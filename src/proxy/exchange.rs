@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::failure::{Reason, chain};
@@ -133,6 +133,23 @@ pub enum AnswerError {
 }
 
 impl AnswerBody {
+    /// Fields that its answer's head has beside its headers.
+    #[must_use]
+    pub fn group(&self) -> Option<&Rc<Group>> {
+        match self {
+            Self::Many(flow) => flow.group(),
+            Self::Whole(_) | Self::One(_) => None,
+        }
+    }
+
+    /// Takes them: whoever does sees to it that they are said.
+    pub fn take_group(&mut self) -> Option<Rc<Group>> {
+        match self {
+            Self::Many(flow) => flow.take_group(),
+            Self::Whole(_) | Self::One(_) => None,
+        }
+    }
+
     /// The content, if all of it is here.
     pub fn take_whole(&mut self) -> Option<Option<Bytes>> {
         match self {
@@ -336,7 +353,8 @@ impl UpstreamConn {
     }
 
     /// Takes a request, sends it and waits for the response's head. Only that of a 101 has headers of
-    /// one hop.
+    /// one hop. What a 200 repeats to the letter is not in its map: it lies with its content, as a
+    /// [`group`](AnswerBody::group).
     ///
     /// Over HTTP/1.1 a request without a body is not even taken; any other is gone.
     ///
@@ -502,7 +520,8 @@ impl UpstreamConn {
                     // It is not late that tells what it is at.
                     taken_at = sweep.now();
                     until = taken_at.saturating_add(patience);
-                    terms.interim.pass(resp);
+                    // What repeats is kept of answers alone: there is no group.
+                    terms.interim.pass(resp.map(|_group| ()));
                 }
                 Ok(Ok(resp)) => {
                     upload.answered.set(true);
@@ -510,9 +529,21 @@ impl UpstreamConn {
                     reader.lend(head.headers);
                     // What is still sent does not wait for who reads the answer.
                     self.rest = sending.map(|flow| flow.send_rest(sweep.clone(), REST_OF_BODY));
-                    let (mut answer, ()) = resp.into_parts();
-                    headers::to_downstream(&mut answer.headers);
-                    let flow = Inflow::new(reader, &answer.headers);
+                    let (mut answer, group) = resp.into_parts();
+                    // What is looked at more closely later is in the map.
+                    let passes = |group: &Rc<Group>| {
+                        answer.status == StatusCode::OK && headers::passes_downstream(group)
+                    };
+                    let flow = match group {
+                        Some(group) if passes(&group) => Inflow::of_group(reader, group),
+                        group => {
+                            if let Some(group) = group {
+                                group.put_into(&mut answer.headers);
+                            }
+                            headers::to_downstream(&mut answer.headers);
+                            Inflow::new(reader, &answer.headers)
+                        }
+                    };
                     return Ok(Response::from_parts(answer, AnswerBody::Many(flow)));
                 }
                 Ok(Err(error)) => {

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame};
 use tokio::sync::oneshot;
 
-use crate::http2::{Error, Piece, Reader, Reason, Writer};
+use crate::http2::{Error, Group, Piece, Reader, Reason, Writer};
 use crate::net::sweep::Sweep;
 use crate::proxy::heads;
 
@@ -25,19 +26,46 @@ pub struct Inflow {
     /// What is to come of the announced length.
     left: Option<u64>,
     leaves_rest: Option<Rc<Cell<bool>>>,
+    group: Option<Rc<Group>>,
 }
 
 impl Inflow {
     /// The body of a message whose `headers` came over `stream`.
     #[must_use]
     pub fn new(stream: Reader, headers: &HeaderMap) -> Self {
-        let left = heads::content_length(headers);
+        let left = heads::content_length(headers.get_all(CONTENT_LENGTH));
+        Self::with(stream, left)
+    }
+
+    /// The body of a message whose fields are a `group`, which goes with it.
+    #[must_use]
+    pub fn of_group(stream: Reader, group: Rc<Group>) -> Self {
+        let lengths = group.fields().filter(|(name, _)| *name == CONTENT_LENGTH);
+        let left = heads::content_length(lengths.map(|(_, value)| value));
+        let mut flow = Self::with(stream, left);
+        flow.group = Some(group);
+        flow
+    }
+
+    fn with(stream: Reader, left: Option<u64>) -> Self {
         Self {
             leaves_rest: None,
+            group: None,
             // What has ended has no content, if no length was said.
             left: left.or_else(|| stream.is_end_stream().then_some(0)),
             stream,
         }
+    }
+
+    /// Fields that its message's head has beside its headers.
+    #[must_use]
+    pub fn group(&self) -> Option<&Rc<Group>> {
+        self.group.as_ref()
+    }
+
+    /// Takes them.
+    pub fn take_group(&mut self) -> Option<Rc<Group>> {
+        self.group.take()
     }
 
     /// What will be true once it was given up before its end.

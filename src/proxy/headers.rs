@@ -12,6 +12,7 @@ use http::uri::{self, PathAndQuery};
 use smallvec::SmallVec;
 
 use crate::failure::Reason;
+use crate::http2::Group;
 use crate::matching::authority::Authority;
 use crate::proxy::error::Refusal;
 use crate::proxy::forwarded::X_REAL_IP;
@@ -139,6 +140,13 @@ pub fn trailers_to_upstream(trailers: &mut HeaderMap) {
 /// Turns an upstream's headers, or trailers, into ours for the client.
 pub fn to_downstream(headers: &mut HeaderMap) {
     strip(headers, is_hop_by_hop, |_name, _line| {});
+}
+
+/// Whether all of an upstream's fields may go to the client: none is of one hop.
+#[must_use]
+pub fn passes_downstream(fields: &Group) -> bool {
+    let mut fields = fields.fields();
+    !fields.any(|(name, _)| is_hop_by_hop(name.as_str()))
 }
 
 /// Whether a message's body is framed in one way that is understood here: by its length, or by

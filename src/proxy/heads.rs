@@ -320,11 +320,12 @@ fn never_has_content(status: StatusCode) -> bool {
     status.is_informational() || status == StatusCode::NO_CONTENT
 }
 
-/// The length that a message of HTTP/2 announces; `None`, if it announces none, or several.
+/// The length that a message of HTTP/2 announces by these values of Content-Length; `None`, if it
+/// announces none, or several.
 #[must_use]
-pub fn content_length(headers: &HeaderMap) -> Option<u64> {
+pub fn content_length<'v>(values: impl IntoIterator<Item = &'v HeaderValue>) -> Option<u64> {
     let mut length = None;
-    for value in headers.get_all(CONTENT_LENGTH) {
+    for value in values {
         for number in value.as_bytes().split(|byte| *byte == b',') {
             let number = digits(number.trim_ascii())?;
             if length.is_some_and(|known| known != number) {
@@ -466,7 +467,8 @@ mod tests {
             for line in lines {
                 headers.append(CONTENT_LENGTH, HeaderValue::from_static(line));
             }
-            assert_eq!(content_length(&headers), length, "{lines:?}");
+            let values = headers.get_all(CONTENT_LENGTH);
+            assert_eq!(content_length(values), length, "{lines:?}");
         }
     }
 

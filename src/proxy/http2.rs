@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use http::header::{CONTENT_LENGTH, DATE};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body::Body;
 
 use crate::http2::{self, Incoming, Limits, Reason, Role, Writer};
@@ -229,22 +229,26 @@ async fn answer_by(
     let sweep = &worker.sweep;
     // How long its client may take nothing of it.
     let patience = millis(worker.settings.body_timeout);
-    let (mut head, body) = answer.into_parts();
+    let (mut head, mut body) = answer.into_parts();
+    let group = body.take_group();
+    let says = |headers: &HeaderMap, name: &HeaderName| {
+        headers.contains_key(name) || group.as_ref().is_some_and(|group| group.says(name))
+    };
     if !body.is_end_stream()
         && let Some(length) = body.size_hint().exact()
-        && !head.headers.contains_key(CONTENT_LENGTH)
+        && !says(&head.headers, &CONTENT_LENGTH)
     {
         head.headers
             .insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    if !head.headers.contains_key(DATE)
+    if !says(&head.headers, &DATE)
         && let Some(now) = worker.dates.at(SystemTime::now())
     {
         head.headers.insert(DATE, now);
     }
     // The answer to HEAD has no content (RFC 9110 §9.3.2); an upstream's has none to begin with.
     let is_whole = body.is_end_stream() || is_head && matches!(body, ReplyBody::Whole(..));
-    if !stream.answer(Response::from_parts(head, ()), is_whole) {
+    if !stream.answer(Response::from_parts(head, group), is_whole) {
         return None;
     }
     if is_whole {

@@ -132,6 +132,13 @@ fn deliver(
     match answer {
         Answer::Streamed(resp, upstream, patience) => {
             let (mut head, mut incoming) = resp.into_parts();
+            outcome.answered(head.status);
+            let told = outcome.upstream_status(Some(head.status));
+            if (!conn.is_http2() || told.is_some())
+                && let Some(group) = incoming.take_group()
+            {
+                group.put_into(&mut head.headers);
+            }
             if !conn.is_http2() && upstream.ends && !upload.done.get() {
                 // Nobody is left to carry the rest of the request's body to.
                 head.headers.insert(CONNECTION, CLOSE);
@@ -140,10 +147,14 @@ fn deliver(
                 // hyper writes those trailers that were announced.
                 head.headers.insert(TRAILER, GRPC_TRAILERS);
             }
-            outcome.answered(head.status);
-            tell_upstream_status(&mut head.headers, &outcome, Some(head.status));
-            outcome.is_trailers_only =
-                client.look.is_grpc && head.headers.contains_key(GRPC_STATUS);
+            if let Some(status) = told {
+                head.headers.insert(UPSTREAM_STATUS, status);
+            }
+            let says_status = head.headers.contains_key(&GRPC_STATUS)
+                || incoming
+                    .group()
+                    .is_some_and(|group| group.says(&GRPC_STATUS));
+            outcome.is_trailers_only = client.look.is_grpc && says_status;
             if let Some(whole) = incoming.take_whole() {
                 upstream.put_back(&worker.sweep);
                 let body = ReplyBody::whole(whole.unwrap_or_default(), outcome);

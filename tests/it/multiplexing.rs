@@ -14,6 +14,7 @@ use crate::support::frames::{
 };
 use crate::support::h2::{H2Conn, H2Stream};
 use crate::support::origin::TcpOrigin;
+use crate::support::raw::RawClient;
 use crate::support::site::Site;
 use crate::support::{SOON, eventually};
 
@@ -120,6 +121,45 @@ fn request_that_a_goaway_left_unseen_is_sent_again() {
     assert_eq!((answer.status, case.opened()), (200, 2));
     upload.send_data("two".into(), true).unwrap();
     assert_eq!(ask(&mut conn), 200);
+}
+
+#[test]
+fn answer_that_an_upstream_repeats_says_the_same_to_all_clients() {
+    const BLOCKS: [&[u8]; 3] = [
+        // 200, a date and a field of its own, which its table takes.
+        b"\x88\x61\x04then\x40\x05x-own\x01a",
+        // One of one hop.
+        b"\x88\x0f\x21\x01p\x00\x05x-own\x01b",
+        // A secret.
+        b"\x88\x0f\x28\x03c=d\x00\x05x-own\x01c",
+    ];
+    // Each worker of the gateway may have a connection of its own.
+    let count = AtomicUsize::new(0);
+    let case = Case::of(&[], move |_, server| {
+        loop {
+            let asked = server.next(HEADERS)?;
+            let block = BLOCKS[count.fetch_add(1, Ordering::AcqRel) / 10];
+            server.send(HEADERS, END_HEADERS | END_STREAM, asked.stream, block)?;
+        }
+    });
+    let mut conn = case.connect();
+    let mut http1 = RawClient::connect(case.site.gateway.port("http"));
+    for number in 0..BLOCKS.len() * 10 {
+        let head = if number % 2 == 0 {
+            let stream = post(&mut conn, true);
+            conn.read(stream).unwrap().head
+        } else {
+            http1.get("h.example", "/x", &[]).head
+        };
+        let head = head.to_ascii_lowercase();
+        let lines = |name: &str| head.lines().filter(|line| line.starts_with(name)).count();
+        assert_eq!((lines("date:"), lines("x-own:")), (1, 1), "{head}");
+        let own = ["x-own: a", "x-own: b", "x-own: c"][number / 10];
+        assert_eq!(lines(own), 1, "{own}: {head}");
+        assert_eq!(lines("date: then") == 1, number / 10 == 0, "{head}");
+        assert_eq!(lines("set-cookie: c=d") == 1, number / 10 == 2, "{head}");
+        assert_eq!(lines("proxy-authenticate"), 0, "{head}");
+    }
 }
 
 #[test]

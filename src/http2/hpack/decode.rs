@@ -1,6 +1,7 @@
 //! Header blocks, read (RFC 7541 §3).
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use super::super::repeated::Repeated;
 use super::field::{Field, Name, is_secret};
@@ -18,11 +19,34 @@ pub(crate) struct Decoder {
     size: usize,
     /// What the peer set it to; never more than [`TABLE_BYTES`].
     max: usize,
+    /// Another number for each state of the table.
+    version: u64,
+    last: Last,
     /// A string, read out of Huffman's code.
     text: Vec<u8>,
-    /// Literals that the peer writes out again and again: nginx puts nothing into a table, and writes
-    /// its answers' fields out in Huffman's code each time.
+    /// Literals that the peer writes out again and again: nginx looks for nothing in its table, and
+    /// writes its answers' fields out in Huffman's code each time.
     literals: Repeated<(Field, usize), 32, 96>,
+}
+
+/// What is known of the block that was read last.
+#[derive(Debug, Default)]
+struct Last {
+    /// The table's, before it.
+    version: u64,
+    /// It names no field of the dynamic table, whose size it does not change.
+    is_standing: bool,
+    /// Fields that it put there.
+    inserted: usize,
+}
+
+/// What a block does that comes again.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// It says the same as long as the table has this version, and leaves it as it is.
+    OfTable(u64),
+    /// It says the same whatever the table has, and puts these fields there.
+    Inserts(Rc<[(Field, usize)]>),
 }
 
 impl Default for Decoder {
@@ -31,6 +55,8 @@ impl Default for Decoder {
             entries: VecDeque::new(),
             size: 0,
             max: TABLE_BYTES,
+            version: 0,
+            last: Last::default(),
             text: Vec::new(),
             literals: Repeated::default(),
         }
@@ -38,6 +64,32 @@ impl Default for Decoder {
 }
 
 impl Decoder {
+    /// What the block that was read last does when it comes again; `None`, if it may say something else
+    /// then.
+    pub(crate) fn effect(&self) -> Option<Effect> {
+        let last = &self.last;
+        if !last.is_standing {
+            return (last.version == self.version).then_some(Effect::OfTable(last.version));
+        }
+        let inserted = self.entries.iter().take(last.inserted).rev();
+        let inserted: Rc<[_]> = inserted.cloned().collect();
+        // One that the table has no room for is not there.
+        (inserted.len() == last.inserted).then_some(Effect::Inserts(inserted))
+    }
+
+    /// A block comes again that had this effect: whether it says what it said, as if it were read.
+    pub(crate) fn repeat(&mut self, effect: &Effect) -> bool {
+        match effect {
+            Effect::OfTable(version) => *version == self.version,
+            Effect::Inserts(fields) => {
+                for (field, size) in &**fields {
+                    self.insert(field.clone(), *size);
+                }
+                true
+            }
+        }
+    }
+
     /// Reads a whole block. `take` is given its fields in order, each with what it counts in a list.
     ///
     /// # Errors
@@ -49,32 +101,34 @@ impl Decoder {
     ) -> Result<(), NoBlock> {
         // A table changes its size before a block's first field (§4.2).
         let mut has_begun = false;
+        self.last = Last {
+            version: self.version,
+            is_standing: true,
+            inserted: 0,
+        };
         while let Some(&first) = block.first() {
             if first & 0x80 != 0 {
                 let index = integer(&mut block, 7)?;
+                self.last.is_standing &= index <= statics::COUNT;
                 let (field, size) = self.field(index)?;
                 take(field.clone(), size);
             } else if first & 0x40 != 0 {
                 let (field, size) = self.literal(&mut block, 6, false)?;
                 take(field.clone(), size);
                 self.insert(field, size);
+                self.last.inserted += 1;
             } else if first & 0x20 != 0 {
                 let max = integer(&mut block, 5)?;
                 if has_begun || max > TABLE_BYTES {
                     return Err(NoBlock);
                 }
                 self.max = max;
+                self.version += 1;
+                self.last.is_standing = false;
                 self.evict(0);
                 continue;
             } else {
-                let is_sensitive = first & 0x10 != 0;
-                let (field, size) = match standing(block)? {
-                    Some((written, rest)) if !is_sensitive => {
-                        block = rest;
-                        self.standing(written)?
-                    }
-                    Some(_) | None => self.literal(&mut block, 4, is_sensitive)?,
-                };
+                let (field, size) = self.literal(&mut block, 4, first & 0x10 != 0)?;
                 take(field, size);
             }
             has_begun = true;
@@ -101,6 +155,40 @@ impl Decoder {
         prefix: u32,
         is_sensitive: bool,
     ) -> Result<(Field, usize), NoBlock> {
+        let Some((written, rest)) = standing(block, prefix)? else {
+            self.last.is_standing = false;
+            return self.read(block, prefix, is_sensitive);
+        };
+        *block = rest;
+        if is_sensitive {
+            return self.read(&mut { written }, prefix, true);
+        }
+        if let Some((field, size)) = self.literals.find(written) {
+            return Ok((field.clone(), *size));
+        }
+        let (field, size) = self.read(&mut { written }, prefix, false)?;
+        self.literals.keep(written, || {
+            let is_kept = match &field {
+                Field::Header(name, _) => !is_secret(name),
+                Field::Malformed(_) => false,
+                Field::Authority(_)
+                | Field::Method(_)
+                | Field::Path(_)
+                | Field::Scheme(_)
+                | Field::Status(_) => true,
+            };
+            is_kept.then(|| (field.clone(), size))
+        });
+        Ok((field, size))
+    }
+
+    /// Reads a literal.
+    fn read(
+        &mut self,
+        block: &mut &[u8],
+        prefix: u32,
+        is_sensitive: bool,
+    ) -> Result<(Field, usize), NoBlock> {
         let index = integer(block, prefix)?;
         let mut text = std::mem::take(&mut self.text);
         let name = if index == 0 {
@@ -118,29 +206,8 @@ impl Decoder {
         Ok((field, size))
     }
 
-    /// A field that is written out and says the same whatever the table has.
-    fn standing(&mut self, written: &[u8]) -> Result<(Field, usize), NoBlock> {
-        if let Some((field, size)) = self.literals.find(written) {
-            return Ok((field.clone(), *size));
-        }
-        let mut block = written;
-        let (field, size) = self.literal(&mut block, 4, false)?;
-        self.literals.keep(written, || {
-            let is_kept = match &field {
-                Field::Header(name, _) => !is_secret(name),
-                Field::Malformed(_) => false,
-                Field::Authority(_)
-                | Field::Method(_)
-                | Field::Path(_)
-                | Field::Scheme(_)
-                | Field::Status(_) => true,
-            };
-            is_kept.then(|| (field.clone(), size))
-        });
-        Ok((field, size))
-    }
-
     fn insert(&mut self, field: Field, size: usize) {
+        self.version += 1;
         self.evict(size);
         // One that is larger than the table leaves it empty (§4.4).
         if size <= self.max {
@@ -188,9 +255,9 @@ fn integer(block: &mut &[u8], prefix: u32) -> Result<usize, NoBlock> {
 type Split<'b> = (&'b [u8], &'b [u8]);
 
 /// The literal that `block` begins with, if its name is not one of the dynamic table, and the rest.
-fn standing(block: &[u8]) -> Result<Option<Split<'_>>, NoBlock> {
+fn standing(block: &[u8], prefix: u32) -> Result<Option<Split<'_>>, NoBlock> {
     let mut rest = block;
-    let index = integer(&mut rest, 4)?;
+    let index = integer(&mut rest, prefix)?;
     if index > statics::COUNT {
         return Ok(None);
     }
@@ -370,6 +437,48 @@ mod tests {
         // Cut off, each is none.
         for end in [1, 2, 4] {
             assert_eq!(read(&mut decoder, &block[..end]), Err(NoBlock));
+        }
+    }
+
+    #[test]
+    fn block_that_is_repeated_does_what_it_did() {
+        // Fields of the static table, literals that the table takes, and one that it does not.
+        let standing = b"\x88\x76\x01n\x40\x01a\x01b\x00\x01c\x01d";
+        let others: [&[u8]; 4] = [b"\xbe", b"\x7e\x01e", b"\x40\x01f\x01g", b"\x20\x3f\x41"];
+        let (mut reads, mut repeats) = (Decoder::default(), Decoder::default());
+        read(&mut reads, standing).unwrap();
+        let said = texts(&mut repeats, standing);
+        let effect = repeats.effect().unwrap();
+        for other in others {
+            assert_eq!(texts(&mut reads, standing), said);
+            assert!(repeats.repeat(&effect));
+            for decoder in [&mut reads, &mut repeats] {
+                read(decoder, other).unwrap();
+            }
+            assert_eq!(
+                format!("{:?}", reads.entries),
+                format!("{:?}", repeats.entries)
+            );
+            assert_eq!(reads.size, repeats.size);
+        }
+        // One that names a field of the table says the same until that changes.
+        let mut decoder = Decoder::default();
+        read(&mut decoder, b"\x40\x01a\x01b").unwrap();
+        read(&mut decoder, b"\xbe").unwrap();
+        let effect = decoder.effect().unwrap();
+        read(&mut decoder, b"\x82").unwrap();
+        assert!(decoder.repeat(&effect));
+        for change in [&b"\x40\x01a\x01c"[..], b"\x20"] {
+            read(&mut decoder, change).unwrap();
+            assert!(!decoder.repeat(&effect));
+        }
+        // One that changes it by what it has, or its size, or has no room there, has none.
+        let mut decoder = Decoder::default();
+        read(&mut decoder, b"\x40\x01a\x01b").unwrap();
+        let long = [&b"\x40\x01a\x7f\xa1\x1f"[..], &[b'a'; 4128]].concat();
+        for block in [&b"\x7e\x01c"[..], b"\x3f\xe1\x1f", &long] {
+            read(&mut decoder, block).unwrap();
+            assert!(decoder.effect().is_none(), "{block:x?}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Fields that many messages have, all of them and in this order: how they are written is remembered,
 /// and found by who they are, not by what they say.
@@ -19,6 +19,19 @@ impl Group {
     /// Its fields.
     pub fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         self.0.iter().map(|(name, value)| (name, value))
+    }
+
+    /// Whether a field of it has this name.
+    #[must_use]
+    pub fn says(&self, name: &HeaderName) -> bool {
+        self.0.iter().any(|(own, _)| own == name)
+    }
+
+    /// Puts its fields into a map, behind what is there.
+    pub fn put_into(&self, headers: &mut HeaderMap) {
+        for (name, value) in &self.0 {
+            headers.append(name, value.clone());
+        }
     }
 }
 

@@ -7,7 +7,7 @@ mod group;
 mod huffman;
 mod statics;
 
-pub(super) use self::decode::{Decoder, NoBlock};
+pub(super) use self::decode::{Decoder, Effect, NoBlock};
 pub(super) use self::encode::Encoder;
 pub(super) use self::field::Field;
 pub use self::group::Group;

@@ -1,5 +1,6 @@
 //! What RFC 9113 says of streams and connections, case by case, each with its twin.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use super::super::frame::{MAX_STREAM, flag, kind};
-use super::super::{By, Error, Limits, Reason, Role};
+use super::super::{By, Error, Group, Limits, Reason, Role};
 use super::wire::{GET, LIMITS, POST, Sleeper, Wire, ask, cx, ok, pieces, poll_now, send_all};
 
 const PROTOCOL_ERROR: u32 = 1;
@@ -46,7 +47,7 @@ fn answer_goes_out_with_its_content_and_trailers() {
     let mut wire = Wire::server();
     wire.post(1);
     let mut incoming = wire.request();
-    let mut head = Response::new(());
+    let mut head = Response::new(None);
     *head.status_mut() = StatusCode::CREATED;
     head.headers_mut()
         .insert("x-own", HeaderValue::from_static("value"));
@@ -308,6 +309,59 @@ fn heads_that_only_inform_come_before_the_answer() {
     }
 }
 
+/// The answer to one more request, of this block: its map, and its group.
+fn answered(wire: &mut Wire, block: &[u8], id: u32) -> (HeaderMap, Option<Rc<Group>>) {
+    let (mut reader, _) = wire.ask(true);
+    wire.take();
+    wire.frame(kind::HEADERS, 5, id, block);
+    wire.run();
+    let Poll::Ready(Ok(answer)) = reader.poll_answer(&cx()) else {
+        panic!("it came");
+    };
+    let (head, group) = answer.into_parts();
+    assert_eq!(head.status, StatusCode::OK);
+    (head.headers, group)
+}
+
+#[test]
+fn answer_that_repeats_shares_its_fields_with_those_before() {
+    let mut wire = Wire::client();
+    // 200, a literal, and the newest field of the table, which the first block puts there; it says the
+    // same whatever is there.
+    let blocks: [&[u8]; 4] = [
+        b"\x88\x40\x01n\x011",
+        b"\x88\x00\x01a\x01b\xbe",
+        b"\x88\x40\x01n\x012",
+        // Secrets are nobody's to remember.
+        b"\x88\x0f\x28\x01s\x1f\x08\x01t",
+    ];
+    let plan = [0, 1, 1, 1, 1, 2, 1, 1, 1, 3, 3, 3, 2, 2, 2, 1];
+    let mut shared = Vec::new();
+    for (id, at) in (1..).step_by(2).zip(plan) {
+        let (mut headers, group) = answered(&mut wire, blocks[at], id);
+        assert_eq!(group.is_some(), headers.is_empty());
+        if let Some(group) = &group {
+            group.put_into(&mut headers);
+        }
+        let said: Vec<_> = headers
+            .values()
+            .map(|value| value.to_str().unwrap())
+            .collect();
+        let newest = if id < 11 { "1" } else { "2" };
+        match at {
+            0 | 2 => assert_eq!(said, [newest]),
+            1 => assert_eq!(said, ["b", newest]),
+            _ => assert_eq!(said, ["s", "t"]),
+        }
+        shared.push(group.is_some());
+    }
+    let (yes, no) = (true, false);
+    assert_eq!(shared[..6], [no, no, no, yes, yes, no]);
+    assert_eq!(shared[6..12], [no, yes, yes, no, no, no]);
+    // It was written too seldom to be kept at once.
+    assert_eq!(shared[14..], [yes, no]);
+}
+
 #[test]
 fn answers_without_content_may_say_a_length() {
     for (method, block, is_right) in [
@@ -537,7 +591,7 @@ fn maps_of_messages_serve_others() {
     let block = [GET, b"\x00\x01a\x01b"].concat();
     wire.frame(kind::HEADERS, 5, 1, &block);
     let mut incoming = wire.request();
-    let mut answer = Response::new(());
+    let mut answer = Response::new(None);
     std::mem::swap(answer.headers_mut(), incoming.request.headers_mut());
     let capacity = answer.headers().capacity();
     assert!(capacity > 0);

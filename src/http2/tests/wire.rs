@@ -14,7 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use super::super::frame::{Head, PREFACE, flag, kind, write};
 use super::super::hpack::{Decoder, Field};
 use super::super::{
-    Connection, Error, Handle, Incoming, Limits, Piece, Reader, RequestHead, Role, Stock, Writer,
+    Answer, Connection, Error, Handle, Incoming, Limits, Piece, Reader, RequestHead, Role, Stock,
+    Writer,
 };
 
 pub(super) const LIMITS: Limits = Limits {
@@ -383,6 +384,6 @@ pub(super) async fn send_all(writer: &mut Writer, content: &Bytes, is_end: bool)
     !(content.is_empty() && is_end) || writer.send(&[], true)
 }
 
-pub(super) fn ok() -> Response<()> {
-    Response::new(())
+pub(super) fn ok() -> Answer {
+    Response::new(None)
 }
