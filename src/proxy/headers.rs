@@ -6,7 +6,7 @@
 use http::Request;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName,
-    HeaderValue, TRANSFER_ENCODING, UPGRADE,
+    HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{self, PathAndQuery};
 use smallvec::SmallVec;
@@ -34,7 +34,9 @@ pub struct Look {
     pub has_loop: bool,
     /// It says its type more than once.
     has_types: bool,
-    /// Some of its headers end here.
+    /// It says which transfer codings are taken, as every request of gRPC does.
+    has_te: bool,
+    /// Others of its headers end here.
     has_ending: bool,
     /// It says what only we say.
     has_ours: bool,
@@ -60,6 +62,10 @@ impl Look {
                 has_type = true;
                 continue;
             }
+            if name == TE {
+                look.has_te = true;
+                continue;
+            }
             look.expects |= name == EXPECT;
             look.has_upgrade |= name == UPGRADE;
             look.has_loop |= name == CDN_LOOP;
@@ -71,7 +77,7 @@ impl Look {
     }
 }
 
-/// Turns a client's headers into the upstream's, all but the forwarded ones: [`forward`](crate::proxy::forwarded::forward) or
+/// Turns a client's headers into the upstream's, which speaks HTTP/2 or not, all but the forwarded ones: [`forward`](crate::proxy::forwarded::forward) or
 /// [`Forwarded`](crate::proxy::forwarded::Forwarded) say those. Host becomes the authority in its canonical form.
 ///
 /// # Errors
@@ -80,9 +86,11 @@ pub fn to_upstream(
     headers: &mut HeaderMap,
     look: Look,
     authority: &Authority,
+    is_http2: bool,
 ) -> Result<Changed, Reason> {
     let mut taken = Taken::new();
-    if look.has_ending {
+    // In HTTP/2 TE is written as ours, whatever the client said.
+    if look.has_ending || look.has_te && !is_http2 {
         strip(headers, ends_at_upstream, |name, line| {
             taken.push((name.clone(), line));
         });
@@ -379,7 +387,7 @@ pub(super) mod tests {
         let mut headers = map(lines);
         let mark = Mark::new("0a1b").unwrap();
         let look = Look::at(&headers);
-        let changed = to_upstream(&mut headers, look, authority).unwrap();
+        let changed = to_upstream(&mut headers, look, authority, false).unwrap();
         forward(&mut headers, &via(), authority, &changed, &mark).unwrap();
         headers
     }
@@ -479,6 +487,23 @@ pub(super) mod tests {
             assert!(!headers.contains_key(name), "{name}");
         }
         assert!(headers.contains_key("x-end"));
+    }
+
+    #[test]
+    fn te_alone_is_left_where_it_is_not_written() {
+        let authority = Authority::parse(b"a.example").unwrap();
+        for (lines, is_http2, is_left) in [
+            (&[("te", "trailers")][..], true, true),
+            (&[("te", "trailers")], false, false),
+            (&[("te", "trailers"), ("trailer", "x")], true, false),
+        ] {
+            let mut headers = map(lines);
+            let look = Look::at(&headers);
+            let changed = to_upstream(&mut headers, look, &authority, is_http2).unwrap();
+            assert_eq!(headers.contains_key(TE), is_left, "{lines:?}");
+            let taken = changed.taken.iter().any(|(name, _)| name == TE);
+            assert_eq!(taken, !is_left, "{lines:?}");
+        }
     }
 
     #[test]

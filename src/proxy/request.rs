@@ -273,10 +273,10 @@ async fn forward(
     // A stream of HTTP/2 has no connection that could go over.
     let asks_for_more = look.has_upgrade && !conn.is_http2();
     let protocols = asks_for_more.then(|| upgrade::asked(req)).flatten();
-    let changed = headers::to_upstream(req.headers_mut(), look, &authority)?;
+    let is_http2 = place.upstream.scheme.is_http2();
+    let mut changed = headers::to_upstream(req.headers_mut(), look, &authority, is_http2)?;
     outcome.is_prepared = true;
     let mut forwarded = None;
-    let is_http2 = place.upstream.scheme.is_http2();
     if look.may_have_forwarded() && place.takes_forwarded(is_http2) {
         let say = |host: &[u8]| Forwarded::new(is_http2, &conn.via, &authority, host, mark);
         forwarded = conn.last_host.forwarded(&authority, is_http2, say);
@@ -333,6 +333,11 @@ async fn forward(
         req.headers_mut().insert(HOST, host);
         let found = find_place(worker, conn, req, &changed.taken, outcome);
         place = Box::pin(found).await?;
+        if !place.upstream.scheme.is_http2()
+            && let Some(line) = req.headers_mut().remove(TE)
+        {
+            changed.taken.push((TE, line));
+        }
         let said = forwarded.as_ref().map(Forwarded::is_http2);
         if said.is_some_and(|is_http2| !place.takes_forwarded(is_http2)) {
             forwarded = None;
