@@ -280,6 +280,36 @@ fn what_came_before_a_reset_is_still_read() {
 }
 
 #[test]
+fn heads_that_only_inform_are_sent_as_long_as_they_are_taken_and_the_answer_has_not_begun() {
+    let mut wire = Wire::server();
+    wire.get(1);
+    let mut writer = wire.request().writer;
+    wire.take();
+    let mut hints = HeaderMap::new();
+    hints.insert("link", HeaderValue::from_static("a"));
+    hints.insert("connection", HeaderValue::from_static("close"));
+    assert!(writer.inform(StatusCode::EARLY_HINTS, &hints));
+    let frame = wire.one();
+    assert_eq!(frame.head.flags, flag::END_HEADERS);
+    assert_eq!(wire.fields(&frame), [":status: 103", "link: a"]);
+    // Its peer takes nothing for a while.
+    let mut large = HeaderValue::try_from("x".repeat(10_000)).unwrap();
+    large.set_sensitive(true);
+    hints.insert("x-large", large);
+    let sent = (0..1000)
+        .take_while(|_| writer.inform(StatusCode::EARLY_HINTS, &hints))
+        .count();
+    assert!((1..100).contains(&sent), "{sent}");
+    assert_eq!(wire.take().len(), sent);
+    assert!(writer.inform(StatusCode::EARLY_HINTS, &hints));
+    assert!(writer.answer(ok(), false));
+    assert!(!writer.inform(StatusCode::EARLY_HINTS, &hints));
+    wire.reset(1, CANCEL);
+    assert_eq!(wire.take().len(), 2);
+    assert!(!writer.inform(StatusCode::EARLY_HINTS, &hints));
+}
+
+#[test]
 fn heads_that_only_inform_come_before_the_answer() {
     let mut wire = Wire::client();
     let (mut reader, _) = wire.ask(true);
