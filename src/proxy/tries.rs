@@ -12,7 +12,6 @@ use crate::failure::Reason;
 use crate::matching::authority::Authority;
 use crate::net::dial::Target;
 use crate::net::resolve::{self, Name};
-use crate::net::sweep::millis;
 use crate::proxy::answer::Answer;
 use crate::proxy::body::RequestBody;
 use crate::proxy::error::Refusal;
@@ -54,14 +53,16 @@ impl Tries<'_> {
         req: &mut Option<Request<RequestBody>>,
         outcome: &mut Outcome,
     ) -> Result<Answer, Refusal> {
-        let started = self.worker.sweep.now();
+        // By the system's clock: the worker's is a tenth of a second behind, which is a try more or less.
+        let deadline = self.upstream.retry_timeout;
+        let deadline = deadline.and_then(|limit| Instant::now().checked_add(limit));
         let resolver = &self.worker.dialer.resolver;
         let turns = self.worker.upstreams.turns(self.upstream, resolver);
         let mut tried = Tried::new();
         let mut last: Option<Refusal> = None;
         let mut is_cut_short = false;
         for attempt in 0..=self.upstream.retries {
-            if attempt > 0 && self.retry_time_is_over(started) {
+            if attempt > 0 && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 is_cut_short = true;
                 break;
             }
@@ -124,12 +125,6 @@ impl Tries<'_> {
             };
             turned.tell(&self.worker.metrics);
         }
-    }
-
-    fn retry_time_is_over(&self, started: u64) -> bool {
-        self.upstream
-            .retry_timeout
-            .is_some_and(|limit| self.worker.sweep.now().saturating_sub(started) >= millis(limit))
     }
 
     fn next(&self, turns: &Turns, tried: &mut Tried) -> Option<usize> {

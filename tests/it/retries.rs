@@ -430,3 +430,27 @@ fn reset_at_accept_is_502_or_the_other_node_and_never_twice() {
         assert_eq!(sent, usize::from(reply.status == 200), "{method} {body}");
     }
 }
+
+/// As APISIX counts, to the millisecond and not to the tenth of a second.
+#[test]
+fn no_try_begins_once_the_time_for_retries_is_over() {
+    let count = Arc::new(Mutex::new(0));
+    let slow = || {
+        let count = Arc::clone(&count);
+        TcpOrigin::serving(move |mut conn| {
+            read_head(&mut conn);
+            *count.lock().unwrap() += 1;
+            thread::sleep(Duration::from_millis(200));
+        })
+    };
+    let nodes = [slow(), slow(), slow()];
+    let gateway = Gateway::start();
+    let nodes: serde_json::Map<_, _> = nodes.iter().map(|node| (node.node(), json!(1))).collect();
+    let upstream = json!({"nodes": nodes, "retries": 10, "retry_timeout": 0.4});
+    gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
+    let mut client = gateway.connect();
+    for _ in 0..5 {
+        client.get("h", "/", &[]).expect_status(502);
+        assert_eq!(std::mem::take(&mut *count.lock().unwrap()), 2);
+    }
+}
