@@ -6,9 +6,9 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::{
-    AccessLog, Claim, ClientAuthNames, Config, Flavour, ForwardProxy, Kek, KeyMaterial, KeySource,
-    ListenAddr, LogFormat, LogLevel, Nginx400, NoProxy, Role, SecretText, Store, TrustFile,
-    UpstreamStatus,
+    AccessLog, Claim, ClientAuthNames, Config, Flavour, ForwardProxy, InterimAnswers, Kek,
+    KeyMaterial, KeySource, ListenAddr, LogFormat, LogLevel, Nginx400, NoProxy, Role, SecretText,
+    Store, TrustFile, UpstreamStatus,
 };
 
 impl Config {
@@ -143,6 +143,13 @@ impl Config {
             match self.proxy.upstream_status {
                 UpstreamStatus::Errors => "errors",
                 UpstreamStatus::Always => "always",
+            },
+        );
+        lines.add(
+            "proxy.interim_answers",
+            match self.proxy.interim_answers {
+                InterimAnswers::All => "all",
+                InterimAnswers::Http2 => "http2",
             },
         );
         self.describe_rest(&mut lines);

@@ -17,9 +17,9 @@ use super::secret::{self, Env, Kek, SecretText, read_secret};
 use super::secrets::read_secrets;
 use super::source::Source;
 use super::{
-    AccessLog, ClientAuthNames, Config, Fips, Http, Https, Limits, Log, LogFormat, LogLevel,
-    Memory, MemoryLock, Nginx400, Proxy, Resolver, Router, Security, SessionCache, Status, Store,
-    TrustFile, UpstreamStatus, UpstreamTrust,
+    AccessLog, ClientAuthNames, Config, Fips, Http, Https, InterimAnswers, Limits, Log, LogFormat,
+    LogLevel, Memory, MemoryLock, Nginx400, Proxy, Resolver, Router, Security, SessionCache,
+    Status, Store, TrustFile, UpstreamStatus, UpstreamTrust,
 };
 
 /// Read when no other file is named, if it exists.
@@ -418,6 +418,11 @@ fn read_proxy(section: &Section<'_>) -> Proxy {
         UpstreamStatus::default(),
         &UpstreamStatus::ALL,
     );
+    let interim_answers = section.choice(
+        "interim_answers",
+        InterimAnswers::default(),
+        &InterimAnswers::ALL,
+    );
     let delete_uri_tail_slash = section.is_set("delete_uri_tail_slash");
     let normalize_uri_like_servlet = section.is_set("normalize_uri_like_servlet");
     let match_uri_encoded_slash = section.is_set("match_uri_encoded_slash");
@@ -429,6 +434,7 @@ fn read_proxy(section: &Section<'_>) -> Proxy {
         nginx_400,
         router,
         upstream_status,
+        interim_answers,
     }
 }
 
@@ -533,7 +539,7 @@ mod tests {
              status: {listen: []}\n\
              upstream: {trust_file: system}\n\
              security: {refuse_weakening: true, require_upstream_verify: true}\n\
-             proxy: {nginx_400: pass, router: radixtree_uri, upstream_status: always,\n\
+             proxy: {nginx_400: pass, router: radixtree_uri, upstream_status: always, interim_answers: http2,\n\
              \x20       delete_uri_tail_slash: true, normalize_uri_like_servlet: true, match_uri_encoded_slash: true}\n\
              log: {level: debug, format: json}\n\
              limits: {connections: 1, header_bytes: 8192, header_lines: 200, routed_body_bytes: 6, header_timeout: 1, idle_timeout: 2,\n\
@@ -554,6 +560,7 @@ mod tests {
         assert!(config.proxy.delete_uri_tail_slash && config.proxy.match_uri_encoded_slash);
         assert!(config.proxy.normalize_uri_like_servlet);
         assert_eq!(config.proxy.upstream_status, UpstreamStatus::Always);
+        assert_eq!(config.proxy.interim_answers, InterimAnswers::Http2);
         assert_eq!(config.log.level, LogLevel::Debug);
         assert_eq!(config.handshake_count(), 4);
         assert_eq!(config.admin.https.client_ca, Some("/ca".into()));
@@ -740,6 +747,11 @@ mod tests {
                 "proxy.upstream_status",
                 "proxy: {upstream_status: true}",
                 "proxy: {upstream_status: errors}",
+            ),
+            (
+                "proxy.interim_answers",
+                "proxy: {interim_answers: http1}",
+                "proxy: {interim_answers: all}",
             ),
             ("log.level", "log: {level: loud}", "log: {level: warn}"),
             ("log.format", "log: {format: xml}", "log: {format: text}"),

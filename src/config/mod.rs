@@ -426,6 +426,8 @@ pub struct Proxy {
     pub router: Router,
     /// `proxy.upstream_status`. Default: [`UpstreamStatus::Errors`].
     pub upstream_status: UpstreamStatus,
+    /// `proxy.interim_answers`. Default: [`InterimAnswers::All`].
+    pub interim_answers: InterimAnswers,
     /// `proxy.delete_uri_tail_slash`: `/a/` is `/a` to routes. Default: false.
     pub delete_uri_tail_slash: bool,
     /// `proxy.normalize_uri_like_servlet`: `/a;x/b` is `/a/b` to routes. Default: false.
@@ -448,6 +450,24 @@ pub enum UpstreamStatus {
 impl UpstreamStatus {
     /// Each with its word.
     pub const ALL: [(&'static str, Self); 2] = [("errors", Self::Errors), ("always", Self::Always)];
+}
+
+/// Which clients are told what upstreams say before they answer: 1xx but 100.
+///
+/// A client of HTTP/1.1 that knows no interim answers takes one for the answer itself, and what follows
+/// for the next one (RFC 8297 §3); Python's `http.client` does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InterimAnswers {
+    /// `all`: those of HTTP/1.1 and HTTP/2 (RFC 9110 §15.2).
+    #[default]
+    All,
+    /// `http2`: those of HTTP/2 alone.
+    Http2,
+}
+
+impl InterimAnswers {
+    /// Each with its word.
+    pub const ALL: [(&'static str, Self); 2] = [("all", Self::All), ("http2", Self::Http2)];
 }
 
 /// In which order routes are looked for, and how their paths are read; APISIX's names.

@@ -33,7 +33,7 @@ const FIELD: usize = 32;
 
 /// Where the interim answers to a request go.
 pub enum Interim<'a> {
-    /// They end here: a client of HTTP/1.0 knows none.
+    /// They end here: a client of HTTP/1.0 knows none, and not every one of HTTP/1.1.
     Nobody,
     /// To a client of HTTP/1.1.
     Http1(Rc<Lines>),
@@ -42,10 +42,11 @@ pub enum Interim<'a> {
 }
 
 impl Interim<'_> {
-    /// The same, for a request of this version.
+    /// The same, where its client has this version; `over_http1` says whether one of HTTP/1.1 is told
+    /// anything (`proxy.interim_answers`).
     #[must_use]
-    pub fn for_version(self, version: Version) -> Self {
-        if matches!(self, Self::Http1(_)) && version < Version::HTTP_11 {
+    pub fn told(self, version: Version, over_http1: bool) -> Self {
+        if matches!(self, Self::Http1(_)) && (version < Version::HTTP_11 || !over_http1) {
             Self::Nobody
         } else {
             self
@@ -353,12 +354,15 @@ mod tests {
     }
 
     #[test]
-    fn clients_of_http_1_0_are_told_nothing() {
-        let lines = Rc::<Lines>::default();
-        for (version, length) in [(Version::HTTP_10, 0), (Version::HTTP_11, HINTS.len())] {
-            Interim::Http1(lines.clone())
-                .for_version(version)
-                .pass(hints("a"));
+    fn clients_of_http_1_0_are_told_nothing_nor_those_of_http_1_1_where_that_is_said() {
+        for (version, over_http1, length) in [
+            (Version::HTTP_10, true, 0),
+            (Version::HTTP_11, true, HINTS.len()),
+            (Version::HTTP_11, false, 0),
+        ] {
+            let lines = Rc::<Lines>::default();
+            let interim = Interim::Http1(lines.clone()).told(version, over_http1);
+            interim.pass(hints("a"));
             assert_eq!(lines.0.borrow().bytes.len(), length);
         }
     }

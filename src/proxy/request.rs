@@ -62,7 +62,7 @@ pub fn handle(
     let client = Client {
         look,
         wants_announcement,
-        interim: interim.for_version(req.version()),
+        interim: interim.told(req.version(), worker.settings.tells_http1_more),
     };
     let mut outcome = Box::new(Outcome::begin(worker.clone(), in_flight, &req));
     // Held once: the functions below borrow it, until it is sent.

@@ -41,6 +41,8 @@ pub struct Settings {
     pub nginx_400: Nginx400,
     /// Whether every client is told what its upstreams said, not only of failures.
     pub tells_upstream_status: bool,
+    /// Whether clients of HTTP/1.1 are told what comes before an answer.
+    pub tells_http1_more: bool,
     /// How routes read paths.
     pub paths: PathReading,
     /// What tells requests that come back.

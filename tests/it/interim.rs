@@ -6,10 +6,11 @@ use std::sync::{Mutex, mpsc};
 
 use serde_json::json;
 
+use crate::support::client::Curl;
 use crate::support::frames::{
     END_HEADERS, END_STREAM, HEADERS, HELLO, OK, Server, frame, read_frame,
 };
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::origin::{TcpOrigin, ok, read_head};
 use crate::support::raw::{RawClient, request};
 use crate::support::site::Site;
@@ -153,6 +154,21 @@ fn client_of_http_1_0_is_given_the_answer_alone() {
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     expect_hints(&mut client);
     client.read_reply().expect_status(200);
+}
+
+#[test]
+fn clients_of_http_1_1_are_told_nothing_where_that_is_said() {
+    let origin = hinting();
+    let gateway = Setup::default()
+        .set("proxy.interim_answers", "http2")
+        .start();
+    let upstream = json!({"nodes": {origin.node(): 1}});
+    gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
+    gateway.connect().get("h", "/", &[]).expect_status(200);
+    let url = gateway.http_url("/");
+    let told = Curl::new(&url).args(&["--http2-prior-knowledge"]).send();
+    assert!(told.heads.starts_with("HTTP/2 103"), "{told:?}");
+    assert_eq!(told.status, Some(200));
 }
 
 /// More than the kernel holds for a client that does not read.

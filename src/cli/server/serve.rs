@@ -394,6 +394,7 @@ fn settings(
             keeps_encoded_slash: config.proxy.match_uri_encoded_slash,
         },
         tells_upstream_status: config.proxy.upstream_status == config::UpstreamStatus::Always,
+        tells_http1_more: config.proxy.interim_answers == config::InterimAnswers::All,
         fallback_sni,
         handshake_timeout: config.https.handshake_timeout,
         header_timeout: config.limits.header_timeout,
