@@ -79,6 +79,17 @@ impl Stream {
         }
     }
 
+    /// Ready when a read can yield something, an end as well: a look that costs less than a read.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn poll_something(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if matches!(self, Self::Tls(tls) if tls.has_pending()) {
+            return Poll::Ready(Ok(()));
+        }
+        self.socket().poll_something(cx)
+    }
+
     /// Gives up what an idle connection does not need and waits for the peer's next bytes.
     ///
     /// # Errors
@@ -167,11 +178,11 @@ pub struct Rewound {
 }
 
 impl Rewound {
-    /// Has what was read too far be read again. The buffer it was read into is not kept: an empty piece
-    /// would keep all of it, 8 KiB of hyper's, for as long as the connection is idle.
-    pub fn rewind(&mut self, read: Bytes) {
-        self.prefix = Bytes::copy_from_slice(&read);
-        drop(read);
+    /// Has what was read too far be read again, before what else was. The buffer it was read into is
+    /// not kept: an empty piece would keep all of it, 8 KiB of hyper's, for as long as the connection
+    /// is idle.
+    pub fn rewind(&mut self, read: &[u8]) {
+        self.prefix = [read, &self.prefix].concat().into();
     }
 }
 
@@ -302,7 +313,7 @@ mod tests {
             let mut buffer = BytesMut::with_capacity(8192);
             buffer.extend_from_slice(b"before ");
             buffer.extend_from_slice(rest.as_bytes());
-            io.rewind(buffer.freeze().slice(7..));
+            io.rewind(&buffer[7..]);
             assert_eq!(io.prefix, rest);
             // What is held alone is not copied: its capacity is that of the buffer.
             io.prefix = match io.prefix.try_into_mut() {

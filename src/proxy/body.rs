@@ -162,6 +162,7 @@ impl RequestBody {
             body.upload.done.set(false);
             body.incoming = Some(incoming);
             body.in_flight = Some(in_flight.clone());
+            in_flight.conn().begin_body();
         }
         body
     }
@@ -312,7 +313,9 @@ impl RequestBody {
     /// Read to its end.
     fn finish(&mut self) {
         self.incoming = None;
-        self.in_flight = None;
+        if let Some(in_flight) = self.in_flight.take() {
+            in_flight.conn().end_body();
+        }
         self.limit = None;
         self.upload.waits_for_client.set(false);
         self.upload.done.set(true);

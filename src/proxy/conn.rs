@@ -136,6 +136,8 @@ pub struct Conn {
     tunnelled: RefCell<Option<Rc<Tunnelled>>>,
     /// Why its tunnel may not go on.
     revoked: RefCell<Option<Refusal>>,
+    /// The body of its last request has not come to its end; over HTTP/1.1 alone.
+    is_uploading: Cell<bool>,
     /// A request's body was given up before its end: hyper alone knows where the next one begins.
     leftover: Cell<bool>,
     /// What its handshake agreed on; `None` in the clear.
@@ -189,6 +191,7 @@ impl Conn {
             progressed_at: Cell::new(activity.now()),
             tunnelled: RefCell::default(),
             revoked: RefCell::default(),
+            is_uploading: Cell::new(false),
             leftover: Cell::new(false),
             is_http2: Cell::new(is_http2),
             in_flight: Cell::new(0),
@@ -296,6 +299,7 @@ impl Conn {
     /// read to the end or given up.
     pub fn begin(self: &Rc<Self>) -> InFlight {
         self.enter(Phase::Busy);
+        self.is_uploading.set(false);
         self.progress();
         self.share()
     }
@@ -314,6 +318,22 @@ impl Conn {
     /// An answer moved.
     pub fn progress(&self) {
         self.progressed_at.set(self.activity.now());
+    }
+
+    /// The request under way has a body, which is to be read to its end.
+    pub fn begin_body(&self) {
+        self.is_uploading.set(true);
+    }
+
+    /// It was read to its end.
+    pub fn end_body(&self) {
+        self.is_uploading.set(false);
+    }
+
+    /// Whether a request is served that came to its end: the client has no more to say.
+    #[must_use]
+    pub fn awaits_answer(&self) -> bool {
+        self.phase.get() == Phase::Busy && !self.is_uploading.get()
     }
 
     /// A request's body was given up before its end.

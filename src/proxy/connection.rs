@@ -29,6 +29,7 @@ use crate::proxy::outcome::micros;
 use crate::proxy::settings::Settings;
 use crate::proxy::slot::Slot;
 use crate::proxy::tunnel::Handover;
+use crate::proxy::watched::Watched;
 use crate::proxy::worker::{Inbound, Worker};
 use crate::proxy::{http2, request};
 use crate::snapshot::Id;
@@ -207,6 +208,8 @@ fn record_refused(
 /// Why the serving of requests paused or ended.
 enum Pause {
     Told(Signal),
+    /// The client left.
+    Gone,
     Ended(Result<(), hyper::Error>),
 }
 
@@ -216,8 +219,9 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
     loop {
         // Boxed: hyper's part is large, and a parked connection has none.
         let serving = Box::pin(serve_until_pause(&worker, &conn, io, &handover));
-        let pause;
-        (pause, io) = serving.await;
+        let (pause, served) = serving.await;
+        let Some(rest) = served else { return };
+        io = rest;
         let tunnel = handover.take();
         match pause {
             Pause::Ended(Ok(())) if let Some(tunnel) = tunnel => {
@@ -234,7 +238,7 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
                 // Something of a request is there, or will be in time.
                 conn.enter(Phase::Head);
             }
-            Pause::Told(Signal::Close | Signal::Drain) => {
+            Pause::Told(Signal::Close | Signal::Drain) | Pause::Gone => {
                 return Box::pin(close(&worker, &conn, io)).await;
             }
             Pause::Told(Signal::TimeOut) => {
@@ -267,27 +271,29 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
     }
 }
 
-/// Serves requests until something else is to be done; what was read too far is in the stream again.
+/// Serves requests until something else is to be done. What was read too far is in the stream again,
+/// which is nobody else's by then.
 async fn serve_until_pause(
     worker: &Rc<Worker>,
     conn: &Rc<Conn>,
     io: Rewound,
     handover: &Handover,
-) -> (Pause, Rewound) {
+) -> (Pause, Option<Rewound>) {
     let slot = Slot::new();
     let lines = Rc::<Lines>::default();
+    let watched = Watched::new(io, worker.clone(), conn.clone());
     let io = Interleaved {
-        io,
+        io: watched.clone(),
         lines: lines.clone(),
     };
     let service = service_fn(|req: Request<Incoming>| {
-        slot.fill(request::handle(
+        watched.answer(slot.fill(request::handle(
             worker.clone(),
             conn.clone(),
             req.map(ClientBody::Http1),
             handover.clone(),
             Interim::Http1(lines.clone()),
-        ))
+        )))
     });
     let mut http = worker.http.serve_connection(TokioIo::new(io), service);
     let pause = poll_fn(|cx| {
@@ -307,13 +313,16 @@ async fn serve_until_pause(
             Some(signal) => return Poll::Ready(Pause::Told(signal)),
             None => {}
         }
-        Poll::Pending
+        watched.poll_gone(cx).map(|()| Pause::Gone)
     })
     .await;
     let Parts { io, read_buf, .. } = http.into_parts();
-    let Interleaved { mut io, .. } = io.into_inner();
-    io.rewind(read_buf);
-    (pause, io)
+    drop(io);
+    let mut rest = watched.into_inner();
+    if let Some(io) = &mut rest {
+        io.rewind(&read_buf);
+    }
+    (pause, rest)
 }
 
 /// The longest target that hyper takes, in bytes.

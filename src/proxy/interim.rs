@@ -22,7 +22,6 @@ use hyper::ext::ReasonPhrase;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http2::Writer;
-use crate::net::stream::Rewound;
 use crate::proxy::{headers, heads};
 
 /// The most that waits for a client of HTTP/1.1, and the largest list of fields that is passed on at
@@ -147,14 +146,14 @@ impl Lines {
 
 /// A client's connection of HTTP/1.1 as hyper has it: interim answers are written between what hyper
 /// writes, and never within.
-pub struct Interleaved {
+pub struct Interleaved<S> {
     /// The connection.
-    pub io: Rewound,
+    pub io: S,
     /// What is to be written between.
     pub lines: Rc<Lines>,
 }
 
-impl Interleaved {
+impl<S: AsyncWrite + Unpin> Interleaved<S> {
     /// Writes them all.
     fn poll_lines(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let waiting = &mut *self.lines.0.borrow_mut();
@@ -187,7 +186,7 @@ impl Interleaved {
     }
 }
 
-impl AsyncRead for Interleaved {
+impl<S: AsyncRead + Unpin> AsyncRead for Interleaved<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -197,7 +196,7 @@ impl AsyncRead for Interleaved {
     }
 }
 
-impl AsyncWrite for Interleaved {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Interleaved<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -236,7 +235,6 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::task::Waker;
 
-    use bytes::Bytes;
     use http::HeaderValue;
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
@@ -246,16 +244,13 @@ mod tests {
     use crate::tls::socket::{Activity, Clock, Socket};
 
     /// A client's connection, and what the client reads of it.
-    async fn connection() -> (Interleaved, TcpStream) {
+    async fn connection() -> (Interleaved<Stream>, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let connecting = TcpStream::connect(listener.local_addr().unwrap());
         let (client, accepted) = tokio::join!(connecting, listener.accept());
         let (tcp, _) = accepted.unwrap();
         let io = Interleaved {
-            io: Rewound {
-                prefix: Bytes::new(),
-                stream: Stream::Plain(Socket::new(tcp, Activity::new(Clock::default()))),
-            },
+            io: Stream::Plain(Socket::new(tcp, Activity::new(Clock::default()))),
             lines: Rc::default(),
         };
         (io, client.unwrap())

@@ -40,4 +40,5 @@ pub mod tunnel;
 pub mod upgrade;
 pub mod upstream;
 pub mod variables;
+mod watched;
 pub mod worker;

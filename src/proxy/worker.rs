@@ -219,7 +219,7 @@ pub fn spawn(parts: Parts) -> std::io::Result<JoinHandle<std::io::Result<()>>> {
 async fn run(parts: Parts) -> std::io::Result<()> {
     let sweep = Sweep::new();
     let mut http = http1::Builder::new();
-    http.half_close(false)
+    http.half_close(true)
         .header_read_timeout(None)
         // Of heads that are not all here, and of those that came at once.
         .max_buf_size(parts.settings.header_bytes)

@@ -202,7 +202,10 @@ impl Socket {
     }
 
     /// Ready when a read can yield something; at once unless the last read took all there was.
-    pub(super) fn poll_something(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn poll_something(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.drained {
             self.tcp.poll_read_ready(cx)
         } else {

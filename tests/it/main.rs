@@ -41,6 +41,7 @@ mod hot_reload;
 mod http2;
 mod interim;
 mod layering;
+mod leaving;
 mod loops;
 mod multiplexing;
 mod nginx_differential;

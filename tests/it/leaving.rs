@@ -1,0 +1,185 @@
+//! A client that leaves while its request is served is noticed, whatever it asked and over whatever it
+//! came; one that sends its next requests meanwhile is not taken for gone.
+
+use std::io::{Write, copy, sink};
+use std::sync::{Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::gateway::{Gateway, field};
+use crate::support::origin::{TcpOrigin, ok, read_head};
+use crate::support::pki::Ca;
+use crate::support::raw::{RawClient, request};
+use crate::support::{SOON, TlsVersion};
+
+const NAME: &str = "api.example.com";
+/// Long enough for what was sent to arrive.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A gateway in front of `origin`, with a certificate.
+fn before(origin: &TcpOrigin) -> Gateway {
+    let gateway = Gateway::start();
+    let upstream = json!({"nodes": {origin.node(): 1}});
+    gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
+    let pair = Ca::root("CA").server(NAME);
+    let ssl = json!({"sni": NAME, "cert": pair.cert, "key": pair.key});
+    gateway.configure("/ssls/s", &ssl);
+    gateway
+}
+
+/// Clients over each kind of connection.
+fn clients(gateway: &Gateway) -> Vec<(String, RawClient)> {
+    let mut clients = vec![("plain".to_owned(), gateway.connect())];
+    clients.extend(TlsVersion::ALL.map(|version| {
+        let client = RawClient::connect_tls(&gateway.tls(NAME, version));
+        (format!("{version:?}"), client)
+    }));
+    clients
+}
+
+#[track_caller]
+fn expect_gone(gateway: &Gateway, path: &str) {
+    let record = gateway.expect_record(path, |record| field(record, "path") == Some(path));
+    assert_eq!(field(&record, "reason"), Some("client_gone"), "{record}");
+}
+
+#[test]
+fn client_that_leaves_before_its_answer_is_noticed_whatever_it_asked() {
+    let (told, ended) = mpsc::channel();
+    let told = Mutex::new(told);
+    let origin = TcpOrigin::serving(move |mut conn| {
+        let head = read_head(&mut conn);
+        drop(copy(&mut conn, &mut sink()));
+        drop(told.lock().expect("no holder panics").send(head));
+    });
+    let gateway = before(&origin);
+    let asked: [(&str, &[&str], &str); 3] = [
+        ("GET", &[], ""),
+        ("POST", &["Content-Length: 5"], "hello"),
+        (
+            "PUT",
+            &["Transfer-Encoding: chunked"],
+            "5\r\nhello\r\n0\r\n\r\n",
+        ),
+    ];
+    for (method, lines, body) in asked {
+        for vanishes in [false, true] {
+            for (over, mut client) in clients(&gateway) {
+                let path = format!("/{method}/{over}/{vanishes}");
+                let head = request(method, NAME, &path, lines);
+                client.send(format!("{head}{body}"));
+                // The request is on its way before its client leaves.
+                assert!(!client.read_some_within(PAUSE), "{path}");
+                match vanishes {
+                    true => client.vanish(),
+                    false => drop(client),
+                }
+                let seen = ended.recv_timeout(SOON);
+                let seen = seen.unwrap_or_else(|_| panic!("{path} goes on"));
+                assert!(seen.starts_with(&format!("{method} {path} ")), "{seen}");
+                expect_gone(&gateway, &path);
+            }
+        }
+    }
+}
+
+#[test]
+fn client_that_leaves_within_its_answer_is_noticed() {
+    let (told, ended) = mpsc::channel();
+    let told = Mutex::new(told);
+    let origin = TcpOrigin::serving(move |mut conn| {
+        let head = read_head(&mut conn);
+        drop(conn.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun"));
+        drop(copy(&mut conn, &mut sink()));
+        drop(told.lock().expect("no holder panics").send(head));
+    });
+    let gateway = before(&origin);
+    for (over, mut client) in clients(&gateway) {
+        let path = format!("/{over}");
+        client.send(request("GET", NAME, &path, &[]));
+        assert_eq!(client.read_bodiless().status, 200, "{over}");
+        assert_eq!(client.read_text(5), "begun");
+        drop(client);
+        ended.recv_timeout(SOON).expect("its upstream is left, too");
+        expect_gone(&gateway, &path);
+    }
+}
+
+#[test]
+fn requests_that_are_sent_ahead_are_served_in_their_order() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let origin = TcpOrigin::serving(move |mut conn| {
+        loop {
+            let head = read_head(&mut conn);
+            let Some(path) = head.split(' ').nth(1) else {
+                return;
+            };
+            drop(tell.lock().expect("no holder panics").send(path.to_owned()));
+            if path.starts_with("/held") {
+                thread::park_timeout(PAUSE);
+            }
+            drop(conn.write_all(&ok(path)));
+        }
+    });
+    let gateway = before(&origin);
+    for (over, mut client) in clients(&gateway) {
+        let get = |path: &str| request("GET", NAME, path, &[]);
+        // Together with the first one; while it is served; in pieces; more than is read at once.
+        client.send([get("/held/1"), get("/2")].concat());
+        assert_eq!(told.recv_timeout(SOON).as_deref(), Ok("/held/1"), "{over}");
+        let third = get("/3");
+        let (begin, end) = third.split_at(20);
+        client.send(begin);
+        thread::park_timeout(PAUSE / 4);
+        let many: String = (4..300).map(|number| get(&format!("/{number}"))).collect();
+        client.send([end, &many].concat());
+        assert_eq!(client.read_reply().expect_status(200).text(), "/held/1");
+        for number in 2..300 {
+            let path = format!("/{number}");
+            assert_eq!(client.read_reply().expect_status(200).text(), path);
+            assert_eq!(told.recv_timeout(SOON), Ok(path), "{over}");
+        }
+    }
+}
+
+#[test]
+fn client_that_sends_ahead_and_then_no_more_has_all_but_the_last_answered() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let origin = TcpOrigin::serving(move |mut conn| {
+        loop {
+            let head = read_head(&mut conn);
+            let Some(path) = head.split(' ').nth(1) else {
+                return;
+            };
+            drop(tell.lock().expect("no holder panics").send(path.to_owned()));
+            if path.starts_with("/last") {
+                // Until the gateway gives it up.
+                drop(copy(&mut conn, &mut sink()));
+                return;
+            }
+            thread::park_timeout(PAUSE);
+            drop(conn.write_all(&ok(path)));
+        }
+    });
+    let gateway = before(&origin);
+    for (over, mut client) in clients(&gateway) {
+        let last = format!("/last/{over}");
+        let all = ["/1", "/2", &last].map(|path| request("GET", NAME, path, &[]));
+        client.send(all.concat());
+        client.end_writing();
+        for path in ["/1", "/2"] {
+            assert_eq!(client.read_reply().expect_status(200).text(), path);
+        }
+        assert!(client.is_ended(), "{over}");
+        for path in ["/1", "/2"] {
+            assert_eq!(told.recv_timeout(SOON).as_deref(), Ok(path), "{over}");
+        }
+        // Nothing is done for who left before.
+        expect_gone(&gateway, &last);
+        assert_eq!(told.try_recv().ok(), None, "{over}");
+    }
+}
