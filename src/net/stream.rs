@@ -79,6 +79,14 @@ impl Stream {
         }
     }
 
+    /// Whether a read can yield something, an end as well, as far as the system has told: a look that
+    /// costs less than a read and waits for nothing.
+    #[must_use]
+    pub fn may_have_something(&self) -> bool {
+        let is_pending = matches!(self, Self::Tls(tls) if tls.has_pending());
+        is_pending || self.socket().may_have_something()
+    }
+
     /// Ready when a read can yield something, an end as well: a look that costs less than a read.
     ///
     /// # Errors

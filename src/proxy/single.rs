@@ -258,8 +258,11 @@ impl Single {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         let state = &mut *self.0.borrow_mut();
+        let stream = state.stream.as_ref();
         let mut cx = Context::from_waker(Waker::noop());
-        state.is_over |= !state.input.is_empty() || state.poll_fill(&mut cx, 1).is_ready();
+        state.is_over |= !state.input.is_empty()
+            || stream.is_none_or(Stream::may_have_something)
+                && state.poll_fill(&mut cx, 1).is_ready();
         state.is_over
     }
 

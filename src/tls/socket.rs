@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::tls::key_updates::KeyUpdates;
@@ -199,6 +199,13 @@ impl Socket {
     #[must_use]
     pub fn activity(&self) -> &Rc<Activity> {
         &self.activity
+    }
+
+    /// Whether a read can yield something, as far as the system has told.
+    #[must_use]
+    pub fn may_have_something(&self) -> bool {
+        // Nothing is read, and what is ready stays so.
+        !self.drained || self.tcp.try_io(Interest::READABLE, || Ok(())).is_ok()
     }
 
     /// Ready when a read can yield something; at once unless the last read took all there was.
