@@ -50,7 +50,8 @@ impl Core {
         if self.is_stuffed() {
             return false;
         }
-        self.block_writer().response(id, status, (None, headers), false);
+        self.block_writer()
+            .response(id, status, (None, headers), false);
         self.stir();
         true
     }

@@ -5,8 +5,8 @@
 
 use http::Request;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName,
-    HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, Entry, HOST, HeaderMap, HeaderName,
+    HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{self, PathAndQuery};
 use smallvec::SmallVec;
@@ -16,7 +16,6 @@ use crate::http2::Group;
 use crate::matching::authority::Authority;
 use crate::proxy::error::Refusal;
 use crate::proxy::forwarded::X_REAL_IP;
-use crate::proxy::loops::CDN_LOOP;
 
 /// Header lines that were taken out of a message.
 pub type Taken = Vec<(HeaderName, HeaderValue)>;
@@ -32,6 +31,8 @@ pub struct Look {
     pub has_upgrade: bool,
     /// It went through gateways that say so.
     pub has_loop: bool,
+    /// It says what type its content is.
+    pub has_type: bool,
     /// It says its type more than once.
     has_types: bool,
     /// It says which transfer codings are taken, as every request of gRPC does.
@@ -53,23 +54,24 @@ impl Look {
     #[must_use]
     pub fn at(headers: &HeaderMap) -> Self {
         let mut look = Self::default();
-        let mut has_type = false;
         for (name, value) in headers {
-            if name == CONTENT_TYPE {
-                // The first line counts.
-                look.is_grpc |= !has_type && is_grpc(value.as_bytes());
-                look.has_types |= has_type;
-                has_type = true;
-                continue;
-            }
-            if name == TE {
-                look.has_te = true;
-                continue;
-            }
-            look.expects |= name == EXPECT;
-            look.has_upgrade |= name == UPGRADE;
-            look.has_loop |= name == CDN_LOOP;
             let name = name.as_str();
+            match name {
+                "content-type" => {
+                    // The first line counts.
+                    look.is_grpc |= !look.has_type && is_grpc(value.as_bytes());
+                    look.has_types |= look.has_type;
+                    look.has_type = true;
+                }
+                "te" => {
+                    look.has_te = true;
+                    continue;
+                }
+                "expect" => look.expects = true,
+                "upgrade" => look.has_upgrade = true,
+                "cdn-loop" => look.has_loop = true,
+                _ => {}
+            }
             look.has_ending |= ends_at_upstream(name);
             look.has_ours |= is_ours(name);
         }
@@ -77,8 +79,10 @@ impl Look {
     }
 }
 
-/// Turns a client's headers into the upstream's, which speaks HTTP/2 or not, all but the forwarded ones: [`forward`](crate::proxy::forwarded::forward) or
-/// [`Forwarded`](crate::proxy::forwarded::Forwarded) say those. Host becomes the authority in its canonical form.
+/// Turns a client's headers into the upstream's, which speaks HTTP/2 or not, all but the forwarded
+/// ones: [`forward`](crate::proxy::forwarded::forward) or
+/// [`Forwarded`](crate::proxy::forwarded::Forwarded) say those. Host becomes the authority in its
+/// canonical form.
 ///
 /// # Errors
 /// `AuthorityInvalid`, if the authority is no header value.

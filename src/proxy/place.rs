@@ -18,6 +18,7 @@ use crate::proxy::authorize;
 use crate::proxy::body::{RequestBody, Whole};
 use crate::proxy::conn::Conn;
 use crate::proxy::error::Refusal;
+use crate::proxy::headers::Look;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::variables::{RequestVariables, RouteVariables};
 use crate::proxy::worker::Worker;
@@ -84,12 +85,13 @@ pub(super) async fn find_place(
     worker: &Worker,
     conn: &Conn,
     req: &mut Request<RequestBody>,
+    look: Look,
     taken: &[(HeaderName, HeaderValue)],
     outcome: &mut Outcome,
 ) -> Result<Place, Refusal> {
     let mut text = Text::Unread;
     loop {
-        let found = look_up(worker, conn, req.headers(), taken, outcome, text);
+        let found = look_up(worker, conn, req.headers(), look, taken, outcome, text);
         if let Some(place) = found.await? {
             return Ok(place);
         }
@@ -106,6 +108,7 @@ async fn look_up(
     worker: &Worker,
     conn: &Conn,
     headers: &HeaderMap,
+    look: Look,
     taken: &[(HeaderName, HeaderValue)],
     outcome: &mut Outcome,
     text: Text<'_>,
@@ -121,7 +124,7 @@ async fn look_up(
         Refusal::new(Reason::PathInvalid, detail)
     })?;
     let matched = reading.matched(raw_path, &read_uri);
-    let content_type = headers.get(CONTENT_TYPE);
+    let content_type = look.has_type.then(|| headers.get(CONTENT_TYPE)).flatten();
     // Addresses may be long in coming: what is made of the body does not wait for them.
     let (route, rewritten, upstream, hash) = {
         let content = Content::new(text, content_type.map_or(b"", HeaderValue::as_bytes));

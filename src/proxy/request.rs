@@ -268,7 +268,7 @@ async fn forward(
     if look.has_loop {
         mark.check(req.headers())?;
     }
-    let mut place = find_place(worker, conn, req, &[], outcome).await?;
+    let mut place = find_place(worker, conn, req, look, &[], outcome).await?;
 
     // A stream of HTTP/2 has no connection that could go over.
     let asks_for_more = look.has_upgrade && !conn.is_http2();
@@ -331,7 +331,7 @@ async fn forward(
         }
         let host = headers::text_value(authority.as_str()).ok_or(Reason::AuthorityInvalid)?;
         req.headers_mut().insert(HOST, host);
-        let found = find_place(worker, conn, req, &changed.taken, outcome);
+        let found = find_place(worker, conn, req, look, &changed.taken, outcome);
         place = Box::pin(found).await?;
         if !place.upstream.scheme.is_http2()
             && let Some(line) = req.headers_mut().remove(TE)
