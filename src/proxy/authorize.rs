@@ -90,7 +90,7 @@ pub async fn authorize(
     snapshot: &Snapshot,
     asked: &Asked<'_>,
 ) -> Result<(), Refusal> {
-    let Some(name) = snapshot.names.find(asked.authority.host()) else {
+    let Some(name) = conn.name_in(snapshot, asked.authority.host()) else {
         return Ok(());
     };
     if let Err(reason) = name.serving {
@@ -103,7 +103,7 @@ pub async fn authorize(
         return Ok(());
     }
     let Some(pinned) = &conn.pinned else {
-        return plain(worker, name, asked);
+        return plain(worker, &name, asked);
     };
     let (same_policy, same_ssl) = {
         let pinned = pinned.borrow();
@@ -117,10 +117,10 @@ pub async fn authorize(
         if !same_ssl {
             return Err(Reason::AuthorityPolicyMismatch.into());
         }
-        Box::pin(rejudge(worker, conn, name)).await?;
+        Box::pin(rejudge(worker, conn, &name)).await?;
     }
     let verdict = pinned.borrow().verdict;
-    match (skips(name, asked)?, verdict) {
+    match (skips(&name, asked)?, verdict) {
         (true, _) | (_, Ok(())) => Ok(()),
         (false, Err(reason)) => Err(reason.into()),
     }

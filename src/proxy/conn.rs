@@ -16,7 +16,7 @@ use crate::proxy::authority::LastHost;
 use crate::proxy::error::Refusal;
 use crate::proxy::forwarded::Via;
 use crate::proxy::worker::Inbound;
-use crate::snapshot::Id;
+use crate::snapshot::{Id, Name, Snapshot};
 use crate::telemetry::access::{ClientFacts, Kept, Kind, Record};
 use crate::tls::peer::{Accepted, ClientCertificate, Names};
 use crate::tls::server::ServerContext;
@@ -96,6 +96,13 @@ pub struct Tunnelled {
     pub uri: Uri,
 }
 
+/// A name as one snapshot has it.
+struct LastName {
+    version: u64,
+    host: Box<str>,
+    name: Option<Arc<Name>>,
+}
+
 /// What records say of a connection's TLS.
 #[derive(Debug)]
 struct TlsFacts {
@@ -127,6 +134,8 @@ pub struct Conn {
     pub sni: Option<Box<str>>,
     /// The last Host line.
     pub last_host: LastHost,
+    /// The name of its last request.
+    last_name: RefCell<Option<LastName>>,
     /// Requests that wait for their upstream, not for the client.
     waits: Cell<u32>,
     is_http2: Cell<bool>,
@@ -187,6 +196,7 @@ impl Conn {
             pinned,
             sni,
             last_host: LastHost::default(),
+            last_name: RefCell::default(),
             waits: Cell::new(0),
             progressed_at: Cell::new(activity.now()),
             tunnelled: RefCell::default(),
@@ -230,6 +240,25 @@ impl Conn {
     pub fn server_name<'a>(&'a self, fallback: Option<&'a SniName>) -> Option<&'a str> {
         self.pinned.as_ref()?;
         self.sni.as_deref().or(fallback.map(SniName::as_str))
+    }
+
+    /// The name that `host` leads to in `snapshot`, if one does. Looked up once for as long as both
+    /// stay: clients ask for the same one again.
+    pub fn name_in(&self, snapshot: &Snapshot, host: &str) -> Option<Arc<Name>> {
+        let mut last = self.last_name.borrow_mut();
+        if let Some(last) = &*last
+            && last.version == snapshot.version
+            && *last.host == *host
+        {
+            return last.name.clone();
+        }
+        let name = snapshot.names.find(host).cloned();
+        *last = Some(LastName {
+            version: snapshot.version,
+            host: host.into(),
+            name: name.clone(),
+        });
+        name
     }
 
     /// Whether it is pinned to this ssl.

@@ -363,6 +363,8 @@ pub fn is_identity(name: &str) -> bool {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use http::header::TE;
+
     use super::*;
     use crate::proxy::forwarded::{Via, forward};
     use crate::proxy::loops::Mark;
