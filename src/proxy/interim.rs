@@ -234,14 +234,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Interleaved<S> {
 mod tests {
     use std::net::Ipv4Addr;
     use std::task::Waker;
+    use std::time::Duration;
 
     use http::HeaderValue;
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::timeout;
 
     use super::*;
     use crate::net::stream::Stream;
     use crate::tls::socket::{Activity, Clock, Socket};
+
+    const LONG: Duration = Duration::from_secs(20);
 
     /// A client's connection, and what the client reads of it.
     async fn connection() -> (Interleaved<Stream>, TcpStream) {
@@ -319,7 +323,8 @@ mod tests {
                 answer = &answer[count.unwrap()..];
             }
         };
-        let (all, ()) = tokio::join!(read(&mut client, length), writing);
+        let both = async { tokio::join!(read(&mut client, length), writing) };
+        let (all, ()) = timeout(LONG, both).await.expect("all of it comes");
         assert_eq!(all[filled..], format!("{HINTS}answer"));
         assert!(io.lines.poll_empty(cx).is_ready());
     }
