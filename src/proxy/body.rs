@@ -545,7 +545,7 @@ impl Streamed {
                 self.waiting = None;
                 self.conn.progress();
                 if let Some(trailers) = frame.trailers_mut() {
-                    headers::to_downstream(trailers);
+                    headers::trailers_to_downstream(trailers);
                     self.has_closed = true;
                 }
                 if let Some(data) = frame.data_ref() {

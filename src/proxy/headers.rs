@@ -140,16 +140,22 @@ pub fn is_spelling_of(own: &str, name: &str) -> bool {
             .all(|(byte, wanted)| byte == wanted || (byte == b'_' && wanted == b'-'))
 }
 
-/// Takes out of a client's trailers what its headers may not have either.
+/// Takes out of a client's trailers what its headers may not have either, and what only they may have.
 pub fn trailers_to_upstream(trailers: &mut HeaderMap) {
     strip(
         trailers,
-        |name| is_hop_by_hop(name) || name == "forwarded" || is_ours(name) || is_identity(name),
+        |name| {
+            is_hop_by_hop(name)
+                || is_of_a_head(name)
+                || name == "forwarded"
+                || is_ours(name)
+                || is_identity(name)
+        },
         |_name, _line| {},
     );
 }
 
-/// Turns an upstream's headers, or trailers, into ours for the client.
+/// Turns an upstream's headers into ours for the client.
 pub fn to_downstream(headers: &mut HeaderMap) {
     strip(headers, is_hop_by_hop, |_name, _line| {});
 }
@@ -159,6 +165,18 @@ pub fn to_downstream(headers: &mut HeaderMap) {
 pub fn passes_downstream(fields: &Group) -> bool {
     let mut fields = fields.fields();
     !fields.any(|(name, _)| is_hop_by_hop(name.as_str()))
+}
+
+/// The same for its trailers.
+pub fn trailers_to_downstream(trailers: &mut HeaderMap) {
+    let is_out = |name: &str| is_hop_by_hop(name) || is_of_a_head(name);
+    strip(trailers, is_out, |_name, _line| {});
+}
+
+/// Whether it says how a message is framed or whom it is for, which trailers may not (RFC 9110
+/// §6.5.1): libraries of HTTP/2 take a length behind the content for a malformed message.
+fn is_of_a_head(name: &str) -> bool {
+    name == "content-length" || name == "host"
 }
 
 /// Whether a message's body is framed in one way that is understood here: by its length, or by
@@ -509,6 +527,19 @@ pub(super) mod tests {
             assert_eq!(headers.contains_key(TE), is_left, "{lines:?}");
             let taken = changed.taken.iter().any(|(name, _)| name == TE);
             assert_eq!(taken, !is_left, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn trailers_have_nothing_that_only_a_head_may_say() {
+        for turn in [trailers_to_upstream, trailers_to_downstream] {
+            let mut trailers = HeaderMap::new();
+            for name in ["content-length", "host", "te", "grpc-status"] {
+                trailers.insert(name, HeaderValue::from_static("1"));
+            }
+            turn(&mut trailers);
+            let left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
+            assert_eq!(left, ["grpc-status"]);
         }
     }
 

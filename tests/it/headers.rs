@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use http::{HeaderName, Request};
 use serde_json::json;
 
 use crate::support::TlsVersion;
@@ -376,6 +377,29 @@ fn answer_of_http_1_0_is_passed_on_in_http_1_1() {
         assert_eq!(reply.text(), "hello world");
         assert!(client.is_ended());
     }
+}
+
+/// RFC 9110 §6.5.1. What clients of HTTP/2 use takes a length there for a malformed answer.
+#[test]
+fn length_in_trailers_is_not_passed_on() {
+    let origin = TcpOrigin::talking(|_| {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n";
+        format!("{head}X-Checksum: 1\r\nContent-Length: 5\r\n\r\n").into_bytes()
+    });
+    let gateway = before(&origin.node());
+    let mut conn = H2Conn::plain(gateway.port("http")).unwrap();
+    let request = Request::get("http://h.example/").body(()).unwrap();
+    let stream = conn.send(request, true).unwrap();
+    let (answer, mut body) = conn.read_head(stream.into_answer()).unwrap();
+    assert_eq!(answer.status, 200);
+    let trailers = conn.drive(async {
+        while let Some(data) = body.data().await {
+            assert_eq!(data.unwrap(), "hello");
+        }
+        body.trailers().await.unwrap().unwrap()
+    });
+    let names: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
+    assert_eq!(names, ["x-checksum"]);
 }
 
 #[test]
