@@ -6,7 +6,7 @@ use std::net;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -127,6 +127,8 @@ pub struct Socket {
     drained: bool,
     /// The peer takes no more; see [`Socket::hear_out`].
     takes_no_more: bool,
+    /// What is written next is not all; see [`Socket::announce`].
+    more_follows: bool,
     activity: Rc<Activity>,
     /// What comes in over TLS that has a limit.
     key_updates: Option<KeyUpdates>,
@@ -140,6 +142,7 @@ impl Socket {
             tcp,
             drained: false,
             takes_no_more: false,
+            more_follows: false,
             activity,
             key_updates: None,
         }
@@ -150,6 +153,28 @@ impl Socket {
     /// there when a write fails, while tokio hears of it only in the runtime's next turn.
     pub(super) fn hear_out(&mut self, on: bool) {
         self.takes_no_more = on;
+    }
+
+    /// Whether more is written at once behind what is written next. The system may then wait for it
+    /// and send both together (`MSG_MORE`, tcp(7)): a packet for each record of TLS wakes the peer as
+    /// often, which costs more than to encrypt it. What was announced and does not come delays the
+    /// last bytes by 200 ms at most.
+    pub(super) fn announce(&mut self, more_follows: bool) {
+        self.more_follows = more_follows;
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if !self.more_follows {
+            return Pin::new(&mut self.tcp).poll_write(cx, buf);
+        }
+        loop {
+            ready!(self.tcp.poll_write_ready(cx))?;
+            let send = || SockRef::from(&self.tcp).send_with_flags(buf, libc::MSG_MORE);
+            match self.tcp.try_io(Interest::WRITABLE, send) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
     }
 
     /// The first byte the peer said, where a write failed before any was read: it tells what the
@@ -271,7 +296,7 @@ impl AsyncWrite for Socket {
         if self.takes_no_more {
             return Poll::Ready(Ok(buf.len()));
         }
-        let written = Pin::new(&mut self.tcp).poll_write(cx, buf);
+        let written = self.poll_send(cx, buf);
         self.wrote(written)
     }
 

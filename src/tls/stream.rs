@@ -31,6 +31,9 @@ use crate::tls::socket::Socket;
 use crate::tls::upstream;
 use crate::tls::verdict::Fault;
 
+/// The most content of one record (RFC 8446 §5.1).
+const RECORD_BYTES: usize = 16 << 10;
+
 /// The first TLS error of a connection, readable after the stream moved into hyper.
 pub type FaultCell = Rc<RefCell<Option<Fault>>>;
 
@@ -331,11 +334,23 @@ impl AsyncWrite for TlsStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
-        if let Poll::Ready(Err(error)) = &written {
-            self.note_unsent(error, cx);
+        let mut written = 0;
+        // libssl writes one record at a time, at most (SSL_MODE_ENABLE_PARTIAL_WRITE).
+        while let Some(rest) = buf.get(written..).filter(|rest| !rest.is_empty()) {
+            self.inner.get_mut().announce(rest.len() > RECORD_BYTES);
+            match Pin::new(&mut self.inner).poll_write(cx, rest) {
+                Poll::Ready(Ok(0)) => break,
+                Poll::Ready(Ok(count)) => written += count,
+                Poll::Ready(Err(error)) => {
+                    self.note_unsent(&error, cx);
+                    return Poll::Ready(Err(error));
+                }
+                // What libssl could not write of the rest is what the next call begins with.
+                Poll::Pending if written > 0 => break,
+                Poll::Pending => return Poll::Pending,
+            }
         }
-        written
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -381,6 +396,7 @@ mod tests {
 
     use openssl::ssl::{self, SslMethod, SslVerifyMode};
     use socket2::SockRef;
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
     use crate::tls::context;
@@ -548,6 +564,46 @@ mod tests {
                 assert_eq!(fault.alert(), Some(10), "{version:?}: {fault}");
             });
         }
+    }
+
+    /// A server that tells how much it read until the end.
+    fn reading() -> (SocketAddr, JoinHandle<usize>) {
+        let ca = sample::ca("CA");
+        let leaf = sample::leaf(&ca, "up.test", &["up.test"]);
+        let pair = KeyPair::parse(&leaf.cert, &leaf.key_pem).unwrap();
+        let mut ctx = context::base(SslMethod::tls_server(), only(TlsVersion::V1_3)).unwrap();
+        context::install(&mut ctx, &pair).unwrap();
+        let ctx = ctx.build();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let reading = thread::spawn(move || {
+            let (tcp, _) = listener.accept().unwrap();
+            let mut stream = ssl::SslStream::new(Ssl::new(&ctx).unwrap(), tcp).unwrap();
+            stream.accept().unwrap();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            let expected = (0_u8..=250).cycle();
+            assert!(all.iter().copied().eq(expected.take(all.len())));
+            all.len()
+        });
+        (address, reading)
+    }
+
+    #[test]
+    fn content_of_several_records_is_written_at_once_and_in_order() {
+        alone(async {
+            let (address, reading) = reading();
+            let mut stream = open(address, TlsVersion::V1_3).await;
+            stream.connect().await.unwrap();
+            // More than sockets hold: the server takes it meanwhile.
+            let content: Vec<u8> = (0_u8..=250).cycle().take(8 << 20).collect();
+            let (first, rest) = content.split_at(3 * RECORD_BYTES + 5);
+            let written = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, first)).await;
+            assert_eq!(written.unwrap(), first.len());
+            stream.write_all(rest).await.unwrap();
+            stream.shutdown().await.unwrap();
+            assert_eq!(reading.join().unwrap(), content.len());
+        });
     }
 
     #[test]

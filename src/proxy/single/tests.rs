@@ -327,6 +327,33 @@ fn no_more_of_an_answer_is_held_than_was_asked_for() {
 }
 
 #[test]
+fn what_came_before_a_cut_is_told_before_it() {
+    run(async {
+        for said in [
+            "content-length: 90000\r\n\r\n",
+            "transfer-encoding: chunked\r\n\r\n15f90\r\n",
+        ] {
+            let (conn, mut far) = connection().await;
+            conn.begin(&mut request(Method::GET, &[]), b"");
+            let head = format!("HTTP/1.1 200 OK\r\n{said}");
+            far.write_all(head.as_bytes()).await.unwrap();
+            answer(&conn).await.unwrap();
+            far.write_all(&[b'x'; 20_000]).await.unwrap();
+            far.shutdown().await.unwrap();
+            let mut count = 0;
+            let cut = loop {
+                match poll_fn(|cx| conn.poll_content(cx)).await.unwrap() {
+                    Ok(frame) => count += frame.into_data().unwrap().len(),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(count, 20_000, "{said:?}");
+            assert!(matches!(cut, Error::Cut), "{said:?}: {cut:?}");
+        }
+    });
+}
+
+#[test]
 fn a_request_that_is_given_up_halfway_never_looks_whole() {
     run(async {
         let body = vec![Bytes::from(vec![7; 1 << 20]); 32];
