@@ -25,7 +25,7 @@ pub use self::error::FipsError;
 pub use self::probe::{Expected, Probe};
 use super::digest::{Sha256, sha256};
 use super::error::CryptoError;
-use super::sys;
+use super::{offer, sys};
 
 /// The file name of the module in [`FipsRequest::module_dir`].
 pub const MODULE_FILE: &str = "fips.so";
@@ -47,7 +47,7 @@ static RUNNING: OnceLock<Running> = OnceLock::new();
 /// Which cryptography the process runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// OpenSSL's default provider.
+    /// OpenSSL's default provider, as far as it is used.
     Default,
     /// The FIPS module, and nothing beside it but the `base` provider's encoders.
     Fips,
@@ -133,7 +133,7 @@ struct Running {
     tests: Mutex<SelfTests>,
 }
 
-/// Starts OpenSSL without the FIPS module.
+/// Starts OpenSSL without the FIPS module, with what is used of its default provider.
 ///
 /// Ignores every configuration file, as [`start`] does, so that neither `OPENSSL_CONF` nor the
 /// system's `openssl.cnf` changes what this process accepts; the gateway's own configuration
@@ -143,7 +143,8 @@ struct Running {
 /// When libcrypto cannot initialise.
 pub fn start_default() -> Result<(), CryptoError> {
     BEGUN.store(true, Ordering::SeqCst);
-    init()
+    init()?;
+    offer::begin().map_err(CryptoError::during("load its default provider"))
 }
 
 /// Starts OpenSSL on the FIPS module alone, and proves that it is so.

@@ -9,6 +9,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`fips`] | how OpenSSL is started, with or without the FIPS module, and what is proved about it |
+//! | `offer` | what is there without the FIPS module |
 //! | [`libraries`] | which libraries this process runs code of |
 //! | [`dependencies`] | the cryptographic crates of this build |
 //! | [`digest`] | SHA-256, and its framing for several fields |
@@ -33,6 +34,7 @@ pub mod fips;
 pub mod libraries;
 pub mod mac;
 pub mod memory;
+mod offer;
 pub mod rand;
 pub mod sign;
 pub mod symmetric;

@@ -15,6 +15,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use std::ptr;
+use std::sync::OnceLock;
 
 use foreign_types::{ForeignType, ForeignTypeRef};
 use openssl::cipher_ctx::CipherCtxRef;
@@ -23,7 +24,7 @@ use openssl::error::ErrorStack;
 use openssl::lib_ctx::{LibCtx, LibCtxRef};
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, PKeyRef, Private};
-use openssl::provider::ProviderRef;
+use openssl::provider::{Provider, ProviderRef};
 use openssl::ssl::{SslContextBuilder, SslMethod, SslRef, SslSessionRef};
 use openssl::x509::store::{X509Store, X509StoreBuilderRef, X509StoreRef};
 use openssl::x509::{X509CrlRef, X509NameRef, X509Ref, X509StoreContextRef, X509VerifyResult};
@@ -169,6 +170,30 @@ mod c {
             params: *mut ffi::OSSL_PARAM,
         ) -> c_int;
         pub(super) fn OSSL_PROVIDER_self_test(provider: *const ffi::OSSL_PROVIDER) -> c_int;
+        pub(super) fn OSSL_PROVIDER_add_builtin(
+            library: *mut ffi::OSSL_LIB_CTX,
+            name: *const c_char,
+            begin: unsafe extern "C" fn(
+                *const c_void,
+                *const Dispatch,
+                *mut *const Dispatch,
+                *mut *mut c_void,
+            ) -> c_int,
+        ) -> c_int;
+        pub(super) fn OSSL_PROVIDER_query_operation(
+            provider: *const ffi::OSSL_PROVIDER,
+            operation: c_int,
+            no_cache: *mut c_int,
+        ) -> *const Algorithm;
+        pub(super) fn OSSL_PROVIDER_get0_provider_ctx(
+            provider: *const ffi::OSSL_PROVIDER,
+        ) -> *mut c_void;
+        pub(super) fn OSSL_PROVIDER_get_capabilities(
+            provider: *const ffi::OSSL_PROVIDER,
+            capability: *const c_char,
+            seen: Option<Told>,
+            arg: *mut c_void,
+        ) -> c_int;
         pub(super) fn OSSL_PARAM_construct_utf8_ptr(
             key: *const c_char,
             value: *mut *mut c_char,
@@ -231,6 +256,23 @@ mod c {
         ) -> c_int;
     }
 
+    /// `OSSL_CALLBACK` of `core.h`.
+    pub(super) type Told = unsafe extern "C" fn(*const ffi::OSSL_PARAM, *mut c_void) -> c_int;
+    /// `OSSL_DISPATCH` of `core.h`.
+    #[repr(C)]
+    pub(super) struct Dispatch {
+        pub(super) function_id: c_int,
+        pub(super) function: Option<unsafe extern "C" fn()>,
+    }
+    /// `OSSL_ALGORITHM` of `core.h`.
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    pub(super) struct Algorithm {
+        pub(super) names: *const c_char,
+        pub(super) properties: *const c_char,
+        pub(super) implementation: *const Dispatch,
+        pub(super) description: *const c_char,
+    }
     /// `CONF_VALUE` of `conf.h`.
     #[repr(C)]
     pub(super) struct ConfValue {
@@ -964,6 +1006,190 @@ pub fn conf_section(conf: &ConfRef, section: &CStr) -> Vec<(String, String)> {
     };
     (0..count).filter_map(entry).collect()
 }
+
+/// What a provider offers of which a part may be chosen: `OSSL_OP_…` of `core_dispatch.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// Ciphers.
+    Cipher = 2,
+    /// Kinds of keys.
+    Keys = 10,
+    /// The forms that keys are read from.
+    Decoder = 21,
+}
+
+/// A part of what the default provider offers, as a provider of its own.
+struct Part {
+    whole: *mut ffi::OSSL_PROVIDER,
+    chosen: Vec<(Offered, Vec<c::Algorithm>)>,
+}
+
+// SAFETY: providers may be used by all threads at once, and this one is never unloaded; its tables
+// of algorithms are constants of libcrypto.
+unsafe impl Send for Part {}
+// SAFETY: as above.
+unsafe impl Sync for Part {}
+
+static PART: OnceLock<Part> = OnceLock::new();
+
+impl Part {
+    /// The default provider, in a library context of its own that lasts as long as the process, and
+    /// what `keeps` takes of it.
+    fn choose(keeps: fn(Offered, &CStr, &CStr) -> bool) -> Result<Self, ErrorStack> {
+        let library = LibCtx::new()?;
+        let whole = Provider::load(Some(&library), "default")?;
+        let all = [Offered::Cipher, Offered::Keys, Offered::Decoder];
+        let chosen = all.map(|offered| {
+            let mut chosen = Vec::new();
+            let mut no_cache = 0;
+            // SAFETY: the provider is live. What it answers is null or a table that ends with an
+            // entry without names, which it keeps for as long as it is loaded.
+            let mut next = unsafe {
+                let operation = offered as c_int;
+                c::OSSL_PROVIDER_query_operation(whole.as_ptr(), operation, &raw mut no_cache)
+            };
+            // SAFETY: null, or an entry of that table; names and properties are C strings.
+            while let Some(algorithm) = unsafe { next.as_ref() }
+                && !algorithm.names.is_null()
+            {
+                // SAFETY: as above; what has names has properties.
+                let (names, properties) = unsafe {
+                    let properties = CStr::from_ptr(algorithm.properties);
+                    (CStr::from_ptr(algorithm.names), properties)
+                };
+                if keeps(offered, names, properties) {
+                    chosen.push(*algorithm);
+                }
+                // SAFETY: this was not the last entry.
+                next = unsafe { next.add(1) };
+            }
+            chosen.push(c::Algorithm {
+                names: ptr::null(),
+                properties: ptr::null(),
+                implementation: ptr::null(),
+                description: ptr::null(),
+            });
+            (offered, chosen)
+        });
+        let part = Self {
+            whole: whole.as_ptr(),
+            chosen: chosen.into(),
+        };
+        std::mem::forget((whole, library));
+        Ok(part)
+    }
+}
+
+/// Loads a part of the default provider, as a provider of this `name`: of [`Offered`] what `keeps`
+/// takes, by an algorithm's names and properties, and all else. The first caller chooses for the
+/// process. A null library is the default context, which then loads no provider by itself.
+///
+/// `OSSL_PROVIDER_add_builtin(3)`, `provider-base(7)`, `OSSL_PROVIDER_query_operation(3)`. The
+/// algorithms are the default provider's, and get its context: it lives in a library context of its
+/// own, and neither is ever freed. Returns 1 on success.
+///
+/// # Errors
+/// OpenSSL's own.
+pub fn load_part(
+    library: Option<&LibCtxRef>,
+    name: &CStr,
+    keeps: fn(Offered, &CStr, &CStr) -> bool,
+) -> Result<Provider, ErrorStack> {
+    unsafe extern "C" fn begin(
+        _core: *const c_void,
+        _offered_by_core: *const c::Dispatch,
+        functions: *mut *const c::Dispatch,
+        context: *mut *mut c_void,
+    ) -> c_int {
+        let Some(part) = PART.get() else {
+            return 0;
+        };
+        // SAFETY: libcrypto passes two places to be filled; the functions are a constant, and the
+        // context is the whole provider's, which is never unloaded.
+        unsafe {
+            *functions = FUNCTIONS.as_ptr();
+            *context = c::OSSL_PROVIDER_get0_provider_ctx(part.whole);
+        }
+        1
+    }
+    if PART.get().is_none() {
+        let part = Part::choose(keeps)?;
+        // Another thread's choice is as good.
+        let _ = PART.set(part);
+    }
+    let library_ptr = library.map_or(ptr::null_mut(), LibCtxRef::as_ptr);
+    // SAFETY: null or a live context; the name is a C string, which is copied.
+    succeeded(unsafe { c::OSSL_PROVIDER_add_builtin(library_ptr, name.as_ptr(), begin) })?;
+    Provider::load(library, &name.to_string_lossy())
+}
+
+/// What libcrypto calls of a [`Part`]: `OSSL_FUNC_PROVIDER_…` of `core_dispatch.h`.
+static FUNCTIONS: [c::Dispatch; 4] = {
+    unsafe extern "C" fn tell(_context: *mut c_void, params: *mut ffi::OSSL_PARAM) -> c_int {
+        let Some(part) = PART.get() else {
+            return 0;
+        };
+        // SAFETY: the whole provider is live; the parameters are passed on as they came.
+        unsafe { c::OSSL_PROVIDER_get_params(part.whole, params) }
+    }
+    unsafe extern "C" fn query(
+        _context: *mut c_void,
+        operation: c_int,
+        no_cache: *mut c_int,
+    ) -> *const c::Algorithm {
+        let Some(part) = PART.get() else {
+            return ptr::null();
+        };
+        // SAFETY: the whole provider is live; it fills what libcrypto passed to be filled.
+        let whole = unsafe { c::OSSL_PROVIDER_query_operation(part.whole, operation, no_cache) };
+        let mut chosen = part.chosen.iter();
+        let chosen = chosen.find(|(offered, _)| *offered as c_int == operation);
+        chosen.map_or(whole, |(_, algorithms)| algorithms.as_ptr())
+    }
+    unsafe extern "C" fn list(
+        _context: *mut c_void,
+        capability: *const c_char,
+        told: Option<c::Told>,
+        arg: *mut c_void,
+    ) -> c_int {
+        let Some(part) = PART.get() else {
+            return 0;
+        };
+        // SAFETY: the whole provider is live; what libcrypto passes is passed on.
+        unsafe { c::OSSL_PROVIDER_get_capabilities(part.whole, capability, told, arg) }
+    }
+    type Plain = unsafe extern "C" fn();
+    type Tell = unsafe extern "C" fn(*mut c_void, *mut ffi::OSSL_PARAM) -> c_int;
+    type Query = unsafe extern "C" fn(*mut c_void, c_int, *mut c_int) -> *const c::Algorithm;
+    type List =
+        unsafe extern "C" fn(*mut c_void, *const c_char, Option<c::Told>, *mut c_void) -> c_int;
+    // SAFETY: libcrypto calls each by its number as what it is (`provider-base(7)`).
+    let [tell, query, list] = unsafe {
+        [
+            std::mem::transmute::<Tell, Plain>(tell),
+            std::mem::transmute::<Query, Plain>(query),
+            std::mem::transmute::<List, Plain>(list),
+        ]
+    };
+    [
+        c::Dispatch {
+            function_id: 1026,
+            function: Some(tell),
+        },
+        c::Dispatch {
+            function_id: 1027,
+            function: Some(query),
+        },
+        c::Dispatch {
+            function_id: 1030,
+            function: Some(list),
+        },
+        c::Dispatch {
+            function_id: 0,
+            function: None,
+        },
+    ]
+};
 
 /// The names of all active providers of the default library context, in libcrypto's order.
 ///

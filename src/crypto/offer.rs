@@ -1,0 +1,131 @@
+//! What OpenSSL offers this process in default mode: the default provider, less what nothing here
+//! uses.
+//!
+//! For each certificate that a peer shows OpenSSL 3.0 goes through all algorithms and all forms of
+//! keys that there are (`OSSL_DECODER_CTX_new_for_pkey(3)`): a fifth of a handshake. What is left
+//! out is gone for good, so that nothing falls back to it either (decision record 30). With later
+//! OpenSSLs the default provider is there whole; in FIPS mode the module decides.
+
+use std::ffi::CStr;
+use std::sync::OnceLock;
+
+use openssl::error::ErrorStack;
+use openssl::lib_ctx::LibCtxRef;
+use openssl::provider::Provider;
+
+use super::sys::{self, Offered};
+
+/// OpenSSL 3.1, as `OPENSSL_version_num(3)` has it. Of later ones 3.5 keeps decoders by itself, and
+/// its random generators look for their ciphers under the provider's name in the provider's own
+/// library context, where there is none of ours.
+const LATER: i64 = 0x3010_0000;
+/// The provider's name.
+const NAME: &CStr = c"portcullis";
+
+/// The ciphers of TLS, of what is sealed here or by APISIX, and of encrypted private keys (PEM,
+/// RFC 1421).
+const CIPHERS: [&[u8]; 7] = [
+    b"AES-128-GCM",
+    b"AES-256-GCM",
+    b"ChaCha20-Poly1305",
+    b"AES-128-CBC",
+    b"AES-192-CBC",
+    b"AES-256-CBC",
+    b"DES-EDE3-CBC",
+];
+/// Kinds of keys that no certificate here may have, and those of MACs, which are not made of keys
+/// here.
+const NO_KEYS: [&[u8]; 7] = [
+    b"DH",
+    b"DHX",
+    b"DSA",
+    b"SM2",
+    b"SIPHASH",
+    b"POLY1305",
+    b"CMAC",
+];
+/// Microsoft's forms of keys, which are not PEM.
+const NO_FORMS: [&[u8]; 2] = [b"input=msblob", b"input=pvk"];
+
+/// Has the default library context of OpenSSL 3.0 offer that and no more. Before anything was asked
+/// of it.
+///
+/// # Errors
+/// OpenSSL's own.
+pub(super) fn begin() -> Result<(), ErrorStack> {
+    static LOADED: OnceLock<Provider> = OnceLock::new();
+    if openssl::version::number() >= LATER {
+        return Ok(());
+    }
+    let provider = load(None)?;
+    // Never unloaded: keys and contexts of the whole process live in it.
+    LOADED.get_or_init(|| provider);
+    Ok(())
+}
+
+fn load(library: Option<&LibCtxRef>) -> Result<Provider, ErrorStack> {
+    sys::load_part(library, NAME, keeps)
+}
+
+fn keeps(offered: Offered, names: &CStr, properties: &CStr) -> bool {
+    // Other names of the same algorithm follow.
+    let name = names.to_bytes().split(|byte| *byte == b':').next();
+    let name = name.unwrap_or_default();
+    let is_one_of = |list: &[&[u8]]| list.iter().any(|one| one.eq_ignore_ascii_case(name));
+    let mut properties = properties.to_bytes().split(|byte| *byte == b',');
+    match offered {
+        Offered::Cipher => is_one_of(&CIPHERS),
+        Offered::Keys => !is_one_of(&NO_KEYS),
+        Offered::Decoder => {
+            !is_one_of(&NO_KEYS) && !properties.any(|property| NO_FORMS.contains(&property))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openssl::cipher::Cipher;
+    use openssl::lib_ctx::LibCtx;
+    use openssl::md::Md;
+
+    use super::*;
+
+    #[test]
+    fn what_is_used_is_offered_and_nothing_else_of_its_kind() {
+        let (all, some) = (LibCtx::new().unwrap(), LibCtx::new().unwrap());
+        let _providers = (
+            Provider::load(Some(&all), "default").unwrap(),
+            load(Some(&some)).unwrap(),
+        );
+        let has = |library: &LibCtx, name| Cipher::fetch(Some(library), name, None).is_ok();
+        for cipher in CIPHERS {
+            let name = std::str::from_utf8(cipher).unwrap();
+            assert!(has(&all, name) && has(&some, name), "{name}");
+        }
+        for name in ["CAMELLIA-256-CBC", "AES-256-OFB", "AES-128-ECB"] {
+            assert!(has(&all, name) && !has(&some, name), "{name}");
+        }
+        // Of other kinds all is there.
+        for name in ["SHA2-256", "SHA1", "SHA3-256", "BLAKE2B-512"] {
+            assert!(Md::fetch(Some(&some), name, None).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn keys_are_left_out_by_their_kind_and_by_their_form() {
+        let keys = |names: &CStr| keeps(Offered::Keys, names, c"provider=default");
+        assert!(keys(c"EC:id-ecPublicKey:1.2.840.10045.2.1") && keys(c"RSA") && keys(c"ED448"));
+        assert!(!keys(c"DSA:dsaEncryption:1.2.840.10040.4.1") && !keys(c"dh"));
+        let form = |names: &CStr, properties: &CStr| keeps(Offered::Decoder, names, properties);
+        assert!(form(
+            c"RSA",
+            c"provider=default,fips=yes,input=der,structure=rsa"
+        ));
+        assert!(!form(c"RSA", c"provider=default,fips=yes,input=msblob"));
+        assert!(!form(c"RSA", c"provider=default,fips=yes,input=pvk"));
+        assert!(!form(
+            c"DSA",
+            c"provider=default,fips=yes,input=der,structure=dsa"
+        ));
+    }
+}
