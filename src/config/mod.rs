@@ -576,7 +576,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// `limits.body_timeout`: between two reads of a request's body. Default 60 s.
     pub body_timeout: Duration,
-    /// `limits.handshakes`: handshakes in flight in the process; 0 (default): cores + 1.
+    /// `limits.handshakes`: handshakes in flight in the process; 0 (default): as many as there are cores, two at
+    /// least.
     pub handshakes: usize,
     /// `limits.contexts`: names whose TLS context is kept. Default 20,000.
     pub contexts: usize,
@@ -593,11 +594,12 @@ impl Config {
         }
     }
 
-    /// The number of handshakes in flight: `limits.handshakes`, or cores + 1.
+    /// The number of handshakes in flight: `limits.handshakes`, or as many as there are cores, two at
+    /// least.
     #[must_use]
     pub fn handshake_count(&self) -> usize {
         if self.limits.handshakes == 0 {
-            core_count() + 1
+            core_count().max(2)
         } else {
             self.limits.handshakes
         }

@@ -1,14 +1,16 @@
 //! TLS handshakes of accepted connections: bounded for the process, one step at a time.
 //!
-//! A step of a handshake computes for up to a millisecond. At most cores + 1 are in flight in the
-//! process, each yields before it computes, and a client that keeps us waiting gives its place
-//! back, so that established connections do not starve in a storm.
+//! A step of a handshake computes for up to a millisecond. Of a thread's handshakes one computes at
+//! a time, and before each step whatever else is ready on the thread is served, so that established
+//! connections wait for one step at most. Few are in flight in the process, so that its cores are
+//! left to others between the steps: to the client, and to an upstream on the same machine.
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpStream;
@@ -21,8 +23,11 @@ use crate::tls::server::{ListenerAcceptor, ServerContext};
 use crate::tls::socket::{Activity, Socket};
 use crate::tls::stream::{Step, TlsStream};
 
-/// How long a client may keep its place without sending, while nobody else waits for one.
-const PATIENCE: Duration = Duration::from_millis(5);
+/// How long a client may keep its place without sending.
+const PATIENCE: Duration = Duration::from_millis(2);
+/// After a client that did not send in that time, so many give their places back at once if others
+/// wait for them: clients that are far away, or silent, must not hold up the rest.
+const HURRIED: u32 = 16;
 /// The first byte of a TLS record that carries a handshake (RFC 8446 §5.1).
 const RECORD_HANDSHAKE: u8 = 0x16;
 /// How often a handshake may ask for its context: the snapshot may move while it is built.
@@ -30,21 +35,81 @@ const CONTEXT_TRIES: u32 = 4;
 
 /// The places for handshakes in flight, shared by all threads.
 #[derive(Clone, Debug)]
-pub struct Turns(Arc<Semaphore>);
+pub struct Turns {
+    places: Arc<Semaphore>,
+    hurried: Arc<AtomicU32>,
+}
 
 impl Turns {
-    /// So many places.
+    /// So many places, at least one.
     #[must_use]
     pub fn new(places: usize) -> Self {
-        Self(Arc::new(Semaphore::new(places.max(1))))
-    }
-
-    fn are_wanted(&self) -> bool {
-        self.0.available_permits() == 0
+        Self {
+            places: Arc::new(Semaphore::new(places.max(1))),
+            hurried: Arc::default(),
+        }
     }
 
     async fn take(&self) -> Option<OwnedSemaphorePermit> {
-        self.0.clone().acquire_owned().await.ok()
+        self.places.clone().acquire_owned().await.ok()
+    }
+
+    fn are_wanted(&self) -> bool {
+        self.places.available_permits() == 0
+    }
+
+    /// Whether a handshake that waits for its client may keep its place meanwhile.
+    fn may_keep(&self) -> bool {
+        let hurry = |left: u32| left.checked_sub(1);
+        let order = Ordering::Relaxed;
+        !self.are_wanted() || self.hurried.fetch_update(order, order, hurry).is_err()
+    }
+
+    /// Waits for the client. It keeps its place for as long as it may.
+    async fn wait<T>(
+        &self,
+        place: &mut Option<OwnedSemaphorePermit>,
+        client: impl Future<Output = T>,
+    ) -> T {
+        tokio::pin!(client);
+        if self.may_keep() {
+            if let Ok(came) = tokio::time::timeout(PATIENCE, client.as_mut()).await {
+                return came;
+            }
+            if self.are_wanted() {
+                self.hurried.store(HURRIED, Ordering::Relaxed);
+            }
+        }
+        drop(place.take());
+        client.await
+    }
+}
+
+/// The handshakes of one thread.
+#[derive(Debug)]
+pub struct Lane {
+    turns: Turns,
+    /// Whose is the next step; in the order in which they asked.
+    step: Semaphore,
+}
+
+impl Lane {
+    /// A thread's, with the process's places.
+    #[must_use]
+    pub fn new(turns: Turns) -> Self {
+        Self {
+            turns,
+            step: Semaphore::new(1),
+        }
+    }
+
+    /// Computes a step when all that the thread had ready was served.
+    async fn step<T>(&self, step: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
+        // Closed by nobody.
+        let _next = self.step.acquire().await.ok();
+        // The runtime looks for what the sockets have before it goes on here, and serves that first.
+        tokio::task::yield_now().await;
+        poll_fn(step).await
     }
 }
 
@@ -84,7 +149,7 @@ pub async fn greet<B, F>(
     acceptor: &ListenerAcceptor,
     tcp: TcpStream,
     activity: Rc<Activity>,
-    turns: &Turns,
+    lane: &Lane,
     build: B,
 ) -> Result<Greeting, Refused>
 where
@@ -102,7 +167,7 @@ where
         Ok(tls) => tls,
         Err(error) => return Err(Refused::unread(Reason::Internal, error.to_string())),
     };
-    match shake(&mut tls, turns, build).await {
+    match shake(&mut tls, lane, build).await {
         Ok(()) => {}
         Err((reason, detail)) => return Err(refused(tls, reason, detail)),
     }
@@ -112,8 +177,8 @@ where
     }
 }
 
-/// Steps through a handshake, taking a turn for each computation.
-async fn shake<B, F>(tls: &mut TlsStream, turns: &Turns, build: B) -> Result<(), (Reason, String)>
+/// Steps through a handshake.
+async fn shake<B, F>(tls: &mut TlsStream, lane: &Lane, build: B) -> Result<(), (Reason, String)>
 where
     B: Fn(Digest, Arc<str>) -> F,
     F: Future<Output = Result<Arc<ServerContext>, Reason>>,
@@ -121,37 +186,20 @@ where
     let gone = |error: io::Error| (Reason::ClientGone, error.to_string());
     let mut tries = 0;
     let mut failed: Option<(Digest, Reason)> = None;
-    let mut turn = None;
+    let mut place = None;
     loop {
-        if turn.is_none() {
-            turn = turns.take().await;
+        if place.is_none() {
+            place = lane.turns.take().await;
         }
-        // Lets the I/O driver be polled: connections that are established go first.
-        tokio::task::yield_now().await;
-        match poll_fn(|cx| Poll::Ready(tls.step_accept(cx))).await {
+        match lane.step(|cx| Poll::Ready(tls.step_accept(cx))).await {
             Step::Done => return Ok(()),
             Step::Failed { reason, detail } => return Err((reason, detail)),
             Step::WantClient => {
-                let wait = tls.unblocked();
-                tokio::pin!(wait);
-                let at_once = async {
-                    if turns.are_wanted() {
-                        return None;
-                    }
-                    tokio::time::timeout(PATIENCE, wait.as_mut()).await.ok()
-                };
-                let ready = at_once.await;
-                let ready = match ready {
-                    Some(ready) => ready,
-                    None => {
-                        drop(turn.take());
-                        wait.await
-                    }
-                };
+                let ready = lane.turns.wait(&mut place, tls.unblocked()).await;
                 ready.map_err(gone)?;
             }
             Step::WantContext { key, ssl_id } => {
-                drop(turn.take());
+                drop(place.take());
                 tries += 1;
                 if tries > CONTEXT_TRIES {
                     let detail = "its context was replaced again and again".to_owned();
@@ -204,4 +252,105 @@ fn now() -> i64 {
         .ok()
         .and_then(|since| i64::try_from(since.as_secs()).ok())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::future::{pending, ready};
+    use std::io::Write;
+    use std::os::unix::net::UnixStream as Peer;
+
+    use tokio::net::UnixStream;
+    use tokio::sync::oneshot;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn between_two_steps_the_thread_serves_what_came_meanwhile() {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let lane = Rc::new(Lane::new(Turns::new(2)));
+        let (client, served) = Peer::pair().unwrap();
+        served.set_nonblocking(true).unwrap();
+        let served = UnixStream::from_std(served).unwrap();
+        let local = LocalSet::new();
+        let request = {
+            let order = order.clone();
+            local.spawn_local(async move {
+                served.readable().await.unwrap();
+                order.borrow_mut().push("request");
+                served
+            })
+        };
+        // The request comes while the first step computes.
+        let steps = ["first", "second"].map(|name| {
+            let (lane, order) = (lane.clone(), order.clone());
+            let mut client = client.try_clone().unwrap();
+            local.spawn_local(async move {
+                let step = |_: &mut Context<'_>| {
+                    client.write_all(b"GET").unwrap();
+                    order.borrow_mut().push(name);
+                    Poll::Ready(())
+                };
+                lane.step(step).await;
+            })
+        });
+        for step in steps {
+            local.run_until(step).await.unwrap();
+        }
+        local.run_until(request).await.unwrap();
+        assert_eq!(*order.borrow(), ["first", "request", "second"]);
+    }
+
+    #[tokio::test]
+    async fn client_that_answers_keeps_its_place_and_a_silent_one_gives_it_back() {
+        let turns = Turns::new(1);
+        let mut place = turns.take().await;
+        turns.wait(&mut place, ready(())).await;
+        assert!(place.is_some());
+        let (answer, answered) = oneshot::channel();
+        let silent = {
+            let turns = turns.clone();
+            tokio::spawn(async move {
+                turns.wait(&mut place, answered).await.unwrap();
+                place.is_some()
+            })
+        };
+        // There is one place: it can be had only when the silent one has given it back.
+        let other = turns.take().await;
+        assert!(other.is_some());
+        answer.send(()).unwrap();
+        assert!(!silent.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn after_a_silent_client_the_next_ones_make_room_at_once() {
+        let turns = Turns::new(1);
+        let keeps = || {
+            let turns = turns.clone();
+            async move {
+                let mut place = turns.take().await;
+                // Others wait: no place is free.
+                let may_keep = turns.may_keep();
+                if may_keep {
+                    tokio::select! {
+                        () = turns.wait(&mut place, pending()) => {}
+                        given_back = turns.take() => assert!(given_back.is_some()),
+                    }
+                }
+                may_keep
+            }
+        };
+        assert!(keeps().await);
+        for _ in 0..HURRIED {
+            assert!(!keeps().await);
+        }
+        assert!(keeps().await);
+        // Where nobody waits there is no hurry.
+        let turns = Turns::new(2);
+        turns.hurried.store(HURRIED, Ordering::Relaxed);
+        let _place = turns.take().await;
+        assert!(turns.may_keep());
+    }
 }

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::failure::Reason;
-use crate::net::handshake::{self, Greeting, Turns};
+use crate::net::handshake::{self, Greeting, Lane, Turns};
 use crate::net::listener;
 use crate::net::stream::{Stream, answer_plainly};
 use crate::net::sweep::{Sweep, Until, millis};
@@ -79,6 +79,10 @@ where
     let sweep = Sweep::new();
     tokio::task::spawn_local(sweep.clone().run(|| {}));
     let crowd = Rc::new(Crowd::default());
+    let tls = tls.map(|tls| {
+        let lane = Lane::new(tls.turns.clone());
+        Rc::new((tls, lane))
+    });
     let graceful = Rc::new(hyper_util::server::graceful::GracefulShutdown::new());
     loop {
         let (tcp, peer) = tokio::select! {
@@ -185,11 +189,11 @@ impl Drop for Place {
 async fn greet(
     tcp: tokio::net::TcpStream,
     peer: SocketAddr,
-    tls: Option<Tls>,
+    tls: Option<Rc<(Tls, Lane)>>,
     activity: Rc<Activity>,
     sweep: &Rc<Sweep>,
 ) -> Option<(Stream, Option<Box<Accepted>>)> {
-    let Some(tls) = tls else {
+    let Some((tls, lane)) = tls.as_deref() else {
         return Some((Stream::Plain(Socket::new(tcp, activity)), None));
     };
     let no_build = |_, _| std::future::ready(Err(Reason::ContextUnavailable));
@@ -197,7 +201,7 @@ async fn greet(
         let reason = reason.code();
         tracing::info!(reason, detail, %peer, "an admin handshake failed");
     };
-    let greeting = handshake::greet(&tls.acceptor, tcp, activity, &tls.turns, no_build);
+    let greeting = handshake::greet(&tls.acceptor, tcp, activity, lane, no_build);
     match with_patience(greeting).await? {
         Ok(Greeting::Tls(stream, accepted)) => {
             tls.agreed.add(&stream.agreed());

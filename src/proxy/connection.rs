@@ -136,7 +136,7 @@ async fn greet(
         acceptor,
         tcp,
         activity,
-        &worker.turns,
+        &worker.handshakes,
         build,
     ));
     let greeted = worker.sweep.within(deadline, greeting).await;

@@ -19,7 +19,7 @@ use crate::failure::Reason;
 use crate::http2::Stock;
 use crate::matching::sni::SniName;
 use crate::net::dial::{Dialer, Forbidden};
-use crate::net::handshake::Turns;
+use crate::net::handshake::{Lane, Turns};
 use crate::net::listener;
 use crate::net::resolve::Resolver;
 use crate::net::sweep::{Sweep, TICK, millis};
@@ -120,8 +120,8 @@ pub struct Worker {
     pub discovered: Discovered,
     /// Its clients' connections.
     pub registry: Rc<Registry>,
-    /// The process's places for handshakes.
-    pub turns: Turns,
+    /// Its handshakes.
+    pub handshakes: Lane,
     /// Its tasks for the streams of HTTP/2.
     pub streams: Rc<Servants<Stream>>,
     /// What its connections of HTTP/2 lend each other.
@@ -235,7 +235,7 @@ async fn run(parts: Parts) -> std::io::Result<()> {
         upstreams: Upstreams::default(),
         discovered: Discovered::default(),
         registry: Rc::default(),
-        turns: parts.turns,
+        handshakes: Lane::new(parts.turns),
         streams: Rc::default(),
         stock: Stock::new(),
         ahead: Held::default(),
