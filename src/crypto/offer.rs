@@ -3,7 +3,7 @@
 //!
 //! For each certificate that a peer shows OpenSSL 3.0 goes through all algorithms and all forms of
 //! keys that there are (`OSSL_DECODER_CTX_new_for_pkey(3)`): a fifth of a handshake. What is left
-//! out is gone for good, so that nothing falls back to it either (decision record 30). With later
+//! out is gone for good, so that nothing falls back to it either (decision record 31). With later
 //! OpenSSLs the default provider is there whole; in FIPS mode the module decides.
 
 use std::ffi::CStr;
