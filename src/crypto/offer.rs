@@ -19,8 +19,6 @@ use super::sys::{self, Offered};
 /// its random generators look for their ciphers under the provider's name in the provider's own
 /// library context, where there is none of ours.
 const LATER: i64 = 0x3010_0000;
-/// The provider's name.
-const NAME: &CStr = c"portcullis";
 
 /// The ciphers of TLS, of what is sealed here or by APISIX, and of encrypted private keys (PEM,
 /// RFC 1421).
@@ -56,7 +54,7 @@ pub(super) fn begin() -> Result<(), ErrorStack> {
 }
 
 fn load(library: Option<&LibCtxRef>) -> Result<Provider, ErrorStack> {
-    sys::load_part(library, NAME, keeps)
+    sys::load_part(library, keeps)
 }
 
 fn keeps(offered: Offered, names: &CStr, properties: &CStr) -> bool {

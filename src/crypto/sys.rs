@@ -1080,7 +1080,10 @@ impl Part {
     }
 }
 
-/// Loads a part of the default provider, as a provider of this `name`: of [`Offered`] what `keeps`
+/// The name of a part of the default provider, as OpenSSL knows it: `default` is taken.
+const PART_NAME: &CStr = c"portcullis";
+
+/// Loads a part of the default provider: of [`Offered`] what `keeps`
 /// takes, by an algorithm's names and properties, and all else. The first caller chooses for the
 /// process. A null library is the default context, which then loads no provider by itself.
 ///
@@ -1092,7 +1095,6 @@ impl Part {
 /// OpenSSL's own.
 pub fn load_part(
     library: Option<&LibCtxRef>,
-    name: &CStr,
     keeps: fn(Offered, &CStr, &CStr) -> bool,
 ) -> Result<Provider, ErrorStack> {
     unsafe extern "C" fn begin(
@@ -1119,8 +1121,8 @@ pub fn load_part(
     }
     let library_ptr = library.map_or(ptr::null_mut(), LibCtxRef::as_ptr);
     // SAFETY: null or a live context; the name is a C string, which is copied.
-    succeeded(unsafe { c::OSSL_PROVIDER_add_builtin(library_ptr, name.as_ptr(), begin) })?;
-    Provider::load(library, &name.to_string_lossy())
+    succeeded(unsafe { c::OSSL_PROVIDER_add_builtin(library_ptr, PART_NAME.as_ptr(), begin) })?;
+    Provider::load(library, &PART_NAME.to_string_lossy())
 }
 
 /// What libcrypto calls of a [`Part`]: `OSSL_FUNC_PROVIDER_…` of `core_dispatch.h`.
@@ -1807,7 +1809,8 @@ fn fetched<T>(object: *mut T) -> Result<*mut T, ErrorStack> {
     }
 }
 
-/// A copy of a provider's name; `None` for the null provider.
+/// A copy of a provider's name; `None` for the null provider. A part of the default provider has its
+/// name: its algorithms are the default provider's own.
 ///
 /// `OSSL_PROVIDER_get0_name(3)`: the name is the provider's own.
 ///
@@ -1819,5 +1822,6 @@ unsafe fn provider_name(provider: *const ffi::OSSL_PROVIDER) -> Option<String> {
     }
     // SAFETY: `provider` is live, by contract; its name is a C string that lives as long.
     let name = unsafe { CStr::from_ptr(c::OSSL_PROVIDER_get0_name(provider)) };
+    let name = if name == PART_NAME { c"default" } else { name };
     Some(name.to_string_lossy().into_owned())
 }
