@@ -539,7 +539,7 @@ mod tests {
              status: {listen: []}\n\
              upstream: {trust_file: system}\n\
              security: {refuse_weakening: true, require_upstream_verify: true}\n\
-             proxy: {nginx_400: pass, router: radixtree_uri, upstream_status: always, interim_answers: http2,\n\
+             proxy: {nginx_400: pass, router: radixtree_uri, upstream_status: always, interim_answers: all,\n\
              \x20       delete_uri_tail_slash: true, normalize_uri_like_servlet: true, match_uri_encoded_slash: true}\n\
              log: {level: debug, format: json}\n\
              limits: {connections: 1, header_bytes: 8192, header_lines: 200, routed_body_bytes: 6, header_timeout: 1, idle_timeout: 2,\n\
@@ -560,7 +560,7 @@ mod tests {
         assert!(config.proxy.delete_uri_tail_slash && config.proxy.match_uri_encoded_slash);
         assert!(config.proxy.normalize_uri_like_servlet);
         assert_eq!(config.proxy.upstream_status, UpstreamStatus::Always);
-        assert_eq!(config.proxy.interim_answers, InterimAnswers::Http2);
+        assert_eq!(config.proxy.interim_answers, InterimAnswers::All);
         assert_eq!(config.log.level, LogLevel::Debug);
         assert_eq!(config.handshake_count(), 4);
         assert_eq!(config.admin.https.client_ca, Some("/ca".into()));

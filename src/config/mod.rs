@@ -426,7 +426,7 @@ pub struct Proxy {
     pub router: Router,
     /// `proxy.upstream_status`. Default: [`UpstreamStatus::Errors`].
     pub upstream_status: UpstreamStatus,
-    /// `proxy.interim_answers`. Default: [`InterimAnswers::All`].
+    /// `proxy.interim_answers`. Default: [`InterimAnswers::Http2`].
     pub interim_answers: InterimAnswers,
     /// `proxy.delete_uri_tail_slash`: `/a/` is `/a` to routes. Default: false.
     pub delete_uri_tail_slash: bool,
@@ -454,14 +454,15 @@ impl UpstreamStatus {
 
 /// Which clients are told what upstreams say before they answer: 1xx but 100.
 ///
-/// A client of HTTP/1.1 that knows no interim answers takes one for the answer itself, and what follows
-/// for the next one (RFC 8297 §3); Python's `http.client` does.
+/// RFC 9110 §15.2 has a proxy pass them on. A client of HTTP/1.1 that knows none takes one for the
+/// answer itself, and the answer for the next one's (RFC 8297 §3): Python's `http.client` does, and
+/// all that is built on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InterimAnswers {
-    /// `all`: those of HTTP/1.1 and HTTP/2 (RFC 9110 §15.2).
-    #[default]
+    /// `all`: those of HTTP/1.1 and HTTP/2.
     All,
-    /// `http2`: those of HTTP/2 alone.
+    /// `http2`: those of HTTP/2 alone, where a client cannot take one for the other.
+    #[default]
     Http2,
 }
 

@@ -46,8 +46,13 @@ fn hinting_by_streams() -> TcpOrigin {
     })
 }
 
+/// A gateway that tells clients of HTTP/1.1 as well.
+fn telling_all() -> Setup {
+    Setup::default().set("proxy.interim_answers", "all")
+}
+
 fn before(origin: &TcpOrigin) -> Gateway {
-    let gateway = Gateway::start();
+    let gateway = telling_all().start();
     let upstream = json!({"nodes": {origin.node(): 1}});
     let route = json!({"uri": "/*", "enable_websocket": true, "upstream": upstream});
     gateway.configure("/routes/r", &route);
@@ -71,7 +76,7 @@ fn expect_hints(client: &mut RawClient) {
 #[test]
 fn curl_is_given_early_hints_whatever_it_and_the_upstream_speak() {
     let (one, many) = (hinting(), hinting_by_streams());
-    let site = Site::start();
+    let site = Site::with(telling_all());
     site.put_ssl("h", "h.example", &json!({}))
         .expect_status(201);
     for (path, scheme, origin) in [("/one", "http", &one), ("/many", "grpc", &many)] {
@@ -107,7 +112,7 @@ fn hints_are_there_while_the_answer_is_not() {
             drop(conn.write_all(&ok("answer")));
         }
     });
-    let site = Site::start();
+    let site = Site::with(telling_all());
     let upstream = json!({"nodes": {origin.node(): 1}});
     site.gateway
         .configure("/routes/r", &json!({"uri": "/x", "upstream": upstream}));
@@ -157,11 +162,9 @@ fn client_of_http_1_0_is_given_the_answer_alone() {
 }
 
 #[test]
-fn clients_of_http_1_1_are_told_nothing_where_that_is_said() {
+fn clients_of_http_1_1_are_told_nothing_unless_that_is_said() {
     let origin = hinting();
-    let gateway = Setup::default()
-        .set("proxy.interim_answers", "http2")
-        .start();
+    let gateway = Gateway::start();
     let upstream = json!({"nodes": {origin.node(): 1}});
     gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
     gateway.connect().get("h", "/", &[]).expect_status(200);
@@ -292,7 +295,7 @@ fn hints_of_an_upstream_that_fails_stay_said() {
         drop(conn.write_all(HINTS.as_bytes()));
     });
     let other = TcpOrigin::answering(ok("other"));
-    let gateway = Gateway::start();
+    let gateway = telling_all().start();
     for (uri, nodes, status) in [
         (
             "/alone",
