@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,7 +23,8 @@ use crate::tls::server::{ListenerAcceptor, ServerContext};
 use crate::tls::socket::{Activity, Socket};
 use crate::tls::stream::{Step, TlsStream};
 
-/// How long a client may keep its place without sending.
+/// How long a client may keep its place without sending, all pauses of its handshake together: else a
+/// byte now and then would keep it.
 const PATIENCE: Duration = Duration::from_millis(2);
 /// After a client that did not send in that time, so many give their places back at once if others
 /// wait for them: clients that are far away, or silent, must not hold up the rest.
@@ -50,8 +51,12 @@ impl Turns {
         }
     }
 
-    async fn take(&self) -> Option<OwnedSemaphorePermit> {
-        self.places.clone().acquire_owned().await.ok()
+    /// Waits for a place, if `place` is none.
+    async fn take(&self, place: &mut Place) {
+        if place.permit.is_none() {
+            // Closed by nobody.
+            place.permit = self.places.clone().acquire_owned().await.ok();
+        }
     }
 
     fn are_wanted(&self) -> bool {
@@ -66,22 +71,38 @@ impl Turns {
     }
 
     /// Waits for the client. It keeps its place for as long as it may.
-    async fn wait<T>(
-        &self,
-        place: &mut Option<OwnedSemaphorePermit>,
-        client: impl Future<Output = T>,
-    ) -> T {
+    async fn wait<T>(&self, place: &mut Place, client: impl Future<Output = T>) -> T {
         tokio::pin!(client);
-        if self.may_keep() {
-            if let Ok(came) = tokio::time::timeout(PATIENCE, client.as_mut()).await {
+        if !place.patience.is_zero() && self.may_keep() {
+            let since = Instant::now();
+            if let Ok(came) = tokio::time::timeout(place.patience, client.as_mut()).await {
+                place.patience = place.patience.saturating_sub(since.elapsed());
                 return came;
             }
+            place.patience = Duration::ZERO;
             if self.are_wanted() {
                 self.hurried.store(HURRIED, Ordering::Relaxed);
             }
         }
-        drop(place.take());
+        drop(place.permit.take());
         client.await
+    }
+}
+
+/// One handshake's place, while it has one.
+#[derive(Debug)]
+struct Place {
+    permit: Option<OwnedSemaphorePermit>,
+    /// How long its client may yet keep it without sending.
+    patience: Duration,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self {
+            permit: None,
+            patience: PATIENCE,
+        }
     }
 }
 
@@ -186,11 +207,9 @@ where
     let gone = |error: io::Error| (Reason::ClientGone, error.to_string());
     let mut tries = 0;
     let mut failed: Option<(Digest, Reason)> = None;
-    let mut place = None;
+    let mut place = Place::default();
     loop {
-        if place.is_none() {
-            place = lane.turns.take().await;
-        }
+        lane.turns.take(&mut place).await;
         match lane.step(|cx| Poll::Ready(tls.step_accept(cx))).await {
             Step::Done => return Ok(()),
             Step::Failed { reason, detail } => return Err((reason, detail)),
@@ -199,7 +218,7 @@ where
                 ready.map_err(gone)?;
             }
             Step::WantContext { key, ssl_id } => {
-                drop(place.take());
+                drop(place.permit.take());
                 tries += 1;
                 if tries > CONTEXT_TRIES {
                     let detail = "its context was replaced again and again".to_owned();
@@ -303,23 +322,29 @@ mod tests {
         assert_eq!(*order.borrow(), ["first", "request", "second"]);
     }
 
+    async fn taken(turns: &Turns) -> Place {
+        let mut place = Place::default();
+        turns.take(&mut place).await;
+        assert!(place.permit.is_some());
+        place
+    }
+
     #[tokio::test]
     async fn client_that_answers_keeps_its_place_and_a_silent_one_gives_it_back() {
         let turns = Turns::new(1);
-        let mut place = turns.take().await;
+        let mut place = taken(&turns).await;
         turns.wait(&mut place, ready(())).await;
-        assert!(place.is_some());
+        assert!(place.permit.is_some());
         let (answer, answered) = oneshot::channel();
         let silent = {
             let turns = turns.clone();
             tokio::spawn(async move {
                 turns.wait(&mut place, answered).await.unwrap();
-                place.is_some()
+                place.permit.is_some()
             })
         };
         // There is one place: it can be had only when the silent one has given it back.
-        let other = turns.take().await;
-        assert!(other.is_some());
+        let _other = taken(&turns).await;
         answer.send(()).unwrap();
         assert!(!silent.await.unwrap());
     }
@@ -330,13 +355,13 @@ mod tests {
         let keeps = || {
             let turns = turns.clone();
             async move {
-                let mut place = turns.take().await;
+                let mut place = taken(&turns).await;
                 // Others wait: no place is free.
                 let may_keep = turns.may_keep();
                 if may_keep {
                     tokio::select! {
                         () = turns.wait(&mut place, pending()) => {}
-                        given_back = turns.take() => assert!(given_back.is_some()),
+                        _given_back = taken(&turns) => {}
                     }
                 }
                 may_keep
@@ -350,7 +375,26 @@ mod tests {
         // Where nobody waits there is no hurry.
         let turns = Turns::new(2);
         turns.hurried.store(HURRIED, Ordering::Relaxed);
-        let _place = turns.take().await;
+        let _place = taken(&turns).await;
         assert!(turns.may_keep());
+    }
+
+    #[tokio::test]
+    async fn client_that_sends_a_byte_now_and_then_does_not_keep_its_place() {
+        let turns = Turns::new(1);
+        let mut place = taken(&turns).await;
+        let mut pauses = 0;
+        while place.permit.is_some() {
+            turns
+                .wait(&mut place, tokio::time::sleep(PATIENCE / 2))
+                .await;
+            pauses += 1;
+            assert!(pauses < 4, "{place:?}");
+        }
+        // It gets on where there is a place, and has it for a step.
+        turns.take(&mut place).await;
+        assert!(place.permit.is_some());
+        turns.wait(&mut place, ready(())).await;
+        assert!(place.permit.is_none());
     }
 }
