@@ -2,9 +2,8 @@
 //! uses.
 //!
 //! For each certificate that a peer shows OpenSSL 3.0 goes through all algorithms and all forms of
-//! keys that there are (`OSSL_DECODER_CTX_new_for_pkey(3)`): a fifth of a handshake. What is left
-//! out is gone for good, so that nothing falls back to it either (decision record 31). With later
-//! OpenSSLs the default provider is there whole; in FIPS mode the module decides.
+//! keys that there are (`OSSL_DECODER_CTX_new_for_pkey(3)`): a fifth of a handshake (decision record
+//! 31). With later OpenSSLs the default provider is there whole; in FIPS mode the module decides.
 
 use std::ffi::CStr;
 use std::sync::OnceLock;
@@ -20,16 +19,15 @@ use super::sys::{self, Offered};
 /// library context, where there is none of ours.
 const LATER: i64 = 0x3010_0000;
 
-/// The ciphers of TLS, of what is sealed here or by APISIX, and of encrypted private keys (PEM,
-/// RFC 1421).
-const CIPHERS: [&[u8]; 7] = [
+/// The ciphers of TLS, of what is sealed here or by APISIX, and of encrypted private keys
+/// (`tls::material`).
+const CIPHERS: [&[u8]; 6] = [
     b"AES-128-GCM",
     b"AES-256-GCM",
     b"ChaCha20-Poly1305",
     b"AES-128-CBC",
     b"AES-192-CBC",
     b"AES-256-CBC",
-    b"DES-EDE3-CBC",
 ];
 /// Kinds of keys that no certificate has, and those of MACs, which are not made of keys here. What
 /// a CA may have signed with stays, however old: a chain that was taken must not be refused.
