@@ -354,9 +354,15 @@ impl Conn {
         self.is_uploading.set(true);
     }
 
-    /// It was read to its end.
+    /// It was read to its end, maybe by another task: the connection's own looks after its client from
+    /// here on. In HTTP/2 it does so all the time.
     pub fn end_body(&self) {
         self.is_uploading.set(false);
+        if !self.is_http2.get()
+            && let Some(waker) = &*self.waker.borrow()
+        {
+            waker.wake_by_ref();
+        }
     }
 
     /// Whether a request is served that came to its end: the client has no more to say.

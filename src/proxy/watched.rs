@@ -119,7 +119,8 @@ impl<F: Future + Unpin> Future for Answering<F> {
                 return Poll::Pending;
             }
             self.is_begun = true;
-            self.watched.0.was_looked_after.set(true);
+            let inner = &self.watched.0;
+            inner.was_looked_after.set(inner.conn.awaits_answer());
         }
         Pin::new(&mut self.answering).poll(cx)
     }

@@ -108,6 +108,38 @@ fn client_that_leaves_within_its_answer_is_noticed() {
 }
 
 #[test]
+fn client_that_leaves_after_an_upload_that_outlasted_the_begin_of_its_answer_is_noticed() {
+    let (told, ended) = mpsc::channel();
+    let told = Mutex::new(told);
+    let origin = TcpOrigin::serving(move |mut conn| {
+        let head = read_head(&mut conn);
+        drop(conn.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun"));
+        drop(copy(&mut conn, &mut sink()));
+        drop(told.lock().expect("no holder panics").send(head));
+    });
+    let gateway = before(&origin);
+    let uploads = [
+        ("Content-Length: 5", ["hel", "lo"]),
+        ("Transfer-Encoding: chunked", ["3\r\nhel\r\n", "0\r\n\r\n"]),
+    ];
+    for (line, [begin, end]) in uploads {
+        for (over, mut client) in clients(&gateway) {
+            let path = format!("/{over}/{}", begin.len());
+            let head = request("POST", NAME, &path, &[line]);
+            client.send(format!("{head}{begin}"));
+            assert_eq!(client.read_bodiless().status, 200, "{path}");
+            assert_eq!(client.read_text(5), "begun");
+            client.send(end);
+            thread::park_timeout(PAUSE);
+            drop(client);
+            let seen = ended.recv_timeout(SOON);
+            seen.unwrap_or_else(|_| panic!("{path} goes on"));
+            expect_gone(&gateway, &path);
+        }
+    }
+}
+
+#[test]
 fn requests_that_are_sent_ahead_are_served_in_their_order() {
     let (tell, told) = mpsc::channel();
     let tell = Mutex::new(tell);
