@@ -439,7 +439,8 @@ impl State {
             }
             Content::UntilEnd => Some(Piece::Data(self.input.split().freeze())),
         };
-        if piece == Some(Piece::End) {
+        // Nothing follows trailers, and who gets them asks no more.
+        if matches!(piece, Some(Piece::End | Piece::Trailers(_))) {
             self.content = Content::Done;
         }
         Ok(piece)

@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, mpsc};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -394,6 +395,31 @@ fn requests_of_one_connection_share_one_upstream_connection() {
         assert_eq!(connections.len(), 1, "{connections:?}");
     }
     assert_eq!(mutual.origin.error_log().matches("[error]").count(), 0);
+}
+
+#[test]
+fn answer_with_trailers_is_whole_and_its_connection_is_kept() {
+    let opened = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&opened);
+    let origin = TcpOrigin::serving(move |mut conn| {
+        count.fetch_add(1, Ordering::AcqRel);
+        while !read_head(&mut conn).is_empty() {
+            let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let content = "5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n";
+            drop(conn.write_all(format!("{answer}{content}").as_bytes()));
+        }
+    });
+    let gateway = Gateway::start();
+    lead_to(&gateway, &origin.node());
+    let mut client = gateway.connect();
+    for number in 0..3 {
+        let path = format!("/{number}");
+        let reply = client.get("a", &path, &[]).expect_status(200);
+        assert_eq!(reply.text(), "hello");
+        let record = gateway.expect_record(&path, |record| field(record, "path") == Some(&path));
+        assert_eq!(field(&record, "reason"), None, "{record}");
+    }
+    assert_eq!(opened.load(Ordering::Acquire), 1);
 }
 
 #[test]
