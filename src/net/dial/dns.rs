@@ -12,6 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -29,7 +31,7 @@ const PORT: u16 = 53;
 const UDP_BYTES: usize = 1232;
 /// How many other names a name may stand for, one after the other.
 const ALIASES: usize = 8;
-/// How long a server may keep silent before the next one is asked in its place, in the first round.
+/// How long a server may keep silent before the next one is asked as well.
 const GIVES_WAY: Duration = Duration::from_secs(1);
 /// Hosts of one SRV answer that are asked for; more are left out.
 const TARGETS: usize = 64;
@@ -346,42 +348,66 @@ async fn ask(
     Err(AskError::Aliases(name.to_owned()))
 }
 
-/// Asks one server after the other, and all of them so many times, until one answers: at first the one
-/// that answered last.
+/// Asks the servers, and all of them so many times, until one answers.
 async fn ask_servers(
     settings: Settings<'_>,
     name: &str,
     kind: RecordKind,
 ) -> Result<Meaning, AskError> {
     let mut last = AskError::NoServer;
-    let count = settings.servers.len();
-    let begin = settings.first.load(Ordering::Relaxed);
-    for round in 0..settings.attempts {
-        let in_turn = settings.servers.iter().enumerate().cycle();
-        let begin = begin.checked_rem(count).unwrap_or_default();
-        for (turn, (place, server)) in in_turn.skip(begin).take(count).enumerate() {
-            let has_others = round == 0 && turn + 1 < count;
-            let patience = match has_others {
-                true => settings.timeout.min(GIVES_WAY),
-                false => settings.timeout,
-            };
-            let exchange = ask_server(settings.draw_id, *server, name, kind);
-            let what = match timeout(patience, Box::pin(exchange)).await {
-                Ok(Ok(meaning)) => {
-                    settings.first.store(place, Ordering::Relaxed);
-                    return Ok(meaning);
-                }
-                Ok(Err(ServerFault::Ours(error))) => return Err(error),
-                Ok(Err(ServerFault::Its(what))) => what,
-                Err(_elapsed) => format!("did not answer within {patience:?}"),
-            };
-            last = AskError::Server {
-                server: *server,
-                what,
-            };
+    for _ in 0..settings.attempts {
+        match ask_once(settings, name, kind).await {
+            Err(error @ AskError::Server { .. }) => last = error,
+            done => return done,
         }
     }
     Err(last)
+}
+
+/// Asks one server after the other until one answers: at first the one that answered last. Those that
+/// keep silent may answer still while the next ones are asked.
+async fn ask_once(
+    settings: Settings<'_>,
+    name: &str,
+    kind: RecordKind,
+) -> Result<Meaning, AskError> {
+    let mut last = AskError::NoServer;
+    let count = settings.servers.len();
+    let first = settings.first.load(Ordering::Relaxed);
+    let in_turn = settings.servers.iter().enumerate().cycle();
+    let first = first.checked_rem(count).unwrap_or_default();
+    let mut others = in_turn.skip(first).take(count).peekable();
+    let mut asked = FuturesUnordered::new();
+    loop {
+        if let Some((place, server)) = others.next() {
+            asked.push(async move {
+                let exchange = ask_server(settings.draw_id, *server, name, kind);
+                let done = timeout(settings.timeout, exchange).await;
+                (place, *server, done)
+            });
+        }
+        let heard = if others.peek().is_some() {
+            match timeout(GIVES_WAY, asked.next()).await {
+                Ok(heard) => heard,
+                Err(_silent) => continue,
+            }
+        } else {
+            asked.next().await
+        };
+        let Some((place, server, done)) = heard else {
+            return Err(last);
+        };
+        let what = match done {
+            Ok(Ok(meaning)) => {
+                settings.first.store(place, Ordering::Relaxed);
+                return Ok(meaning);
+            }
+            Ok(Err(ServerFault::Ours(error))) => return Err(error),
+            Ok(Err(ServerFault::Its(what))) => what,
+            Err(_elapsed) => format!("did not answer within {:?}", settings.timeout),
+        };
+        last = AskError::Server { server, what };
+    }
 }
 
 /// Why a server gave no answer.
@@ -533,5 +559,31 @@ mod tests {
         assert!(!told.is_answer());
         let told = ask(settings, "a.invalid", RecordKind::A).await;
         assert!(told.unwrap_err().is_answer(), "nobody needs to be asked");
+    }
+
+    #[tokio::test]
+    async fn server_that_is_slow_is_heard_while_the_next_one_is_asked() {
+        let socket = async || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (slow, dead) = (socket().await, socket().await);
+        let settings = Settings {
+            draw_id: || Ok(7),
+            servers: &[&slow, &dead].map(|it| it.local_addr().unwrap()),
+            first: &AtomicUsize::new(0),
+            timeout: Duration::from_secs(2),
+            attempts: 1,
+        };
+        let answer = async {
+            let (mut query, mut other) = ([0; 512], [0; 512]);
+            let (_, from) = slow.recv_from(&mut query).await.unwrap();
+            dead.recv_from(&mut other).await.unwrap();
+            // The header, the question as it came, an address for a minute.
+            let header = [0, 7, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
+            let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1];
+            let reply = [&header, &query[12..24], &record].concat();
+            slow.send_to(&reply, from).await.unwrap();
+        };
+        let (found, ()) = tokio::join!(ask(settings, "a.test", RecordKind::A), answer);
+        assert_eq!(found.unwrap().0, [Record::Address(ip(1))]);
+        assert_eq!(settings.first.load(Ordering::Relaxed), 0, "none is faster");
     }
 }
