@@ -59,7 +59,7 @@ impl Watched {
     }
 
     /// Ready when a client left that waits for its answer. Not before all of its request was read; and
-    /// not behind a request that it sent already.
+    /// not behind a request that it sent already: who sends all it has and ends its side is answered.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.0.is_gone.get() {
             return Poll::Ready(());
@@ -85,20 +85,21 @@ impl Watched {
 impl Inner {
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         let io = &mut *self.io.borrow_mut();
-        if !io.prefix.is_empty() {
-            return Poll::Pending;
-        }
-        // An error is read as well.
-        let _ = ready!(io.stream.poll_something(cx));
-        let mut chunk = self.worker.chunk.borrow_mut();
-        let mut buf = ReadBuf::new(&mut chunk);
-        match ready!(Pin::new(&mut io.stream).poll_read(cx, &mut buf)) {
-            Ok(()) if !buf.filled().is_empty() => {
-                io.prefix = Bytes::copy_from_slice(buf.filled());
-                Poll::Pending
+        while END_OF_HEAD.find(&io.prefix).is_none()
+            && io.prefix.len() < self.worker.settings.header_bytes
+        {
+            // An error is read as well.
+            let _ = ready!(io.stream.poll_something(cx));
+            let mut chunk = self.worker.chunk.borrow_mut();
+            let mut buf = ReadBuf::new(&mut chunk);
+            match ready!(Pin::new(&mut io.stream).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {
+                    io.prefix = [&io.prefix, buf.filled()].concat().into();
+                }
+                Ok(()) | Err(_) => return Poll::Ready(()),
             }
-            Ok(()) | Err(_) => Poll::Ready(()),
         }
+        Poll::Pending
     }
 }
 
