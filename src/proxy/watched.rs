@@ -19,7 +19,6 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use memchr::memmem::Finder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
