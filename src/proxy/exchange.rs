@@ -540,8 +540,13 @@ impl UpstreamConn {
                             if let Some(group) = group {
                                 group.put_into(&mut answer.headers);
                             }
-                            headers::to_downstream(&mut answer.headers);
-                            Inflow::new(reader, &answer.headers)
+                            let announced = headers::to_downstream(&mut answer.headers);
+                            let flow = Inflow::new(reader, &answer.headers);
+                            // Behind content of a known length HTTP/1.1 has none.
+                            if let Some(announced) = announced.filter(|_| flow.left().is_none()) {
+                                answer.extensions.insert(announced);
+                            }
+                            flow
                         }
                     };
                     return Ok(Response::from_parts(answer, AnswerBody::Many(flow)));

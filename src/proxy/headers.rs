@@ -6,7 +6,7 @@
 use http::Request;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, Entry, HOST, HeaderMap, HeaderName,
-    HeaderValue, TRANSFER_ENCODING, UPGRADE,
+    HeaderValue, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{self, PathAndQuery};
 use smallvec::SmallVec;
@@ -36,7 +36,7 @@ pub struct Look {
     /// It says its type more than once.
     has_types: bool,
     /// It says which transfer codings are taken, as every request of gRPC does.
-    has_te: bool,
+    pub has_te: bool,
     /// Others of its headers end here.
     has_ending: bool,
     /// It says what only we say.
@@ -155,9 +155,32 @@ pub fn trailers_to_upstream(trailers: &mut HeaderMap) {
     );
 }
 
-/// Turns an upstream's headers into ours for the client.
-pub fn to_downstream(headers: &mut HeaderMap) {
-    strip(headers, is_hop_by_hop, |_name, _line| {});
+/// The trailers that an answer's head announced, by name, as Trailer says them (RFC 9110 §6.6.2): those
+/// that may go to the client. It is an extension of an answer that has room for them.
+#[derive(Clone, Debug)]
+pub struct Announced(pub HeaderValue);
+
+/// Turns an upstream's headers into ours for the client. What they announced of trailers ends here as
+/// well, and is handed back for who is to be told of it.
+pub fn to_downstream(headers: &mut HeaderMap) -> Option<Announced> {
+    let mut lines = Vec::new();
+    strip(headers, is_hop_by_hop, |name, line| {
+        if name == TRAILER {
+            lines.push(line);
+        }
+    });
+    let lines = lines.iter().filter_map(|line| line.to_str().ok());
+    let names = lines.flat_map(|line| line.split(',')).map(str::trim);
+    let names: Vec<&str> = names
+        .filter(|name| {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            name.is_ok_and(|name| !is_no_trailer(name.as_str()))
+        })
+        .collect();
+    if names.is_empty() {
+        return None;
+    }
+    text_value(&names.join(", ")).map(Announced)
 }
 
 /// Whether all of an upstream's fields may go to the client: none is of one hop.
@@ -169,8 +192,12 @@ pub fn passes_downstream(fields: &Group) -> bool {
 
 /// The same for its trailers.
 pub fn trailers_to_downstream(trailers: &mut HeaderMap) {
-    let is_out = |name: &str| is_hop_by_hop(name) || is_of_a_head(name);
-    strip(trailers, is_out, |_name, _line| {});
+    strip(trailers, is_no_trailer, |_name, _line| {});
+}
+
+/// Whether an upstream's trailers never have it.
+fn is_no_trailer(name: &str) -> bool {
+    is_hop_by_hop(name) || is_of_a_head(name)
 }
 
 /// Whether it says how a message is framed or whom it is for, which trailers may not (RFC 9110

@@ -47,7 +47,8 @@ pub enum Ends {
 #[derive(Debug)]
 pub struct AnswerHead {
     /// Status and headers, in the version that is spoken here: the one it came in is of its hop (RFC 9110
-    /// §6.2). Only those of a 101 have some headers that are of one hop.
+    /// §6.2). Only those of a 101 have some headers that are of one hop. What they announced of trailers
+    /// behind chunks is an extension, [`headers::Announced`].
     pub resp: Response<()>,
     /// How its content ends.
     pub ends: Ends,
@@ -170,8 +171,12 @@ pub fn read_answer(
         resp.extensions_mut().insert(reason);
     }
     let ends = framing.ends(&mut resp, version, method)?;
-    if framing.has_hops && status != StatusCode::SWITCHING_PROTOCOLS {
-        headers::to_downstream(resp.headers_mut());
+    if framing.has_hops
+        && status != StatusCode::SWITCHING_PROTOCOLS
+        && let Some(announced) = headers::to_downstream(resp.headers_mut())
+        && ends == Ends::Chunked
+    {
+        resp.extensions_mut().insert(announced);
     }
     let is_last =
         ends == Ends::Connection || framing.is_last(version) || framing.contradicts(status);

@@ -87,7 +87,7 @@ impl LastHead {
 
     fn remember(&mut self, head: &AnswerHead, method: &Method) {
         let resp = &head.resp;
-        // A reason phrase of its own is an extension, which has no place here.
+        // A reason phrase of its own is an extension, as are announced trailers: they have no place here.
         if head.bytes.len() > HEAD_BYTES || !resp.extensions().is_empty() {
             *self = Self::default();
             return;

@@ -17,7 +17,7 @@ use crate::proxy::body::{ClientBody, ReplyBody, RequestBody, Streamed, Upload};
 use crate::proxy::conn::{Conn, Signal, Tunnelled};
 use crate::proxy::error::{self, GRPC_STATUS, Refusal};
 use crate::proxy::forwarded::{self, Forwarded};
-use crate::proxy::headers::{self, Look};
+use crate::proxy::headers::{self, Announced, Look};
 use crate::proxy::interim::Interim;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::place::{Place, find_place};
@@ -58,10 +58,11 @@ pub fn handle(
     }
     let upload = req.body().upload();
     let look = Look::at(req.headers());
-    let wants_announcement = look.is_grpc && !conn.is_http2() && takes_trailers(req.headers());
+    // In HTTP/1.0 nothing has trailers.
+    let may_take_trailers = look.has_te && req.version() > Version::HTTP_10;
     let client = Client {
         look,
-        wants_announcement,
+        takes_trailers: may_take_trailers && takes_trailers(req.headers()),
         interim: interim.told(req.version(), worker.settings.tells_http1_more),
     };
     let mut outcome = Box::new(Outcome::begin(worker.clone(), in_flight, &req));
@@ -105,8 +106,8 @@ fn give_path(uri: &mut Uri) {
 /// What is remembered of a request for its answer.
 struct Client<'a> {
     look: Look,
-    /// It speaks HTTP/1.1, and trailers must be announced to it.
-    wants_announcement: bool,
+    /// It said that it understands trailers.
+    takes_trailers: bool,
     /// What it is told before its answer.
     interim: Interim<'a>,
 }
@@ -143,9 +144,14 @@ fn deliver(
                 // Nobody is left to carry the rest of the request's body to.
                 head.headers.insert(CONNECTION, CLOSE);
             }
-            if client.wants_announcement {
-                // hyper writes those trailers that were announced.
-                head.headers.insert(TRAILER, GRPC_TRAILERS);
+            if client.takes_trailers && !conn.is_http2() {
+                // hyper writes those trailers that were announced, to who takes them.
+                if client.look.is_grpc {
+                    head.headers.insert(TRAILER, GRPC_TRAILERS);
+                }
+                if let Some(Announced(names)) = head.extensions.remove() {
+                    head.headers.append(TRAILER, names);
+                }
             }
             if let Some(status) = told {
                 head.headers.insert(UPSTREAM_STATUS, status);

@@ -70,6 +70,7 @@ mod streaming;
     reason = "the house's tools; not every one is in use at every time"
 )]
 mod support;
+mod trailers;
 mod troubleshooting;
 mod truncation;
 mod upgrades;

@@ -150,9 +150,6 @@ fn upstream_that_only_informs_is_not_listened_to_for_ever() {
     let gateway = before(&origin);
     let mut client = gateway.connect();
     client.send(request("GET", "h", "/", &[]));
-    for _ in 0..100 {
-        assert_eq!(client.read_bodiless().status, 102);
-    }
     let reply = client.read_reply();
     assert_eq!(reply.status, 502, "{reply:?}");
     gateway.expect_record("refused by its reason", |record| {

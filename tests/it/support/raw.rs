@@ -27,6 +27,8 @@ pub(crate) struct RawReply {
     pub(crate) head: String,
     /// The content, chunks put together.
     pub(crate) body: Vec<u8>,
+    /// The lines behind its chunks.
+    pub(crate) trailers: String,
     /// Whether the body came to the end that its head announced.
     pub(crate) is_whole: bool,
 }
@@ -76,7 +78,7 @@ impl RawClient {
     #[track_caller]
     pub(crate) fn read_reply(&mut self) -> RawReply {
         let mut reply = self.read_bodiless();
-        reply.is_whole = self.read_body(&reply.head, &mut reply.body).is_ok();
+        reply.is_whole = self.read_body(&mut reply).is_ok();
         reply
     }
 
@@ -98,13 +100,15 @@ impl RawClient {
                 .unwrap_or(0),
             head,
             body: Vec::new(),
+            trailers: String::new(),
             is_whole: true,
         }
     }
 
-    fn read_body(&mut self, head: &str, body: &mut Vec<u8>) -> io::Result<()> {
+    fn read_body(&mut self, reply: &mut RawReply) -> io::Result<()> {
+        let RawReply { head, body, .. } = reply;
         if header(head, "transfer-encoding").is_some() {
-            return self.read_chunks(body);
+            return self.read_chunks(body, &mut reply.trailers);
         }
         let Some(length) = header(head, "content-length") else {
             return self.io.read_to_end(body).map(drop);
@@ -113,15 +117,26 @@ impl RawClient {
         self.read_exactly(length, body)
     }
 
-    fn read_chunks(&mut self, body: &mut Vec<u8>) -> io::Result<()> {
+    fn read_chunks(&mut self, body: &mut Vec<u8>, trailers: &mut String) -> io::Result<()> {
         loop {
             let mut line = String::new();
             self.io.read_line(&mut line)?;
             let length = u64::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
+            if length == 0 {
+                return self.read_trailers(trailers);
+            }
             self.read_exactly(length, body)?;
             self.read_exactly(2, &mut Vec::new())?;
-            if length == 0 {
-                return Ok(());
+        }
+    }
+
+    fn read_trailers(&mut self, trailers: &mut String) -> io::Result<()> {
+        loop {
+            let mut line = String::new();
+            match self.io.read_line(&mut line)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                _ if line == "\r\n" => return Ok(()),
+                _ => trailers.push_str(&line),
             }
         }
     }
