@@ -70,8 +70,13 @@ impl Fields {
         }
         let is_said_twice = match field {
             Field::Header(name, value) => {
-                if name == header::CONTENT_LENGTH && !self.announces(&value) {
-                    self.is_malformed = true;
+                if name == header::CONTENT_LENGTH {
+                    let is_said = self.length.is_some();
+                    self.is_malformed |= !self.announces(&value);
+                    if is_said {
+                        // One line says it (RFC 9110 §8.6).
+                        return;
+                    }
                 }
                 // A map has room for more fields than any list that is taken.
                 self.is_malformed |= self.map.try_append(name, value).is_err();
@@ -418,6 +423,16 @@ mod tests {
         ] {
             assert_eq!(announced(values), Err(Malformed), "{values:?}");
         }
+    }
+
+    #[test]
+    fn length_that_is_said_again_is_one_line() {
+        let length = |value| ("content-length", value);
+        let lines = [(":status", "200"), length("17"), ("a", "b"), length("17")];
+        let (head, announced) = fields(&lines).into_response().unwrap();
+        let lengths: Vec<_> = head.headers().get_all("content-length").iter().collect();
+        assert_eq!(lengths, ["17"]);
+        assert_eq!((head.headers().len(), announced), (2, Some(17)));
     }
 
     #[test]

@@ -415,6 +415,11 @@ fn length_that_is_said_twice_is_passed_on_once() {
     });
     let reply = case.site.gateway.connect().get("h.example", "/x", &[]);
     assert_eq!((reply.status, &reply.text()[..]), (200, "hi"));
+    let mut conn = case.connect();
+    let stream = post(&mut conn, true);
+    let answer = conn.read(stream).unwrap();
+    assert_eq!((answer.status, &answer.body[..]), (200, "hi"));
+    assert_eq!(answer.head.matches("content-length").count(), 1);
 }
 
 #[test]
