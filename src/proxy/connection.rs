@@ -241,12 +241,7 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
             Pause::Told(Signal::Close | Signal::Drain) | Pause::Gone => {
                 return Box::pin(close(&worker, &conn, io)).await;
             }
-            Pause::Told(Signal::TimeOut) => {
-                if conn.is_idle() {
-                    record_broken(&worker, &conn, Reason::ClientTimeout, "");
-                }
-                return;
-            }
+            Pause::Told(Signal::TimeOut) => return,
             Pause::Ended(result) => {
                 if result.as_ref().is_err_and(hyper::Error::is_user) {
                     // An answer broke off. A client that was told no length knows it by the
@@ -316,6 +311,10 @@ async fn serve_until_pause(
         watched.poll_gone(cx).map(|()| Pause::Gone)
     })
     .await;
+    // A request under way tells of its end itself, when it is dropped.
+    if matches!(pause, Pause::Told(Signal::TimeOut)) && conn.is_idle() {
+        record_broken(worker, conn, Reason::ClientTimeout, "");
+    }
     let Parts { io, read_buf, .. } = http.into_parts();
     drop(io);
     let mut rest = watched.into_inner();

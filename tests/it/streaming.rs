@@ -306,6 +306,9 @@ fn client_that_never_reads_on_is_cut_off() {
     assert_eq!(field(&record, "reason"), Some("client_timeout"), "{record}");
     let reply = client.read_reply();
     assert!(!reply.is_whole);
+    // The request is all that there is to tell of.
+    let records = gateway.stop().records;
+    assert_eq!(records.len(), 1, "{records:#?}");
 }
 
 #[test]
