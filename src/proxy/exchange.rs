@@ -80,6 +80,8 @@ pub struct Unanswered {
     pub why: Broken,
     /// What of the request reached the upstream.
     pub sent: Sent,
+    /// Something of an answer came: a part of its head, or a head that only informs.
+    pub is_begun: bool,
     /// The headers of a request that was taken and may be sent once more; of a stream alone.
     pub headers: Option<HeaderMap>,
 }
@@ -382,6 +384,7 @@ impl UpstreamConn {
                     } else {
                         Sent::Nothing
                     },
+                    is_begun: conn.has_heard(),
                     headers: None,
                 })
             }
@@ -398,6 +401,7 @@ impl UpstreamConn {
             | (Wire::Many(_), Some(Forwarded::Lines(_))) => Err(Unanswered {
                 why: Broken::OtherVersion,
                 sent: Sent::Nothing,
+                is_begun: false,
                 headers: None,
             }),
         }
@@ -472,6 +476,7 @@ impl UpstreamConn {
         let unsent = |why| Unanswered {
             why,
             sent: Sent::Nothing,
+            is_begun: false,
             headers: None,
         };
         let Some(req) = request else {
@@ -500,6 +505,7 @@ impl UpstreamConn {
         let mut until = sent_at.saturating_add(patience);
         // When the peer took something last, and how much it had taken then.
         let (mut taken_at, mut taken) = (sent_at, None);
+        let mut is_begun = false;
         let why = loop {
             let answer = poll_fn(|cx| {
                 if let Some(flow) = &mut sending {
@@ -520,6 +526,7 @@ impl UpstreamConn {
                     // It is not late that tells what it is at.
                     taken_at = sweep.now();
                     until = taken_at.saturating_add(patience);
+                    is_begun = true;
                     // What repeats is kept of answers alone: there is no group.
                     terms.interim.pass(resp.map(|_group| ()));
                 }
@@ -575,6 +582,7 @@ impl UpstreamConn {
         Err(Unanswered {
             why,
             sent: Sent::Something,
+            is_begun,
             headers: Some(head.headers),
         })
     }

@@ -183,6 +183,14 @@ impl Single {
         self.0.borrow().has_sent
     }
 
+    /// Whether something of an answer came before its head was read: a part of it, or a head that
+    /// only informs.
+    #[must_use]
+    pub fn has_heard(&self) -> bool {
+        let state = self.0.borrow();
+        state.informed > 0 || !state.input.is_empty()
+    }
+
     /// Sends the request and reads the next head of its answer: those that only inform come before
     /// the last one (RFC 9110 §15.2). `request_headers` are given up to the last one's, if the request
     /// is still there: it is not to be sent again then.

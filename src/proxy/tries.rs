@@ -389,7 +389,12 @@ impl Tries<'_> {
             }
             Err(unanswered) => unanswered,
         };
-        let Unanswered { why, sent, headers } = unanswered;
+        let Unanswered {
+            why,
+            sent,
+            is_begun,
+            headers,
+        } = unanswered;
         let may_repeat = repeats || why.is_refused();
         // What was sent of its body comes back when its connection is given up.
         let (reason, detail) = upstream.explain(&why);
@@ -405,7 +410,8 @@ impl Tries<'_> {
             };
             *req = body.map(|body| self.repeat(outcome, headers, body));
         }
-        let is_dead = reason == Reason::UpstreamReset && !why.is_of_one_stream();
+        // Where an answer began, the request had come.
+        let is_dead = reason == Reason::UpstreamReset && !is_begun && !why.is_of_one_stream();
         Err(TryError {
             refusal: Refusal::new(reason, detail),
             sent,

@@ -56,14 +56,15 @@ fn reset(conn: &TcpStream) {
         .expect("a socket takes its options");
 }
 
-/// An origin that answers the first request of a connection and breaks off at the second.
+/// An origin that answers the first request of a connection and breaks off at the second, or in what
+/// it says to it.
 struct Fickle {
     origin: TcpOrigin,
     heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl Fickle {
-    fn start() -> Self {
+    fn start(begun: &'static str) -> Self {
         let heads = Arc::<Mutex<Vec<String>>>::default();
         let seen = Arc::clone(&heads);
         let origin = TcpOrigin::serving(move |mut conn| {
@@ -73,6 +74,7 @@ impl Fickle {
                 let head = read_head(&mut conn);
                 if !head.is_empty() {
                     note(head);
+                    drop(conn.write_all(begun.as_bytes()));
                 }
             }
         });
@@ -89,7 +91,7 @@ impl Fickle {
 
 #[test]
 fn request_lost_on_a_kept_connection_is_repeated_only_where_that_is_safe() {
-    let fickle = Fickle::start();
+    let fickle = Fickle::start("");
     let gateway = one_worker();
     lead_to(&gateway, &json!({"nodes": {fickle.origin.node(): 1}}));
     let mut client = gateway.connect();
@@ -115,6 +117,23 @@ fn request_lost_on_a_kept_connection_is_repeated_only_where_that_is_safe() {
         if status == 502 {
             expect_reason(&gateway, path, "upstream_reset");
         }
+    }
+}
+
+#[test]
+fn kept_connection_on_which_an_answer_began_was_not_over() {
+    for (begun, status, count) in [
+        ("", 200, 2),
+        ("HTTP/1.1 103 Early Hints\r\n\r\n", 502, 1),
+        ("HTTP/1.1 200 OK\r\nContent-Le", 502, 1),
+    ] {
+        let fickle = Fickle::start(begun);
+        let gateway = one_worker();
+        lead_to(&gateway, &json!({"nodes": {fickle.origin.node(): 1}}));
+        let mut client = gateway.connect();
+        client.get("h", "/warm", &[]).expect_status(200);
+        assert_eq!(client.get("h", "/get", &[]).status, status, "{begun}");
+        assert_eq!(fickle.count("/get"), count, "{begun}");
     }
 }
 

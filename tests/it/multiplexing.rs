@@ -404,6 +404,28 @@ fn answer_that_is_complete_before_its_request_is_passed_on_whole() {
 }
 
 #[test]
+fn kept_connection_that_ends_behind_hints_was_not_over() {
+    for (hints, status, opened) in [(false, 200, 2), (true, 502, 1)] {
+        let case = Case::of(&[], move |number, server| {
+            let first = server.next(HEADERS)?.stream;
+            server.answer(first)?;
+            if number == 1 {
+                let second = server.next(HEADERS)?.stream;
+                if hints {
+                    server.send(HEADERS, END_HEADERS, second, b"\x08\x03103")?;
+                }
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            Ok(())
+        });
+        let mut client = case.site.gateway.connect();
+        client.get("h.example", "/x", &[]).expect_status(200);
+        let reply = client.get("h.example", "/x", &[]);
+        assert_eq!((reply.status, case.opened()), (status, opened), "{hints}");
+    }
+}
+
+#[test]
 fn length_that_is_said_twice_is_passed_on_once() {
     let case = Case::of(&[], |_, server| {
         let stream = server.next(HEADERS)?.stream;
