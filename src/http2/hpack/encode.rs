@@ -503,6 +503,27 @@ mod tests {
     }
 
     #[test]
+    fn group_of_a_table_that_is_no_more_is_not_held() {
+        let (mut encoder, mut decoder) = (Encoder::default(), Decoder::default());
+        let groups: Vec<_> = (0..200)
+            .map(|number| Group::new([line(&format!("x-own: {number}"))]))
+            .collect();
+        for group in &groups {
+            for _ in 0..3 {
+                said(&mut encoder, &mut decoder, group);
+            }
+            let held = groups.iter().filter(|group| Rc::strong_count(group) > 1);
+            assert_eq!(held.count(), 1);
+        }
+        // Those of one table are held together.
+        for group in &groups[190..] {
+            said(&mut encoder, &mut decoder, group);
+        }
+        let held = |group| encoder.groups.find(group, encoder.version).is_some();
+        assert!(groups.iter().filter(|group| held(group)).count() > 1);
+    }
+
+    #[test]
     fn group_with_a_secret_is_not_remembered() {
         let (mut encoder, mut decoder) = (Encoder::default(), Decoder::default());
         let (name, mut value) = line("x-key: secret");

@@ -40,38 +40,45 @@ const PLACES: usize = 64;
 /// The longest that is remembered, in bytes as it is written.
 const LONGEST: usize = 512;
 
-/// How groups were written.
+/// How groups were written while the table had one version: none comes again.
 #[derive(Debug, Default)]
-pub(super) struct Groups(Vec<Option<Box<Written>>>);
+pub(super) struct Groups {
+    version: u64,
+    places: Vec<Option<Box<Written>>>,
+}
 
 #[derive(Debug)]
 struct Written {
     // As long as it is held its place in memory is no other's.
     group: Rc<Group>,
-    version: u64,
     bytes: Box<[u8]>,
 }
 
 impl Groups {
     /// How a group is written while the table has this version, if that is known.
     pub(super) fn find(&self, group: &Rc<Group>, version: u64) -> Option<&[u8]> {
-        let written = self.0.get(place_of(group))?.as_ref()?;
-        let is_meant = written.version == version && Rc::ptr_eq(&written.group, group);
-        is_meant.then_some(&*written.bytes)
+        if self.version != version {
+            return None;
+        }
+        let written = self.places.get(place_of(group))?.as_ref()?;
+        Rc::ptr_eq(&written.group, group).then_some(&*written.bytes)
     }
 
-    /// It is written so.
+    /// It is written so; what was written with another version is not held.
     pub(super) fn keep(&mut self, group: &Rc<Group>, version: u64, bytes: &[u8]) {
         if bytes.len() > LONGEST {
             return;
         }
-        if self.0.is_empty() {
-            self.0.resize_with(PLACES, || None);
+        if self.version != version {
+            self.version = version;
+            self.places.clear();
         }
-        if let Some(place) = self.0.get_mut(place_of(group)) {
+        if self.places.is_empty() {
+            self.places.resize_with(PLACES, || None);
+        }
+        if let Some(place) = self.places.get_mut(place_of(group)) {
             *place = Some(Box::new(Written {
                 group: group.clone(),
-                version,
                 bytes: bytes.into(),
             }));
         }
