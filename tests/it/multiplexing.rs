@@ -427,13 +427,15 @@ fn kept_connection_that_ends_behind_hints_was_not_over() {
 
 #[test]
 fn length_that_is_said_twice_is_passed_on_once() {
-    let case = Case::of(&[], |_, server| {
-        let stream = server.next(HEADERS)?.stream;
-        // `content-length: 2` (RFC 7541 §6.2.2).
-        let length = b"\x0f\x0d\x012";
-        let head = [&[OK][..], length, length].concat();
-        server.send(HEADERS, END_HEADERS, stream, &head)?;
-        server.send(DATA, END_STREAM, stream, b"hi")
+    // `content-length: 2` (RFC 7541 §6.2.2).
+    let length = b"\x0f\x0d\x012";
+    let head = [&[OK][..], length, length].concat();
+    let case = Case::of(&[], move |_, server| {
+        loop {
+            let stream = server.next(HEADERS)?.stream;
+            server.send(HEADERS, END_HEADERS, stream, &head)?;
+            server.send(DATA, END_STREAM, stream, b"hi")?;
+        }
     });
     let reply = case.site.gateway.connect().get("h.example", "/x", &[]);
     assert_eq!((reply.status, &reply.text()[..]), (200, "hi"));
