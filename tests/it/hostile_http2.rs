@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::support::frames::{
     DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, HELLO, OK, PING, RST_STREAM, SETTINGS, Server,
-    WINDOW_UPDATE, frame, read_frame,
+    WINDOW_UPDATE, frame, line, read_frame,
 };
 use crate::support::gateway::{Gateway, field};
 use crate::support::origin::TcpOrigin;
@@ -19,16 +19,6 @@ const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
 const PADDED: u8 = 8;
 const WHOLE: u8 = END_HEADERS | END_STREAM;
-
-/// A field of a header block, literal and without Huffman code (RFC 7541 §6.2.2).
-fn line(name: &str, value: &str) -> Vec<u8> {
-    let length = |text: &str| u8::try_from(text.len()).unwrap();
-    let mut line = vec![0, length(name)];
-    line.extend(name.as_bytes());
-    line.push(length(value));
-    line.extend(value.as_bytes());
-    line
-}
 
 fn block(lines: &[(&str, &str)]) -> Vec<u8> {
     lines

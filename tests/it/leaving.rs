@@ -39,6 +39,19 @@ fn clients(gateway: &Gateway) -> Vec<(String, RawClient)> {
     clients
 }
 
+/// An upstream that says this and no more, and whose every head is told once its connection ended.
+fn answering_with(answer: &'static [u8]) -> (TcpOrigin, mpsc::Receiver<String>) {
+    let (told, ended) = mpsc::channel();
+    let told = Mutex::new(told);
+    let origin = TcpOrigin::serving(move |mut conn| {
+        let head = read_head(&mut conn);
+        drop(conn.write_all(answer));
+        drop(copy(&mut conn, &mut sink()));
+        drop(told.lock().expect("no holder panics").send(head));
+    });
+    (origin, ended)
+}
+
 #[track_caller]
 fn expect_gone(gateway: &Gateway, path: &str) {
     let record = gateway.expect_record(path, |record| field(record, "path") == Some(path));
@@ -47,13 +60,7 @@ fn expect_gone(gateway: &Gateway, path: &str) {
 
 #[test]
 fn client_that_leaves_before_its_answer_is_noticed_whatever_it_asked() {
-    let (told, ended) = mpsc::channel();
-    let told = Mutex::new(told);
-    let origin = TcpOrigin::serving(move |mut conn| {
-        let head = read_head(&mut conn);
-        drop(copy(&mut conn, &mut sink()));
-        drop(told.lock().expect("no holder panics").send(head));
-    });
+    let (origin, ended) = answering_with(b"");
     let gateway = before(&origin);
     let asked: [(&str, &[&str], &str); 4] = [
         ("GET", &[], ""),
@@ -89,14 +96,7 @@ fn client_that_leaves_before_its_answer_is_noticed_whatever_it_asked() {
 
 #[test]
 fn client_that_leaves_within_its_answer_is_noticed() {
-    let (told, ended) = mpsc::channel();
-    let told = Mutex::new(told);
-    let origin = TcpOrigin::serving(move |mut conn| {
-        let head = read_head(&mut conn);
-        drop(conn.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun"));
-        drop(copy(&mut conn, &mut sink()));
-        drop(told.lock().expect("no holder panics").send(head));
-    });
+    let (origin, ended) = answering_with(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun");
     let gateway = before(&origin);
     for (over, mut client) in clients(&gateway) {
         let path = format!("/{over}");
@@ -111,14 +111,7 @@ fn client_that_leaves_within_its_answer_is_noticed() {
 
 #[test]
 fn client_that_leaves_after_an_upload_that_outlasted_the_begin_of_its_answer_is_noticed() {
-    let (told, ended) = mpsc::channel();
-    let told = Mutex::new(told);
-    let origin = TcpOrigin::serving(move |mut conn| {
-        let head = read_head(&mut conn);
-        drop(conn.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun"));
-        drop(copy(&mut conn, &mut sink()));
-        drop(told.lock().expect("no holder panics").send(head));
-    });
+    let (origin, ended) = answering_with(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun");
     let gateway = before(&origin);
     let uploads = [
         ("Content-Length: 5", ["hel", "lo"]),

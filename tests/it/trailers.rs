@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::support::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, OK, Server};
+use crate::support::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, OK, Server, line};
 use crate::support::gateway::Gateway;
 use crate::support::origin::TcpOrigin;
 use crate::support::raw::{RawReply, header, request};
@@ -29,22 +29,12 @@ fn summing() -> TcpOrigin {
     })
 }
 
-/// A field of HTTP/2 (RFC 7541 §6.2.2).
-fn field(name: &str, value: &str) -> Vec<u8> {
-    let length = |text: &str| u8::try_from(text.len()).unwrap();
-    let mut field = vec![0, length(name)];
-    field.extend(name.bytes());
-    field.push(length(value));
-    field.extend(value.bytes());
-    field
-}
-
 /// The same over HTTP/2, with `more` in the head.
 fn summing_by_streams(more: &[(&'static str, &'static str)]) -> TcpOrigin {
     let mut head = vec![OK];
     let announced = [("trailer", "x-sum, content-length"), ("trailer", "x-more")];
     for (name, value) in announced.iter().chain(more) {
-        head.extend(field(name, value));
+        head.extend(line(name, value));
     }
     let fields = [
         ("x-sum", "1"),
@@ -52,7 +42,7 @@ fn summing_by_streams(more: &[(&'static str, &'static str)]) -> TcpOrigin {
         ("x-sum", "3"),
         ("x-unsaid", "4"),
     ];
-    let trailers = fields.map(|(name, value)| field(name, value)).concat();
+    let trailers = fields.map(|(name, value)| line(name, value)).concat();
     TcpOrigin::serving(move |tcp| {
         let Ok(mut server) = Server::greet(tcp, &[]) else {
             return;

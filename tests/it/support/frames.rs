@@ -105,3 +105,13 @@ impl Server {
         }
     }
 }
+
+/// A field of a header block, literal and without Huffman code (RFC 7541 §6.2.2).
+pub(crate) fn line(name: &str, value: &str) -> Vec<u8> {
+    let length = |text: &str| u8::try_from(text.len()).unwrap();
+    let mut line = vec![0, length(name)];
+    line.extend(name.as_bytes());
+    line.push(length(value));
+    line.extend(value.as_bytes());
+    line
+}
