@@ -354,22 +354,6 @@ pub fn free_buffers<S>(stream: &mut SslStream<S>) -> bool {
     unsafe { c::SSL_free_buffers(stream.ssl().as_ptr()) == 1 }
 }
 
-/// Sets the permitted groups of one connection, as `openssl ecparam` names joined by colons.
-///
-/// `SSL_set1_groups_list(3)`. `set_ssl_context` does not carry groups over.
-///
-/// # Errors
-/// OpenSSL's own, when a name is unknown.
-pub fn set_groups(ssl: &mut SslRef, groups: &CStr) -> Result<(), ErrorStack> {
-    // SAFETY: `ssl` is a live SSL, exclusively borrowed; `groups` is a C string.
-    let rc = unsafe { ffi::SSL_set1_groups_list(ssl.as_ptr(), groups.as_ptr().cast_mut()) };
-    if rc == 1 {
-        Ok(())
-    } else {
-        Err(ErrorStack::get())
-    }
-}
-
 /// The group of the key exchange of a finished handshake; `None` where there was none, or one
 /// without a number of its own.
 ///
@@ -578,23 +562,28 @@ pub fn offer_session(ssl: &mut SslRef, session: &SslSessionRef) -> Result<(), Er
     }
 }
 
-/// Calls `mark` on every client connection of `ctx` whose server asks for a certificate.
+/// Calls `present` on every connection of `ctx` that may need a certificate of its own: on a client's
+/// when its server asks for one, on a server's in a handshake that resumes no session.
 ///
-/// `SSL_CTX_set_cert_cb(3)`: on a client, libssl calls it when a CertificateRequest arrived.
-/// `mark` must not panic; it is a plain function, so it owns nothing.
-pub fn on_certificate_request(ctx: &mut SslContextBuilder, mark: fn(&mut SslRef)) {
+/// `SSL_CTX_set_cert_cb(3)`: on a client libssl calls it when a CertificateRequest arrived, on a
+/// server when the ClientHello was processed; 0 ends the handshake with an alert, 1 goes on.
+/// `present` must not panic; it is a plain function, so it owns nothing.
+pub fn on_certificate_needed(
+    ctx: &mut SslContextBuilder,
+    present: fn(&mut SslRef) -> Result<(), ErrorStack>,
+) {
     unsafe extern "C" fn call(ssl: *mut ffi::SSL, arg: *mut c_void) -> c_int {
         // SAFETY: `arg` is the function pointer given below, never null; libssl passes the live
         // SSL that it is processing and does not touch it meanwhile.
-        unsafe {
-            let mark: fn(&mut SslRef) = std::mem::transmute(arg);
-            mark(SslRef::from_ptr_mut(ssl));
-        }
-        1
+        let presented = unsafe {
+            let present: fn(&mut SslRef) -> Result<(), ErrorStack> = std::mem::transmute(arg);
+            present(SslRef::from_ptr_mut(ssl))
+        };
+        c_int::from(presented.is_ok())
     }
     // SAFETY: `ctx` is a live SSL_CTX; a function pointer is as wide as a data pointer on every
     // platform OpenSSL supports, and `call` turns it back.
-    unsafe { c::SSL_CTX_set_cert_cb(ctx.as_ptr(), Some(call), mark as *mut c_void) };
+    unsafe { c::SSL_CTX_set_cert_cb(ctx.as_ptr(), Some(call), present as *mut c_void) };
 }
 
 /// Calls `seen` with the type of every handshake message that a connection of `ctx` receives

@@ -34,7 +34,8 @@ pub enum ProofError {
 /// [`ProofError`], naming the side that failed.
 pub fn prove_server(server: &ServerContext) -> Result<(), ProofError> {
     let mut accept = Ssl::new(&server.common)?;
-    server.equip(&mut accept)?;
+    server.bound(&mut accept)?;
+    server.present(&mut accept)?;
     // The certificate, key and chain are what is proved; the policy is the client's to meet.
     accept.set_verify(SslVerifyMode::NONE);
     // Nor is a session proved.

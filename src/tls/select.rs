@@ -2,9 +2,10 @@
 //!
 //! The only place that switches contexts. `SSL_set_SSL_CTX` takes over what names that trust the
 //! same CAs have in common: their store and their list of them. It leaves behind verify mode and
-//! depth, versions, suites and groups (measured on 3.0; nginx re-applies the same by hand). The ClientHello callback is used
-//! rather than the servername callback because versions are settled after it, and because
-//! resumption is decided after it, so that the id context of the name counts.
+//! depth, versions, suites and groups (measured on 3.0; nginx re-applies the same by hand); suites
+//! and groups are the same in all contexts here. The ClientHello callback is used rather than the
+//! servername callback because versions are settled after it, and because resumption is decided
+//! after it, so that the id context of the name counts. Certificates follow when they are needed.
 //!
 //! Nothing here may panic: a panic inside the callback ends the process.
 
@@ -173,8 +174,7 @@ pub(super) fn on_client_hello(
     Ok(response)
 }
 
-/// Switches to a name's context and re-applies what the switch leaves behind; what is the name's
-/// own, certificates and keys among it, is applied here alone.
+/// Switches to a name's context and re-applies what the switch leaves behind.
 fn apply(
     context: &ServerContext,
     sni: Option<&[u8]>,
@@ -185,13 +185,10 @@ fn apply(
         reason = "the one place that switches contexts"
     )]
     ssl.set_ssl_context(&context.common)?;
-    context.equip(ssl)?;
+    context.bound(ssl)?;
     let name = sni.map(one_spelling);
     let id_context = policy::session_id_context(&context.ssl_id, &context.policy, name.as_deref())?;
     sys::set_session_id_context(ssl, &id_context)?;
-    let profile = policy::profile();
-    ssl.set_ciphersuites(profile.suites)?;
-    sys::set_groups(ssl, profile.groups)?;
     let policy = &context.policy;
     ssl.param_mut()
         .set_depth(i32::try_from(policy.depth).unwrap_or(i32::MAX));
@@ -226,6 +223,16 @@ fn apply(
             });
             Ok(Some(first))
         }
+    }
+}
+
+/// Shows the certificates of the name that was chosen: called when the handshake resumes no session.
+/// A connection that has some stays as it is: one that is asked for another ClientHello (RFC 8446
+/// §4.1.4), and that of a proof, for which nothing was chosen.
+pub(super) fn present(ssl: &mut SslRef) -> Result<(), ErrorStack> {
+    match selected(ssl).map(|selected| &selected.choice) {
+        Some(Choice::Serve(context)) if ssl.certificate().is_none() => context.clone().present(ssl),
+        _ => Ok(()),
     }
 }
 

@@ -135,19 +135,25 @@ impl ServerContext {
         };
         // What OpenSSL refuses of a certificate or key is refused here, not in a handshake.
         let mut trial = Ssl::new(&context.common)?;
-        context.equip(&mut trial)?;
+        context.bound(&mut trial)?;
+        context.present(&mut trial)?;
         Ok(context)
     }
 
-    /// Gives a connection that has the common context what is the name's own: certificates, their
-    /// keys, versions.
+    /// Puts the name's certificates and their keys on a connection that has the common context.
     ///
     /// # Errors
     /// As [`ServerContext::build`].
-    pub(super) fn equip(&self, ssl: &mut SslRef) -> Result<(), ErrorStack> {
-        for pair in &self.pairs {
-            context::present(ssl, pair)?;
-        }
+    pub(super) fn present(&self, ssl: &mut SslRef) -> Result<(), ErrorStack> {
+        let mut pairs = self.pairs.iter();
+        pairs.try_for_each(|pair| context::present(ssl, pair))
+    }
+
+    /// Sets the name's versions.
+    ///
+    /// # Errors
+    /// OpenSSL's own.
+    pub(super) fn bound(&self, ssl: &mut SslRef) -> Result<(), ErrorStack> {
         ssl.set_min_proto_version(Some(self.versions.min.into()))?;
         ssl.set_max_proto_version(Some(self.versions.max.into()))
     }
@@ -178,6 +184,7 @@ impl Common {
         }
         let mut ctx = context::base(SslMethod::tls_server(), Versions::default())?;
         serve(&mut ctx, alpn);
+        sys::on_certificate_needed(&mut ctx, select::present);
         // Of a connection's first context, the listener's, are the sessions. This one must have the
         // mode all the same: without it OpenSSL gives no session of TLS 1.2 an id.
         ctx.set_session_cache_mode(SslSessionCacheMode::SERVER | SslSessionCacheMode::NO_INTERNAL);

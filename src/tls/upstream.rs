@@ -293,12 +293,13 @@ impl UpstreamConnector {
                 sessions.keep(&attempt.key, new);
             }
         });
-        sys::on_certificate_request(&mut ctx, |ssl| {
+        sys::on_certificate_needed(&mut ctx, |ssl| {
             if let Some(index) = index()
                 && let Some(attempt) = ssl.ex_data_mut(index)
             {
                 attempt.asked_now = true;
             }
+            Ok(())
         });
         Ok(Self {
             fingerprint: spec.fingerprint()?,
