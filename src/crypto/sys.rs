@@ -26,8 +26,11 @@ use openssl::nid::Nid;
 use openssl::pkey::{PKey, PKeyRef, Private};
 use openssl::provider::{Provider, ProviderRef};
 use openssl::ssl::{SslContextBuilder, SslMethod, SslRef, SslSessionRef};
+use openssl::stack::StackRef;
 use openssl::x509::store::{X509Store, X509StoreBuilderRef, X509StoreRef};
-use openssl::x509::{X509CrlRef, X509NameRef, X509Ref, X509StoreContextRef, X509VerifyResult};
+use openssl::x509::{
+    X509, X509CrlRef, X509NameRef, X509Ref, X509StoreContext, X509StoreContextRef, X509VerifyResult,
+};
 use openssl_sys as ffi;
 use tokio_openssl::SslStream;
 
@@ -134,6 +137,18 @@ mod c {
             param: *mut ffi::X509_VERIFY_PARAM,
             level: c_int,
         );
+        pub(super) fn X509_STORE_set_verify(
+            store: *mut ffi::X509_STORE,
+            verify: unsafe extern "C" fn(*mut ffi::X509_STORE_CTX) -> c_int,
+        );
+        pub(super) fn X509_STORE_CTX_get_verify(
+            ctx: *const ffi::X509_STORE_CTX,
+        ) -> Option<unsafe extern "C" fn(*mut ffi::X509_STORE_CTX) -> c_int>;
+        pub(super) fn X509_STORE_CTX_get_verify_cb(
+            ctx: *const ffi::X509_STORE_CTX,
+        ) -> Option<unsafe extern "C" fn(c_int, *mut ffi::X509_STORE_CTX) -> c_int>;
+        pub(super) fn X509_STORE_CTX_set_error_depth(ctx: *mut ffi::X509_STORE_CTX, depth: c_int);
+        pub(super) fn X509_cmp_current_time(time: *const ffi::ASN1_TIME) -> c_int;
         pub(super) fn X509_STORE_CTX_set_default(
             ctx: *mut ffi::X509_STORE_CTX,
             name: *const c_char,
@@ -309,6 +324,9 @@ const TICKET_RETURN_USE: c_int = 3;
 const TICKET_RETURN_USE_RENEW: c_int = 4;
 /// `SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN` of `ssl.h`.
 const SSL_SHUTDOWN_BOTH: c_int = 3;
+/// `X509_V_FLAG_USE_CHECK_TIME`, `X509_V_FLAG_CHECK_SS_SIGNATURE`, `X509_V_FLAG_NO_CHECK_TIME`
+/// (x509_vfy.h): the step that [`remember_chains`] replaces does what it does otherwise.
+const OTHER_CHECKS: std::ffi::c_ulong = 0x2 | 0x4000 | 0x0020_0000;
 
 /// The body of one extension of the ClientHello now being processed.
 ///
@@ -447,6 +465,122 @@ pub fn add_crl(store: &mut X509StoreBuilderRef, crl: &X509CrlRef) -> Result<(), 
     // SAFETY: both are live; the call takes its own reference of the list.
     let rc = unsafe { c::X509_STORE_add_crl(store.as_ptr(), crl.as_ptr()) };
     succeeded(rc)
+}
+
+/// Knows chains whose signatures are good; asked through [`remember_chains`].
+///
+/// No function may panic. A chain has the leaf first and each issuer behind what it signed.
+pub trait KnownChains {
+    /// What tells a chain from all others.
+    type Key;
+
+    /// The key of a chain, unless OpenSSL fails.
+    fn key(chain: &StackRef<X509>) -> Option<Self::Key>;
+
+    /// Whether it was learnt before.
+    fn knows(key: &Self::Key) -> bool;
+
+    /// Each certificate of the chain was signed by the next one, and may have been.
+    fn learn(key: Self::Key);
+}
+
+/// Has the signatures of a chain to this store be checked when `K` does not know it, and not again.
+/// All else that makes a chain good is looked at each time: dates, purposes, depth, revocation,
+/// security level, names.
+///
+/// `X509_STORE_set_verify(3)`: replaces the last step of a verification, which checks signatures and
+/// dates of the chain that was built, and calls the verification callback once for each certificate,
+/// from the root on. OpenSSL's own step does it where anything is out of the ordinary.
+///
+/// # Errors
+/// OpenSSL's own: out of memory.
+pub fn remember_chains<K: KnownChains>(store: &mut X509StoreBuilderRef) -> Result<(), ErrorStack> {
+    unsafe extern "C" fn verify<K: KnownChains>(ctx: *mut ffi::X509_STORE_CTX) -> c_int {
+        let Ok(own) = own_verify() else {
+            return 0;
+        };
+        // SAFETY: libcrypto passes a live context, whose chain was built, and does not touch it
+        // meanwhile.
+        let key = unsafe { X509StoreContextRef::from_ptr(ctx).chain() }.and_then(K::key);
+        if key.as_ref().is_some_and(K::knows) {
+            // SAFETY: as above.
+            if let Some(told) = unsafe { tell_of_known(ctx) } {
+                return told;
+            }
+        }
+        // SAFETY: as above; libcrypto's own function takes what it passes to this one.
+        let verified = unsafe { own(ctx) };
+        // SAFETY: as above.
+        let error = unsafe { X509StoreContextRef::from_ptr(ctx).error() };
+        if let Some(key) = key
+            && verified == 1
+            && error == X509VerifyResult::OK
+        {
+            K::learn(key);
+        }
+        verified
+    }
+    own_verify()?;
+    // SAFETY: `store` is live and exclusively borrowed; the function lives for ever.
+    unsafe { c::X509_STORE_set_verify(store.as_ptr(), verify::<K>) };
+    Ok(())
+}
+
+type Verify = unsafe extern "C" fn(*mut ffi::X509_STORE_CTX) -> c_int;
+
+/// libcrypto's own last step of a verification: that of a context that has no store.
+fn own_verify() -> Result<Verify, ErrorStack> {
+    static OWN: OnceLock<Verify> = OnceLock::new();
+    if let Some(own) = OWN.get() {
+        return Ok(*own);
+    }
+    let ctx = X509StoreContext::new()?;
+    let null = ptr::null_mut();
+    // SAFETY: `X509_STORE_CTX_init(3)`: all that is null here may be; the context is live.
+    let own = unsafe {
+        succeeded(ffi::X509_STORE_CTX_init(
+            ctx.as_ptr(),
+            null,
+            ptr::null_mut(),
+            ptr::null_mut(),
+        ))?;
+        c::X509_STORE_CTX_get_verify(ctx.as_ptr())
+    };
+    own.map(|own| *OWN.get_or_init(|| own))
+        .ok_or_else(ErrorStack::get)
+}
+
+/// What libcrypto's own step does with a chain whose signatures are good: `None` where one of its
+/// certificates is out of its dates, or where the dates are to be judged otherwise.
+///
+/// # Safety
+/// `ctx` is live, and its chain was built.
+unsafe fn tell_of_known(ctx: *mut ffi::X509_STORE_CTX) -> Option<c_int> {
+    // SAFETY: the caller's; all that is had from the context is its own and live as long. The
+    // callback is one that takes what it is passed here.
+    unsafe {
+        let param = c::X509_STORE_CTX_get0_param(ctx);
+        if ffi::X509_VERIFY_PARAM_get_flags(param) & OTHER_CHECKS != 0 {
+            return None;
+        }
+        let chain = X509StoreContextRef::from_ptr(ctx).chain()?;
+        let is_in_its_dates = |certificate: &X509Ref| {
+            c::X509_cmp_current_time(certificate.not_before().as_ptr()) < 0
+                && c::X509_cmp_current_time(certificate.not_after().as_ptr()) > 0
+        };
+        if !chain.iter().all(is_in_its_dates) {
+            return None;
+        }
+        let call = c::X509_STORE_CTX_get_verify_cb(ctx)?;
+        for (depth, certificate) in chain.iter().enumerate().rev() {
+            c::X509_STORE_CTX_set_error_depth(ctx, depth as c_int);
+            ffi::X509_STORE_CTX_set_current_cert(ctx, certificate.as_ptr());
+            if call(1, ctx) == 0 {
+                return Some(0);
+            }
+        }
+    }
+    Some(1)
 }
 
 /// The value of the first extension of this kind that a revocation list has, DER.

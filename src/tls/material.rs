@@ -170,7 +170,8 @@ impl CertChain {
     /// # Errors
     /// OpenSSL's own.
     pub fn digest(&self) -> Result<Digest, ErrorStack> {
-        digest_certificates(std::iter::once(&self.leaf).chain(&self.intermediates))
+        let certificates = std::iter::once(&self.leaf).chain(&self.intermediates);
+        digest_certificates(certificates.map(|certificate| &**certificate))
     }
 }
 
@@ -421,7 +422,7 @@ impl CaBundle {
         if certificates.is_empty() {
             return Err(MaterialError::Certificate(ErrorStack::get()));
         }
-        let digest = digest_certificates(&certificates)?;
+        let digest = digest_certificates(certificates.iter().map(|certificate| &**certificate))?;
         Ok(Self {
             certificates,
             digest,
@@ -561,8 +562,12 @@ fn trim(pem: &str) -> &str {
     pem.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n'])
 }
 
-fn digest_certificates<'a>(
-    certificates: impl IntoIterator<Item = &'a X509>,
+/// What tells a list of certificates from all others.
+///
+/// # Errors
+/// OpenSSL's own, from hashing.
+pub(super) fn digest_certificates<'a>(
+    certificates: impl IntoIterator<Item = &'a X509Ref>,
 ) -> Result<Digest, ErrorStack> {
     let mut all = Vec::new();
     for certificate in certificates {

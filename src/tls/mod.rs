@@ -9,6 +9,7 @@ pub mod cache;
 mod context;
 pub mod identity;
 mod key_updates;
+mod known;
 pub mod material;
 mod memory;
 pub mod peer;

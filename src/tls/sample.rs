@@ -32,25 +32,25 @@ pub(crate) struct Wish<'a> {
     pub(crate) valid: (i64, i64),
 }
 
-/// A CA valid for a year on both sides of [`NOW`].
+/// A CA valid from a year before [`NOW`] on, for decades.
 pub(crate) fn ca(name: &str) -> Sample {
     issue(
         &Wish {
             name,
             dns: &[],
-            valid: year(),
+            valid: decades(),
         },
         None,
     )
 }
 
-/// A certificate of `ca` for the given names, valid for a year on both sides of [`NOW`].
+/// A certificate of `ca` for the given names, valid from a year before [`NOW`] on, for decades.
 pub(crate) fn leaf(ca: &Sample, name: &str, dns: &[&str]) -> Sample {
     issue(
         &Wish {
             name,
             dns,
-            valid: year(),
+            valid: decades(),
         },
         Some(ca),
     )
@@ -61,7 +61,7 @@ pub(crate) fn ed25519_leaf(ca: &Sample, name: &str, dns: &[&str]) -> Sample {
     let wish = Wish {
         name,
         dns,
-        valid: year(),
+        valid: decades(),
     };
     certify(&wish, PKey::generate_ed25519().unwrap(), Some(ca))
 }
@@ -71,7 +71,7 @@ pub(crate) fn rsa_leaf(ca: &Sample, name: &str, dns: &[&str]) -> Sample {
     let wish = Wish {
         name,
         dns,
-        valid: year(),
+        valid: decades(),
     };
     let mut ctx = PkeyCtx::new_id(KeyId::RSA).unwrap();
     ctx.keygen_init().unwrap();
@@ -178,6 +178,7 @@ pub(crate) fn crl_with(
     String::from_utf8(list.build().unwrap().to_pem().unwrap()).unwrap()
 }
 
-fn year() -> (i64, i64) {
-    (NOW - 31_536_000, NOW + 31_536_000)
+/// A year before [`NOW`], and twenty behind it: what is judged by the clock passes for that long.
+fn decades() -> (i64, i64) {
+    (NOW - 31_536_000, NOW + 20 * 31_536_000)
 }

@@ -13,6 +13,7 @@ use openssl::x509::{X509, X509Name, X509NameRef, X509StoreContext, X509VerifyRes
 
 use crate::crypto::sys::{self, Purpose};
 use crate::tls::context::SECURITY_LEVEL;
+use crate::tls::known::Known;
 use crate::tls::material::{self, CaBundle, CertChain, Crls, Digest};
 use crate::tls::server::Common;
 
@@ -54,6 +55,7 @@ impl CaStore {
         let mut store = X509StoreBuilder::new()?;
         // The newest of two certificates of one CA counts, as in nginx.
         store.set_flags(X509VerifyFlags::TRUSTED_FIRST)?;
+        sys::remember_chains::<Known>(&mut store)?;
         let mut names = Vec::with_capacity(bundle.certificates.len());
         let mut shortest: Option<&X509> = None;
         for certificate in &bundle.certificates {

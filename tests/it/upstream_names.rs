@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde_json::{Value, json};
 
 use crate::support::TlsVersion;
-use crate::support::gateway::{Gateway, field};
+use crate::support::gateway::{Gateway, Setup, field};
 use crate::support::origin::{Nginx, Origin, seen};
 use crate::support::pki::{Ca, Leaf, Pair};
 use crate::support::upstream::{Cases, NAME, checking, record_of, showing, upstream};
@@ -278,6 +278,30 @@ fn address_is_checked_as_an_address_only() {
                 let reason = "upstream_name_mismatch";
                 cases.expect_refused("by address", &upstream, 502, reason);
             }
+        }
+    }
+}
+
+/// The signatures of a chain that is known are not computed again; its names are looked at.
+#[test]
+fn name_is_checked_of_a_known_chain_too() {
+    let ca = Ca::root("CA");
+    let pair = ca.issue(&Leaf {
+        dns_names: Vec::new(),
+        addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        ..Leaf::server(NAME)
+    });
+    // What is known is known to a worker.
+    let mut cases = Cases::of(Setup::default().set("workers", "1").start());
+    let origin = Origin::nginx(&Nginx::tls(pair));
+    for version in TlsVersion::ALL {
+        let mut by_address = upstream(&origin.node(), &checking(&ca.pem(), version));
+        by_address["pass_host"] = "node".into();
+        let mut by_name = by_address.clone();
+        by_name["tls"]["server_name"] = NAME.into();
+        for _ in 0..2 {
+            cases.expect_served("by address", &by_address);
+            cases.expect_refused("by name", &by_name, 502, "upstream_name_mismatch");
         }
     }
 }

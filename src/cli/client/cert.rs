@@ -450,7 +450,7 @@ mod tests {
                 "upstream/u tls.ca_certs[0]: the gateway refuses the upstream: 502 on route r1, r2",
             ]
         );
-        assert!(all.iter().all(|held| held.days_left == 365));
+        assert!(all.iter().all(|held| held.days_left == 20 * 365));
     }
 
     #[test]

@@ -274,7 +274,7 @@ mod tests {
         );
         let expected = "\
 ID    SNI                                                  STATUS     TYPE     VALIDITY     CREATED
-one   a.test, b.test                                       enabled    server   2027-01-01   1970-01-01 00:00:00
+one   a.test, b.test                                       enabled    server   2045-12-27   1970-01-01 00:00:00
 two   x, name0.test, name1.test, name2.test, name3.te...   disabled   client   -            -
 ";
         assert_eq!(table, expected);
