@@ -47,6 +47,7 @@ mod c {
             method: *const ffi::SSL_METHOD,
         ) -> *mut ffi::SSL_CTX;
         pub(super) fn SSL_has_pending(ssl: *const ffi::SSL) -> c_int;
+        pub(super) fn SSL_get_state(ssl: *const ffi::SSL) -> c_int;
         pub(super) fn SSL_free_buffers(ssl: *mut ffi::SSL) -> c_int;
         pub(super) fn SSL_set_session_id_context(
             ssl: *mut ffi::SSL,
@@ -322,6 +323,9 @@ const TICKET_SUCCESS_RENEW: c_int = 6;
 const TICKET_RETURN_IGNORE_RENEW: c_int = 2;
 const TICKET_RETURN_USE: c_int = 3;
 const TICKET_RETURN_USE_RENEW: c_int = 4;
+/// `TLS_ST_EARLY_DATA` of `ssl.h`: with TLS 1.3 alone, a server awaits what follows its flight, or its
+/// HelloRetryRequest.
+const BETWEEN_FLIGHTS: c_int = 46;
 /// `SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN` of `ssl.h`.
 const SSL_SHUTDOWN_BOTH: c_int = 3;
 /// `X509_V_FLAG_USE_CHECK_TIME`, `X509_V_FLAG_CHECK_SS_SIGNATURE`, `X509_V_FLAG_NO_CHECK_TIME`
@@ -658,6 +662,18 @@ pub fn prepare_verification(
 pub fn verify_result(code: c_int) -> X509VerifyResult {
     // SAFETY: the type is a plain number; any value is a valid one.
     unsafe { X509VerifyResult::from_raw(code) }
+}
+
+/// Whether a server of TLS 1.3 sent its flight of the handshake and has read nothing of its client's:
+/// after that it has session tickets to send (RFC 8446 §2), or an alert.
+///
+/// `SSL_get_state(3)`, which is the same behind a HelloRetryRequest; `SSL_get_finished(3)`, whose
+/// length is 0 until our Finished was sent.
+#[must_use]
+pub fn is_between_flights(ssl: &SslRef) -> bool {
+    // SAFETY: `ssl` is a live SSL, which is only read.
+    let state = unsafe { c::SSL_get_state(ssl.as_ptr()) };
+    state == BETWEEN_FLIGHTS && ssl.finished(&mut []) > 0
 }
 
 /// Marks a connection as properly closed, so that dropping it keeps its session resumable.

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use crate::failure::Reason;
 use crate::net::handshake::{self, Greeting, Lane, Turns};
 use crate::net::listener;
-use crate::net::stream::{Stream, answer_plainly};
+use crate::net::stream::{Linger, Stream, answer_plainly, linger};
 use crate::net::sweep::{Sweep, Until, millis};
 use crate::telemetry::negotiated::Counts;
 use crate::tls::peer::Accepted;
@@ -214,6 +214,10 @@ async fn greet(
         }
         Err(refused) => {
             failed(refused.reason, &refused.detail);
+            if let Some(stream) = refused.stream {
+                // Its alert would be lost behind what the client sent and nobody reads.
+                linger(stream.socket().tcp(), sweep, Linger::SHORT).await;
+            }
             None
         }
     }

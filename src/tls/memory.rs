@@ -79,7 +79,7 @@ pub(super) struct End {
     outgoing: Arc<Mutex<VecDeque<u8>>>,
 }
 
-fn pipe() -> (End, End) {
+pub(super) fn pipe() -> (End, End) {
     let (a, b) = (Arc::default(), Arc::default());
     (
         End {

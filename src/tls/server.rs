@@ -95,7 +95,7 @@ pub fn context_key(
     material::sha256(&text)
 }
 
-/// The context of a name: what a switch to it puts on a connection.
+/// The context of a name: what a switch to it puts on a connection, and the certificates that follow.
 pub struct ServerContext {
     /// The ssl's id.
     pub ssl_id: Arc<str>,
@@ -353,12 +353,12 @@ mod tests {
     use openssl::asn1::Asn1Time;
     use openssl::hash::MessageDigest;
     use openssl::pkey::PKey;
-    use openssl::ssl::{SslVerifyMode, SslVersion};
+    use openssl::ssl::{HandshakeError, SslVerifyMode, SslVersion};
     use openssl::x509::{X509, X509Name};
 
     use super::*;
     use crate::tls::material::CaBundle;
-    use crate::tls::memory::{Side, shake};
+    use crate::tls::memory::{Side, pipe, shake};
     use crate::tls::policy::ClientAuth;
     use crate::tls::sample::{self, Sample};
     use crate::tls::select::Always;
@@ -500,5 +500,66 @@ mod tests {
         signed_with(MessageDigest::sha256()).unwrap();
         let refused = signed_with(MessageDigest::sha1()).unwrap_err();
         assert_eq!(refused.errors()[0].reason(), Some("ca md too weak"));
+    }
+
+    #[test]
+    fn only_a_server_of_tls_1_3_has_a_time_between_the_flights() {
+        let ca = sample::ca("ca");
+        let leaf = sample::leaf(&ca, "a", &["a.test"]);
+        let pair = KeyPair::parse(&leaf.cert, &leaf.key_pem).unwrap();
+        let always = Arc::new(Always(context("a", vec![pair], None)));
+        let acceptor = ListenerAcceptor::new(always, SessionCache::default(), None).unwrap();
+        for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
+            let mut ctx = context::base(SslMethod::tls_client(), Versions::default()).unwrap();
+            ctx.set_verify(SslVerifyMode::NONE);
+            ctx.set_max_proto_version(Some(version)).unwrap();
+            let client = Ssl::new(&ctx.build()).unwrap();
+            let server = acceptor.ssl().unwrap();
+            assert!(!sys::is_between_flights(&server));
+            let (ours, theirs) = pipe();
+            let client = client.connect(theirs);
+            let server = server.accept(ours);
+            let Err(HandshakeError::WouldBlock(server)) = server else {
+                panic!("the server waits for the client");
+            };
+            let is_between = version == SslVersion::TLS1_3;
+            assert_eq!(sys::is_between_flights(server.ssl()), is_between);
+            let Err(HandshakeError::WouldBlock(client)) = client else {
+                panic!("the client waits for the server");
+            };
+            drop(client.handshake());
+            let Ok(server) = server.handshake() else {
+                panic!("the handshake fails");
+            };
+            assert!(!sys::is_between_flights(server.ssl()));
+        }
+    }
+
+    #[test]
+    fn server_that_asks_for_another_hello_is_not_between_the_flights() {
+        let ca = sample::ca("ca");
+        let leaf = sample::leaf(&ca, "a", &["a.test"]);
+        let pair = KeyPair::parse(&leaf.cert, &leaf.key_pem).unwrap();
+        let always = Arc::new(Always(context("a", vec![pair], None)));
+        let acceptor = ListenerAcceptor::new(always, SessionCache::default(), None).unwrap();
+        let mut ctx = context::base(SslMethod::tls_client(), Versions::default()).unwrap();
+        ctx.set_verify(SslVerifyMode::NONE);
+        ctx.set_groups_list("ffdhe2048:P-256").unwrap();
+        let client = Ssl::new(&ctx.build()).unwrap();
+        let (ours, theirs) = pipe();
+        let Err(HandshakeError::WouldBlock(client)) = client.connect(theirs) else {
+            panic!("the client waits for the server");
+        };
+        let Err(HandshakeError::WouldBlock(server)) = acceptor.ssl().unwrap().accept(ours) else {
+            panic!("the server asks for another hello");
+        };
+        assert!(!sys::is_between_flights(server.ssl()));
+        let Err(HandshakeError::WouldBlock(_client)) = client.handshake() else {
+            panic!("the client says hello again");
+        };
+        let Err(HandshakeError::WouldBlock(server)) = server.handshake() else {
+            panic!("the server waits for the client");
+        };
+        assert!(sys::is_between_flights(server.ssl()));
     }
 }

@@ -163,6 +163,12 @@ impl Socket {
         self.more_follows = more_follows;
     }
 
+    /// Sends what waits behind an announcement after all.
+    pub(super) fn push(&self) {
+        // Each time that it is set (tcp(7)); a connection without it is none of ours any more.
+        let _ = self.tcp.set_nodelay(true);
+    }
+
     fn poll_send(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if !self.more_follows {
             return Pin::new(&mut self.tcp).poll_write(cx, buf);

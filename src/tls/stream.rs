@@ -119,7 +119,16 @@ impl TlsStream {
 
     /// Runs the server's handshake as far as the bytes at hand allow. Cancel safe.
     pub fn step_accept(&mut self, cx: &mut Context<'_>) -> Step {
-        match Pin::new(&mut self.inner).poll_accept(cx) {
+        // Session tickets go with the answer to the first request, which most clients send at once:
+        // to send them by themselves would wake the client for nothing.
+        let ends = sys::is_between_flights(self.ssl());
+        self.inner.get_mut().announce(ends);
+        let stepped = Pin::new(&mut self.inner).poll_accept(cx);
+        self.inner.get_mut().announce(false);
+        if ends && matches!(stepped, Poll::Ready(Err(_))) {
+            self.socket().push();
+        }
+        match stepped {
             Poll::Ready(Ok(())) => Step::Done,
             Poll::Pending => Step::WantClient,
             Poll::Ready(Err(error)) => {

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::client::{Curl, CurlOutcome};
 use crate::support::gateway::{ADMIN_KEY, Gateway, Setup, field};
 use crate::support::pki::{Ca, Leaf, PairFiles, Validity};
-use crate::support::tls::TlsClient;
+use crate::support::tls::{Ended, TlsClient};
 use crate::support::{SOON, TlsVersion, eventually};
 
 const ROUTES: &str = "/apisix/admin/routes";
@@ -199,4 +199,28 @@ fn guessed_keys_are_429_and_no_right_one_is_locked_out_of_loopback() {
     let stopped = gateway.stop();
     let log = format!("{stopped:?}");
     assert!(log.contains("many wrong admin keys") && !log.contains("guess-7"));
+}
+
+/// Its alert comes before the connection ends, whatever else it sent.
+#[test]
+fn client_that_is_refused_in_the_handshake_is_told_so_while_it_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::root("Administrators");
+    let root = ca.write(folder.path(), "root");
+    let gateway = Setup::default()
+        .set("admin.https.client_ca", &root.display().to_string())
+        .start();
+    let mallory = Ca::root("Administrators").client("alice");
+    let head = "PUT /apisix/admin/routes/r HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n";
+    let request = format!("{head}{}", "x".repeat(60_000));
+    for (pair, alert) in [(Some(mallory), 48), (None, 116)] {
+        for _ in 0..8 {
+            let mut client = TlsClient::new(gateway.port("admin_https")).tls(TlsVersion::V13);
+            if let Some(pair) = &pair {
+                client = client.cert(pair);
+            }
+            let refused = client.connect().and_then(|mut conn| conn.ask(&request));
+            assert_eq!(refused.unwrap_err(), Ended::Alert(alert));
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Resumption: a session brings a client back to where it was made, and nowhere else.
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -126,6 +127,23 @@ fn client_that_keeps_coming_back_is_resumed_each_time_by_every_worker() {
                 (workers().len() == 2).then_some(())
             });
         }
+    }
+}
+
+/// Its ticket waits for the answer to a request, for a moment.
+#[test]
+fn client_that_asks_nothing_gets_its_session_all_the_same() {
+    for site in Site::each_way() {
+        site.put_ssl("s", NAME, &json!({}));
+        let client = site.client(NAME).tls(TlsVersion::V13);
+        let mut conn = client.connect().unwrap();
+        let patience = Some(Duration::from_millis(20));
+        conn.tcp().set_read_timeout(patience).unwrap();
+        let session = eventually(SOON, "a session", || {
+            conn.bytes().read(&mut [0]).unwrap_err();
+            conn.newest_session()
+        });
+        assert!(served(&client.session(&session), NAME).1);
     }
 }
 
