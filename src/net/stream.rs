@@ -127,6 +127,10 @@ impl Stream {
 /// peer still sends for a while. Closing with unread bytes would reset the connection and could
 /// destroy an alert or an answer on its way (RFC 9112 §9.6).
 pub async fn linger(tcp: &TcpStream, sweep: &Rc<Sweep>, linger: Linger) {
+    if matches!(tcp.try_read(&mut [0]), Ok(0)) {
+        // The peer says no more: what was written arrives, and the close tells the end.
+        return;
+    }
     if SockRef::from(tcp)
         .shutdown(std::net::Shutdown::Write)
         .is_err()

@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::io::{self, Read};
 use std::net;
 use std::os::fd::AsFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -129,6 +129,8 @@ pub struct Socket {
     takes_no_more: bool,
     /// What is written next is not all; see [`Socket::announce`].
     more_follows: bool,
+    /// Whether there was nothing to read when it was last looked for behind a write.
+    waited: Cell<bool>,
     activity: Rc<Activity>,
     /// What comes in over TLS that has a limit.
     key_updates: Option<KeyUpdates>,
@@ -143,6 +145,7 @@ impl Socket {
             drained: false,
             takes_no_more: false,
             more_follows: false,
+            waited: Cell::new(false),
             activity,
             key_updates: None,
         }
@@ -175,7 +178,9 @@ impl Socket {
         }
         loop {
             ready!(self.tcp.poll_write_ready(cx))?;
-            let send = || SockRef::from(&self.tcp).send_with_flags(buf, libc::MSG_MORE);
+            let send = || {
+                SockRef::from(&self.tcp).send_with_flags(buf, libc::MSG_MORE | libc::MSG_NOSIGNAL)
+            };
             match self.tcp.try_io(Interest::WRITABLE, send) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 sent => return Poll::Ready(sent),
@@ -199,8 +204,21 @@ impl Socket {
         if matches!(written, Poll::Ready(Err(_))) {
             self.note_first_byte();
         }
+        self.waited.set(false);
         self.activity.wrote(&written);
         written
+    }
+
+    /// Whether the peer ended its side when all that was written was on its way to it, and nothing
+    /// that it sent before was left: it left, where it may be that another peer, which ended its side
+    /// with its request, still reads.
+    pub(super) fn has_left(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.waited.get()
+            && matches!(
+                pin!(self.tcp.ready(Interest::READABLE)).poll(&mut cx),
+                Poll::Ready(Ok(ready)) if ready.is_read_closed()
+            )
     }
 
     /// Reads no more once there are too many of these. Where libssl is reading, it ends with that.
@@ -244,11 +262,14 @@ impl Socket {
     /// # Errors
     /// The socket's.
     pub fn poll_something(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.drained {
-            self.tcp.poll_read_ready(cx)
-        } else {
-            Poll::Ready(Ok(()))
+        if !self.drained {
+            return Poll::Ready(Ok(()));
         }
+        let ready = self.tcp.poll_read_ready(cx);
+        if ready.is_pending() {
+            self.waited.set(true);
+        }
+        ready
     }
 }
 
@@ -287,6 +308,7 @@ impl AsyncRead for Socket {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 self.drained = true;
+                self.waited.set(true);
                 Poll::Pending
             }
         }
@@ -350,5 +372,41 @@ mod tests {
         assert_eq!(first_byte_of(&[0x15, 3, 3, 0, 2, 2, 10]).await, Some(0x15));
         assert_eq!(first_byte_of(b"HTTP").await, Some(b'H'));
         assert_eq!(first_byte_of(b"").await, None);
+    }
+
+    #[tokio::test]
+    async fn peer_left_if_it_ended_when_it_had_all_that_was_written() {
+        for ends_before in [true, false] {
+            let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let tcp = TcpStream::connect(address).await.unwrap();
+            let (peer, _) = listener.accept().unwrap();
+            let end = || peer.shutdown(net::Shutdown::Write).unwrap();
+            let mut socket = Socket::new(tcp, Activity::new(Clock::default()));
+            if ends_before {
+                end();
+                socket.tcp().readable().await.unwrap();
+            }
+            let sent = poll_fn(|cx| Pin::new(&mut socket).poll_write(cx, b"answer")).await;
+            assert_eq!(sent.unwrap(), 6);
+            if !ends_before {
+                let begun = poll_fn(|cx| Poll::Ready(socket.read_byte(cx).is_pending())).await;
+                assert!(begun, "there is nothing to read");
+                assert!(!socket.has_left());
+                end();
+            }
+            let end = poll_fn(|cx| socket.read_byte(cx)).await;
+            assert_eq!(end.unwrap(), 0);
+            assert_eq!(socket.has_left(), !ends_before);
+        }
+    }
+
+    impl Socket {
+        fn read_byte(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+            let mut byte = [0];
+            let mut buf = ReadBuf::new(&mut byte);
+            ready!(Pin::new(self).poll_read(cx, &mut buf))?;
+            Poll::Ready(Ok(buf.filled().len()))
+        }
     }
 }

@@ -366,7 +366,12 @@ impl AsyncWrite for TlsStream {
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
+    /// A client that left is told nothing, as with nginx: its system would answer with a reset. Who
+    /// said goodbye (RFC 8446 §6.1) and has not closed its side yet is answered.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ssl().is_server() && self.socket().has_left() {
+            return Poll::Ready(Ok(()));
+        }
         let shut = Pin::new(&mut self.inner).poll_shutdown(cx);
         if let Poll::Ready(Err(error)) = &shut {
             self.note_unsent(error, cx);

@@ -1,12 +1,13 @@
 //! A client that leaves while its request is served is noticed, whatever it asked and over whatever it
 //! came; one that sends its next requests meanwhile is not taken for gone.
 
-use std::io::{Write, copy, sink};
+use std::io::{Read, Write, copy, sink};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
+use socket2::SockRef;
 
 use crate::support::gateway::{Gateway, field};
 use crate::support::origin::{TcpOrigin, ok, read_head};
@@ -208,5 +209,29 @@ fn client_that_sends_ahead_and_then_no_more_has_all_but_the_last_answered() {
         // Nothing is done for who left before.
         expect_gone(&gateway, &last);
         assert_eq!(told.try_recv().ok(), None, "{over}");
+    }
+}
+
+#[test]
+fn client_that_left_behind_its_answer_is_told_nothing() {
+    let origin = TcpOrigin::talking(|_| ok("answer"));
+    let gateway = before(&origin);
+    for version in TlsVersion::ALL {
+        let mut client = RawClient::connect_tls(&gateway.tls(NAME, version));
+        let reply = client.get(NAME, "/", &[]);
+        assert_eq!(reply.expect_status(200).text(), "answer");
+        // Its farewell and the end of its side come together.
+        let corked = SockRef::from(&client.socket()).set_tcp_cork(true);
+        corked.expect("a socket takes its options");
+        client.end_writing();
+        let mut rest = Vec::new();
+        let ended = client.socket().read_to_end(&mut rest);
+        assert_eq!(ended.expect("an end"), 0, "{version:?}: {rest:?}");
+        // Where the gateway ends it, it says so.
+        let mut client = RawClient::connect_tls(&gateway.tls(NAME, version));
+        let reply = client.get(NAME, "/", &["Connection: close"]);
+        assert_eq!(reply.expect_status(200).text(), "answer");
+        client.socket().read_to_end(&mut rest).expect("an end");
+        assert!(!rest.is_empty(), "{version:?}");
     }
 }
