@@ -534,7 +534,7 @@ mod tests {
     use crate::net::dial::Forbidden;
     use crate::net::resolve::Resolver;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
     use tokio::task::LocalSet;
 
     const LIMITS: Limits = Limits {
@@ -680,9 +680,10 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_there_is_told_by_the_dialer() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        drop(listener);
+        // Nobody else is given the port while it is bound.
+        let taken = TcpSocket::new_v4().unwrap();
+        taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let url = format!("http://{}", taken.local_addr().unwrap());
         let told = LocalSet::new().run_until(alone(&url, LIMITS)).await;
         let reason = told.unwrap_err().reason();
         assert_eq!(reason, Some(Reason::UpstreamRefused));

@@ -89,6 +89,8 @@ fn ask(client: &mut RawClient, path: &str, count: usize) {
 fn at_once(more: &Value) -> Value {
     let mut active = json!({
         "http_path": "/up",
+        // Who answers has all the time it needs.
+        "timeout": 60,
         "healthy": {"interval": 1, "successes": 1},
         "unhealthy": {"interval": 1, "http_failures": 1, "tcp_failures": 1, "timeouts": 1},
     });
@@ -307,9 +309,12 @@ fn requests_tell_of_a_node_and_a_check_brings_it_back() {
     // What is known of a node outlives a write of its upstream.
     upstream["retries"] = json!(1);
     upstream["checks"]["active"]["unhealthy"]["interval"] = json!(1);
-    upstream["checks"]["active"]["healthy"]["successes"] = json!(3);
+    // More than there will be until it was seen on its way.
+    upstream["checks"]["active"]["healthy"]["successes"] = json!(200);
     gateway.configure("/upstreams/u", &upstream);
     expect_status(&gateway, 0, "mostly_unhealthy");
+    upstream["checks"]["active"]["healthy"]["successes"] = json!(3);
+    gateway.configure("/upstreams/u", &upstream);
     expect_status(&gateway, 0, "healthy");
     assert_eq!(metric(&gateway, "healthy"), 1);
 }

@@ -20,7 +20,7 @@ use crate::support::pki::Ca;
 use crate::support::raw::RawClient;
 use crate::support::site::Site;
 use crate::support::upstream::record_of;
-use crate::support::{SOON, TlsVersion, eventually};
+use crate::support::{SOON, TlsVersion, eventually, limit};
 
 const NAME: &str = "api.example.com";
 
@@ -107,7 +107,7 @@ fn large_bodies_pass_over_http2() {
 /// More than a client that reads nothing lets through.
 const BIG: usize = 8 << 20;
 
-/// A site whose streams may stall for a moment only, before an upstream that answers `/big` by many
+/// A site whose streams may stall for [`LIMIT`] only, before an upstream that answers `/big` by many
 /// bytes and everything else at once, without its body.
 fn impatient() -> (Site, TcpOrigin) {
     let origin = TcpOrigin::serving(|mut conn| {
@@ -126,7 +126,7 @@ fn impatient() -> (Site, TcpOrigin) {
             }
         }
     });
-    let site = Site::with(Setup::default().set("limits.body_timeout", "300ms"));
+    let site = Site::with(Setup::default().set("limits.body_timeout", &limit()));
     site.put_ssl("open", NAME, &json!({}));
     let upstream = json!({"nodes": {origin.node(): 1}});
     let route = json!({"uri": "/*", "upstream": upstream});
@@ -237,8 +237,7 @@ fn http2_in_the_clear_has_the_rules_of_the_plain_port() {
 
 #[test]
 fn preface_may_come_in_pieces_but_not_for_ever() {
-    let setup = Setup::default().set("limits.header_timeout", "500ms");
-    let site = Site::with(setup);
+    let site = Site::with(Setup::default().set("limits.header_timeout", &limit()));
     // GET http://h/ (RFC 7541 §6.1, §6.2.2).
     let get = [0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x84, 0x86, 0x01, 1, b'h'];
     let mut client = site.gateway.connect();

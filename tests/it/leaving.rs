@@ -19,6 +19,9 @@ const NAME: &str = "api.example.com";
 /// Long enough for what was sent to arrive.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// What [`answering_with`] tells of a connection that ended.
+const ENDED: &str = "ended";
+
 /// A gateway in front of `origin`, with a certificate.
 fn before(origin: &TcpOrigin) -> Gateway {
     let gateway = Gateway::start();
@@ -40,17 +43,19 @@ fn clients(gateway: &Gateway) -> Vec<(String, RawClient)> {
     clients
 }
 
-/// An upstream that says this and no more, and whose every head is told once its connection ended.
+/// An upstream that says this and no more. Every head is told when it came, and that it ended once its
+/// connection did.
 fn answering_with(answer: &'static [u8]) -> (TcpOrigin, mpsc::Receiver<String>) {
-    let (told, ended) = mpsc::channel();
+    let (told, heard) = mpsc::channel();
     let told = Mutex::new(told);
     let origin = TcpOrigin::serving(move |mut conn| {
-        let head = read_head(&mut conn);
+        let tell = |word: &str| drop(told.lock().expect("no holder panics").send(word.to_owned()));
+        tell(&read_head(&mut conn));
         drop(conn.write_all(answer));
         drop(copy(&mut conn, &mut sink()));
-        drop(told.lock().expect("no holder panics").send(head));
+        tell(ENDED);
     });
-    (origin, ended)
+    (origin, heard)
 }
 
 #[track_caller]
@@ -61,7 +66,7 @@ fn expect_gone(gateway: &Gateway, path: &str) {
 
 #[test]
 fn client_that_leaves_before_its_answer_is_noticed_whatever_it_asked() {
-    let (origin, ended) = answering_with(b"");
+    let (origin, heard) = answering_with(b"");
     let gateway = before(&origin);
     let asked: [(&str, &[&str], &str); 4] = [
         ("GET", &[], ""),
@@ -81,14 +86,18 @@ fn client_that_leaves_before_its_answer_is_noticed_whatever_it_asked() {
                 let head = request(method, NAME, &path, lines);
                 client.send(format!("{head}{body}"));
                 // The request is on its way before its client leaves.
-                assert!(!client.read_some_within(PAUSE), "{path}");
+                let seen = heard.recv_timeout(SOON);
+                let seen = seen.unwrap_or_else(|_| panic!("{path} does not arrive"));
+                assert!(seen.starts_with(&format!("{method} {path} ")), "{seen}");
                 match vanishes {
                     true => client.vanish(),
                     false => drop(client),
                 }
-                let seen = ended.recv_timeout(SOON);
-                let seen = seen.unwrap_or_else(|_| panic!("{path} goes on"));
-                assert!(seen.starts_with(&format!("{method} {path} ")), "{seen}");
+                assert_eq!(
+                    heard.recv_timeout(SOON).as_deref(),
+                    Ok(ENDED),
+                    "{path} goes on"
+                );
                 expect_gone(&gateway, &path);
             }
         }
@@ -97,7 +106,7 @@ fn client_that_leaves_before_its_answer_is_noticed_whatever_it_asked() {
 
 #[test]
 fn client_that_leaves_within_its_answer_is_noticed() {
-    let (origin, ended) = answering_with(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun");
+    let (origin, heard) = answering_with(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun");
     let gateway = before(&origin);
     for (over, mut client) in clients(&gateway) {
         let path = format!("/{over}");
@@ -105,14 +114,16 @@ fn client_that_leaves_within_its_answer_is_noticed() {
         assert_eq!(client.read_bodiless().status, 200, "{over}");
         assert_eq!(client.read_text(5), "begun");
         drop(client);
-        ended.recv_timeout(SOON).expect("its upstream is left, too");
+        heard.recv_timeout(SOON).expect("its head came");
+        let end = heard.recv_timeout(SOON);
+        assert_eq!(end.as_deref(), Ok(ENDED), "its upstream is left, too");
         expect_gone(&gateway, &path);
     }
 }
 
 #[test]
 fn client_that_leaves_after_an_upload_that_outlasted_the_begin_of_its_answer_is_noticed() {
-    let (origin, ended) = answering_with(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun");
+    let (origin, heard) = answering_with(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun");
     let gateway = before(&origin);
     let uploads = [
         ("Content-Length: 5", ["hel", "lo"]),
@@ -128,8 +139,12 @@ fn client_that_leaves_after_an_upload_that_outlasted_the_begin_of_its_answer_is_
             client.send(end);
             thread::park_timeout(PAUSE);
             drop(client);
-            let seen = ended.recv_timeout(SOON);
-            seen.unwrap_or_else(|_| panic!("{path} goes on"));
+            heard.recv_timeout(SOON).expect("its head came");
+            assert_eq!(
+                heard.recv_timeout(SOON).as_deref(),
+                Ok(ENDED),
+                "{path} goes on"
+            );
             expect_gone(&gateway, &path);
         }
     }
@@ -176,7 +191,8 @@ fn requests_that_are_sent_ahead_are_served_in_their_order() {
 #[test]
 fn client_that_sends_ahead_and_then_no_more_has_all_but_the_last_answered() {
     let (tell, told) = mpsc::channel();
-    let tell = Mutex::new(tell);
+    let (leave, left) = mpsc::channel();
+    let (tell, left) = (Mutex::new(tell), Mutex::new(left));
     let origin = TcpOrigin::serving(move |mut conn| {
         loop {
             let head = read_head(&mut conn);
@@ -189,6 +205,10 @@ fn client_that_sends_ahead_and_then_no_more_has_all_but_the_last_answered() {
                 drop(copy(&mut conn, &mut sink()));
                 return;
             }
+            if path == "/1" {
+                let _ = left.lock().expect("no holder panics").recv();
+            }
+            // Its client's end is there.
             thread::park_timeout(PAUSE);
             drop(conn.write_all(&ok(path)));
         }
@@ -199,6 +219,7 @@ fn client_that_sends_ahead_and_then_no_more_has_all_but_the_last_answered() {
         let all = ["/1", "/2", &last].map(|path| request("GET", NAME, path, &[]));
         client.send(all.concat());
         client.end_writing();
+        leave.send(()).expect("the origin is there");
         for path in ["/1", "/2"] {
             assert_eq!(client.read_reply().expect_status(200).text(), path);
         }

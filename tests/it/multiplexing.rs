@@ -16,8 +16,10 @@ use crate::support::h2::{H2Conn, H2Stream};
 use crate::support::origin::TcpOrigin;
 use crate::support::raw::RawClient;
 use crate::support::site::Site;
-use crate::support::{SOON, eventually};
+use crate::support::{LIMIT, SOON, eventually};
 
+/// Where what is late is given up after [`LIMIT`]; whoever is to answer in time is asked elsewhere.
+const LATE: &str = "/late";
 /// The setting MAX_CONCURRENT_STREAMS (RFC 9113 §6.5.2).
 const STREAMS: u8 = 3;
 /// The setting INITIAL_WINDOW_SIZE.
@@ -27,7 +29,7 @@ const WINDOW: u8 = 4;
 /// and reads on to its end.
 struct Case {
     site: Site,
-    /// Its route.
+    /// Its route, which has all the time that its upstream takes.
     route: Value,
     opened: Arc<AtomicUsize>,
     _origin: TcpOrigin,
@@ -54,28 +56,31 @@ impl Case {
         let upstream = json!({
             "scheme": "grpc",
             "nodes": {origin.node(): 1},
-            "timeout": {"connect": 5, "send": 0.3, "read": 0.3},
         });
         let route = json!({"uri": "/*", "upstream": upstream});
         site.gateway.configure("/routes/all", &route);
-        Self {
+        let case = Self {
             site,
             route,
             opened,
             _origin: origin,
-        }
+        };
+        case.wait_at(LATE, LIMIT);
+        case
     }
 
     fn connect(&self) -> H2Conn {
         H2Conn::plain(self.site.gateway.port("http")).unwrap()
     }
 
-    /// A route to the same upstream that has so many seconds for each read.
-    fn wait_at(&self, path: &str, seconds: u64) {
+    /// A route to the same upstream that has so long for each read.
+    fn wait_at(&self, path: &str, limit: Duration) {
         let mut route = self.route.clone();
+        let limit = limit.as_secs_f64();
         route["uri"] = json!(path);
-        route["upstream"]["timeout"] = json!({"connect": 5, "send": seconds, "read": seconds});
-        self.site.gateway.configure("/routes/waits", &route);
+        route["upstream"]["timeout"] = json!({"connect": 60, "send": limit, "read": limit});
+        let id = format!("/routes{path}");
+        self.site.gateway.configure(&id, &route);
     }
 
     /// How many connections the upstream got.
@@ -86,14 +91,25 @@ impl Case {
 
 /// Begins a request that is not idempotent.
 fn post(conn: &mut H2Conn, whole: bool) -> H2Stream {
-    let request = Request::post("http://h.example/x").body(()).unwrap();
-    conn.send(request, whole).unwrap()
+    post_to(conn, "/x", whole)
+}
+
+fn post_to(conn: &mut H2Conn, path: &str, whole: bool) -> H2Stream {
+    let request = Request::post(format!("http://h.example{path}"));
+    conn.send(request.body(()).unwrap(), whole).unwrap()
 }
 
 /// Sends one and gives the status of its answer.
 #[track_caller]
 fn ask(conn: &mut H2Conn) -> u16 {
     let stream = post(conn, true);
+    conn.read(stream).unwrap().status
+}
+
+/// The same of one that is answered late.
+#[track_caller]
+fn ask_late(conn: &mut H2Conn) -> u16 {
+    let stream = post_to(conn, LATE, true);
     conn.read(stream).unwrap().status
 }
 
@@ -251,7 +267,7 @@ fn connection_of_which_one_stream_is_late_serves_the_others() {
     });
     let mut conn = case.connect();
     assert_eq!((ask(&mut conn), case.opened()), (200, 1));
-    assert_eq!((ask(&mut conn), case.opened()), (504, 1));
+    assert_eq!((ask_late(&mut conn), case.opened()), (504, 1));
     assert_eq!((ask(&mut conn), case.opened()), (200, 1));
 }
 
@@ -266,15 +282,13 @@ fn connection_whose_peer_answers_pings_serves_on_after_a_late_stream() {
             server.send(PING, ACK, 0, &ping.payload)?;
         }
     });
-    // Time enough for its answer, on a busy machine too.
-    case.wait_at("/x", 1);
     let mut conn = case.connect();
     for _ in 0..3 {
         assert_eq!((ask(&mut conn), case.opened()), (200, 1));
         let began = Instant::now();
-        assert_eq!((ask(&mut conn), case.opened()), (504, 1));
+        assert_eq!((ask_late(&mut conn), case.opened()), (504, 1));
         // All of its time, which the look at the peer does not shorten.
-        assert!(began.elapsed() > Duration::from_millis(800));
+        assert!(began.elapsed() > LIMIT.mul_f64(0.8));
     }
 }
 
@@ -284,18 +298,21 @@ fn connection_whose_peer_fell_silent_gets_no_further_request() {
     let held = Mutex::new(held);
     let case = Case::of(&[], move |number, server| {
         let first = server.next(HEADERS)?.stream;
+        server.answer(first)?;
         if number > 1 {
-            return server.answer(first);
+            return Ok(());
         }
+        let waiting = server.next(HEADERS)?.stream;
         server.next(HEADERS)?;
         // No PING is answered.
         held.lock().unwrap().recv().unwrap();
-        server.answer(first)
+        server.answer(waiting)
     });
-    case.wait_at("/patient", 60);
     let mut conn = case.connect();
+    // What it says as a connection begins comes before its answer.
+    assert_eq!((ask(&mut conn), case.opened()), (200, 1));
     let waiting = conn.begin("GET", "h.example", "/patient", true).unwrap();
-    assert_eq!((ask(&mut conn), case.opened()), (504, 1));
+    assert_eq!((ask_late(&mut conn), case.opened()), (504, 1));
     assert_eq!((ask(&mut conn), case.opened()), (200, 2));
     // Who can wait for longer does.
     release.send(()).unwrap();
@@ -316,10 +333,10 @@ fn silent_peer_is_asked_though_each_client_gives_up_early() {
         tell.lock().unwrap().send(()).unwrap();
         Ok(())
     });
-    case.wait_at("/x", 4);
+    case.wait_at("/x", 2 * LIMIT);
     let mut conn = case.connect();
     assert_eq!((ask(&mut conn), case.opened()), (200, 1));
-    // Each waits far less than the two seconds after which it would have the peer asked itself.
+    // Each waits far less than half of its limit, after which it would have the peer asked itself.
     eventually(SOON, "a PING", || {
         let answer = post(&mut conn, true).into_answer();
         let given_up = async { tokio::time::timeout(Duration::from_millis(200), answer).await };
@@ -338,7 +355,7 @@ fn connection_whose_peer_fell_silent_in_an_answer_gets_no_further_request() {
         server.send(HEADERS, END_HEADERS, first, &[OK])
     });
     let mut conn = case.connect();
-    let broken = post(&mut conn, true);
+    let broken = post_to(&mut conn, LATE, true);
     assert!(conn.read(broken).is_err());
     assert_eq!((ask(&mut conn), case.opened()), (200, 2));
 }
@@ -354,20 +371,19 @@ fn connection_that_nobody_uses_ends_though_its_peer_takes_nothing() {
         let _released = held.lock().unwrap().recv();
         Ok(())
     });
-    case.wait_at("/x", 1);
     let mut conn = case.connect();
-    let stream = post(&mut conn, false);
+    let stream = post_to(&mut conn, LATE, false);
     let (length, mut upload) = (16 << 20, stream.upload);
     upload.send_data(vec![0; length].into(), true).unwrap();
-    let open = || {
-        conn.drive(tokio::task::yield_now());
-        case.site
-            .metric("portcullis_upstream_connections{state=\"active\"}")
-    };
-    eventually(SOON, "it is open", || (open() == 1).then_some(()));
-    eventually(SOON, "it is closed", || (open() == 0).then_some(()));
     let (answer, _) = conn.read_head(stream.answer).unwrap();
-    assert_eq!(answer.status, 504);
+    assert_eq!((answer.status, case.opened()), (504, 1));
+    eventually(SOON, "it is closed", || {
+        let open = |state: &str| {
+            let name = format!("portcullis_upstream_connections{{state=\"{state}\"}}");
+            case.site.metric(&name)
+        };
+        (open("active") + open("idle") == 0).then_some(())
+    });
     drop(release);
 }
 

@@ -11,7 +11,7 @@ use crate::support::gateway::Setup;
 use crate::support::pki::{Ca, Leaf, Pair, Validity};
 use crate::support::site::Site;
 use crate::support::tls::{Ended, Session, TlsClient, TlsConn};
-use crate::support::{SOON, TlsVersion, eventually};
+use crate::support::{SOON, TlsVersion, eventually, limit};
 
 const NAME: &str = "api.example.com";
 
@@ -488,7 +488,7 @@ fn a_connection_that_breaks_off_leaves_its_session_resumable() {
 
 #[test]
 fn a_connection_that_the_gateway_gives_up_leaves_its_session_resumable() {
-    for site in Site::each_way_with(|| Setup::default().set("limits.header_timeout", "300ms")) {
+    for site in Site::each_way_with(|| Setup::default().set("limits.header_timeout", &limit())) {
         let ca = Ca::root("Client CA");
         site.put_ssl("mtls", NAME, &client_of(&ca));
         let alice = ca.client("alice");

@@ -2,18 +2,18 @@
 
 use std::io::{Read, Write, copy, sink};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use socket2::SockRef;
 
-use crate::support::SOON;
 use crate::support::gateway::Gateway;
-use crate::support::origin::{ClosedPort, TcpOrigin, ok, read_head, read_head_from};
+use crate::support::origin::{ClosedPort, TcpOrigin, ok, read_head, read_head_from, say_last};
 use crate::support::pki::Ca;
 use crate::support::raw::{RawReply, header, request};
+use crate::support::tls::reset;
+use crate::support::{SOON, eventually};
 
 /// Between two bytes of a slow upstream: well within its time-out.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -37,7 +37,7 @@ const REQUESTS: [(&str, usize, bool); 10] = [
 
 /// For an upstream that says nothing more. Others get all the time they need: theirs must not pass on a
 /// busy machine.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What becomes of a request that meets a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,53 +50,64 @@ enum End {
 
 /// A node with a fault, and the requests that it read.
 struct Faulty {
-    node: String,
-    heads: Arc<Mutex<usize>>,
-    _origin: Option<TcpOrigin>,
+    origin: TcpOrigin,
+    heads: Arc<Mutex<Vec<String>>>,
+    /// The cases whose clients have the beginning of their answer.
+    begun: Arc<Mutex<Vec<String>>>,
 }
 
 impl Faulty {
     /// Reads a request's head, then does this.
     fn reading(act: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Self {
-        let heads = Arc::<Mutex<usize>>::default();
-        let seen = Arc::clone(&heads);
+        Self::of(move |conn, _| act(conn))
+    }
+
+    /// Says this to each request, and resets its connection once the client has the beginning of it: a
+    /// reset overtakes what the gateway has not read.
+    fn resetting_behind(text: &'static str) -> Self {
+        Self::of(move |conn, has_begun| {
+            say(conn, text);
+            eventually(SOON, "its client has the head", || {
+                has_begun().then_some(())
+            });
+            reset(&*conn);
+        })
+    }
+
+    fn of(act: impl Fn(&mut TcpStream, &dyn Fn() -> bool) + Send + Sync + 'static) -> Self {
+        let (heads, begun) = (Arc::default(), Arc::default());
+        let (seen, told) = (Arc::clone(&heads), Arc::clone(&begun));
         let origin = TcpOrigin::serving(move |mut conn| {
-            if !read_head(&mut conn).is_empty() {
-                *seen.lock().expect("no holder panics") += 1;
-                act(&mut conn);
+            let head = read_head(&mut conn);
+            if head.is_empty() {
+                return;
             }
+            let case = header(&head, "x-case").unwrap_or_default().to_owned();
+            locked(&seen).push(head);
+            act(&mut conn, &|| locked(&told).contains(&case));
         });
         Self {
-            node: origin.node(),
+            origin,
             heads,
-            _origin: Some(origin),
+            begun,
         }
     }
 
-    fn count(&self) -> usize {
-        std::mem::take(&mut self.heads.lock().expect("no holder panics"))
+    /// How often it got the request of this case.
+    fn count(&self, case: &str) -> usize {
+        let is_of_it = |head: &&String| header(head, "x-case") == Some(case);
+        locked(&self.heads).iter().filter(is_of_it).count()
     }
 }
 
-fn reset(conn: &TcpStream) {
-    SockRef::from(conn)
-        .set_linger(Some(Duration::ZERO))
-        .expect("a socket takes its options");
+fn locked(list: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
+    list.lock().expect("no holder panics")
 }
 
 /// Sends no more and reads on.
 fn half_close(conn: &mut TcpStream) {
     drop(conn.shutdown(Shutdown::Write));
     drop(copy(conn, &mut sink()));
-}
-
-/// Says it as its last: the end comes with it, so that nobody takes the connection for one to keep.
-fn say_last(conn: &mut TcpStream, text: &str) {
-    SockRef::from(&*conn)
-        .set_tcp_cork(true)
-        .expect("a socket takes its options");
-    say(conn, text);
-    half_close(conn);
 }
 
 fn say(conn: &mut TcpStream, text: &str) {
@@ -118,7 +129,7 @@ fn faults() -> Vec<(&'static str, Faulty, End)> {
         ),
         (
             "resets-before-answer",
-            Faulty::reading(|conn| reset(conn)),
+            Faulty::reading(|conn| reset(&*conn)),
             End::Unsure(502),
         ),
         (
@@ -129,7 +140,7 @@ fn faults() -> Vec<(&'static str, Faulty, End)> {
         (
             "closes-mid-header",
             Faulty::reading(|conn| {
-                say_last(conn, "HTTP/1.1 200 OK\r\nContent-Le");
+                say_last(conn, b"HTTP/1.1 200 OK\r\nContent-Le");
             }),
             End::Unsure(502),
         ),
@@ -138,7 +149,7 @@ fn faults() -> Vec<(&'static str, Faulty, End)> {
             Faulty::reading(|conn| {
                 say(conn, "HTTP/1.1 200 OK\r\nContent-Le");
                 thread::park_timeout(PAUSE);
-                reset(conn);
+                reset(&*conn);
             }),
             End::Unsure(502),
         ),
@@ -156,24 +167,20 @@ fn faults() -> Vec<(&'static str, Faulty, End)> {
         (
             "closes-mid-body",
             Faulty::reading(|conn| {
-                say_last(conn, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
+                say_last(conn, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
             }),
             End::Answered(200, false),
         ),
         (
             "resets-mid-body",
-            Faulty::reading(|conn| {
-                say(conn, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
-                // With the request's body unread, too.
-                thread::park_timeout(PAUSE);
-                reset(conn);
-            }),
+            // With the request's body unread, too.
+            Faulty::resetting_behind("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"),
             End::Answered(200, false),
         ),
         (
             "half-closes-after-answer",
             Faulty::reading(|conn| {
-                say_last(conn, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow");
+                say_last(conn, b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow");
             }),
             End::Answered(200, true),
         ),
@@ -193,32 +200,41 @@ fn faults() -> Vec<(&'static str, Faulty, End)> {
         (
             "says-500",
             Faulty::reading(|conn| {
-                say_last(conn, "HTTP/1.1 500 Sorry\r\nContent-Length: 4\r\n\r\noops");
+                say_last(conn, b"HTTP/1.1 500 Sorry\r\nContent-Length: 4\r\n\r\noops");
             }),
             End::Answered(500, true),
         ),
         (
             "is-no-http",
             Faulty::reading(|conn| {
-                say_last(conn, "SSH-2.0-OpenSSH_9.2\r\n");
+                say_last(conn, b"SSH-2.0-OpenSSH_9.2\r\n");
             }),
             End::Answered(502, true),
         ),
     ]
 }
 
-/// Asks the route at `/{name}` once, over a connection of its own.
-fn ask(gateway: &Gateway, name: &str, method: &str, body: usize) -> RawReply {
+/// Asks the route at `/{name}` once, over a connection of its own; `begun` is called when the answer's
+/// head is there.
+fn ask(
+    gateway: &Gateway,
+    name: &str,
+    (method, body): (&str, usize),
+    case: &str,
+    begun: impl FnOnce(),
+) -> RawReply {
     let mut client = gateway.connect();
-    let length = format!("Content-Length: {body}");
+    let (case, length) = (format!("X-Case: {case}"), format!("Content-Length: {body}"));
     let lines: &[&str] = match method {
-        "GET" | "HEAD" | "OPTIONS" => &[],
-        _ => &[&length],
+        "GET" | "HEAD" | "OPTIONS" => &[&case],
+        _ => &[&case, &length],
     };
     client.send(request(method, "h", &format!("/{name}"), lines) + &"x".repeat(body));
+    let reply = client.read_bodiless();
+    begun();
     match method {
-        "HEAD" => client.read_bodiless(),
-        _ => client.read_reply(),
+        "HEAD" => reply,
+        _ => client.read_rest(reply),
     }
 }
 
@@ -255,7 +271,7 @@ fn fault_gives_its_status_and_no_request_is_sent_again_that_must_not_be() {
             ("two", Some(good.node()), None),
             ("once", Some(good.node()), Some(0)),
         ] {
-            let mut upstream = upstream(&faulty.node, good.as_deref(), patience);
+            let mut upstream = upstream(&faulty.origin.node(), good.as_deref(), patience);
             if let Some(retries) = retries {
                 upstream["retries"] = json!(retries);
             }
@@ -265,41 +281,45 @@ fn fault_gives_its_status_and_no_request_is_sent_again_that_must_not_be() {
         }
     }
     thread::scope(|scope| {
-        for (name, faulty, end) in &faults {
+        for ((name, faulty, end), (method, body, repeats)) in faults
+            .iter()
+            .flat_map(|fault| REQUESTS.map(|request| (fault, request)))
+        {
             let gateway = &gateway;
             scope.spawn(move || {
-                for (method, body, repeats) in REQUESTS {
-                    let case = format!("{name}: {method} {body}");
-                    let (alone, two) = match *end {
-                        End::Unsure(status) => (status, if repeats { 200 } else { status }),
-                        End::Answered(status, _) => (status, status),
-                    };
-                    let goes_on = repeats && matches!(end, End::Unsure(_));
-                    // An answer to HEAD has no body to break off in.
-                    let is_whole = method == "HEAD" || !matches!(end, End::Answered(_, false));
-                    for (suffix, status, tries) in [
-                        ("alone", alone, 1),
-                        ("again", alone, 1 + usize::from(goes_on)),
-                        ("two", two, 1),
-                        ("once", alone, 1),
-                    ] {
-                        if matches!(suffix, "again" | "once") && method != "GET" && body != 4 {
-                            continue;
-                        }
-                        let reply = ask(gateway, &format!("{name}-{suffix}"), method, body);
-                        let is_good = reply.text() == "good";
-                        assert_eq!(
-                            (reply.status, reply.is_whole),
-                            (status, is_whole),
-                            "{case} {suffix}: {reply:?}"
-                        );
-                        assert_eq!(
-                            is_good || method == "HEAD",
-                            suffix == "two" && goes_on || method == "HEAD",
-                            "{case} {suffix}"
-                        );
-                        assert_eq!(faulty.count(), tries, "{case} {suffix}");
+                let (alone, two) = match *end {
+                    End::Unsure(status) => (status, if repeats { 200 } else { status }),
+                    End::Answered(status, _) => (status, status),
+                };
+                let goes_on = repeats && matches!(end, End::Unsure(_));
+                // An answer to HEAD has no body to break off in.
+                let is_whole = method == "HEAD" || !matches!(end, End::Answered(_, false));
+                for (suffix, status, tries) in [
+                    ("alone", alone, 1),
+                    ("again", alone, 1 + usize::from(goes_on)),
+                    ("two", two, 1),
+                    ("once", alone, 1),
+                ] {
+                    if matches!(suffix, "again" | "once") && method != "GET" && body != 4 {
+                        continue;
                     }
+                    let case = format!("{name}: {method} {body} {suffix}");
+                    let path = format!("{name}-{suffix}");
+                    let reply = ask(gateway, &path, (method, body), &case, || {
+                        locked(&faulty.begun).push(case.clone());
+                    });
+                    let is_good = reply.text() == "good";
+                    assert_eq!(
+                        (reply.status, reply.is_whole),
+                        (status, is_whole),
+                        "{case}: {reply:?}"
+                    );
+                    assert_eq!(
+                        is_good || method == "HEAD",
+                        suffix == "two" && goes_on || method == "HEAD",
+                        "{case}"
+                    );
+                    assert_eq!(faulty.count(&case), tries, "{case}");
                 }
             });
         }
@@ -312,14 +332,17 @@ fn node_that_takes_no_connection_costs_no_request() {
     let good = TcpOrigin::talking(|_| ok("good"));
     let pair = Ca::root("CA").server("h");
     let good_tls = TcpOrigin::serving_tls(&pair, |mut stream| {
-        let head = read_head_from(&mut stream);
-        let length = header(&head, "content-length").and_then(|length| length.parse().ok());
-        drop(copy(
-            &mut (&mut stream).take(length.unwrap_or(0)),
-            &mut sink(),
-        ));
-        drop(stream.write_all(&ok("good")));
-        drop(stream.shutdown());
+        loop {
+            let head = read_head_from(&mut stream);
+            let length = header(&head, "content-length").and_then(|length| length.parse().ok());
+            let mut body = (&mut stream).take(length.unwrap_or(0));
+            if head.is_empty()
+                || copy(&mut body, &mut sink()).is_err()
+                || stream.write_all(&ok("good")).is_err()
+            {
+                return;
+            }
+        }
     });
     let closed = ClosedPort::new();
     // Over TLS a node that resets connections is met before anything of a request is sent.
@@ -339,7 +362,8 @@ fn node_that_takes_no_connection_costs_no_request() {
             let route = json!({"uri": format!("/{name}-{suffix}"), "upstream": upstream});
             gateway.configure(&format!("/routes/{name}-{suffix}"), &route);
             for (method, body, _) in REQUESTS {
-                let reply = ask(&gateway, &format!("{name}-{suffix}"), method, body);
+                let path = format!("{name}-{suffix}");
+                let reply = ask(&gateway, &path, (method, body), "", || ());
                 assert_eq!(reply.status, status, "{name} {suffix}: {method} {body}");
             }
         }
@@ -370,11 +394,7 @@ fn body_that_is_sent_again_is_the_same_body() {
         while !body.ends_with(ends) && matches!(conn.read(&mut byte), Ok(1)) {
             body.push(byte[0]);
         }
-        say(
-            &mut conn,
-            &String::from_utf8_lossy(&ok(&String::from_utf8_lossy(&body))),
-        );
-        half_close(&mut conn);
+        say_last(&mut conn, &ok(&String::from_utf8_lossy(&body)));
     });
     let gateway = Gateway::start();
     let upstream = upstream(&first.node(), Some(&second.node()), SOON);
@@ -420,7 +440,7 @@ fn body_that_is_too_long_to_be_kept_is_not_sent_again() {
     let gateway = Gateway::start();
     let upstream = upstream(&first.node(), Some(&second.node()), SOON);
     gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
-    let reply = ask(&gateway, "x", "PUT", KEPT + 1);
+    let reply = ask(&gateway, "x", ("PUT", KEPT + 1), "", || ());
     assert_eq!(reply.status, 502, "{reply:?}");
     assert_eq!(second.heads(), [""; 0]);
 }
@@ -435,7 +455,7 @@ fn reset_at_accept_is_502_or_the_other_node_and_never_twice() {
     gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
     for (method, body, repeats) in REQUESTS {
         let before = good.heads().len();
-        let reply = ask(&gateway, "x", method, body);
+        let reply = ask(&gateway, "x", (method, body), "", || ());
         let expected: &[u16] = if repeats { &[200] } else { &[200, 502] };
         assert!(
             expected.contains(&reply.status),
@@ -449,19 +469,28 @@ fn reset_at_accept_is_502_or_the_other_node_and_never_twice() {
 /// As APISIX counts, to the millisecond and not to the tenth of a second.
 #[test]
 fn no_try_begins_once_the_time_for_retries_is_over() {
+    const TIME: Duration = Duration::from_secs(1);
     let count = Arc::new(Mutex::new(0));
+    // The first try of a request is over at once, which leaves all of the time for the next; the second
+    // one ends just when the time does.
     let slow = || {
         let count = Arc::clone(&count);
         TcpOrigin::serving(move |mut conn| {
             read_head(&mut conn);
-            *count.lock().unwrap() += 1;
-            thread::sleep(Duration::from_millis(200));
+            let tries = {
+                let mut count = count.lock().unwrap();
+                *count += 1;
+                *count
+            };
+            if tries > 1 {
+                thread::sleep(TIME);
+            }
         })
     };
     let nodes = [slow(), slow(), slow()];
     let gateway = Gateway::start();
     let nodes: serde_json::Map<_, _> = nodes.iter().map(|node| (node.node(), json!(1))).collect();
-    let upstream = json!({"nodes": nodes, "retries": 10, "retry_timeout": 0.4});
+    let upstream = json!({"nodes": nodes, "retries": 10, "retry_timeout": TIME.as_secs_f64()});
     gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
     let mut client = gateway.connect();
     for _ in 0..5 {

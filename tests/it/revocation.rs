@@ -1,7 +1,7 @@
 //! Revocation lists: who is on one is refused, in new handshakes, on kept sessions and on open
 //! connections; a list that is out of date or not there lets nobody in.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -119,7 +119,6 @@ fn new_list_ends_the_sessions_and_connections_of_whom_it_revokes() {
 
             let crl = ca.crl(&[&mallory], Validity::Now);
             site.put_ssl("mtls", NAME, &client(&ca.pem(), &crl, "required"));
-            let since = Instant::now();
             ended.expect_end();
             // A request that is on its way already is not served either.
             eventually(SOON, "its connection over HTTP/2 ends", || {
@@ -129,11 +128,6 @@ fn new_list_ends_the_sessions_and_connections_of_whom_it_revokes() {
                 );
                 answer.err().map(drop)
             });
-            assert!(
-                since.elapsed() < Duration::from_secs(1),
-                "{:?}",
-                since.elapsed()
-            );
             let refusal = refused.get(NAME, "/x").unwrap_err();
             assert_eq!(refusal, Ended::Alert(CERTIFICATE_REVOKED), "{version:?}");
             assert_eq!(kept.get(NAME, "/x").unwrap().status, 200);
@@ -150,7 +144,7 @@ fn list_that_ends_lets_nobody_in_and_resumes_nobody() {
     for site in Site::each_way() {
         let ca = Ca::root("Client CA");
         let alice = ca.client("alice");
-        let crl = ca.crl(&[], Validity::For(Duration::from_secs(4)));
+        let crl = ca.crl(&[], Validity::For(Duration::from_secs(8)));
         site.put_ssl("mtls", NAME, &client(&ca.pem(), &crl, "required"));
         let returning = TlsVersion::ALL.map(|version| {
             let client = site.client(NAME).tls(version).cert(&alice);
@@ -159,7 +153,7 @@ fn list_that_ends_lets_nobody_in_and_resumes_nobody() {
             client.session(&conn.session())
         });
         for (version, client) in TlsVersion::ALL.into_iter().zip(returning) {
-            eventually(SOON, "the list ends", || {
+            eventually(2 * SOON, "the list ends", || {
                 client.get(NAME, "/x").err().map(drop)
             });
             let refused = ask(&site, version, &alice).unwrap_err();
@@ -256,7 +250,7 @@ fn upstream_that_is_revoked_is_not_used_any_more() {
     };
     reason("upstream_cert_revoked");
     // A session is resumed without a look at the certificate: not once the list has ended.
-    let brief = ca.crl(&[], Validity::For(Duration::from_secs(3)));
+    let brief = ca.crl(&[], Validity::For(Duration::from_secs(5)));
     route_to(&closing, Some(brief));
     for reused in [".", "r"] {
         assert_eq!(seen(&ask().expect_status(200).text(), "reused"), reused);

@@ -1,12 +1,10 @@
 //! What the gateway tells of itself: status pages, metrics, failures, and who speaks.
 
-use std::net::TcpListener;
-
 use serde_json::{Value, json};
 
 use crate::support::client::{Curl, CurlOutcome, openssl_s_client};
 use crate::support::gateway::{ADMIN_KEY, Gateway, field};
-use crate::support::origin::{Nginx, Origin, TcpOrigin};
+use crate::support::origin::{ClosedPort, Nginx, Origin, TcpOrigin};
 use crate::support::pki::Ca;
 use crate::support::raw::RawClient;
 use crate::support::{SOON, eventually, fips};
@@ -99,11 +97,7 @@ fn every_refusal_is_counted_recorded_and_listed_by_its_name() {
     let server = ca.server("api.example.com");
     let tls = Origin::nginx(&Nginx::tls(ca.server("up.example.com")));
     let plain = Origin::nginx(&Nginx::default());
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let closed = ClosedPort::new();
     let broken = TcpOrigin::answering("not HTTP at all\r\n\r\n");
     let (silent, closing) = (TcpOrigin::silent(), TcpOrigin::closing());
     let ssl = json!({"cert": server.cert, "key": server.key, "snis": ["api.example.com"], "client": {"ca": ca.pem()}});
@@ -114,7 +108,7 @@ fn every_refusal_is_counted_recorded_and_listed_by_its_name() {
     for (id, upstream) in [
         ("ok", json!({"nodes": {plain.node(): 1}})),
         ("empty", json!({"nodes": {}})),
-        ("refused", json!({"nodes": {closed: 1}})),
+        ("refused", json!({"nodes": {closed.node(): 1}})),
         ("unresolvable", json!({"nodes": {"none.invalid:1": 1}})),
         (
             "timeout",

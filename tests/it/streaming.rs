@@ -19,7 +19,7 @@ use crate::support::memory::{BIG, MIB, expect_room, peak, pour};
 use crate::support::origin::{Nginx, Origin, TcpOrigin, ok, read_head, seen};
 use crate::support::pki::{Ca, Pair, PairFiles};
 use crate::support::raw::{RawClient, request};
-use crate::support::{SOON, TlsVersion, program, run_to_end};
+use crate::support::{LIMIT, SOON, TlsVersion, program, run_to_end};
 
 /// A gateway that asks clients for a certificate, before an nginx that asks the gateway for one.
 struct Mutual {
@@ -451,7 +451,7 @@ fn pool_keeps_what_keepalive_pool_allows() {
         assert_eq!(ended.recv_timeout(SOON), Ok(3));
     }
     // An idle connection ends by itself.
-    configure(json!({"idle_timeout": 0.2}));
+    configure(json!({"idle_timeout": LIMIT.as_secs_f64()}));
     for _ in 0..4 {
         client.get("h", "/", &[]).expect_status(200);
     }

@@ -332,18 +332,13 @@ fn node_that_cannot_be_reached_is_named_by_how_it_fails() {
     let silent = TcpOrigin::silent();
     let mut cases = Cases::start();
     for scheme in ["http", "https"] {
-        let to = |node: &str| {
-            json!({
-                "scheme": scheme,
-                "nodes": {node: 1},
-                "timeout": {"connect": 0.3, "send": 5, "read": 5},
-            })
-        };
+        let to = |node: &str| json!({"scheme": scheme, "nodes": {node: 1}});
         cases.expect_refused("refused", &to(&closed.node()), 502, "upstream_refused");
         let nowhere = to("nowhere.invalid:80");
         cases.expect_refused("unresolvable", &nowhere, 503, "upstream_unresolvable");
-        let late = "upstream_timeout";
-        cases.expect_refused("connects too late", &to(&full.node()), 504, late);
+        let (mut queued, late) = (to(&full.node()), "upstream_timeout");
+        queued["timeout"] = json!({"connect": 0.3, "send": 5, "read": 5});
+        cases.expect_refused("connects too late", &queued, 504, late);
     }
     let mute = json!({
         "scheme": "https",
@@ -367,7 +362,8 @@ impl FullListener {
             .unwrap();
         socket.listen(1).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
-        let wait = Duration::from_millis(200);
+        // Less than until a SYN is sent again.
+        let wait = Duration::from_millis(900);
         let fill = || TcpStream::connect_timeout(&address, wait).ok();
         Self {
             _waiting: std::iter::from_fn(fill).take(64).collect(),

@@ -32,6 +32,15 @@ pub(crate) mod websocket;
 /// How long anything that should happen at once may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
+/// A limit to be set where a test waits for what comes when it is over, and where something else keeps to
+/// it: a thread of a busy machine has its turn within. The gateway looks at its clock ten times a second.
+pub(crate) const LIMIT: Duration = Duration::from_secs(2);
+
+/// [`LIMIT`] as a setting has it.
+pub(crate) fn limit() -> String {
+    format!("{}ms", LIMIT.as_millis())
+}
+
 /// The two protocol versions in use; a refusal is tested on each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TlsVersion {

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use openssl::ssl::SslStream;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tempfile::TempDir;
 
 use super::client::{Curl, openssl_s_client};
@@ -385,10 +385,7 @@ impl TcpOrigin {
         Self::with_heads(heads, move |mut conn| {
             let head = read_head(&mut conn);
             seen.lock().expect("no holder panics").push(head);
-            drop(conn.write_all(&answer));
-            // Closing with input unread would reset the connection and could take the answer with it.
-            drop(conn.shutdown(Shutdown::Write));
-            drop(std::io::copy(&mut conn, &mut std::io::sink()));
+            say_last(&mut conn, &answer);
         })
     }
 
@@ -507,6 +504,18 @@ impl ClosedPort {
 pub(crate) fn ok(body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+/// Says it and ends in one: the end comes with its last bytes, so that nobody takes the connection for
+/// one to keep. What comes is read on: closing with input unread would reset the connection, and could
+/// take with it what was said.
+pub(crate) fn say_last(conn: &mut TcpStream, text: &[u8]) {
+    SockRef::from(&*conn)
+        .set_tcp_cork(true)
+        .expect("a socket takes its options");
+    drop(conn.write_all(text));
+    drop(conn.shutdown(Shutdown::Write));
+    drop(std::io::copy(conn, &mut std::io::sink()));
 }
 
 /// Reads up to and with the empty line that ends a request's head, or what came until it stopped coming.

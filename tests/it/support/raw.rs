@@ -77,7 +77,12 @@ impl RawClient {
     /// Reads the answer to a request that asked for a body.
     #[track_caller]
     pub(crate) fn read_reply(&mut self) -> RawReply {
-        let mut reply = self.read_bodiless();
+        let reply = self.read_bodiless();
+        self.read_rest(reply)
+    }
+
+    /// Reads the body of an answer whose head was read.
+    pub(crate) fn read_rest(&mut self, mut reply: RawReply) -> RawReply {
         reply.is_whole = self.read_body(&mut reply).is_ok();
         reply
     }

@@ -474,7 +474,7 @@ pub(super) fn demanding(pair: &Pair, ca: &str) -> SslContextBuilder {
 }
 
 /// Has the connection reset when it is closed, whatever of it is unread.
-pub(super) fn reset<'socket, S>(tcp: &'socket S)
+pub(crate) fn reset<'socket, S>(tcp: &'socket S)
 where
     SockRef<'socket>: From<&'socket S>,
 {
