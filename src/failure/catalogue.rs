@@ -128,8 +128,14 @@ catalogue! {
         "The request is not valid HTTP: a malformed line or header, or a contradictory length."
         "Correct the client; the record's detail says what is wrong."
     RequestHeadTooLarge "request_head_too_large" Client
-        "The request's target and headers are more than the gateway takes of a head: the record's detail says whether in bytes, in lines (HTTP/1.1) or in the target alone. The request was answered with 431, one with a target of more than 65,534 bytes with 414."
-        "Where the detail speaks of bytes, have the client send smaller cookies, tokens or metadata, or raise `limits.header_bytes`; where it speaks of lines, have it send fewer, or raise `limits.header_lines`; a target can be no longer."
+        "The request's target and headers are more than the gateway takes of a head: the record's detail says whether in bytes or in lines (HTTP/1.1). The request was answered with 431."
+        "Where the detail speaks of bytes, have the client send smaller cookies, tokens or metadata, or raise `limits.header_bytes`; where it speaks of lines, have it send fewer, or raise `limits.header_lines`."
+    RequestLineTooLong "request_line_too_long" Client
+        "The request's first line alone, which is method, target and version, is more than the gateway takes (HTTP/1.1). The request was answered with 414."
+        "Have the client send what it asks for in a body, or raise `limits.header_bytes`. A target of more than 65,534 bytes is refused whatever the limit is."
+    HttpVersionRefused "http_version_refused" Client
+        "The request's first line names a version of HTTP that is not spoken in this form, such as HTTP/2.0 or HTTP/3.0. The request was answered with 505."
+        "Correct the client: in lines of text it may speak HTTP/1.1, and HTTP/2 begins with a preface of its own."
 
     // Capacity and readiness.
     HandshakeOverload "handshake_overload" Us

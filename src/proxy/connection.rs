@@ -26,9 +26,9 @@ use crate::proxy::conn::{Conn, Phase, Signal, client_facts};
 use crate::proxy::error::Refusal;
 use crate::proxy::interim::{Interim, Interleaved, Lines};
 use crate::proxy::outcome::micros;
-use crate::proxy::settings::Settings;
 use crate::proxy::slot::Slot;
 use crate::proxy::tunnel::Handover;
+use crate::proxy::unread::{self, Unread};
 use crate::proxy::watched::Watched;
 use crate::proxy::worker::{Inbound, Worker};
 use crate::proxy::{http2, request};
@@ -169,17 +169,8 @@ async fn greet(
 
 /// nginx's page for plain HTTP on a TLS port.
 async fn answer_plain(worker: &Worker, socket: Socket) {
-    let id = worker.ids.next();
-    let reply = Refusal::from(Reason::ClientPlaintextOnTls).reply(&id);
-    let mut text = b"HTTP/1.1 400 Bad Request\r\n".to_vec();
-    for (name, value) in reply.headers() {
-        text.extend_from_slice(name.as_str().as_bytes());
-        text.extend_from_slice(b": ");
-        text.extend_from_slice(value.as_bytes());
-        text.extend_from_slice(b"\r\n");
-    }
-    text.extend_from_slice(format!("content-length: {}\r\n\r\n", reply.body().len()).as_bytes());
-    text.extend_from_slice(reply.body());
+    let refusal = Refusal::from(Reason::ClientPlaintextOnTls);
+    let text = unread::as_text(worker, &refusal, &worker.ids.next());
     let patience = worker.settings.handshake_timeout;
     answer_plainly(socket, &text, &worker.sweep, patience).await;
 }
@@ -211,6 +202,8 @@ enum Pause {
     /// The client left.
     Gone,
     Ended(Result<(), hyper::Error>),
+    /// A head cannot be read, of which its client was told nothing.
+    Unread(hyper::Error),
 }
 
 /// Serves an HTTP/1.1 connection's requests; between them it may be parked.
@@ -242,6 +235,13 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
                 return Box::pin(close(&worker, &conn, io)).await;
             }
             Pause::Told(Signal::TimeOut) => return,
+            Pause::Unread(error) => match unread::judge(&io.prefix, &error, &worker.settings) {
+                Unread::Again(head) => io.prefix = head,
+                Unread::Refused(refusal) => {
+                    Box::pin(unread::answer(&worker, &conn, &mut io, &refusal)).await;
+                    return Box::pin(close(&worker, &conn, io)).await;
+                }
+            },
             Pause::Ended(result) => {
                 if result.as_ref().is_err_and(hyper::Error::is_user) {
                     // An answer broke off. A client that was told no length knows it by the
@@ -252,12 +252,9 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
                 if let Err(error) = result
                     && error.is_parse()
                 {
-                    let (reason, detail) = if error.is_parse_too_large() {
-                        let detail = too_large(&io.prefix, &worker.settings);
-                        (Reason::RequestHeadTooLarge, detail)
-                    } else {
-                        (Reason::RequestInvalid, error.to_string())
-                    };
+                    // hyper has told its client: an answer before it was not all written yet.
+                    let judged = unread::judge(&io.prefix, &error, &worker.settings);
+                    let Refusal { reason, detail, .. } = judged.refusal(&error);
                     record_broken(&worker, &conn, reason, &detail);
                 }
                 return Box::pin(close(&worker, &conn, io)).await;
@@ -294,7 +291,10 @@ async fn serve_until_pause(
     let pause = poll_fn(|cx| {
         // hyper first: what a dropped body means for the connection, it finds when polled.
         if let Poll::Ready(ended) = http.poll_without_shutdown(cx) {
-            return Poll::Ready(Pause::Ended(ended));
+            return Poll::Ready(match ended {
+                Err(error) if error.is_parse() && watched.holds_back() => Pause::Unread(error),
+                ended => Pause::Ended(ended),
+            });
         }
         match conn.heed(cx) {
             Some(Signal::Park) if conn.phase() != Phase::Idle || !conn.may_park() => {}
@@ -322,24 +322,6 @@ async fn serve_until_pause(
         io.rewind(&read_buf);
     }
     (pause, rest)
-}
-
-/// The longest target that hyper takes, in bytes.
-const TARGET_MAX: usize = 65_534;
-
-/// What of a head was too much, by what there is of it: hyper says so of all three alike.
-fn too_large(head: &[u8], settings: &Settings) -> String {
-    let first_line = head.iter().take_while(|byte| **byte != b'\n').count();
-    if first_line > TARGET_MAX {
-        format!("its target has more than {TARGET_MAX} bytes")
-    } else if head.len() >= settings.header_bytes {
-        format!("its head has more than {} bytes", settings.header_bytes)
-    } else {
-        format!(
-            "its head has more than {} header lines",
-            settings.header_lines
-        )
-    }
 }
 
 #[derive(PartialEq, Eq)]

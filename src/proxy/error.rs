@@ -188,6 +188,8 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::ClientGone => StatusCode::BAD_REQUEST,
         Reason::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
         Reason::RequestHeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Reason::RequestLineTooLong => StatusCode::URI_TOO_LONG,
+        Reason::HttpVersionRefused => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         Reason::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
         Reason::NameClosed | Reason::AuthorityPolicyMismatch | Reason::ClientPolicyChanged => {
             StatusCode::MISDIRECTED_REQUEST
@@ -243,7 +245,7 @@ fn grpc_status(status: StatusCode) -> u16 {
         401 => 16,                   // UNAUTHENTICATED
         403 => 7,                    // PERMISSION_DENIED
         404 | 405 => 12,             // UNIMPLEMENTED
-        413 | 431 => 8,              // RESOURCE_EXHAUSTED
+        413 | 414 | 431 => 8,        // RESOURCE_EXHAUSTED
         429 | 502 | 503 | 504 => 14, // UNAVAILABLE
         _ => 2,                      // UNKNOWN
     }
@@ -266,12 +268,14 @@ fn title(status: StatusCode, reason: Reason) -> &'static str {
         404 => "404 Not Found",
         405 => "405 Not Allowed",
         408 => "408 Request Time-out",
+        414 => "414 Request-URI Too Large",
         421 => "421 Misdirected Request",
         431 => "431 Request Header Fields Too Large",
         500 => "500 Internal Server Error",
         502 => "502 Bad Gateway",
         503 => "503 Service Temporarily Unavailable",
         504 => "504 Gateway Time-out",
+        505 => "505 HTTP Version Not Supported",
         508 => "508 Loop Detected",
         _ => "Error",
     }

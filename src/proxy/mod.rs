@@ -37,6 +37,7 @@ pub mod slot;
 pub mod streams;
 mod tries;
 pub mod tunnel;
+mod unread;
 pub mod upgrade;
 pub mod upstream;
 pub mod variables;

@@ -9,6 +9,9 @@
 //! that we do not know of: heads are handed to it one at a time. What it reads of a body may have a
 //! head behind it, whose client we take for gone when it ends its side, as nginx does.
 //!
+//! Of a head that it cannot read hyper says a bare status. That is the one thing it writes while nothing
+//! is answered, and it goes nowhere: see [`unread`](crate::proxy::unread).
+//!
 //! [`half_close`]: hyper::server::conn::http1::Builder::half_close
 
 use std::cell::{Cell, RefCell};
@@ -27,6 +30,17 @@ use crate::net::stream::Rewound;
 use crate::proxy::conn::Conn;
 use crate::proxy::worker::Worker;
 
+/// How far hyper is with a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It has none, and has written all that it had.
+    Nothing,
+    /// Its answer is being made.
+    Asked,
+    /// It has the answer's head, and the body until that is over.
+    Answered,
+}
+
 /// The connection. Its clones are the same one.
 #[derive(Clone)]
 pub(super) struct Watched(Rc<Inner>);
@@ -38,6 +52,10 @@ struct Inner {
     is_gone: Cell<bool>,
     /// Its request looked after it by itself.
     was_looked_after: Cell<bool>,
+    /// Something of an answer may have to be written yet.
+    answering: Cell<Stage>,
+    /// What hyper said of a head that it cannot read was held back.
+    holds_back: Cell<bool>,
 }
 
 impl Watched {
@@ -49,7 +67,14 @@ impl Watched {
             conn,
             is_gone: Cell::new(false),
             was_looked_after: Cell::new(false),
+            answering: Cell::new(Stage::Nothing),
+            holds_back: Cell::new(false),
         }))
+    }
+
+    /// Whether its client is yet to be told that its head cannot be read.
+    pub(super) fn holds_back(&self) -> bool {
+        self.0.holds_back.get()
     }
 
     /// The stream, once this is the last clone.
@@ -73,6 +98,7 @@ impl Watched {
 
     /// What `answering` answers, which nothing is done for if its client left before it was begun.
     pub(super) fn answer<F>(&self, answering: F) -> Answering<F> {
+        self.0.answering.set(Stage::Asked);
         Answering {
             watched: self.clone(),
             answering,
@@ -122,7 +148,9 @@ impl<F: Future + Unpin> Future for Answering<F> {
             let inner = &self.watched.0;
             inner.was_looked_after.set(inner.conn.awaits_answer());
         }
-        Pin::new(&mut self.answering).poll(cx)
+        let answer = ready!(Pin::new(&mut self.answering).poll(cx));
+        self.watched.0.answering.set(Stage::Answered);
+        Poll::Ready(answer)
     }
 }
 
@@ -162,11 +190,20 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.0.answering.get() == Stage::Nothing {
+            self.0.holds_back.set(true);
+            return Poll::Ready(Ok(buf.len()));
+        }
         Pin::new(&mut *self.0.io.borrow_mut()).poll_write(cx, buf)
     }
 
+    // hyper flushes when it has written all it has.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.io.borrow_mut()).poll_flush(cx)
+        ready!(Pin::new(&mut *self.0.io.borrow_mut()).poll_flush(cx))?;
+        if self.0.answering.get() == Stage::Answered && self.0.conn.is_idle() {
+            self.0.answering.set(Stage::Nothing);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -621,8 +621,8 @@ fn request_that_could_be_read_in_two_ways_is_refused() {
     for line in [
         "POST /first HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "GET  / HTTP/1.1\r\nHost: h\r\n\r\n",
-        "GET / HTTP/1.2\r\nHost: h\r\n\r\n",
-        "GET / HTTP/2.0\r\nHost: h\r\n\r\n",
+        "GET / HTTP/1.10\r\nHost: h\r\n\r\n",
+        "GET / HTTP/0.9\r\nHost: h\r\n\r\n",
         "GET /\u{1} HTTP/1.1\r\nHost: h\r\n\r\n",
         "G(T / HTTP/1.1\r\nHost: h\r\n\r\n",
     ] {
@@ -753,6 +753,80 @@ fn head_beyond_the_limit_is_refused() {
     });
     let detail = "its head has more than 8192 bytes";
     assert_eq!(field(&record, "detail"), Some(detail));
+    // The client has the id that the record has.
+    assert_eq!(record["status"], 431, "{record}");
+    let id = field(&record, "request_id");
+    assert_eq!(reply.header("x-portcullis-request-id"), id, "{record}");
+    assert_eq!(reply.header("connection"), Some("close"), "{reply:?}");
+    assert!(reply.header("date").is_some(), "{reply:?}");
+}
+
+#[test]
+fn line_beyond_the_limit_is_told_as_that_as_in_nginx() {
+    let origin = TcpOrigin::echoing();
+    let gateway = Setup::default().set("limits.header_bytes", "8192").start();
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    let long = "x".repeat(9000);
+    for (line, status) in [
+        (format!("GET /{} HTTP/1.1\r\n", &long[..6000]), 200),
+        (format!("GET /{long} HTTP/1.1\r\n"), 414),
+        (format!("GET /{long}{long}"), 414),
+        (format!("{long} / HTTP/1.1\r\n"), 414),
+        (format!("GET / HTTP/1.1\r\nX-Big: {long}\r\n"), 431),
+    ] {
+        for piece in [line.len(), 1000] {
+            let mut client = gateway.connect();
+            for piece in line.as_bytes().chunks(piece) {
+                client.send(piece);
+            }
+            client.send("Host: h\r\n\r\n");
+            let reply = client.read_reply().expect_status(status);
+            assert_eq!(client.is_ended(), status != 200, "{}", line.len());
+            let words = reply.text().contains("414 Request-URI Too Large");
+            assert_eq!(words, status == 414, "{reply:?}");
+        }
+    }
+    assert_eq!(origin.heads().len(), 2);
+    let record = gateway.expect_record("refused by its reason", |record| {
+        field(record, "reason") == Some("request_line_too_long")
+    });
+    let detail = "its request line has 8192 bytes or more";
+    assert_eq!(field(&record, "detail"), Some(detail));
+}
+
+#[test]
+fn versions_of_http_are_read_as_by_nginx() {
+    let origin = TcpOrigin::echoing();
+    let gateway = Gateway::start();
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    let pair = Ca::root("CA").server("h");
+    let ssl = json!({"sni": "h", "cert": pair.cert, "key": pair.key});
+    gateway.configure("/ssls/s", &ssl);
+    for mut client in [
+        gateway.connect(),
+        RawClient::connect_tls(&gateway.tls("h", TlsVersion::V13)),
+    ] {
+        // Behind an answer, with a body, in pieces, and with the next request sent ahead.
+        client.get("h", "/first", &[]).expect_status(200);
+        let later = "POST /later HTTP/1.2\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello";
+        client.send(format!("{later}{}", request("GET", "h", "/ahead", &[])));
+        for path in ["/later", "/ahead"] {
+            let echo = client.read_reply().expect_status(200).text();
+            assert!(echo.contains(&format!(" {path} HTTP/1.1\r\n")), "{echo}");
+        }
+        client.send("GET /pieces HTTP/1.9\r\nHo");
+        client.send("st: h\r\n\r\n");
+        client.read_reply().expect_status(200);
+        client.send("GET /refused HTTP/2.0\r\nHost: h\r\n\r\n");
+        let reply = client.read_reply().expect_status(505);
+        assert!(reply.text().contains("505 HTTP Version Not Supported"));
+        assert!(client.is_ended());
+    }
+    let heads = origin.heads();
+    assert_eq!(heads.len(), 8, "{heads:?}");
+    gateway.expect_record("refused by its reason", |record| {
+        field(record, "reason") == Some("http_version_refused")
+    });
 }
 
 #[test]
@@ -818,7 +892,7 @@ fn target_that_is_too_long_is_told_as_that() {
     client.get("h", &target(65_000), &[]).expect_status(200);
     client.get("h", &target(66_000), &[]).expect_status(414);
     let record = gateway.expect_record("refused by its reason", |record| {
-        field(record, "reason") == Some("request_head_too_large")
+        field(record, "reason") == Some("request_line_too_long")
     });
     let detail = "its target has more than 65534 bytes";
     assert_eq!(field(&record, "detail"), Some(detail));
