@@ -1,6 +1,7 @@
 //! The one authority of a request: what the comparison, routing and `pass_host` see.
 
 use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use http::header::HOST;
@@ -77,21 +78,59 @@ impl LastHost {
     }
 }
 
+/// Reads what a client said. Its port may be empty, which leaves it to the scheme (RFC 3986 §3.2.3), as
+/// in nginx.
 fn parse(raw: &[u8]) -> Result<Authority, Reason> {
-    Authority::parse(raw).map_err(|_error| Reason::AuthorityInvalid)
+    let invalid = Reason::AuthorityInvalid;
+    let Some(host) = raw.strip_suffix(b":") else {
+        return Authority::parse(raw).map_err(|_error| invalid);
+    };
+    let authority = Authority::parse(host).map_err(|_error| invalid)?;
+    authority
+        .port()
+        .is_none()
+        .then_some(authority)
+        .ok_or(invalid)
+}
+
+/// What a client of HTTP/1.0 asks for that names no host: any that it can have said of the connection
+/// itself, so that it gets nothing that it would not be given if it had.
+#[derive(Clone, Copy, Debug)]
+pub enum Reached<'a> {
+    /// The server name of its handshake.
+    Name(&'a str),
+    /// Our address that it came to in the clear (RFC 9110 §7.2).
+    Address(SocketAddr),
+}
+
+impl Reached<'_> {
+    fn authority(self, default_port: u16) -> Result<Authority, Reason> {
+        match self {
+            Self::Name(name) => parse(name.as_bytes()),
+            Self::Address(address) => {
+                let ip = address.ip().to_canonical();
+                let text = match (SocketAddr::new(ip, address.port()), ip) {
+                    (address, _) if address.port() != default_port => address.to_string(),
+                    (_, IpAddr::V6(ip)) => format!("[{ip}]"),
+                    (_, IpAddr::V4(ip)) => ip.to_string(),
+                };
+                parse(text.as_bytes())
+            }
+        }
+    }
 }
 
 /// Reads the authority of a request (RFC 9112 §3.2).
 ///
 /// The target of an absolute-form request wins and must equal Host, default ports aside.
-/// HTTP/1.0 without Host means the connection's `sni`.
+/// HTTP/1.0 without Host means what the connection `reached`.
 ///
 /// # Errors
 /// `AuthorityInvalid`: no Host, several, an empty or malformed one, or one that differs.
 pub fn read<B>(
     req: &Request<B>,
     last: &LastHost,
-    sni: Option<&str>,
+    reached: Option<Reached<'_>>,
     default_port: u16,
 ) -> Result<Rc<Authority>, Reason> {
     let mut lines = req.headers().get_all(HOST).iter();
@@ -116,10 +155,10 @@ pub fn read<B>(
             _ => Ok(Rc::new(target)),
         };
     }
-    match (host, sni) {
+    match (host, reached) {
         (Some(host), _) => Ok(host),
-        (None, Some(sni)) if req.version() == Version::HTTP_10 => {
-            parse(sni.as_bytes()).map(Rc::new)
+        (None, Some(reached)) if req.version() == Version::HTTP_10 => {
+            reached.authority(default_port).map(Rc::new)
         }
         (None, _) => Err(Reason::AuthorityInvalid),
     }
@@ -151,7 +190,8 @@ mod tests {
 
     fn host(version: Version, target: &str, hosts: &[&str]) -> Result<String, Reason> {
         let req = request(version, target, hosts);
-        read(&req, &LastHost::default(), Some("sni.example"), 443).map(|a| a.as_str().to_owned())
+        let reached = Some(Reached::Name("sni.example"));
+        read(&req, &LastHost::default(), reached, 443).map(|a| a.as_str().to_owned())
     }
 
     #[test]
@@ -186,6 +226,59 @@ mod tests {
             host(Version::HTTP_10, "/", &[]),
             Ok("sni.example".to_owned())
         );
+    }
+
+    #[test]
+    fn http_1_0_without_host_means_the_address_that_it_came_to() {
+        let ask = |version, reached: &str, hosts: &[&str]| {
+            let reached = Reached::Address(reached.parse().unwrap());
+            let req = request(version, "/", hosts);
+            let read = read(&req, &LastHost::default(), Some(reached), 80);
+            read.map(|authority| authority.as_str().to_owned())
+        };
+        for (reached, authority) in [
+            ("192.0.2.1:9080", "192.0.2.1:9080"),
+            ("192.0.2.1:80", "192.0.2.1"),
+            ("[2001:db8::1]:9080", "[2001:db8::1]:9080"),
+            ("[2001:db8::1]:80", "[2001:db8::1]"),
+            ("[::ffff:192.0.2.1]:80", "192.0.2.1"),
+        ] {
+            let found = ask(Version::HTTP_10, reached, &[]);
+            assert_eq!(found, Ok(authority.to_owned()), "{reached}");
+        }
+        let said = ask(Version::HTTP_10, "192.0.2.1:80", &["a.example"]);
+        assert_eq!(said, Ok("a.example".to_owned()));
+        for (version, hosts) in [
+            (Version::HTTP_11, &[][..]),
+            (Version::HTTP_10, &[""]),
+            (Version::HTTP_10, &["a.example", "a.example"]),
+        ] {
+            let found = ask(version, "192.0.2.1:80", hosts);
+            assert_eq!(
+                found,
+                Err(Reason::AuthorityInvalid),
+                "{version:?} {hosts:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn empty_port_is_none() {
+        let ok = |text: &str| Ok(text.to_owned());
+        let v11 = Version::HTTP_11;
+        assert_eq!(host(v11, "/", &["A.example:"]), ok("a.example"));
+        assert_eq!(host(v11, "/", &["[::1]:"]), ok("[::1]"));
+        assert_eq!(
+            host(v11, "http://a.example:/", &["a.example"]),
+            ok("a.example")
+        );
+        for bad in [":", "::", "a.example::", "a.example:80:"] {
+            assert_eq!(
+                host(v11, "/", &[bad]),
+                Err(Reason::AuthorityInvalid),
+                "{bad}"
+            );
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use http::Uri;
 use crate::failure::Reason;
 use crate::matching::authority::Authority;
 use crate::matching::sni::SniName;
-use crate::proxy::authority::LastHost;
+use crate::proxy::authority::{LastHost, Reached};
 use crate::proxy::error::Refusal;
 use crate::proxy::forwarded::Via;
 use crate::proxy::worker::Inbound;
@@ -240,6 +240,15 @@ impl Conn {
     pub fn server_name<'a>(&'a self, fallback: Option<&'a SniName>) -> Option<&'a str> {
         self.pinned.as_ref()?;
         self.sni.as_deref().or(fallback.map(SniName::as_str))
+    }
+
+    /// What it stands for where a request names no host.
+    #[must_use]
+    pub fn reached<'a>(&'a self, fallback: Option<&'a SniName>) -> Option<Reached<'a>> {
+        match self.pinned {
+            Some(_) => self.server_name(fallback).map(Reached::Name),
+            None => Some(Reached::Address(self.local)),
+        }
     }
 
     /// The name that `host` leads to in `snapshot`, if one does. Looked up once for as long as both

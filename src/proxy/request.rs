@@ -267,8 +267,8 @@ async fn forward(
         ));
     }
     let port = default_port(conn.is_tls());
-    let sni = conn.server_name(worker.settings.fallback_sni.as_ref());
-    let authority = authority::read(req, &conn.last_host, sni, port)?;
+    let reached = conn.reached(worker.settings.fallback_sni.as_ref());
+    let authority = authority::read(req, &conn.last_host, reached, port)?;
     outcome.authority = Some(authority.clone());
     let mark = &worker.settings.mark;
     if look.has_loop {

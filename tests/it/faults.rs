@@ -829,6 +829,75 @@ fn versions_of_http_are_read_as_by_nginx() {
     });
 }
 
+/// A client of HTTP/1.0 need not say a host: it means where it came to.
+#[test]
+fn request_of_http_1_0_without_a_host_is_served_where_one_for_its_address_is() {
+    let origin = TcpOrigin::echoing();
+    let gateway = Gateway::start();
+    let upstream = json!({"nodes": {origin.node(): 1}});
+    let named = json!({"uri": "/*", "host": "h", "upstream": upstream});
+    gateway.configure("/routes/named", &named);
+    let ask = |line: &str, lines: &str| {
+        let mut client = gateway.connect();
+        client.send(format!("GET {line}\r\n{lines}\r\n"));
+        client.read_reply()
+    };
+    let ours = format!("127.0.0.1:{}", gateway.port("http"));
+    // A route with another host is none for it.
+    assert_eq!(ask("/ HTTP/1.0", "").status, 404);
+    lead_to(&gateway, &upstream);
+    let echo = ask("/ HTTP/1.0", "").expect_status(200).text();
+    assert_eq!(header(&echo, "host"), Some(&*ours), "{echo}");
+    for (line, lines) in [
+        ("/ HTTP/1.1", ""),
+        ("/ HTTP/1.0", "Host:\r\n"),
+        ("/ HTTP/1.0", "Host: h\r\nHost: h\r\n"),
+        ("http://h/ HTTP/1.1", ""),
+    ] {
+        assert_eq!(ask(line, lines).status, 400, "{line} {lines}");
+    }
+    // Whoever is to show a certificate is no less so for saying nothing.
+    let ca = Ca::root("CA");
+    let pair = ca.server("h");
+    let all = json!({"sni": "*", "cert": pair.cert, "key": pair.key, "client": {"ca": ca.pem()}});
+    gateway.configure("/ssls/all", &all);
+    for lines in ["", &format!("Host: {ours}\r\n")] {
+        assert_eq!(ask("/ HTTP/1.0", lines).status, 421, "{lines}");
+    }
+    let open = json!({"sni": "h", "cert": pair.cert, "key": pair.key});
+    gateway.configure("/ssls/open", &open);
+    for version in TlsVersion::ALL {
+        let tls = gateway.tls("h", version);
+        let mut client = RawClient::connect_tls(&tls);
+        client.send("GET / HTTP/1.0\r\n\r\n");
+        let echo = client.read_reply().expect_status(200).text();
+        assert_eq!(header(&echo, "host"), Some("h"), "{echo}");
+        let alice = tls.sni("other").cert(&ca.client("alice"));
+        let mut client = RawClient::connect_tls(&alice);
+        client.send("GET / HTTP/1.0\r\n\r\n");
+        let echo = client.read_reply().expect_status(200).text();
+        assert_eq!(header(&echo, "host"), Some("other"), "{echo}");
+    }
+}
+
+#[test]
+fn empty_port_of_a_host_is_none() {
+    let origin = TcpOrigin::echoing();
+    let gateway = Gateway::start();
+    let upstream = json!({"nodes": {origin.node(): 1}});
+    let named = json!({"uri": "/*", "host": "h", "upstream": upstream});
+    gateway.configure("/routes/named", &named);
+    let mut client = gateway.connect();
+    for target in ["/", "http://h:/"] {
+        let echo = client.get("h:", target, &[]).expect_status(200).text();
+        assert_eq!(header(&echo, "host"), Some("h"), "{echo}");
+    }
+    for host in [":", "h:80:", "h::"] {
+        let reply = gateway.connect().get(host, "/", &[]);
+        assert_eq!(reply.status, 400, "{host}: {reply:?}");
+    }
+}
+
 #[test]
 fn largest_head_is_the_same_in_one_piece_and_in_many() {
     let origin = TcpOrigin::echoing();

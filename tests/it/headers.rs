@@ -290,7 +290,7 @@ fn host_is_read_in_one_way_or_refused() {
         "GET / HTTP/1.1\r\nHost: a b.example\r\n\r\n",
         "GET http://b.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n",
         "GET http://a.example/ HTTP/1.1\r\n\r\n",
-        "GET / HTTP/1.0\r\n\r\n",
+        "GET / HTTP/1.0\r\nHost:\r\n\r\n",
     ] {
         let mut client = gateway.connect();
         client.send(head);
