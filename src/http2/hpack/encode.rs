@@ -519,7 +519,7 @@ mod tests {
         for group in &groups[190..] {
             said(&mut encoder, &mut decoder, group);
         }
-        let held = |group| encoder.groups.find(group, encoder.version).is_some();
+        let mut held = |group| encoder.groups.find(group, encoder.version).is_some();
         assert!(groups.iter().filter(|group| held(group)).count() > 1);
     }
 
