@@ -184,10 +184,11 @@ impl Core {
         if is_end && length.is_some_and(|length| length > 0) {
             return Err(Fault::Stream(id, Reason::PROTOCOL_ERROR));
         }
-        let mut stream = self.new_stream(id);
-        stream.incoming = if is_end { Half::Whole } else { Half::Content };
-        stream.left = length;
-        let key = self.streams.insert(stream);
+        let key = self.new_stream(id);
+        if let Some(stream) = self.streams.get_mut(key) {
+            stream.incoming = if is_end { Half::Whole } else { Half::Content };
+            stream.left = length;
+        }
         self.open += 1;
         self.requests.push_back((request, key));
         Ok(())

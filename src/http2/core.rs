@@ -12,7 +12,7 @@ use super::frame::{self, FIRST_WINDOW, MAX_STREAM, MAX_WINDOW, Settings, flag, k
 use super::hpack::{Decoder, Encoder};
 use super::receive::Reading;
 use super::stock::Stock;
-use super::stream::{Half, Stream, Streams, Waiting};
+use super::stream::{Half, Streams, Waiting};
 use super::window::{Credit, Window};
 
 /// Which end of a connection this is.
@@ -369,13 +369,15 @@ impl Core {
         };
         self.reset(key, reason, By::Us);
         self.queue.retain(|waiting| *waiting != key);
-        let content = self.streams.remove(key).map(|mut stream| {
-            if let Some(map) = stream.spare.take() {
-                self.stock.give_map(map);
-            }
-            stream.content.len()
-        });
-        self.give_back(content.unwrap_or_default());
+        let Some(stream) = self.streams.get_mut(key) else {
+            return;
+        };
+        if let Some(map) = stream.spare.take() {
+            self.stock.give_map(map);
+        }
+        let content = stream.content.len();
+        self.streams.end(key);
+        self.give_back(content);
     }
 
     /// Content that came was taken, or is not wanted: the connection has room for as much again.
@@ -513,9 +515,10 @@ impl Core {
         self.write(kind::PING, flag::ACK, 0, words);
     }
 
-    /// A new stream's state, as the settings of both have it.
-    pub(super) fn new_stream(&self, id: u32) -> Stream {
+    /// Begins a stream, as the settings of both have it; where it is.
+    pub(super) fn new_stream(&mut self, id: u32) -> usize {
         let credit = Credit::new(self.limits.stream_window, self.limits.stream_window);
-        Stream::new(id, Window::new(self.peer.window.min(MAX_WINDOW)), credit)
+        let window = Window::new(self.peer.window.min(MAX_WINDOW));
+        self.streams.begin(id, window, credit)
     }
 }

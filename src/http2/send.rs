@@ -29,14 +29,16 @@ impl Core {
         }
         let id = self.next;
         self.next = id.saturating_add(2);
-        let mut stream = self.new_stream(id);
-        stream.asks_head = *head.method == Method::HEAD;
-        stream.outgoing = if is_whole { Half::Whole } else { Half::Content };
-        stream.has_writer = !is_whole;
+        let key = self.new_stream(id);
+        if let Some(stream) = self.streams.get_mut(key) {
+            stream.asks_head = *head.method == Method::HEAD;
+            stream.outgoing = if is_whole { Half::Whole } else { Half::Content };
+            stream.has_writer = !is_whole;
+        }
         self.block_writer().request(id, head, is_whole);
         self.open += 1;
         self.stir();
-        Ok(self.streams.insert(stream))
+        Ok(key)
     }
 
     /// Sends a head that only informs. False, if it was dropped: the answer has begun, or too much

@@ -5,7 +5,6 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use slab::Slab;
 
 use super::error::Error;
 use super::message::Answer;
@@ -92,16 +91,16 @@ impl Waiting {
 }
 
 impl Stream {
-    /// A stream of which nothing came or was sent.
-    pub(super) fn new(id: u32, window: Window, credit: Credit) -> Self {
+    /// The place of one.
+    fn vacant() -> Self {
         Self {
-            id,
+            id: 0,
             incoming: Half::Head,
             outgoing: Half::Head,
             broken: None,
-            is_open: true,
-            has_reader: true,
-            has_writer: true,
+            is_open: false,
+            has_reader: false,
+            has_writer: false,
             answer: None,
             informed: 0,
             informing: VecDeque::new(),
@@ -109,13 +108,79 @@ impl Stream {
             content: Content::default(),
             left: None,
             trailers: None,
-            window,
-            credit,
+            window: Window::new(0),
+            credit: Credit::new(0, 0),
             wants: 0,
             spare: None,
             reader: Waiting::default(),
             writer: Waiting::default(),
         }
+    }
+
+    /// Is over: all that it held is given up, and its place is another's. One field after the other, as
+    /// a stream is too large to be moved with each message.
+    fn end(&mut self) {
+        let Self {
+            id,
+            incoming: _,
+            outgoing: _,
+            broken,
+            is_open,
+            has_reader: _,
+            has_writer: _,
+            answer,
+            informed: _,
+            informing,
+            asks_head: _,
+            content,
+            left: _,
+            trailers,
+            window: _,
+            credit: _,
+            wants: _,
+            spare,
+            reader,
+            writer,
+        } = self;
+        *id = 0;
+        *is_open = false;
+        (*broken, *answer, *trailers, *spare) = (None, None, None, None);
+        if informing.capacity() > 0 {
+            *informing = VecDeque::new();
+        }
+        content.end();
+        (reader.0, writer.0) = (None, None);
+    }
+
+    /// Becomes the stream with this number, in the place of one that [ended](Self::end).
+    fn begin(&mut self, number: u32, own: Window, peers: Credit) {
+        let Self {
+            id,
+            incoming,
+            outgoing,
+            broken: _,
+            is_open,
+            has_reader,
+            has_writer,
+            answer: _,
+            informed,
+            informing: _,
+            asks_head,
+            content: _,
+            left,
+            trailers: _,
+            window,
+            credit,
+            wants,
+            spare: _,
+            reader: _,
+            writer: _,
+        } = self;
+        (*id, *window, *credit) = (number, own, peers);
+        (*incoming, *outgoing) = (Half::Head, Half::Head);
+        (*is_open, *has_reader, *has_writer) = (true, true, true);
+        (*informed, *asks_head) = (0, false);
+        (*left, *wants) = (None, 0);
     }
 
     /// Whether all of the peer's message came and was taken.
@@ -166,6 +231,18 @@ impl Content {
         }
     }
 
+    /// Gives up what is left, and the room for it.
+    fn end(&mut self) {
+        self.first = None;
+        if self.more.capacity() > 0 {
+            self.more = VecDeque::new();
+        }
+        if self.short.capacity() > 0 {
+            self.short = BytesMut::new();
+        }
+        self.length = 0;
+    }
+
     /// Takes the first part.
     pub(super) fn pop(&mut self) -> Option<Bytes> {
         let part = self
@@ -208,7 +285,9 @@ impl Part<'_> {
 /// The streams of a connection. Their numbers grow, so that they lie in order.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
-    all: Slab<Stream>,
+    /// Those that are over have number 0, and their places are free.
+    all: Vec<Stream>,
+    free: Vec<usize>,
     keys: Vec<(u32, usize)>,
 }
 
@@ -220,27 +299,37 @@ impl Streams {
     }
 
     pub(super) fn get(&self, key: usize) -> Option<&Stream> {
-        self.all.get(key)
+        self.all.get(key).filter(|stream| stream.id != 0)
     }
 
     pub(super) fn get_mut(&mut self, key: usize) -> Option<&mut Stream> {
-        self.all.get_mut(key)
+        self.all.get_mut(key).filter(|stream| stream.id != 0)
     }
 
-    /// Puts one in whose number is higher than all before.
-    pub(super) fn insert(&mut self, stream: Stream) -> usize {
-        let id = stream.id;
-        let key = self.all.insert(stream);
+    /// Begins one whose number is higher than all before, of which nothing came or was sent.
+    pub(super) fn begin(&mut self, id: u32, window: Window, credit: Credit) -> usize {
+        let key = self.free.pop().unwrap_or_else(|| {
+            self.all.push(Stream::vacant());
+            self.all.len() - 1
+        });
+        if let Some(stream) = self.all.get_mut(key) {
+            stream.begin(id, window, credit);
+        }
         self.keys.push((id, key));
         key
     }
 
-    pub(super) fn remove(&mut self, key: usize) -> Option<Stream> {
-        let stream = self.all.try_remove(key)?;
-        if let Ok(at) = self.keys.binary_search_by_key(&stream.id, |(id, _)| *id) {
+    /// One is over.
+    pub(super) fn end(&mut self, key: usize) {
+        let Some(stream) = self.get_mut(key) else {
+            return;
+        };
+        let id = stream.id;
+        stream.end();
+        self.free.push(key);
+        if let Ok(at) = self.keys.binary_search_by_key(&id, |(id, _)| *id) {
             self.keys.remove(at);
         }
-        Some(stream)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -294,13 +383,47 @@ mod tests {
     #[test]
     fn streams_are_found_by_their_numbers() {
         let mut streams = Streams::default();
-        let stream = |id| Stream::new(id, Window::new(1), Credit::new(1, 1));
-        let keys: Vec<usize> = [1, 3, 9].map(|id| streams.insert(stream(id))).to_vec();
+        let begin =
+            |streams: &mut Streams, id| streams.begin(id, Window::new(1), Credit::new(1, 1));
+        let keys = [1, 3, 9].map(|id| begin(&mut streams, id));
         assert_eq!(streams.find(3), Some(keys[1]));
         assert_eq!(streams.find(5), None);
-        assert_eq!(streams.remove(keys[1]).unwrap().id, 3);
+        streams.end(keys[1]);
+        assert!(streams.get(keys[1]).is_none() && streams.get_mut(keys[1]).is_none());
         assert_eq!((streams.find(3), streams.find(9)), (None, Some(keys[2])));
         assert_eq!(streams.keys(), [keys[0], keys[2]]);
-        assert!(streams.remove(keys[1]).is_none());
+        // Once over, it is over.
+        streams.end(keys[1]);
+        assert_eq!((begin(&mut streams, 11), streams.len()), (keys[1], 3));
+        assert_ne!(begin(&mut streams, 13), keys[1]);
+        assert_eq!((streams.find(3), streams.find(11)), (None, Some(keys[1])));
+    }
+
+    #[test]
+    fn stream_finds_nothing_of_the_one_before_it() {
+        let mut streams = Streams::default();
+        let (window, credit) = (Window::new(7), Credit::new(5, 9));
+        let key = streams.begin(1, window, credit);
+        let fresh = format!("{:?}", streams.get(key).unwrap());
+        let stream = streams.get_mut(key).unwrap();
+        (stream.incoming, stream.outgoing) = (Half::Whole, Half::Content);
+        stream.broken = Some(Error::Over);
+        (stream.is_open, stream.has_reader, stream.has_writer) = (false, false, false);
+        stream.answer = Some(Answer::new(None));
+        (stream.informed, stream.asks_head, stream.wants) = (3, true, 4);
+        stream.informing.push_back(Answer::new(None));
+        for part in [&b"first"[..], b"short", &[0; 2 * SHORT]] {
+            stream.content.push(Part::Borrowed(part));
+        }
+        stream.left = Some(1);
+        stream.trailers = Some(HeaderMap::new());
+        (stream.window, stream.credit) = (Window::new(1), Credit::new(1, 1));
+        stream.spare = Some(HeaderMap::new());
+        let cx = Context::from_waker(Waker::noop());
+        let _: (Poll<()>, Poll<()>) = (stream.reader.pend(&cx), stream.writer.pend(&cx));
+        streams.end(key);
+        assert_eq!(streams.begin(3, window, credit), key);
+        let again = format!("{:?}", streams.get(key).unwrap());
+        assert_eq!(again, fresh.replace("id: 1,", "id: 3,"));
     }
 }
