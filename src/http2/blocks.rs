@@ -187,7 +187,7 @@ impl Core {
         let key = self.new_stream(id);
         if let Some(stream) = self.streams.get_mut(key) {
             stream.incoming = if is_end { Half::Whole } else { Half::Content };
-            stream.left = length;
+            (stream.announced, stream.left) = (length, length);
         }
         self.open += 1;
         self.requests.push_back((request, key));
@@ -272,7 +272,7 @@ impl Core {
         if has_content && is_end && !is_bare && length.is_some_and(|length| length > 0) {
             return Err(Fault::Stream(stream.id, Reason::PROTOCOL_ERROR));
         }
-        stream.left = length.filter(|_| has_content);
+        (stream.announced, stream.left) = (length, length.filter(|_| has_content));
         stream.incoming = if is_end { Half::Whole } else { Half::Content };
         if stream.has_reader {
             stream.answer = Some(answer);

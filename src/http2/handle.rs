@@ -85,6 +85,13 @@ impl Reader {
         })
     }
 
+    /// The length of the content as the head that came announced it, in bytes.
+    #[must_use]
+    pub fn announced(&self) -> Option<u64> {
+        let core = self.core.borrow();
+        core.streams.get(self.key)?.announced
+    }
+
     /// Whether all of the message came and was taken.
     #[must_use]
     pub fn is_end_stream(&self) -> bool {
@@ -146,6 +153,12 @@ impl Writer {
     /// Resets the stream; nothing, if it is over.
     pub fn reset(&mut self, reason: Reason) {
         self.core.borrow_mut().reset_by_user(self.key, reason);
+    }
+
+    /// Whether more of the peer's message is to come, and its [`Reader`] is dropped.
+    #[must_use]
+    pub fn leaves_rest(&self) -> bool {
+        self.core.borrow().leaves_rest(self.key)
     }
 
     /// Ready when the stream ended before its time: it was reset, or its connection ended.

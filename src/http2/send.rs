@@ -165,6 +165,12 @@ impl Core {
         }
     }
 
+    /// Whether more of the peer's message is to come, and nobody reads it.
+    pub(super) fn leaves_rest(&self, key: usize) -> bool {
+        let stream = self.streams.get(key);
+        stream.is_some_and(|stream| !stream.has_reader && stream.incoming != Half::Whole)
+    }
+
     // --- What was received, as its reader takes it --------------------------------------------
 
     /// The next part of content that came; `None` at its end. What came is taken first, whatever

@@ -50,6 +50,8 @@ pub(super) struct Stream {
     /// An answer has no content, whatever length it says (RFC 9110 §9.3.2).
     pub(super) asks_head: bool,
     pub(super) content: Content,
+    /// The length that its head announced.
+    pub(super) announced: Option<u64>,
     /// What of the announced length is to come.
     pub(super) left: Option<u64>,
     pub(super) trailers: Option<HeaderMap>,
@@ -106,6 +108,7 @@ impl Stream {
             informing: VecDeque::new(),
             asks_head: false,
             content: Content::default(),
+            announced: None,
             left: None,
             trailers: None,
             window: Window::new(0),
@@ -133,6 +136,7 @@ impl Stream {
             informing,
             asks_head: _,
             content,
+            announced: _,
             left: _,
             trailers,
             window: _,
@@ -167,6 +171,7 @@ impl Stream {
             informing: _,
             asks_head,
             content: _,
+            announced,
             left,
             trailers: _,
             window,
@@ -180,7 +185,7 @@ impl Stream {
         (*incoming, *outgoing) = (Half::Head, Half::Head);
         (*is_open, *has_reader, *has_writer) = (true, true, true);
         (*informed, *asks_head) = (0, false);
-        (*left, *wants) = (None, 0);
+        (*announced, *left, *wants) = (None, None, 0);
     }
 
     /// Whether all of the peer's message came and was taken.
@@ -415,7 +420,7 @@ mod tests {
         for part in [&b"first"[..], b"short", &[0; 2 * SHORT]] {
             stream.content.push(Part::Borrowed(part));
         }
-        stream.left = Some(1);
+        (stream.announced, stream.left) = (Some(1), Some(1));
         stream.trailers = Some(HeaderMap::new());
         (stream.window, stream.credit) = (Window::new(1), Credit::new(1, 1));
         stream.spare = Some(HeaderMap::new());

@@ -542,13 +542,13 @@ impl UpstreamConn {
                         answer.status == StatusCode::OK && headers::passes_downstream(group)
                     };
                     let flow = match group {
-                        Some(group) if passes(&group) => Inflow::of_group(reader, group),
+                        Some(group) if passes(&group) => Inflow::new(reader, Some(group)),
                         group => {
                             if let Some(group) = group {
                                 group.put_into(&mut answer.headers);
                             }
                             let announced = headers::to_downstream(&mut answer.headers);
-                            let flow = Inflow::new(reader, &answer.headers);
+                            let flow = Inflow::new(reader, None);
                             // Behind content of a known length HTTP/1.1 has none.
                             if let Some(announced) = announced.filter(|_| flow.left().is_none()) {
                                 answer.extensions.insert(announced);

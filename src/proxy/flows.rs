@@ -3,57 +3,37 @@
 //! Both ways the windows are the limit: what came and was passed on makes room for more, and what
 //! goes out is asked for when its peer takes it.
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
-use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame};
 use tokio::sync::oneshot;
 
 use crate::http2::{Error, Group, Piece, Reader, Reason, Writer};
 use crate::net::sweep::Sweep;
-use crate::proxy::heads;
 
 /// A body that comes in as a stream.
 pub struct Inflow {
     stream: Reader,
     /// What is to come of the announced length.
     left: Option<u64>,
-    leaves_rest: Option<Rc<Cell<bool>>>,
     group: Option<Rc<Group>>,
 }
 
 impl Inflow {
-    /// The body of a message whose `headers` came over `stream`.
+    /// The body of a message whose head came over `stream`. A `group` of its fields goes with it.
     #[must_use]
-    pub fn new(stream: Reader, headers: &HeaderMap) -> Self {
-        let left = heads::content_length(headers.get_all(CONTENT_LENGTH));
-        Self::with(stream, left)
-    }
-
-    /// The body of a message whose fields are a `group`, which goes with it.
-    #[must_use]
-    pub fn of_group(stream: Reader, group: Rc<Group>) -> Self {
-        let lengths = group.fields().filter(|(name, _)| *name == CONTENT_LENGTH);
-        let left = heads::content_length(lengths.map(|(_, value)| value));
-        let mut flow = Self::with(stream, left);
-        flow.group = Some(group);
-        flow
-    }
-
-    fn with(stream: Reader, left: Option<u64>) -> Self {
+    pub fn new(stream: Reader, group: Option<Rc<Group>>) -> Self {
+        let announced = stream.announced();
         Self {
-            leaves_rest: None,
-            group: None,
             // What has ended has no content, if no length was said.
-            left: left.or_else(|| stream.is_end_stream().then_some(0)),
+            left: announced.or_else(|| stream.is_end_stream().then_some(0)),
             stream,
+            group,
         }
     }
 
@@ -66,11 +46,6 @@ impl Inflow {
     /// Takes them.
     pub fn take_group(&mut self) -> Option<Rc<Group>> {
         self.group.take()
-    }
-
-    /// What will be true once it was given up before its end.
-    pub fn leaves_rest(&mut self) -> Rc<Cell<bool>> {
-        self.leaves_rest.get_or_insert_default().clone()
     }
 
     /// Whether nothing more comes.
@@ -102,17 +77,6 @@ impl Inflow {
             Some(Err(error)) => Some(Err(error)),
             None => None,
         })
-    }
-}
-
-impl Drop for Inflow {
-    fn drop(&mut self) {
-        if let Some(leaves_rest) = &self.leaves_rest {
-            // What came already is no rest: with it the end may have come.
-            let cx = Context::from_waker(Waker::noop());
-            while let Poll::Ready(Some(Ok(_came))) = self.stream.poll_piece(&cx) {}
-            leaves_rest.set(!self.stream.is_end_stream());
-        }
     }
 }
 
@@ -267,8 +231,9 @@ impl RestOfBody {
 #[cfg(test)]
 pub(in crate::proxy) mod tests {
     use std::collections::VecDeque;
+    use std::task::Waker;
 
-    use http::{Method, Response};
+    use http::{HeaderMap, Method, Response};
     use http_body_util::Full;
     use tokio::io::DuplexStream;
     use tokio::task::LocalSet;

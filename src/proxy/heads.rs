@@ -325,23 +325,6 @@ fn never_has_content(status: StatusCode) -> bool {
     status.is_informational() || status == StatusCode::NO_CONTENT
 }
 
-/// The length that a message of HTTP/2 announces by these values of Content-Length; `None`, if it
-/// announces none, or several.
-#[must_use]
-pub fn content_length<'v>(values: impl IntoIterator<Item = &'v HeaderValue>) -> Option<u64> {
-    let mut length = None;
-    for value in values {
-        for number in value.as_bytes().split(|byte| *byte == b',') {
-            let number = digits(number.trim_ascii())?;
-            if length.is_some_and(|known| known != number) {
-                return None;
-            }
-            length = Some(number);
-        }
-    }
-    length
-}
-
 /// A number of digits alone: no sign, no space.
 fn digits(text: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(text).ok()?;
@@ -454,27 +437,6 @@ mod tests {
         }
         let old = "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
         assert_eq!(read(old).unwrap_err(), HeadError::Coding);
-    }
-
-    #[test]
-    fn a_length_of_http_2_is_one_or_none() {
-        for (lines, length) in [
-            (&["5"][..], Some(5)),
-            (&["5", "5"], Some(5)),
-            (&["5, 5"], Some(5)),
-            (&["5", "6"], None),
-            (&["5, 6"], None),
-            (&["+5"], None),
-            (&[""], None),
-            (&[], None),
-        ] {
-            let mut headers = HeaderMap::new();
-            for line in lines {
-                headers.append(CONTENT_LENGTH, HeaderValue::from_static(line));
-            }
-            let values = headers.get_all(CONTENT_LENGTH);
-            assert_eq!(content_length(values), length, "{lines:?}");
-        }
     }
 
     #[test]

@@ -182,14 +182,9 @@ impl Job for Stream {
             writer,
         } = incoming;
         let is_head = request.method() == Method::HEAD;
-        let mut leaves_rest = None;
         let answer = {
             let (head, ()) = request.into_parts();
-            let mut flow = Inflow::new(reader, &head.headers);
-            if !flow.is_end_stream() {
-                leaves_rest = Some(flow.leaves_rest());
-            }
-            let body = ClientBody::Http2(flow);
+            let body = ClientBody::Http2(Inflow::new(reader, None));
             let req = Request::from_parts(head, body);
             let conn = in_flight.conn().clone();
             let mut answering = pin!(request::handle(
@@ -209,7 +204,7 @@ impl Job for Stream {
         };
         let Some(answer) = answer else { return };
         if let Some(stream) = answer_by(writer, answer, is_head, &worker).await
-            && leaves_rest.is_some_and(|leaves_rest| leaves_rest.get())
+            && stream.leaves_rest()
         {
             // Given up, it is reset without an error (RFC 9113 §8.1).
             let ended = poll_fn(|cx| stream.poll_broken(cx));
