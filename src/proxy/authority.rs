@@ -52,6 +52,14 @@ impl LastHost {
         Ok(authority)
     }
 
+    /// The Host line of `authority`, if that is to the letter what the client said last.
+    #[must_use]
+    pub fn line(&self, authority: &Authority) -> Option<HeaderValue> {
+        let known = self.0.borrow();
+        let line = &known.as_ref()?.line;
+        (line.as_bytes() == authority.as_str().as_bytes()).then(|| line.clone())
+    }
+
     /// What `say` says to upstreams of the host that was asked for, once for as long as a client
     /// repeats it. `None`, if `authority` was not read from what it said last.
     pub fn forwarded(

@@ -65,6 +65,8 @@ enum Wire {
 /// How a request is sent, and what becomes of all before its answer.
 #[derive(Clone, Copy)]
 pub struct Terms<'a> {
+    /// The host that a stream is for, where it is not the one that its headers say.
+    pub host: Option<&'a HeaderValue>,
     /// Headers that are sent beside the request's own, as its version writes them.
     pub forwarded: Option<&'a Forwarded>,
     /// The longest time without a byte in either direction, in milliseconds; waiting for the client's
@@ -484,7 +486,8 @@ impl UpstreamConn {
         };
         announce_length(req);
         let is_whole = req.body().is_end_stream();
-        let (mut reader, writer) = lease.send(req, group, is_whole).map_err(|error| {
+        let sent = lease.send(req, terms.host, group, is_whole);
+        let (mut reader, writer) = sent.map_err(|error| {
             unsent(match error {
                 Unsent::NoAuthority => Broken::NoAuthority,
                 Unsent::Over(error) => Broken::Many(error),

@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 use crate::failure::Reason;
 use crate::http2::Group;
 use crate::matching::authority::Authority;
+use crate::proxy::authority::LastHost;
 use crate::proxy::error::Refusal;
 use crate::proxy::forwarded::X_REAL_IP;
 
@@ -31,6 +32,8 @@ pub struct Look {
     pub has_upgrade: bool,
     /// It went through gateways that say so.
     pub has_loop: bool,
+    /// It says how its body is coded on the way.
+    pub has_coding: bool,
     /// It says what type its content is.
     pub has_type: bool,
     /// It says its type more than once.
@@ -70,6 +73,7 @@ impl Look {
                 "expect" => look.expects = true,
                 "upgrade" => look.has_upgrade = true,
                 "cdn-loop" => look.has_loop = true,
+                "transfer-encoding" => look.has_coding = true,
                 _ => {}
             }
             look.has_ending |= ends_at_upstream(name);
@@ -82,7 +86,7 @@ impl Look {
 /// Turns a client's headers into the upstream's, which speaks HTTP/2 or not, all but the forwarded
 /// ones: [`forward`](crate::proxy::forwarded::forward) or
 /// [`Forwarded`](crate::proxy::forwarded::Forwarded) say those. Host becomes the authority in its
-/// canonical form.
+/// canonical form, which `last` may have at hand.
 ///
 /// # Errors
 /// `AuthorityInvalid`, if the authority is no header value.
@@ -90,6 +94,7 @@ pub fn to_upstream(
     headers: &mut HeaderMap,
     look: Look,
     authority: &Authority,
+    last: &LastHost,
     is_http2: bool,
 ) -> Result<Changed, Reason> {
     let mut taken = Taken::new();
@@ -106,19 +111,20 @@ pub fn to_upstream(
         // Its route was found by the first line, and by no other is its body to be read.
         headers.insert(CONTENT_TYPE, first);
     }
+    let canonical = || {
+        let line = last.line(authority);
+        let line = line.or_else(|| text_value(authority.as_str()));
+        line.ok_or(Reason::AuthorityInvalid)
+    };
     let host = match headers.get_mut(HOST) {
         Some(line) if line.as_bytes() == authority.as_str().as_bytes() => None,
-        Some(line) => Some(std::mem::replace(line, host_value(authority)?)),
+        Some(line) => Some(std::mem::replace(line, canonical()?)),
         None => {
-            headers.insert(HOST, host_value(authority)?);
+            headers.insert(HOST, canonical()?);
             None
         }
     };
     Ok(Changed { taken, host })
-}
-
-fn host_value(authority: &Authority) -> Result<HeaderValue, Reason> {
-    text_value(authority.as_str()).ok_or(Reason::AuthorityInvalid)
 }
 
 /// What [`to_upstream`] changed.
@@ -438,7 +444,8 @@ pub(super) mod tests {
         let mut headers = map(lines);
         let mark = Mark::new("0a1b").unwrap();
         let look = Look::at(&headers);
-        let changed = to_upstream(&mut headers, look, authority, false).unwrap();
+        let changed =
+            to_upstream(&mut headers, look, authority, &LastHost::default(), false).unwrap();
         forward(&mut headers, &via(), authority, &changed, &mark).unwrap();
         headers
     }
@@ -550,7 +557,14 @@ pub(super) mod tests {
         ] {
             let mut headers = map(lines);
             let look = Look::at(&headers);
-            let changed = to_upstream(&mut headers, look, &authority, is_http2).unwrap();
+            let changed = to_upstream(
+                &mut headers,
+                look,
+                &authority,
+                &LastHost::default(),
+                is_http2,
+            )
+            .unwrap();
             assert_eq!(headers.contains_key(TE), is_left, "{lines:?}");
             let taken = changed.taken.iter().any(|(name, _)| name == TE);
             assert_eq!(taken, !is_left, "{lines:?}");

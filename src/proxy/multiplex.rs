@@ -189,18 +189,20 @@ impl Lease {
     }
 
     /// Sends a request's head; it is all of the request, if it `is_whole`, and has no content to be
-    /// written then. `:authority` is its Host (RFC 9113 §8.3.1); what it says of a connection is left
-    /// out, whoever set it. A `group` of fields comes behind its headers.
+    /// written then. `:authority` is `host`, or else its Host (RFC 9113 §8.3.1); what it says of a
+    /// connection is left out, whoever set it. A `group` of fields comes behind its headers.
     ///
     /// # Errors
     /// [`Unsent`]: nothing was sent.
     pub fn send<B>(
         &self,
         req: &Request<B>,
+        host: Option<&HeaderValue>,
         group: Option<&Rc<Group>>,
         is_whole: bool,
     ) -> Result<(Reader, Option<Writer>), Unsent> {
-        let host = req.headers().get(HOST).ok_or(Unsent::NoAuthority)?;
+        let host = host.or_else(|| req.headers().get(HOST));
+        let host = host.ok_or(Unsent::NoAuthority)?;
         let mut known = self.0.authority.borrow_mut();
         if known.as_ref() != Some(host) {
             Authority::try_from(host.as_bytes()).map_err(|_none| Unsent::NoAuthority)?;

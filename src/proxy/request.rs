@@ -259,7 +259,7 @@ async fn forward(
     if conn.is_http2() {
         headers::check_size(req, worker.settings.header_bytes)?;
     }
-    if !req.body().is_empty() && !headers::is_plainly_framed(req.headers()) {
+    if look.has_coding && !req.body().is_empty() && !headers::is_plainly_framed(req.headers()) {
         // hyper would take off `chunked` and lose the rest.
         return Err(Refusal::new(
             Reason::RequestInvalid,
@@ -280,7 +280,13 @@ async fn forward(
     let asks_for_more = look.has_upgrade && !conn.is_http2();
     let protocols = asks_for_more.then(|| upgrade::asked(req)).flatten();
     let is_http2 = place.upstream.scheme.is_http2();
-    let mut changed = headers::to_upstream(req.headers_mut(), look, &authority, is_http2)?;
+    let mut changed = headers::to_upstream(
+        req.headers_mut(),
+        look,
+        &authority,
+        &conn.last_host,
+        is_http2,
+    )?;
     outcome.is_prepared = true;
     let mut forwarded = None;
     if look.may_have_forwarded() && place.takes_forwarded(is_http2) {

@@ -216,7 +216,12 @@ impl Tries<'_> {
         outcome: &mut Outcome,
         more: bool,
     ) -> Result<Answer, TryError> {
-        if let (Some(host), Some(req)) = (&endpoint.host, req.as_mut()) {
+        // Over HTTP/2 it is said beside the headers.
+        if let (Some(host), Some(req), false) = (
+            &endpoint.host,
+            req.as_mut(),
+            self.upstream.scheme.is_http2(),
+        ) {
             req.headers_mut().insert(HOST, host.clone());
         }
         // What one dead connection may have swallowed is repeated once, over a fresh one.
@@ -372,6 +377,7 @@ impl Tries<'_> {
         outcome.upstream_started = Some(Instant::now());
         let sweep = &self.worker.sweep;
         let terms = Terms {
+            host: endpoint.host.as_ref(),
             forwarded: self.forwarded,
             patience,
             interim: self.interim,

@@ -62,6 +62,7 @@ async fn upload(windows: u64) -> Result<StatusCode, Broken> {
     let clock = sweep.clone();
     let exchange = tokio::task::spawn_local(async move {
         let terms = Terms {
+            host: None,
             forwarded: None,
             patience: PATIENCE,
             interim: &Interim::Nobody,
