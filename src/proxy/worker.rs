@@ -193,11 +193,21 @@ impl RequestIds {
 
 /// Appends as `{number:x}` does, which takes ten times as long.
 fn push_hex(text: &mut String, number: u64) {
-    let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
-    for digit in (0..digits).rev() {
-        let value = u32::try_from((number >> (4 * digit)) & 0xf).unwrap_or_default();
-        text.extend(char::from_digit(value, 16));
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut digits = [0; 16];
+    let mut left = number;
+    let mut count = 0;
+    for digit in digits.iter_mut().rev() {
+        let value = usize::try_from(left & 0xf).unwrap_or_default();
+        *digit = DIGITS.get(value).copied().unwrap_or_default();
+        left >>= 4;
+        count += 1;
+        if left == 0 {
+            break;
+        }
     }
+    let digits = digits.get(digits.len() - count..).unwrap_or_default();
+    text.push_str(str::from_utf8(digits).unwrap_or_default());
 }
 
 /// Starts a worker on its own thread; it ends after [`Command::Drain`].

@@ -168,7 +168,7 @@ impl<'a> Record<'a> {
 /// writes. When the sink cannot keep up, lines are dropped and counted; the worker never waits.
 #[derive(Debug)]
 pub struct AccessLog {
-    handle: Option<sink::Handle>,
+    outlet: Option<sink::Outlet>,
     buffer: Vec<u8>,
     line_count: u64,
     // The second of the last record as text: most records share it with their neighbours.
@@ -194,21 +194,28 @@ macro_rules! member {
     };
 }
 
+/// What comes before a member's text: its quotation mark as well.
+macro_rules! text_member {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":\"")
+    };
+}
+
 impl AccessLog {
     /// A log that drops everything.
     #[must_use]
     pub const fn off() -> Self {
         Self {
-            handle: None,
+            outlet: None,
             buffer: Vec::new(),
             line_count: 0,
             second: None,
         }
     }
 
-    const fn to(handle: sink::Handle) -> Self {
+    const fn to(outlet: sink::Outlet) -> Self {
         Self {
-            handle: Some(handle),
+            outlet: Some(outlet),
             buffer: Vec::new(),
             line_count: 0,
             second: None,
@@ -217,7 +224,7 @@ impl AccessLog {
 
     /// Appends the record's line; hands the buffer over when it is long.
     pub fn write(&mut self, record: &Record<'_>) {
-        if self.handle.is_none() {
+        if self.outlet.is_none() {
             return;
         }
         self.append(record);
@@ -232,10 +239,8 @@ impl AccessLog {
         if self.buffer.is_empty() {
             return;
         }
-        if let Some(handle) = &self.handle {
-            let fresh = Vec::with_capacity(self.buffer.len());
-            let lines = std::mem::replace(&mut self.buffer, fresh);
-            handle.send(lines, self.line_count);
+        if let Some(outlet) = &self.outlet {
+            outlet.send(&mut self.buffer, self.line_count);
         }
         self.line_count = 0;
     }
@@ -268,25 +273,25 @@ impl AccessLog {
             })),
             None => line.connection(record),
         }
-        line.text(member!("request_id"), record.request_id);
-        line.bytes(member!("authority"), record.authority);
-        line.text(member!("method"), record.method);
-        line.bytes(member!("path"), record.path.map(without_query));
+        line.text(text_member!("request_id"), record.request_id);
+        line.bytes(text_member!("authority"), record.authority);
+        line.text(text_member!("method"), record.method);
+        line.bytes(text_member!("path"), record.path.map(without_query));
         line.number(member!("status"), record.status.map(u64::from));
-        line.text(member!("reason"), record.reason.map(Reason::code));
+        line.text(text_member!("reason"), record.reason.map(Reason::code));
         let blame = record.reason.map(|reason| reason.blame().code());
-        line.text(member!("blame"), blame);
-        line.text(member!("detail"), record.detail);
+        line.text(text_member!("blame"), blame);
+        line.text(text_member!("detail"), record.detail);
         let body = |bytes| Some(bytes).filter(|_| record.kind == Kind::Request);
         line.number(member!("bytes_in"), body(record.bytes_in));
         line.number(member!("bytes_out"), body(record.bytes_out));
         line.number(member!("duration_us"), Some(record.duration_us));
         line.number(member!("upstream_duration_us"), record.upstream_duration_us);
-        line.text(member!("route_id"), record.route_id);
-        line.text(member!("service_id"), record.service_id);
-        line.text(member!("upstream_id"), record.upstream_id);
-        line.text(member!("node"), record.node);
-        line.text(member!("upstream_sni"), record.upstream_sni);
+        line.text(text_member!("route_id"), record.route_id);
+        line.text(text_member!("service_id"), record.service_id);
+        line.text(text_member!("upstream_id"), record.upstream_id);
+        line.text(text_member!("node"), record.node);
+        line.text(text_member!("upstream_sni"), record.upstream_sni);
         line.raw(b"}\n");
     }
 }
@@ -327,6 +332,23 @@ fn is_plain(c: char) -> bool {
     c != '\\' && !c.is_control() && !turns_or_breaks
 }
 
+/// Whether a text of JSON may have all of these bytes as they are. Several are looked at in one step,
+/// some of them twice.
+fn needs_no_escape(bytes: &[u8]) -> bool {
+    let all = |bytes: &[u8]| {
+        let is_plain = |b: u8| (b' '..=b'~').contains(&b) & (b != b'"') & (b != b'\\');
+        bytes.iter().fold(true, |all, byte| all & is_plain(*byte))
+    };
+    if let Some(last) = bytes.last_chunk::<16>() {
+        let (chunks, _) = bytes.as_chunks::<16>();
+        return all(last) && chunks.iter().all(|chunk| all(chunk));
+    }
+    match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        (Some(first), Some(last)) => all(first) & all(last),
+        _ => all(bytes),
+    }
+}
+
 fn push_hex(text: &mut String, bytes: &[u8]) {
     for byte in bytes {
         text.push_str(&format!("\\x{byte:02x}"));
@@ -347,22 +369,22 @@ impl Line<'_> {
 
     /// What is the same in all lines of a connection.
     fn connection(&mut self, record: &Record<'_>) {
-        self.text(member!("listener"), Some(record.listener));
+        self.text(text_member!("listener"), Some(record.listener));
         self.peer(record.peer);
-        self.bytes(member!("sni"), record.sni);
-        self.text(member!("tls_version"), record.tls_version);
-        self.text(member!("cipher"), record.cipher);
+        self.bytes(text_member!("sni"), record.sni);
+        self.text(text_member!("tls_version"), record.tls_version);
+        self.text(text_member!("cipher"), record.cipher);
         if let Some(resumed) = record.resumed {
             self.raw(member!("resumed").as_bytes());
             self.raw(if resumed { b"true" } else { b"false" });
         }
         if let Some(client) = record.client {
-            self.text(member!("client_subject"), Some(&client.subject));
-            self.text(member!("client_issuer"), Some(&client.issuer));
-            self.text(member!("client_serial"), Some(&client.serial));
-            self.text(member!("client_not_after"), Some(&client.not_after));
+            self.text(text_member!("client_subject"), Some(&client.subject));
+            self.text(text_member!("client_issuer"), Some(&client.issuer));
+            self.text(text_member!("client_serial"), Some(&client.serial));
+            self.text(text_member!("client_not_after"), Some(&client.not_after));
         }
-        self.text(member!("ssl_id"), record.ssl_id);
+        self.text(text_member!("ssl_id"), record.ssl_id);
     }
 
     fn text(&mut self, member: &str, text: Option<&str>) {
@@ -374,9 +396,7 @@ impl Line<'_> {
             return;
         };
         self.raw(member.as_bytes());
-        self.raw(b"\"");
-        let is_plain = |b: &u8| (b' '..=b'~').contains(b) && *b != b'"' && *b != b'\\';
-        if bytes.len() < TEXT_BYTES && bytes.iter().all(is_plain) {
+        if bytes.len() < TEXT_BYTES && needs_no_escape(bytes) {
             self.raw(bytes);
         } else {
             for byte in visible(bytes).bytes() {
@@ -386,7 +406,7 @@ impl Line<'_> {
                 self.0.push(byte);
             }
         }
-        self.raw(b"\"");
+        self.0.push(b'"');
     }
 
     fn number(&mut self, member: &str, number: Option<u64>) {
@@ -399,7 +419,7 @@ impl Line<'_> {
     fn peer(&mut self, peer: SocketAddr) {
         use std::io::Write as _;
         // Writing to a `Vec` cannot fail; an address needs no escape.
-        let _ = write!(self.0, concat!(member!("peer"), "\"{}\""), peer);
+        let _ = write!(self.0, concat!(text_member!("peer"), "{}\""), peer);
     }
 
     fn digits(&mut self, number: u64) {

@@ -41,16 +41,33 @@ pub struct AccessSink {
     ended: Receiver<()>,
 }
 
-/// A worker's end of the channel.
+/// The thread, as the sink and its workers have it.
 #[derive(Clone, Debug)]
-pub(super) struct Handle {
+struct Handle {
     sender: SyncSender<Message>,
     dropped: IntCounter,
 }
 
+/// A worker's end of the channel. The buffers that its lines went in come back by another: to free one
+/// costs more than to write it, as what a thread frees that is no worker's is wiped.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    handle: Handle,
+    back: SyncSender<Vec<u8>>,
+    emptied: Receiver<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Lines {
+    text: Vec<u8>,
+    count: u64,
+    /// Where the buffer goes.
+    back: SyncSender<Vec<u8>>,
+}
+
 #[derive(Debug)]
 enum Message {
-    Lines(Vec<u8>, u64),
+    Lines(Lines),
     /// Look at `wants_reopen`.
     Wake,
     Close,
@@ -58,6 +75,8 @@ enum Message {
 
 /// Buffers that may wait: about 8 MiB at most.
 const WAITING_COUNT: usize = 256;
+/// Empty buffers that wait for each worker, at most.
+const EMPTIED: usize = 2;
 
 impl AccessSink {
     /// Opens the target and starts the thread. `dropped` counts lines that were lost because the
@@ -100,7 +119,7 @@ impl AccessSink {
     /// A worker's log into this sink.
     #[must_use]
     pub fn log(&self) -> AccessLog {
-        AccessLog::to(self.handle.clone())
+        AccessLog::to(Outlet::new(self.handle.clone()))
     }
 
     /// Has the file opened anew, after it was renamed (SIGUSR1). Does not wait.
@@ -122,13 +141,30 @@ impl AccessSink {
     }
 }
 
-impl Handle {
-    /// Hands the lines over; drops and counts them when the sink is behind.
-    pub(super) fn send(&self, lines: Vec<u8>, line_count: u64) {
-        match self.sender.try_send(Message::Lines(lines, line_count)) {
+impl Outlet {
+    fn new(handle: Handle) -> Self {
+        let (back, emptied) = sync_channel(EMPTIED);
+        Self {
+            handle,
+            back,
+            emptied,
+        }
+    }
+
+    /// Hands `count` lines over, and leaves an empty buffer in their place; drops and counts them when
+    /// the sink is behind.
+    pub(super) fn send(&self, lines: &mut Vec<u8>, count: u64) {
+        let fresh = self.emptied.try_recv();
+        let fresh = fresh.unwrap_or_else(|_none| Vec::with_capacity(lines.len()));
+        let lines = Lines {
+            text: std::mem::replace(lines, fresh),
+            count,
+            back: self.back.clone(),
+        };
+        match self.handle.sender.try_send(Message::Lines(lines)) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.dropped.inc_by(line_count);
+                self.handle.dropped.inc_by(count);
             }
         }
     }
@@ -153,7 +189,16 @@ impl Writer {
                 self.reopen();
             }
             match message {
-                Message::Lines(lines, line_count) => self.write(&lines, line_count),
+                Message::Lines(Lines {
+                    mut text,
+                    count,
+                    back,
+                }) => {
+                    self.write(&text, count);
+                    text.clear();
+                    // Its worker may have enough of them, or be over.
+                    let _ = back.try_send(text);
+                }
                 Message::Wake => {}
                 Message::Close => return,
             }
@@ -269,10 +314,10 @@ mod tests {
     fn lines_are_dropped_and_counted_when_the_sink_is_behind() {
         let dropped = dropped();
         let (sender, receiver) = sync_channel(1);
-        let mut log = AccessLog::to(Handle {
+        let mut log = AccessLog::to(Outlet::new(Handle {
             sender,
             dropped: dropped.clone(),
-        });
+        }));
         for _ in 0..2 {
             log.write(&record());
             log.write(&record());
@@ -283,6 +328,30 @@ mod tests {
         log.write(&record());
         log.flush();
         assert_eq!(dropped.get(), 3);
+    }
+
+    #[test]
+    fn buffers_come_back_empty_and_are_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let sink = AccessSink::start(Target::File(path.clone()), dropped()).unwrap();
+        let outlet = Outlet::new(sink.handle.clone());
+        let mut lines = Vec::with_capacity(1000);
+        lines.extend_from_slice(b"one\n");
+        let first = lines.as_ptr();
+        outlet.send(&mut lines, 1);
+        assert_ne!(lines.as_ptr(), first);
+        let back = outlet.emptied.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(
+            (back.as_ptr(), back.len(), back.capacity()),
+            (first, 0, 1000)
+        );
+        outlet.back.try_send(back).unwrap();
+        lines.extend_from_slice(b"two\n");
+        outlet.send(&mut lines, 1);
+        assert_eq!((lines.as_ptr(), lines.len()), (first, 0));
+        assert!(sink.close(PATIENCE));
+        assert_eq!(fs::read_to_string(path).unwrap(), "one\ntwo\n");
     }
 
     #[test]
