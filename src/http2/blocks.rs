@@ -2,13 +2,15 @@
 
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+};
 
 use super::core::{Core, Farewell, Role};
 use super::error::{By, Error, Fault, Reason};
 use super::frame::{self, Head, MAX_PAYLOAD, flag};
 use super::hpack::{Effect, Group, NoBlock, field};
-use super::message::{Answer, BlockWriter, Fields, Malformed};
+use super::message::{Answer, BlockWriter, Fields, Malformed, Trailers};
 use super::receive::{Done, depends_on, late_on};
 use super::repeated::Repeated;
 use super::stream::Half;
@@ -32,8 +34,34 @@ pub(super) struct Block {
     pieces: usize,
 }
 
+/// Blocks of requests, and what they say: clients ask few things again and again.
+pub(super) type Requests = Repeated<KnownRequest, 8, 256>;
 /// Blocks of answers, and what they say: few kinds at a time, as most services answer alike.
 pub(super) type Heads = Repeated<Known, 8, 512>;
+/// Blocks of trailers behind answers, and what they say.
+pub(super) type Tails = Repeated<KnownTrailers, 4, 256>;
+
+/// The longest list of fields that is kept of a client, in bytes: a block of few bytes may say many.
+const KEPT_OF_CLIENT: usize = 2048;
+
+/// The head of a request that came before.
+#[derive(Debug)]
+pub(super) struct KnownRequest {
+    /// Its block's.
+    effect: Effect,
+    method: Method,
+    uri: Uri,
+    length: Option<u64>,
+    fields: Rc<Group>,
+}
+
+/// The trailers of an answer that came before.
+#[derive(Debug)]
+pub(super) struct KnownTrailers {
+    /// Their block's.
+    effect: Effect,
+    fields: Rc<Group>,
+}
 
 /// The head of an answer that came before.
 #[derive(Debug)]
@@ -110,6 +138,26 @@ impl Core {
             let length = known.length;
             return self.answered(key, is_end, answer, length);
         }
+        if let Some(key) = key.filter(|key| self.awaits_trailers(*key))
+            && let Some(known) = self.tails.find(block)
+            && self.decoder.repeat(&known.effect)
+        {
+            let trailers = Trailers::Known(known.fields.clone());
+            return self.trailers(key, id, is_end, trailers);
+        }
+        if key.is_none()
+            && self.role == Role::Server
+            && id > self.highest
+            && let Some(known) = self.asks.find(block)
+            && self.decoder.repeat(&known.effect)
+        {
+            let (request, length) = (known.request(self.stock.take_map()), known.length);
+            if self.admits(id)? {
+                return self.begun(id, is_end, request, length);
+            }
+            self.stock.give_map(request.into_parts().0.headers);
+            return Ok(());
+        }
         let spare = key
             .and_then(|key| self.streams.get_mut(key))
             .and_then(|stream| stream.spare.take());
@@ -125,7 +173,7 @@ impl Core {
         }
         let Some(key) = key else {
             return match self.role {
-                Role::Server if id > self.highest => self.request(id, is_end, fields),
+                Role::Server if id > self.highest => self.request(id, is_end, fields, block),
                 Role::Client if self.is_idle(id) => {
                     Err(Fault::protocol("an answer to what nobody asked"))
                 }
@@ -149,18 +197,47 @@ impl Core {
         }
         match stream.incoming {
             Half::Head => self.answer(key, is_end, fields, block),
-            Half::Content => self.trailers(key, id, is_end, fields),
+            Half::Content => self.read_trailers(key, id, is_end, fields, block),
             Half::Whole => Err(Fault::Stream(id, Reason::STREAM_CLOSED)),
         }
     }
 
-    /// A client begins a stream.
-    fn request(&mut self, id: u32, is_end: bool, fields: Fields) -> Done {
-        if matches!(self.farewell, Farewell::Said(last) if id > last) {
-            // Not looked at: it will ask elsewhere. What it sends on is passed over.
-            self.highest = id;
+    /// A client begins a stream by this block.
+    fn request(&mut self, id: u32, is_end: bool, fields: Fields, block: &[u8]) -> Done {
+        if !self.admits(id)? {
             self.stock.give_map(fields.into_map());
             return Ok(());
+        }
+        if fields.is_too_large() {
+            let map = fields.into_map();
+            self.refuse_head(id, is_end);
+            self.stock.give_map(map);
+            return Ok(());
+        }
+        let is_short = fields.size() <= KEPT_OF_CLIENT;
+        let (request, length) = fields
+            .into_request()
+            .map_err(|error| malformed(id, error))?;
+        if is_short {
+            self.asks.keep(block, || {
+                Some(KnownRequest {
+                    fields: group_of(request.headers())?,
+                    effect: self.decoder.effect()?,
+                    method: request.method().clone(),
+                    uri: request.uri().clone(),
+                    length,
+                })
+            });
+        }
+        self.begun(id, is_end, request, length)
+    }
+
+    /// Whether a stream that a client begins is looked at; an error, if it is refused.
+    fn admits(&mut self, id: u32) -> Result<bool, Fault> {
+        if matches!(self.farewell, Farewell::Said(last) if id > last) {
+            // It will ask elsewhere. What it sends on is passed over.
+            self.highest = id;
+            return Ok(false);
         }
         self.highest = id;
         let most = self.limits.streams;
@@ -170,16 +247,11 @@ impl Core {
         {
             return Err(Fault::Stream(id, Reason::REFUSED_STREAM));
         }
-        if fields.is_too_large() {
-            let map = fields.into_map();
-            self.refuse_head(id, is_end);
-            self.stock.give_map(map);
-            return Ok(());
-        }
-        let request = fields
-            .into_request()
-            .map_err(|error| malformed(id, error))?;
-        let (request, length) = request;
+        Ok(true)
+    }
+
+    /// A stream begins with this request, which announces that length.
+    fn begun(&mut self, id: u32, is_end: bool, request: Request<()>, length: Option<u64>) -> Done {
         // What has ended has no content (§8.1.1).
         if is_end && length.is_some_and(|length| length > 0) {
             return Err(Fault::Stream(id, Reason::PROTOCOL_ERROR));
@@ -215,6 +287,14 @@ impl Core {
             && stream.is_some_and(|stream| stream.incoming == Half::Head && stream.broken.is_none())
     }
 
+    /// Whether a stream is one of ours whose answer has begun and not ended.
+    fn awaits_trailers(&self, key: usize) -> bool {
+        let stream = self.streams.get(key);
+        self.role == Role::Client
+            && stream
+                .is_some_and(|stream| stream.incoming == Half::Content && stream.broken.is_none())
+    }
+
     /// The head of an answer came, or one that only informs, by this block.
     fn answer(&mut self, key: usize, is_end: bool, fields: Fields, block: &[u8]) -> Done {
         let Some(stream) = self.streams.get_mut(key) else {
@@ -246,16 +326,11 @@ impl Core {
             return Err(Fault::Stream(id, reason));
         }
         self.heads.keep(block, || {
-            let headers = answer.headers();
-            if headers.iter().any(is_secret) {
-                return None;
-            }
-            let fields = headers.iter();
             Some(Known {
+                fields: group_of(answer.headers())?,
                 effect: self.decoder.effect()?,
                 status,
                 length,
-                fields: Group::new(fields.map(|(name, value)| (name.clone(), value.clone()))),
             })
         });
         self.answered(key, is_end, answer.map(|()| None), length)
@@ -283,13 +358,36 @@ impl Core {
         Ok(())
     }
 
-    fn trailers(&mut self, key: usize, id: u32, is_end: bool, fields: Fields) -> Done {
-        if !is_end || fields.is_too_large() {
+    /// Trailers came by this block.
+    fn read_trailers(
+        &mut self,
+        key: usize,
+        id: u32,
+        is_end: bool,
+        fields: Fields,
+        block: &[u8],
+    ) -> Done {
+        if fields.is_too_large() {
             return Err(Fault::Stream(id, Reason::PROTOCOL_ERROR));
         }
         let trailers = fields
             .into_trailers()
             .map_err(|error| malformed(id, error))?;
+        if self.role == Role::Client {
+            self.tails.keep(block, || {
+                Some(KnownTrailers {
+                    fields: group_of(&trailers)?,
+                    effect: self.decoder.effect()?,
+                })
+            });
+        }
+        self.trailers(key, id, is_end, Trailers::Fields(trailers))
+    }
+
+    fn trailers(&mut self, key: usize, id: u32, is_end: bool, trailers: Trailers) -> Done {
+        if !is_end {
+            return Err(Fault::Stream(id, Reason::PROTOCOL_ERROR));
+        }
         let Some(stream) = self.streams.get_mut(key) else {
             return Ok(());
         };
@@ -299,12 +397,36 @@ impl Core {
         stream.incoming = Half::Whole;
         if stream.has_reader {
             stream.trailers = Some(trailers);
-        } else {
-            self.stock.give_map(trailers);
+        } else if let Trailers::Fields(map) = trailers {
+            self.stock.give_map(map);
         }
         self.heard(key, true);
         Ok(())
     }
+}
+
+impl KnownRequest {
+    /// It comes again; its fields are put into `map`, which is empty.
+    fn request(&self, map: HeaderMap) -> Request<()> {
+        let mut request = Request::new(());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = Version::HTTP_2;
+        *request.headers_mut() = map;
+        self.fields.put_into(request.headers_mut());
+        request
+    }
+}
+
+/// All fields as a group; `None`, if there is a secret among them.
+fn group_of(headers: &HeaderMap) -> Option<Rc<Group>> {
+    if headers.iter().any(is_secret) {
+        return None;
+    }
+    let fields = headers.iter();
+    Some(Group::new(
+        fields.map(|(name, value)| (name.clone(), value.clone())),
+    ))
 }
 
 /// Whether nobody may remember it (RFC 7541 §7.1.3).

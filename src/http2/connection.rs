@@ -325,6 +325,12 @@ impl<T> Connection<T> {
         self.core.borrow_mut().next = next;
     }
 
+    /// How many requests and trailers that came are kept, as they came again.
+    pub(super) fn remembered(&self) -> [usize; 2] {
+        let core = self.core.borrow();
+        [core.asks.kept(), core.tails.kept()]
+    }
+
     /// How many bytes wait to be written.
     pub(super) fn unwritten(&self) -> usize {
         self.core.borrow().unwritten().len()

@@ -6,10 +6,11 @@ use std::rc::Rc;
 
 use http::Request;
 
-use super::blocks::Heads;
+use super::blocks::{Heads, Requests, Tails};
 use super::error::{By, Error, Fault, Reason};
 use super::frame::{self, FIRST_WINDOW, MAX_STREAM, MAX_WINDOW, Settings, flag, kind};
 use super::hpack::{Decoder, Encoder};
+use super::message::Trailers;
 use super::receive::Reading;
 use super::stock::Stock;
 use super::stream::{Half, Streams, Waiting};
@@ -92,8 +93,12 @@ pub(super) struct Core {
     pub(super) limits: Limits,
     pub(super) stock: Rc<Stock>,
     pub(super) decoder: Decoder,
-    /// Answers' heads that a server repeats.
+    /// Requests' heads that a client repeats.
+    pub(super) asks: Requests,
+    /// Answers' heads that a server repeats, and their trailers.
     pub(super) heads: Heads,
+    /// See `heads`.
+    pub(super) tails: Tails,
     pub(super) encoder: Encoder,
     pub(super) reading: Reading,
     pub(super) peer: Peer,
@@ -157,7 +162,9 @@ impl Core {
             limits,
             stock,
             decoder: Decoder::default(),
+            asks: Requests::default(),
             heads: Heads::default(),
+            tails: Tails::default(),
             encoder: Encoder::default(),
             reading: Reading::new(role),
             peer: Peer {
@@ -320,13 +327,13 @@ impl Core {
         };
         stream.has_reader = false;
         let content = std::mem::take(&mut stream.content);
-        let maps = [
-            stream.trailers.take(),
-            stream
-                .answer
-                .take()
-                .map(|answer| answer.into_parts().0.headers),
-        ];
+        let trailers = stream.trailers.take();
+        let trailers = trailers.and_then(|trailers| match trailers {
+            Trailers::Fields(map) => Some(map),
+            Trailers::Known(_) => None,
+        });
+        let answer = stream.answer.take();
+        let maps = [trailers, answer.map(|answer| answer.into_parts().0.headers)];
         let is_over = !stream.has_writer;
         for map in maps.into_iter().flatten() {
             self.stock.give_map(map);

@@ -9,7 +9,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::core::Core;
 use super::error::{Error, Reason};
-use super::message::Answer;
+use super::message::{Answer, Trailers};
 
 /// Who reads what comes on a stream. Dropped, what still comes is thrown away; with its [`Writer`], the
 /// stream is reset, if it is not over.
@@ -33,7 +33,7 @@ pub enum Piece {
     /// Of its content.
     Data(Bytes),
     /// Its end.
-    Trailers(HeaderMap),
+    Trailers(Trailers),
 }
 
 impl Reader {
@@ -141,12 +141,14 @@ impl Writer {
         self.core.borrow_mut().send(self.key, content, is_end)
     }
 
-    /// Ends the message by trailers; their map serves another message then. False, if the stream is
-    /// over.
-    pub fn send_trailers(&mut self, trailers: HeaderMap) -> bool {
+    /// Ends the message by trailers; a map of theirs serves another message then. False, if the stream
+    /// is over.
+    pub fn send_trailers(&mut self, trailers: Trailers) -> bool {
         let mut core = self.core.borrow_mut();
         let is_sent = core.send_trailers(self.key, &trailers);
-        core.stock.give_map(trailers);
+        if let Trailers::Fields(map) = trailers {
+            core.stock.give_map(map);
+        }
         is_sent
     }
 

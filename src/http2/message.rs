@@ -200,6 +200,28 @@ pub struct RequestHead<'a> {
 /// those are all that it has.
 pub type Answer = Response<Option<Rc<Group>>>;
 
+/// What ends a message behind its content.
+#[derive(Debug)]
+pub enum Trailers {
+    /// These fields.
+    Fields(HeaderMap),
+    /// Those that came before, to the letter.
+    Known(Rc<Group>),
+}
+
+impl From<Trailers> for HeaderMap {
+    fn from(trailers: Trailers) -> Self {
+        match trailers {
+            Trailers::Fields(fields) => fields,
+            Trailers::Known(group) => {
+                let mut fields = Self::new();
+                group.put_into(&mut fields);
+                fields
+            }
+        }
+    }
+}
+
 /// An answer's fields: those that others have as well, and those behind them.
 pub(super) type AnswerFields<'a> = (Option<&'a Rc<Group>>, &'a HeaderMap);
 
@@ -248,9 +270,12 @@ impl BlockWriter<'_> {
     }
 
     /// Trailers.
-    pub(super) fn trailers(&mut self, stream: u32, trailers: &HeaderMap) {
+    pub(super) fn trailers(&mut self, stream: u32, trailers: &Trailers) {
         let begun = self.begin();
-        self.fields(trailers);
+        match trailers {
+            Trailers::Fields(fields) => self.fields(fields),
+            Trailers::Known(group) => self.encoder.group(self.out, group),
+        }
         self.end(begun, stream, true);
     }
 

@@ -31,5 +31,5 @@ pub use self::error::{By, Error, Reason};
 pub use self::frame::PREFACE;
 pub use self::handle::{Piece, Reader, Writer};
 pub use self::hpack::Group;
-pub use self::message::{Answer, RequestHead};
+pub use self::message::{Answer, RequestHead, Trailers};
 pub use self::stock::Stock;

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use super::core::{Core, Role};
 use super::error::{By, Error, Reason};
 use super::frame::{self, MAX_PAYLOAD, flag, kind};
-use super::message::{AnswerFields, BlockWriter, RequestHead};
+use super::message::{AnswerFields, BlockWriter, RequestHead, Trailers};
 use super::stream::Half;
 
 impl Core {
@@ -142,7 +142,7 @@ impl Core {
     }
 
     /// Ends a message by trailers. False, if the stream is over.
-    pub(super) fn send_trailers(&mut self, key: usize, trailers: &HeaderMap) -> bool {
+    pub(super) fn send_trailers(&mut self, key: usize, trailers: &Trailers) -> bool {
         let Some(stream) = self.streams.get_mut(key) else {
             return false;
         };

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 
 use super::error::Error;
-use super::message::Answer;
+use super::message::{Answer, Trailers};
 use super::window::{Credit, Window};
 
 /// Parts up to so long are put together while they wait, so that many short ones take no more than
@@ -54,7 +54,7 @@ pub(super) struct Stream {
     pub(super) announced: Option<u64>,
     /// What of the announced length is to come.
     pub(super) left: Option<u64>,
-    pub(super) trailers: Option<HeaderMap>,
+    pub(super) trailers: Option<Trailers>,
     /// What we may send.
     pub(super) window: Window,
     /// What the peer may send.
@@ -421,7 +421,7 @@ mod tests {
             stream.content.push(Part::Borrowed(part));
         }
         (stream.announced, stream.left) = (Some(1), Some(1));
-        stream.trailers = Some(HeaderMap::new());
+        stream.trailers = Some(Trailers::Fields(HeaderMap::new()));
         (stream.window, stream.credit) = (Window::new(1), Credit::new(1, 1));
         stream.spare = Some(HeaderMap::new());
         let cx = Context::from_waker(Waker::noop());

@@ -13,13 +13,13 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::failure::{Reason, chain};
-use crate::http2::{self, Group};
+use crate::http2::{self, Group, Trailers};
 use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::again::{self, Kept, Part, Return};
 use crate::proxy::ahead::Share;
 use crate::proxy::conn::{Conn, InFlight, Waiting};
 use crate::proxy::exchange::{AnswerBody, UpstreamConn};
-use crate::proxy::flows::{Inflow, ResetReason};
+use crate::proxy::flows::{Inflow, Outgoing, ResetReason};
 use crate::proxy::headers;
 use crate::proxy::multiplex::Lease;
 use crate::proxy::outcome::Outcome;
@@ -461,6 +461,17 @@ impl ReplyBody {
     }
 }
 
+impl Outgoing for RequestBody {}
+
+impl Outgoing for ReplyBody {
+    fn take_ending(&mut self) -> Option<Rc<Group>> {
+        match self {
+            Self::Streamed(body) => body.incoming.take_ending(),
+            Self::Whole(..) | Self::Nothing => None,
+        }
+    }
+}
+
 /// When a request ends whose client does not take its answer.
 const WHILE_SENT: &str = "while the answer was sent";
 
@@ -564,7 +575,13 @@ impl Streamed {
             }
             Poll::Ready(None) => {
                 self.finish();
-                Poll::Ready(None)
+                // Over HTTP/2 they are taken from here.
+                let ending = if self.conn.is_http2() {
+                    None
+                } else {
+                    self.incoming.take_ending()
+                };
+                Poll::Ready(ending.map(|group| Ok(Frame::trailers(Trailers::Known(group).into()))))
             }
             Poll::Ready(Some(Err(error))) => {
                 let detail = format!("in the body: {}", chain(&error));

@@ -154,6 +154,14 @@ impl AnswerBody {
         }
     }
 
+    /// Takes trailers that came with its end and that no frame has.
+    pub fn take_ending(&mut self) -> Option<Rc<Group>> {
+        match self {
+            Self::Many(flow) => flow.take_ending(),
+            Self::Whole(_) | Self::One(_) => None,
+        }
+    }
+
     /// The content, if all of it is here.
     pub fn take_whole(&mut self) -> Option<Option<Bytes>> {
         match self {

@@ -13,8 +13,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tokio::sync::oneshot;
 
-use crate::http2::{Error, Group, Piece, Reader, Reason, Writer};
+use crate::http2::{Error, Group, Piece, Reader, Reason, Trailers, Writer};
 use crate::net::sweep::Sweep;
+use crate::proxy::headers;
 
 /// A body that comes in as a stream.
 pub struct Inflow {
@@ -22,6 +23,7 @@ pub struct Inflow {
     /// What is to come of the announced length.
     left: Option<u64>,
     group: Option<Rc<Group>>,
+    ending: Option<Rc<Group>>,
 }
 
 impl Inflow {
@@ -34,6 +36,7 @@ impl Inflow {
             left: announced.or_else(|| stream.is_end_stream().then_some(0)),
             stream,
             group,
+            ending: None,
         }
     }
 
@@ -48,6 +51,11 @@ impl Inflow {
         self.group.take()
     }
 
+    /// Takes the trailers that came with its end and before, to the letter: no frame has them.
+    pub fn take_ending(&mut self) -> Option<Rc<Group>> {
+        self.ending.take()
+    }
+
     /// Whether nothing more comes.
     #[must_use]
     pub fn is_end_stream(&self) -> bool {
@@ -60,8 +68,8 @@ impl Inflow {
         self.left
     }
 
-    /// The next part; `None` at its end, or when its peer resets the stream without an error, which
-    /// may stop what is still sent to it (RFC 9113 §8.1).
+    /// The next part; `None` at its end, which may have an [ending](Self::take_ending), or when its peer
+    /// resets the stream without an error, which may stop what is still sent to it (RFC 9113 §8.1).
     pub fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -72,11 +80,25 @@ impl Inflow {
                 self.left = self.left.map(|left| left.saturating_sub(count));
                 Some(Ok(Frame::data(data)))
             }
-            Some(Ok(Piece::Trailers(trailers))) => Some(Ok(Frame::trailers(trailers))),
+            Some(Ok(Piece::Trailers(Trailers::Known(group))))
+                if headers::passes_downstream_behind(&group) =>
+            {
+                self.ending = Some(group);
+                None
+            }
+            Some(Ok(Piece::Trailers(trailers))) => Some(Ok(Frame::trailers(trailers.into()))),
             Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => None,
             Some(Err(error)) => Some(Err(error)),
             None => None,
         })
+    }
+}
+
+/// A body that goes out as a stream.
+pub trait Outgoing: Body {
+    /// Takes trailers that its end has and no frame of it.
+    fn take_ending(&mut self) -> Option<Rc<Group>> {
+        None
     }
 }
 
@@ -99,7 +121,7 @@ pub struct Outflow<B> {
 
 impl<B> Outflow<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Outgoing<Data = Bytes> + Unpin,
     B::Error: ResetReason,
 {
     /// Sends `body` by `stream`, whose head was sent.
@@ -193,7 +215,10 @@ where
                 continue;
             }
             let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
-                self.stream.send(&[], true);
+                match self.body.take_ending() {
+                    Some(group) => self.stream.send_trailers(Trailers::Known(group)),
+                    None => self.stream.send(&[], true),
+                };
                 return Poll::Ready(());
             };
             let frame = match frame {
@@ -208,7 +233,7 @@ where
                 Ok(_nothing) => {}
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
-                        self.stream.send_trailers(trailers);
+                        self.stream.send_trailers(Trailers::Fields(trailers));
                         return Poll::Ready(());
                     }
                 }
@@ -240,6 +265,10 @@ pub(in crate::proxy) mod tests {
 
     use super::*;
     use crate::http2::{Connection, Limits, RequestHead, Role, Stock};
+
+    impl Outgoing for Full<Bytes> {}
+
+    impl Outgoing for Parts {}
 
     impl ResetReason for std::convert::Infallible {
         fn reset_reason(&self) -> Reason {

@@ -197,6 +197,13 @@ pub fn passes_downstream(fields: &Group) -> bool {
 }
 
 /// The same for its trailers.
+#[must_use]
+pub fn passes_downstream_behind(fields: &Group) -> bool {
+    let mut fields = fields.fields();
+    !fields.any(|(name, _)| is_no_trailer(name.as_str()))
+}
+
+/// Turns an upstream's trailers into ours for the client.
 pub fn trailers_to_downstream(trailers: &mut HeaderMap) {
     strip(trailers, is_no_trailer, |_name, _line| {});
 }
@@ -581,6 +588,16 @@ pub(super) mod tests {
             turn(&mut trailers);
             let left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
             assert_eq!(left, ["grpc-status"]);
+        }
+        for (name, passes) in [
+            ("content-length", false),
+            ("te", false),
+            ("grpc-status", true),
+        ] {
+            let fields = [("a", "b"), (name, "1")];
+            let fields =
+                fields.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            assert_eq!(passes_downstream_behind(&Group::new(fields)), passes);
         }
     }
 

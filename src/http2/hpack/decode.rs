@@ -38,6 +38,8 @@ struct Last {
     is_standing: bool,
     /// Fields that it put there.
     inserted: usize,
+    /// It has a field that is in no table, whoever passes it on (RFC 7541 §6.2.3).
+    is_secret: bool,
 }
 
 /// What a block does that comes again.
@@ -65,9 +67,12 @@ impl Default for Decoder {
 
 impl Decoder {
     /// What the block that was read last does when it comes again; `None`, if it may say something else
-    /// then.
+    /// then, or is to be forgotten.
     pub(crate) fn effect(&self) -> Option<Effect> {
         let last = &self.last;
+        if last.is_secret {
+            return None;
+        }
         if !last.is_standing {
             return (last.version == self.version).then_some(Effect::OfTable(last.version));
         }
@@ -105,6 +110,7 @@ impl Decoder {
             version: self.version,
             is_standing: true,
             inserted: 0,
+            is_secret: false,
         };
         while let Some(&first) = block.first() {
             if first & 0x80 != 0 {
@@ -128,7 +134,9 @@ impl Decoder {
                 self.evict(0);
                 continue;
             } else {
-                let (field, size) = self.literal(&mut block, 4, first & 0x10 != 0)?;
+                let is_sensitive = first & 0x10 != 0;
+                self.last.is_secret |= is_sensitive;
+                let (field, size) = self.literal(&mut block, 4, is_sensitive)?;
                 take(field, size);
             }
             has_begun = true;
@@ -476,7 +484,8 @@ mod tests {
         let mut decoder = Decoder::default();
         read(&mut decoder, b"\x40\x01a\x01b").unwrap();
         let long = [&b"\x40\x01a\x7f\xa1\x1f"[..], &[b'a'; 4128]].concat();
-        for block in [&b"\x7e\x01c"[..], b"\x3f\xe1\x1f", &long] {
+        // So has one with a field that is never to be indexed.
+        for block in [&b"\x7e\x01c"[..], b"\x3f\xe1\x1f", &long, b"\x14\x02/s"] {
             read(&mut decoder, block).unwrap();
             assert!(decoder.effect().is_none(), "{block:x?}");
         }

@@ -1,5 +1,6 @@
 //! The connection as a whole: against the crate `h2`, against bytes of all kinds, under attack.
 
+mod again;
 mod attacks;
 mod faults;
 mod hostile;

@@ -12,7 +12,7 @@ use tokio::io::{DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 
-use super::super::{Connection, Incoming, Limits, Piece, RequestHead, Role, Stock};
+use super::super::{Connection, Incoming, Limits, Piece, RequestHead, Role, Stock, Trailers};
 use super::wire::{next, send_all};
 
 const LIMITS: Limits = Limits {
@@ -151,7 +151,7 @@ async fn send_by_us(writer: &mut super::super::Writer, message: &Message) {
         assert!(send_all(writer, &content(*length), false).await);
     }
     let is_sent = match &message.trailers {
-        Some(trailers) => writer.send_trailers(map(trailers)),
+        Some(trailers) => writer.send_trailers(Trailers::Fields(map(trailers))),
         None => writer.send(&[], true),
     };
     assert!(is_sent);
@@ -162,7 +162,7 @@ async fn read_by_us(reader: &mut super::super::Reader) -> (Vec<u8>, Option<Heade
     loop {
         match next(reader).await {
             Some(Ok(Piece::Data(part))) => body.extend_from_slice(&part),
-            Some(Ok(Piece::Trailers(trailers))) => return (body, Some(trailers)),
+            Some(Ok(Piece::Trailers(trailers))) => return (body, Some(trailers.into())),
             Some(Err(error)) => panic!("{error}"),
             None => return (body, None),
         }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use super::super::frame::{MAX_STREAM, flag, kind};
-use super::super::{By, Error, Group, Limits, Reason, Role};
+use super::super::{By, Error, Group, Limits, Reason, Role, Trailers};
 use super::wire::{GET, LIMITS, POST, Sleeper, Wire, ask, cx, ok, pieces, poll_now, send_all};
 
 const PROTOCOL_ERROR: u32 = 1;
@@ -56,7 +56,7 @@ fn answer_goes_out_with_its_content_and_trailers() {
     assert!(incoming.writer.send(b"abc", false));
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    assert!(incoming.writer.send_trailers(trailers));
+    assert!(incoming.writer.send_trailers(Trailers::Fields(trailers)));
     assert!(!incoming.writer.send(b"more", false));
     let frames = wire.take();
     assert_eq!(wire.fields(&frames[0]), [":status: 201", "x-own: value"]);

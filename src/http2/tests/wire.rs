@@ -355,7 +355,9 @@ pub(super) fn pieces(reader: &mut Reader) -> (Vec<u8>, Option<HeaderMap>, Option
     loop {
         match reader.poll_piece(&cx()) {
             Poll::Ready(Some(Ok(Piece::Data(part)))) => content.extend_from_slice(&part),
-            Poll::Ready(Some(Ok(Piece::Trailers(map)))) => return (content, Some(map), None),
+            Poll::Ready(Some(Ok(Piece::Trailers(map)))) => {
+                return (content, Some(map.into()), None);
+            }
             Poll::Ready(Some(Err(error))) => return (content, None, Some(error)),
             Poll::Ready(None) | Poll::Pending => return (content, None, None),
         }
