@@ -2,7 +2,7 @@
 //! and a node broke off, or an upstream of HTTP/2 refused a stream that it did nothing with
 //! (RFC 9113 §8.7), when a part of the body is on its way.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,10 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use crate::net::sweep::Sweep;
-use crate::proxy::body::RequestBody;
+use crate::proxy::body::{RequestBody, Upload};
 
 /// The most that is kept of a body, in bytes; of a longer one nothing is.
 const KEPT: usize = 64 << 10;
@@ -76,48 +77,74 @@ pub fn next(parts: &mut VecDeque<Part>) -> Option<Part> {
     parts.pop_front()
 }
 
-/// What was sent so far, as long as it is short.
-#[derive(Default)]
-pub struct Kept {
-    /// In the order sent.
-    pub parts: VecDeque<Part>,
-    bytes: usize,
-}
+/// What was sent of a body so far, in this order; mostly it is one part.
+pub type Parts = SmallVec<[Part; 1]>;
 
-impl Kept {
-    /// Keeps one more part; false when it is too much.
-    pub fn keep(&mut self, part: Option<Part>) -> bool {
-        let Some(part) = part else { return false };
-        self.bytes = self.bytes.saturating_add(part.len());
-        self.parts.push_back(part);
-        self.bytes <= KEPT
-    }
-}
-
-/// Where a body that is given up is put, with what was sent of it.
-#[derive(Default)]
+/// What was sent of a body, as long as it is short, and where the rest is put when it is given up.
 pub struct Return {
-    body: RefCell<Option<RequestBody>>,
+    upload: Rc<Upload>,
+    parts: RefCell<Parts>,
+    bytes: Cell<usize>,
+    left: RefCell<Left>,
     came: Notify,
 }
 
+/// What is left of a body that is kept.
+enum Left {
+    /// It is being sent, or will not come.
+    Nothing,
+    /// All of it was sent.
+    End,
+    /// There is more of it.
+    Rest(Box<RequestBody>),
+}
+
 impl Return {
-    /// Puts it here.
-    pub fn put(&self, body: RequestBody) {
-        self.body.replace(Some(body));
+    /// Where a body is put that is known as `upload`.
+    #[must_use]
+    pub fn of(upload: Rc<Upload>) -> Self {
+        Self {
+            upload,
+            parts: RefCell::default(),
+            bytes: Cell::new(0),
+            left: RefCell::new(Left::Nothing),
+            came: Notify::new(),
+        }
+    }
+
+    /// Keeps one more part that is sent; false when it is too much.
+    pub fn keep(&self, part: Option<Part>) -> bool {
+        let Some(part) = part else { return false };
+        let bytes = self.bytes.get().saturating_add(part.len());
+        self.bytes.set(bytes);
+        self.parts.borrow_mut().push(part);
+        bytes <= KEPT
+    }
+
+    /// It was given up; what was not sent of it is `rest`.
+    pub fn put(&self, rest: Option<RequestBody>) {
+        self.left
+            .replace(rest.map_or(Left::End, |rest| Left::Rest(Box::new(rest))));
         self.came.notify_one();
     }
 
-    /// Waits for it; `None` when none comes, because it was too long to be kept.
+    /// Waits for it, as it was before anything was sent; `None` when none comes, because it was too long
+    /// to be kept.
     pub async fn wait(&self, sweep: &Rc<Sweep>) -> Option<RequestBody> {
         let _late = sweep
             .within(sweep.after(RETURN), self.came.notified())
             .await;
-        self.body.borrow_mut().take()
+        let rest = match self.left.replace(Left::Nothing) {
+            Left::Nothing => return None,
+            Left::End => RequestBody::at_hand(self.upload.clone(), sweep.clone()),
+            Left::Rest(rest) => *rest,
+        };
+        Some(rest.behind(self.parts.take()))
     }
 
     /// It will not come.
     pub fn give_up(&self) {
+        self.parts.take();
         self.came.notify_one();
     }
 }

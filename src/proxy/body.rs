@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use crate::failure::{Reason, chain};
 use crate::http2::{self, Group, Trailers};
 use crate::net::sweep::{Limit, Sweep, Until, millis};
-use crate::proxy::again::{self, Kept, Part, Return};
+use crate::proxy::again::{self, Part, Parts, Return};
 use crate::proxy::ahead::Share;
 use crate::proxy::conn::{Conn, InFlight, Waiting};
 use crate::proxy::exchange::{AnswerBody, UpstreamConn};
@@ -143,8 +143,8 @@ pub struct RequestBody {
     lease: Option<Rc<Lease>>,
     // What is sent first: it was sent before.
     again: VecDeque<Part>,
-    // What was sent, while it may have to be sent again.
-    kept: Option<(Kept, Rc<Return>)>,
+    // Where what was sent is kept, while it may have to be sent again.
+    kept: Option<Rc<Return>>,
 }
 
 impl RequestBody {
@@ -170,10 +170,15 @@ impl RequestBody {
     /// No body, for a repeated request.
     #[must_use]
     pub fn empty(sweep: Rc<Sweep>) -> Self {
-        let upload = Rc::new(Upload {
+        let upload = Upload {
             done: Cell::new(true),
             ..Upload::default()
-        });
+        };
+        Self::at_hand(Rc::new(upload), sweep)
+    }
+
+    /// A body that is known as `upload`, of which nothing is to come: it is what was read already.
+    pub(super) fn at_hand(upload: Rc<Upload>, sweep: Rc<Sweep>) -> Self {
         Self {
             incoming: None,
             in_flight: None,
@@ -255,26 +260,24 @@ impl RequestBody {
     /// Keeps what is sent of it, as long as that is little and no answer came. Given up before, it is
     /// put into what this returns, to be sent again.
     pub fn keep(&mut self) -> Rc<Return> {
-        let way = Rc::<Return>::default();
-        self.kept = Some((Kept::default(), way.clone()));
+        let way = Rc::new(Return::of(self.upload.clone()));
+        self.kept = Some(way.clone());
         way
     }
 
     /// A part is sent: it is kept, if it may have to be sent again.
     fn passes(&mut self, frame: &Frame<Bytes>) {
-        let Some((kept, way)) = &mut self.kept else {
+        let Some(way) = &self.kept else {
             return;
         };
-        if self.upload.answered.get() || !kept.keep(Part::of(frame)) {
+        if self.upload.answered.get() || !way.keep(Part::of(frame)) {
             way.give_up();
             self.kept = None;
         }
     }
 
-    /// The same body, from its beginning.
-    fn anew(&mut self, kept: Kept) -> Self {
-        let mut again = kept.parts;
-        again.append(&mut self.again);
+    /// What was not sent of it.
+    fn rest(&mut self) -> Self {
         Self {
             incoming: self.incoming.take(),
             in_flight: self.in_flight.take(),
@@ -283,9 +286,17 @@ impl RequestBody {
             patience: self.patience,
             limit: None,
             lease: None,
-            again,
+            again: std::mem::take(&mut self.again),
             kept: None,
         }
+    }
+
+    /// The same body with these parts before it.
+    pub(super) fn behind(mut self, parts: Parts) -> Self {
+        for part in parts.into_iter().rev() {
+            self.again.push_front(part);
+        }
+        self
     }
 
     /// Keeps a stream's place as long as it is sent.
@@ -411,11 +422,12 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if let Some((kept, way)) = self.kept.take() {
+        if let Some(way) = self.kept.take() {
             if self.upload.answered.get() || self.upload.broken.get().is_some() {
                 way.give_up();
             } else {
-                way.put(self.anew(kept));
+                let rest = (!self.is_empty()).then(|| self.rest());
+                way.put(rest);
             }
         }
         if let Some(in_flight) = &self.in_flight {
