@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use http::header::{CONTENT_LENGTH, DATE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use http_body::Body;
 
 use crate::http2::{self, Incoming, Limits, Reason, Role, Writer};
@@ -183,9 +183,8 @@ impl Job for Stream {
         } = incoming;
         let is_head = request.method() == Method::HEAD;
         let answer = {
-            let (head, ()) = request.into_parts();
             let body = ClientBody::Http2(Inflow::new(reader, None));
-            let req = Request::from_parts(head, body);
+            let req = request.map(|()| body);
             let conn = in_flight.conn().clone();
             let mut answering = pin!(request::handle(
                 worker.clone(),

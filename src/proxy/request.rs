@@ -58,8 +58,8 @@ pub fn handle(
     }
     let upload = req.body().upload();
     let look = Look::at(req.headers());
-    // In HTTP/1.0 nothing has trailers.
-    let may_take_trailers = look.has_te && req.version() > Version::HTTP_10;
+    // In HTTP/1.0 nothing has trailers, and in HTTP/2 nobody is asked.
+    let may_take_trailers = look.has_te && req.version() == Version::HTTP_11;
     let client = Client {
         look,
         takes_trailers: may_take_trailers && takes_trailers(req.headers()),
@@ -106,7 +106,7 @@ fn give_path(uri: &mut Uri) {
 /// What is remembered of a request for its answer.
 struct Client<'a> {
     look: Look,
-    /// It said that it understands trailers.
+    /// It speaks HTTP/1.1, and said that it understands trailers.
     takes_trailers: bool,
     /// What it is told before its answer.
     interim: Interim<'a>,
@@ -144,7 +144,7 @@ fn deliver(
                 // Nobody is left to carry the rest of the request's body to.
                 head.headers.insert(CONNECTION, CLOSE);
             }
-            if client.takes_trailers && !conn.is_http2() {
+            if client.takes_trailers {
                 // hyper writes those trailers that were announced, to who takes them.
                 if client.look.is_grpc {
                     head.headers.insert(TRAILER, GRPC_TRAILERS);
