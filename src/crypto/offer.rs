@@ -29,11 +29,32 @@ const CIPHERS: [&[u8]; 6] = [
     b"AES-192-CBC",
     b"AES-256-CBC",
 ];
-/// Kinds of keys that no certificate has, and those of MACs, which are not made of keys here. What
-/// a CA may have signed with stays, however old: a chain that was taken must not be refused.
-const NO_KEYS: [&[u8]; 5] = [b"DH", b"DHX", b"SIPHASH", b"POLY1305", b"CMAC"];
-/// Microsoft's forms of keys, which are not PEM.
-const NO_FORMS: [&[u8]; 2] = [b"input=msblob", b"input=pvk"];
+/// Kinds of keys that no certificate has, and those of MACs and key derivations, which are not made of
+/// keys here. What a CA may have signed with stays, however old: a chain that was taken must not be
+/// refused.
+const NO_KEYS: [&[u8]; 8] = [
+    b"DH",
+    b"DHX",
+    b"SIPHASH",
+    b"POLY1305",
+    b"CMAC",
+    b"HKDF",
+    b"TLS1-PRF",
+    b"SCRYPT",
+];
+/// Kinds of keys that are made for a handshake and never read.
+const NEVER_READ: [&[u8]; 2] = [b"X25519", b"X448"];
+/// A kind of keys that clients' CAs alone may have: none is ever read with its private part.
+const PUBLIC_ONLY: &[u8] = b"DSA";
+/// Microsoft's forms of keys, which are not PEM, and second names of forms that have another.
+const NO_FORMS: [&[u8]; 4] = [
+    b"input=msblob",
+    b"input=pvk",
+    b"structure=rsa",
+    b"structure=ec",
+];
+/// The form of a certificate's key (RFC 5280 §4.1).
+const PUBLIC_FORM: &[u8] = b"structure=SubjectPublicKeyInfo";
 
 /// Has the default library context of OpenSSL 3.0 offer that and no more. Before anything was asked
 /// of it.
@@ -60,18 +81,25 @@ fn keeps(offered: Offered, names: &CStr, properties: &CStr) -> bool {
     let name = names.to_bytes().split(|byte| *byte == b':').next();
     let name = name.unwrap_or_default();
     let is_one_of = |list: &[&[u8]]| list.iter().any(|one| one.eq_ignore_ascii_case(name));
-    let mut properties = properties.to_bytes().split(|byte| *byte == b',');
+    let properties = properties.to_bytes().split(|byte| *byte == b',');
     match offered {
         Offered::Cipher => is_one_of(&CIPHERS),
         Offered::Keys => !is_one_of(&NO_KEYS),
         Offered::Decoder => {
-            !is_one_of(&NO_KEYS) && !properties.any(|property| NO_FORMS.contains(&property))
+            let has = |form| properties.clone().any(|property| property == form);
+            let is_read = !is_one_of(&[PUBLIC_ONLY]) || has(PUBLIC_FORM);
+            is_read
+                && !is_one_of(&NO_KEYS)
+                && !is_one_of(&NEVER_READ)
+                && !NO_FORMS.into_iter().any(has)
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CString;
+
     use openssl::cipher::Cipher;
     use openssl::lib_ctx::LibCtx;
     use openssl::md::Md;
@@ -104,17 +132,28 @@ mod tests {
         let keys = |names: &CStr| keeps(Offered::Keys, names, c"provider=default");
         assert!(keys(c"EC:id-ecPublicKey:1.2.840.10045.2.1") && keys(c"RSA") && keys(c"ED448"));
         assert!(keys(c"DSA:dsaEncryption:1.2.840.10040.4.1") && keys(c"SM2"));
+        assert!(keys(c"X25519") && keys(c"HMAC") && !keys(c"HKDF"));
         assert!(!keys(c"DHX:X9.42 DH:dhpublicnumber:1.2.840.10046.2.1") && !keys(c"dh"));
         let form = |names: &CStr, properties: &CStr| keeps(Offered::Decoder, names, properties);
-        assert!(form(
-            c"RSA",
-            c"provider=default,fips=yes,input=der,structure=rsa"
-        ));
+        let der = |names: &CStr, structure: &str| {
+            let properties = format!("provider=default,fips=yes,input=der,structure={structure}");
+            form(names, &CString::new(properties).unwrap())
+        };
+        for structure in ["PrivateKeyInfo", "SubjectPublicKeyInfo", "type-specific"] {
+            for name in [c"RSA:rsaEncryption", c"EC", c"ED25519"] {
+                assert!(der(name, structure), "{name:?} {structure}");
+            }
+            for name in [c"DH", c"X25519:1.3.101.110", c"X448"] {
+                assert!(!der(name, structure), "{name:?} {structure}");
+            }
+            let is_public = structure == "SubjectPublicKeyInfo";
+            assert_eq!(der(c"DSA:dsaEncryption", structure), is_public);
+            // A private one is refused by its name.
+            assert!(der(c"SM2", structure));
+        }
+        assert!(!der(c"RSA", "rsa") && !der(c"EC", "ec"));
         assert!(!form(c"RSA", c"provider=default,fips=yes,input=msblob"));
         assert!(!form(c"RSA", c"provider=default,fips=yes,input=pvk"));
-        assert!(!form(
-            c"DH",
-            c"provider=default,fips=yes,input=der,structure=dh"
-        ));
+        assert!(form(c"DER", c"provider=default,input=pem"));
     }
 }
