@@ -3,7 +3,7 @@
 //! `scale --gateway target/release/portcullis --out target/bench`: starts the gateway for each
 //! part and size, fills it through the Admin API over kept connections (ssls by a standalone file
 //! too), and prints one line per figure as it is known. `scale.json` and the table `scale.md` are
-//! left in `--out`. `--parts ssls,routes,idle,objects` chooses parts, `--ssls`, `--routes`,
+//! left in `--out`. `--parts ssls,routes,idle,idle-http2,objects` chooses parts, `--ssls`, `--routes`,
 //! `--objects` and `--connections` their sizes, as lists.
 #![allow(
     clippy::disallowed_methods,
@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use figures::Figures;
+use tls::Protocol;
 
 /// Whatever keeps a figure from being taken.
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
@@ -64,7 +65,7 @@ fn run(plan: &Plan) -> Result<(), Failure> {
             "ssls" => &plan.ssls,
             "routes" => &plan.routes,
             "objects" => &plan.objects,
-            "idle" => &plan.connections,
+            "idle" | "idle-http2" => &plan.connections,
             other => return Err(format!("there is no part {other}").into()),
         };
         for size in sizes {
@@ -72,7 +73,8 @@ fn run(plan: &Plan) -> Result<(), Failure> {
                 "ssls" => ssls::measure(plan, *size, &mut figures)?,
                 "routes" => routes::measure(plan, *size, &mut figures)?,
                 "objects" => objects::measure(plan, *size, &mut figures)?,
-                _ => idle::measure(plan, *size, &mut figures)?,
+                "idle-http2" => idle::measure(plan, Protocol::Http2, *size, &mut figures)?,
+                _ => idle::measure(plan, Protocol::Http1, *size, &mut figures)?,
             }
         }
     }
@@ -105,7 +107,7 @@ fn read_plan() -> Result<Plan, Failure> {
         let sizes = sizes.split(',').map(str::parse).collect::<Result<_, _>>();
         sizes.map_err(|error| format!("--{name}: {error}").into())
     };
-    let parts = text("parts", "ssls,routes,idle,objects");
+    let parts = text("parts", "ssls,routes,idle,idle-http2,objects");
     Ok(Plan {
         gateway: text("gateway", "target/release/portcullis").into(),
         out: text("out", "target/bench").into(),

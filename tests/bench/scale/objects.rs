@@ -10,7 +10,7 @@ use crate::figures::{Figures, millis};
 use crate::gateway::Gateway;
 use crate::pki::{Authority, Pair};
 use crate::ssls::scattered;
-use crate::tls::{Client, request};
+use crate::tls::{Client, Protocol, request};
 use crate::{Failure, Plan, upstream};
 
 const PART: &str = "objects of each kind";
@@ -149,7 +149,7 @@ fn change(
     figures: &mut Figures,
 ) -> Result<(), Failure> {
     let mut admin = Admin::connect(gateway.admin)?;
-    let client = Client::new(&stock.ca.issue("client.test")?)?;
+    let client = Client::new(&stock.ca.issue("client.test")?, Protocol::Http1)?;
     let mut plain = TcpStream::connect(gateway.http)?;
     plain.set_nodelay(true)?;
     for kind in ["ssls", "upstreams", "services", "routes", "secrets/vault"] {

@@ -8,7 +8,7 @@ use crate::admin::{Admin, fill};
 use crate::figures::{Figures, millis};
 use crate::gateway::Gateway;
 use crate::pki::{Authority, Pair};
-use crate::tls::Client;
+use crate::tls::{Client, Protocol};
 use crate::{Failure, Plan, flood};
 
 const PART: &str = "ssls";
@@ -26,7 +26,7 @@ const CHANGES: usize = 200;
 /// Loads `count` ssls through the Admin API, then by a file, and measures what they cost.
 pub(crate) fn measure(plan: &Plan, count: usize, figures: &mut Figures) -> Result<(), Failure> {
     let ca = Authority::new()?;
-    let client = Client::new(&ca.issue("client.test")?)?;
+    let client = Client::new(&ca.issue("client.test")?, Protocol::Http1)?;
     let pairs = issue(&ca, count)?;
     let document = |index: usize| document(&ca, index, pairs.get(index));
     let mut gateway = Gateway::start(plan)?;
