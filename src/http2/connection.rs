@@ -102,6 +102,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         self.core.borrow_mut().go_away(reason, By::Us, "");
     }
 
+    /// Gives up what it needs no more while it is idle, as long as it is; what it runs over may do the
+    /// same.
+    pub fn rest(&mut self) -> &mut T {
+        self.core.borrow_mut().rest();
+        &mut self.io
+    }
+
     /// Moves a server's connection to its end; what clients ask meanwhile is given to `begin`.
     ///
     /// # Errors

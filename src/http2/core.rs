@@ -224,6 +224,13 @@ impl Core {
         }
     }
 
+    /// Gives up what no stream needs.
+    pub(super) fn rest(&mut self) {
+        if self.out.is_empty() {
+            self.out = Vec::new();
+        }
+    }
+
     /// How much content may be put behind what is to be written.
     pub(super) fn room(&self) -> usize {
         let room = ROOM.saturating_sub(self.unwritten().len());

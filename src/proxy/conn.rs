@@ -394,7 +394,7 @@ impl Conn {
     /// Whether it may be parked: what hyper knows of it beyond its buffer is nothing.
     #[must_use]
     pub fn may_park(&self) -> bool {
-        !self.is_http2.get() && !self.leftover.get() && !self.is_blocked()
+        (self.is_http2.get() || !self.leftover.get()) && !self.is_blocked()
     }
 
     /// Whether nothing is under way: no request, no answer that the client has yet to take.

@@ -18,7 +18,7 @@ use crate::http2::{self, Incoming, Limits, Reason, Role, Writer};
 use crate::net::stream::Rewound;
 use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::body::{ClientBody, ReplyBody};
-use crate::proxy::conn::{Conn, InFlight, Signal};
+use crate::proxy::conn::{Conn, InFlight, Phase, Signal};
 use crate::proxy::flows::{Inflow, Outflow};
 use crate::proxy::interim::Interim;
 use crate::proxy::request;
@@ -88,6 +88,7 @@ pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, io: Rewound) {
                 }
             }
             Some(Signal::TimeOut) => return Poll::Ready(()),
+            Some(Signal::Park) if conn.phase() == Phase::Idle => conn.enter(Phase::Parked),
             Some(Signal::Park) | None => {}
         }
         if let Some((since, limit)) = &farewell
@@ -108,6 +109,10 @@ pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, io: Rewound) {
                 nobody: nobody.clone(),
             });
         });
+        // Each time that something else than a request comes, too.
+        if conn.phase() == Phase::Parked {
+            http.rest().stream.free_buffers();
+        }
         served.map(|_ended| ())
     })
     .await;

@@ -78,7 +78,7 @@ impl Registry {
         for (_, conn) in self.conns.borrow().iter() {
             let waited = now.saturating_sub(conn.since());
             match conn.phase() {
-                Phase::Idle if conn.is_blocked() => {
+                Phase::Idle | Phase::Parked if conn.is_blocked() => {
                     if conn.stalls(now, millis(settings.body_timeout)) {
                         conn.tell(Signal::TimeOut);
                     }
@@ -87,8 +87,7 @@ impl Registry {
                     conn.tell(Signal::Close);
                 }
                 // Other bytes than requests come on an idle HTTP/2 connection.
-                Phase::Idle if conn.is_http2() => {}
-                Phase::Idle if conn.began_to_read() => conn.enter(Phase::Head),
+                Phase::Idle if !conn.is_http2() && conn.began_to_read() => conn.enter(Phase::Head),
                 Phase::Idle if waited >= millis(TICK) && conn.may_park() => {
                     conn.tell(Signal::Park);
                 }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::gateway::{Gateway, Setup, field};
+use crate::support::h2::H2Conn;
 use crate::support::memory::{BIG, MIB, expect_room, peak, pour};
 use crate::support::origin::{Nginx, Origin, TcpOrigin, ok, read_head, seen};
 use crate::support::pki::{Ca, Pair, PairFiles};
@@ -488,6 +489,29 @@ fn parked_connection_serves_its_next_request() {
         client.send(format!("{text}{text}"));
         for _ in 0..2 {
             client.read_reply().expect_status(200);
+        }
+    }
+}
+
+#[test]
+fn parked_connection_of_http2_serves_its_next_requests() {
+    let mutual = Mutual::start();
+    fs::create_dir(mutual.path("down")).unwrap();
+    fs::write(mutual.path("down/page"), "a page").unwrap();
+    for version in TlsVersion::ALL {
+        let client = mutual.gateway.tls("api.example.com", version);
+        let mut conn = H2Conn::connect(&client.cert(&mutual.alice)).unwrap();
+        for _ in 0..3 {
+            let page = conn.get("api.example.com", "/down/page").unwrap();
+            assert_eq!((page.status, &page.body[..]), (200, "a page"));
+            // Two at once, out of the park.
+            let begin =
+                |conn: &mut H2Conn| conn.begin("GET", "api.example.com", "/down/page", true);
+            let both = [begin(&mut conn).unwrap(), begin(&mut conn).unwrap()];
+            for stream in both {
+                assert_eq!(conn.read(stream).unwrap().body, "a page");
+            }
+            idle(Duration::from_millis(350));
         }
     }
 }
