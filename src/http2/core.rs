@@ -224,11 +224,23 @@ impl Core {
         }
     }
 
-    /// Gives up what no stream needs.
+    /// Gives up what an idle connection does not need: room, and what only makes the next heads cheaper
+    /// to read and to write.
     pub(super) fn rest(&mut self) {
         if self.out.is_empty() {
             self.out = Vec::new();
         }
+        if self.streams.is_empty() {
+            self.streams = Streams::default();
+        }
+        if self.requests.is_empty() {
+            self.requests = VecDeque::new();
+        }
+        self.asks = Requests::default();
+        self.heads = Heads::default();
+        self.tails = Tails::default();
+        self.decoder.rest();
+        self.encoder.rest();
     }
 
     /// How much content may be put behind what is to be written.

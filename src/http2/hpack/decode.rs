@@ -95,6 +95,12 @@ impl Decoder {
         }
     }
 
+    /// Keeps nothing but the table.
+    pub(crate) fn rest(&mut self) {
+        self.text = Vec::new();
+        self.literals = Repeated::default();
+    }
+
     /// Reads a whole block. `take` is given its fields in order, each with what it counts in a list.
     ///
     /// # Errors

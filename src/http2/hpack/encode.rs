@@ -211,6 +211,11 @@ impl Encoder {
         false
     }
 
+    /// Keeps nothing but the table and what finds its fields.
+    pub(crate) fn rest(&mut self) {
+        self.groups = Groups::default();
+    }
+
     /// Writes a field that is in no table; it is put there, if it was said before.
     fn write_new(
         &mut self,

@@ -72,6 +72,34 @@ fn answer_goes_out_with_its_content_and_trailers() {
 }
 
 #[test]
+fn connection_that_rests_keeps_its_streams_and_tables() {
+    let mut wire = Wire::server();
+    // A field that is put into the table, and then is named by its place there.
+    let put = [POST, b"\x40\x03x-a\x01b"].concat();
+    let named = [POST, &[0x80 | 62]].concat();
+    for (stream, block) in [(1, &put), (3, &named), (5, &named), (7, &named)] {
+        wire.frame(kind::HEADERS, flag::END_HEADERS, stream, block);
+        let mut incoming = wire.request();
+        assert_eq!(incoming.request.headers()["x-a"], "b");
+        wire.conn.rest();
+        wire.data(stream, b"abc", true);
+        wire.run();
+        let (content, _, error) = pieces(&mut incoming.reader);
+        assert_eq!((&content[..], error.is_none()), (&b"abc"[..], true));
+        // Written out, put into the table, and named by its place.
+        let mut head = ok();
+        head.headers_mut()
+            .insert("x-own", HeaderValue::from_static("value"));
+        assert!(incoming.writer.answer(head, true));
+        drop(incoming);
+        let answer = wire.one();
+        assert_eq!(wire.fields(&answer), [":status: 200", "x-own: value"]);
+        wire.conn.rest();
+        assert_eq!(wire.conn.held(), 0);
+    }
+}
+
+#[test]
 fn stream_that_is_given_up_is_cancelled_and_one_that_is_over_is_not() {
     let mut wire = Wire::server();
     wire.post(1);
