@@ -227,8 +227,14 @@ impl RequestBody {
             match self.frame().await {
                 None => break true,
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) if !share.take(data.len()) => return Err(Reason::ReadAheadOverload),
-                    Ok(data) => read.extend_from_slice(&data),
+                    Ok(data) => {
+                        // The rest of the part that is too much is what any body has at hand.
+                        let room = limit.saturating_add(1).saturating_sub(read.len());
+                        if !share.take(data.len().min(room)) {
+                            return Err(Reason::ReadAheadOverload);
+                        }
+                        read.extend_from_slice(&data);
+                    }
                     Err(frame) => trailers = frame.into_trailers().ok(),
                 },
                 Some(Err(_)) => {
