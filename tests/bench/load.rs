@@ -5,12 +5,17 @@
 //! `--new` opens a connection per request, without resumption, `--resume` with it: each but the first
 //! of a client must be resumed. Without `--ca` it speaks in the clear. `--http2` speaks HTTP/2 instead,
 //! `--grpc` sends a unary call of gRPC over it, `--streams` so many requests at a time over each of its
-//! connections. `--leaf` shows the client's own certificate alone, not its CA's besides. `--path` asks for something else than `/bench`, `--upload`
-//! sends so many bytes, `--groups` offers these key-exchange groups instead of OpenSSL's own. `--think`
-//! waits so many milliseconds before each request, `--storm` has so many more clients open connections
-//! as fast as they can meanwhile. `--hold` keeps the connections, one request each, until its standard
-//! input ends. Bounded in count (`--requests`) and time (`--seconds`, 60 by default). Prints one JSON
-//! object: requests, errors, seconds, latencies in microseconds, and connections of the storm.
+//! connections. `--leaf` shows the client's own certificate alone, not its CA's besides. `--path` asks for
+//! something else than `/bench`; `{}` in it stands for numbers below `--spread`, in no order, over HTTP/1.1.
+//! `--upload` sends so many bytes, `--groups` offers these key-exchange groups instead of OpenSSL's own.
+//! `--think` waits so many milliseconds before each request, `--rate` begins so many requests a second,
+//! `--storm` has so many more clients open connections as fast as they can meanwhile. `--hold` keeps the
+//! connections, one request each, until its standard input ends. `--reopen` counts kept connections that
+//! were closed between two requests, and opens others; else that is an error. `--shown` names a file that
+//! gets a line for each connection: when it was begun, in microseconds since 1970, and the serial number of
+//! the certificate that it was shown, in hexadecimal. Bounded in count (`--requests`) and time (`--seconds`,
+//! 60 by default). Prints one JSON object: requests, errors, seconds, latencies in microseconds, connections
+//! of the storm, and kept connections that were closed.
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stderr,
@@ -18,17 +23,21 @@
     reason = "a tool of the bench: its own contexts, its result on standard output"
 )]
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::error::Error;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Waker};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -37,7 +46,7 @@ use openssl::ssl::{
     SslConnector, SslFiletype, SslMethod, SslMode, SslSession, SslSessionCacheMode, SslVersion,
 };
 use portcullis::crypto::{memory, sys};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 use tokio_openssl::SslStream;
@@ -62,6 +71,24 @@ impl Wire for SslStream<TcpStream> {
 enum Kept {
     One(Box<dyn Wire>),
     Many(SendRequest<Bytes>),
+    /// An answer said that its connection ends with it.
+    Ended,
+}
+
+impl Kept {
+    /// Whether the other side was seen to have ended it: nothing but an end comes when nobody asks.
+    fn has_ended(&mut self) -> bool {
+        match self {
+            Self::One(stream) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                let mut byte = [0];
+                let read = Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte));
+                read.is_ready()
+            }
+            Self::Many(_) => false,
+            Self::Ended => true,
+        }
+    }
 }
 
 struct Plan {
@@ -72,28 +99,36 @@ struct Plan {
     /// Where sessions to resume are kept; used once each.
     sessions: Option<Sessions>,
     connections: u64,
+    /// The numbers below this stand for `{}` in the path.
+    spread: u64,
     /// Requests at a time over a connection of HTTP/2.
     streams: u64,
     requests: u64,
     seconds: u64,
     think: Duration,
+    /// Requests a second; 0 is as fast as they are answered.
+    rate: u64,
     storm: u64,
     upload: usize,
     is_http2: bool,
     is_grpc: bool,
     is_new_each: bool,
     holds: bool,
+    reopens: bool,
+    /// Where certificates that were shown are written to.
+    shown: Option<RefCell<BufWriter<File>>>,
 }
 
 type Sessions = Arc<Mutex<Vec<SslSession>>>;
 
 #[derive(Default)]
 struct Tally {
-    left: Cell<u64>,
+    taken: Cell<u64>,
     errors: Cell<u64>,
     first_error: RefCell<Option<String>>,
     micros: RefCell<Vec<u64>>,
     stormed: Cell<u64>,
+    closed: Cell<u64>,
 }
 
 fn main() -> ExitCode {
@@ -117,11 +152,12 @@ fn read_plan() -> Result<Plan, Failure> {
         };
         // `--bench` is what `cargo bench` adds.
         let value = match name {
-            "new" | "resume" | "http2" | "grpc" | "hold" | "leaf" | "bench" => String::new(),
-            "ca" | "cert" | "connections" | "groups" | "key" | "name" | "path" | "requests"
-            | "seconds" | "storm" | "streams" | "target" | "think" | "upload" => {
-                args.next().ok_or(format!("--{name} needs a value"))?
+            "new" | "resume" | "http2" | "grpc" | "hold" | "leaf" | "reopen" | "bench" => {
+                String::new()
             }
+            "ca" | "cert" | "connections" | "groups" | "key" | "name" | "path" | "rate"
+            | "requests" | "seconds" | "shown" | "spread" | "storm" | "streams" | "target"
+            | "think" | "upload" => args.next().ok_or(format!("--{name} needs a value"))?,
             // An older build would measure another work under the name of this one.
             _ => return Err(format!("what is --{name}?").into()),
         };
@@ -177,14 +213,21 @@ fn read_plan() -> Result<Plan, Failure> {
             .to_owned(),
         tls,
         connections: number("connections", 16)?.max(1),
+        spread: number("spread", 1)?.max(1),
         streams: number("streams", 1)?.max(1),
         requests: number("requests", 1000)?,
         seconds: number("seconds", 60)?,
         think: Duration::from_millis(number("think", 0)?),
+        rate: number("rate", 0)?,
         storm: number("storm", 0)?,
         upload: usize::try_from(number("upload", 0)?)?,
         is_new_each: has("new") || has("resume"),
         holds: has("hold"),
+        reopens: has("reopen"),
+        shown: match given.get("shown") {
+            Some(file) => Some(RefCell::new(BufWriter::new(File::create(file)?))),
+            None => None,
+        },
         is_grpc: has("grpc"),
         is_http2,
         sessions,
@@ -197,7 +240,6 @@ fn run(plan: Plan) -> Result<(), Failure> {
         .build()?;
     let limit = Duration::from_secs(plan.seconds);
     let tally = Rc::new(Tally::default());
-    tally.left.set(plan.requests);
     let plan = Rc::new(plan);
     let is_over = Arc::new(AtomicBool::new(false));
     let storm = (plan.storm > 0).then(|| {
@@ -233,6 +275,9 @@ fn run(plan: Plan) -> Result<(), Failure> {
         }
         kept.is_ok()
     });
+    if let Some(shown) = &plan.shown {
+        shown.borrow_mut().flush()?;
+    }
     match (&*tally.first_error.borrow(), in_time) {
         (Some(error), _) => Err(format!("first error: {error}").into()),
         (None, false) => Err(format!("not done after {} s", plan.seconds).into()),
@@ -248,13 +293,14 @@ fn report(tally: &Tally, took: Duration) {
         micros.get(index).copied().unwrap_or_default()
     };
     println!(
-        "{{\"requests\":{},\"errors\":{},\"seconds\":{:.3},\"p50_us\":{},\"p99_us\":{},\"stormed\":{}}}",
+        "{{\"requests\":{},\"errors\":{},\"seconds\":{:.3},\"p50_us\":{},\"p99_us\":{},\"stormed\":{},\"closed\":{}}}",
         micros.len(),
         tally.errors.get(),
         took.as_secs_f64(),
         at(50),
         at(99),
-        tally.stormed.get()
+        tally.stormed.get(),
+        tally.closed.get()
     );
 }
 
@@ -265,7 +311,7 @@ async fn clients(plan: Rc<Plan>, tally: Rc<Tally>) -> Option<Kept> {
     }
     let sender = match connect(&plan).await {
         Ok(Kept::Many(sender)) => sender,
-        Ok(kept @ Kept::One(_)) => return Some(kept),
+        Ok(kept @ (Kept::One(_) | Kept::Ended)) => return Some(kept),
         Err(error) => {
             tally.fail(&error);
             return None;
@@ -285,12 +331,20 @@ async fn clients(plan: Rc<Plan>, tally: Rc<Tally>) -> Option<Kept> {
 
 /// One client: takes requests from the common count until none is left; one that holds takes one.
 async fn client(plan: Rc<Plan>, tally: Rc<Tally>, mut kept: Option<Kept>) -> Option<Kept> {
-    let head = head(&plan);
     let mut answer = Vec::with_capacity(4096);
-    while tally.take() {
+    let started = tokio::time::Instant::now();
+    while let Some(number) = tally.take(&plan) {
         if !plan.think.is_zero() {
             tokio::time::sleep(plan.think).await;
         }
+        if let Some(micros) = (number * 1_000_000).checked_div(plan.rate) {
+            tokio::time::sleep_until(started + Duration::from_micros(micros)).await;
+        }
+        if plan.reopens && kept.as_mut().is_some_and(Kept::has_ended) {
+            tally.closed.set(tally.closed.get() + 1);
+            kept = None;
+        }
+        let head = head(&plan, number);
         let began = Instant::now();
         match one(&plan, kept.take(), head.as_bytes(), &mut answer).await {
             Ok(stream) => {
@@ -312,7 +366,7 @@ async fn client(plan: Rc<Plan>, tally: Rc<Tally>, mut kept: Option<Kept>) -> Opt
 fn storm(is_over: &AtomicBool) -> Result<u64, Failure> {
     memory::spare_this_thread();
     let plan = read_plan()?;
-    let head = head(&plan);
+    let head = head(&plan, 0);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -331,22 +385,34 @@ fn storm(is_over: &AtomicBool) -> Result<u64, Failure> {
     })
 }
 
-fn head(plan: &Plan) -> String {
+fn head(plan: &Plan, number: u64) -> String {
     let (method, length) = match plan.upload {
         0 => ("GET", String::new()),
         bytes => ("POST", format!("Content-Length: {bytes}\r\n")),
     };
+    let path = path(plan, number);
     format!(
-        "{method} {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: load/1\r\nAccept: */*\r\n{length}\r\n",
-        plan.path, plan.name
+        "{method} {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: load/1\r\nAccept: */*\r\n{length}\r\n",
+        plan.name
     )
 }
 
+/// What this request asks for. Numbers in the place of `{}` come in no order, each once before one comes
+/// again where `--spread` has no factor in common with the step.
+fn path(plan: &Plan, number: u64) -> Cow<'_, str> {
+    if plan.spread == 1 {
+        return Cow::Borrowed(&plan.path);
+    }
+    let scattered = number.wrapping_mul(7919) % plan.spread;
+    Cow::Owned(plan.path.replace("{}", &scattered.to_string()))
+}
+
 impl Tally {
-    fn take(&self) -> bool {
-        let left = self.left.get();
-        self.left.set(left.saturating_sub(1));
-        left > 0
+    /// The number of the next request, where there is one.
+    fn take(&self, plan: &Plan) -> Option<u64> {
+        let number = self.taken.get();
+        self.taken.set(number + 1);
+        (number < plan.requests).then_some(number)
     }
 
     fn fail(&self, error: &Failure) {
@@ -377,13 +443,18 @@ async fn one(
                 stream.write_all(part).await?;
                 left -= part.len();
             }
-            read_answer(&mut *stream, answer).await?;
+            let is_last = read_answer(&mut *stream, answer).await?;
             if plan.is_new_each {
                 stream.leave();
             }
-            Ok(Kept::One(stream))
+            Ok(if is_last {
+                Kept::Ended
+            } else {
+                Kept::One(stream)
+            })
         }
         Kept::Many(sender) => Ok(Kept::Many(one_of_many(plan, sender).await?)),
+        Kept::Ended => Err(BROKEN_OFF.into()),
     }
 }
 
@@ -450,6 +521,7 @@ async fn one_of_many(
 }
 
 async fn connect(plan: &Plan) -> Result<Kept, Failure> {
+    let begun = SystemTime::now();
     let tcp = TcpStream::connect(plan.target).await?;
     tcp.set_nodelay(true)?;
     let stream: Box<dyn Wire> = match &plan.tls {
@@ -467,6 +539,12 @@ async fn connect(plan: &Plan) -> Result<Kept, Failure> {
             if known.is_some() && !stream.ssl().session_reused() {
                 return Err("a session was not resumed".into());
             }
+            if let Some(shown) = &plan.shown {
+                let cert = stream.ssl().peer_certificate();
+                let serial = cert.ok_or("no certificate")?.serial_number().to_bn()?;
+                let begun = begun.duration_since(UNIX_EPOCH)?.as_micros();
+                writeln!(shown.borrow_mut(), "{begun} {}", serial.to_hex_str()?)?;
+            }
             Box::new(stream)
         }
     };
@@ -482,10 +560,11 @@ async fn connect(plan: &Plan) -> Result<Kept, Failure> {
     Ok(Kept::Many(sender))
 }
 
-/// Reads an answer with a Content-Length and checks that it is a 200; its body is let go.
-async fn read_answer(stream: &mut dyn Wire, answer: &mut Vec<u8>) -> Result<(), Failure> {
+/// Reads an answer with a Content-Length and checks that it is a 200; its body is let go. Says whether
+/// the connection ends with it.
+async fn read_answer(stream: &mut dyn Wire, answer: &mut Vec<u8>) -> Result<bool, Failure> {
     answer.clear();
-    let mut missing = loop {
+    let (mut missing, is_last) = loop {
         if stream.read_buf(answer).await? == 0 {
             return Err(BROKEN_OFF.into());
         }
@@ -496,13 +575,16 @@ async fn read_answer(stream: &mut dyn Wire, answer: &mut Vec<u8>) -> Result<(), 
         if !head.starts_with("HTTP/1.1 200 ") {
             return Err(head.lines().next().unwrap_or_default().into());
         }
-        let length = head
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-            .ok_or("an answer without Content-Length")?;
-        let whole = end + 4 + length.1.trim().parse::<usize>()?;
-        break whole.saturating_sub(answer.len());
+        let field = |wanted: &str| {
+            head.lines()
+                .filter_map(|line| line.split_once(':'))
+                .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
+                .map(|(_, value)| value.trim())
+        };
+        let length = field("content-length").ok_or("an answer without Content-Length")?;
+        let whole = end + 4 + length.parse::<usize>()?;
+        let is_last = field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        break (whole.saturating_sub(answer.len()), is_last);
     };
     if missing > 0 {
         // As much as a record of TLS holds, several times.
@@ -515,7 +597,7 @@ async fn read_answer(stream: &mut dyn Wire, answer: &mut Vec<u8>) -> Result<(), 
             count => missing = missing.saturating_sub(count),
         }
     }
-    Ok(())
+    Ok(is_last)
 }
 
 const BROKEN_OFF: &str = "the connection ended before the answer did";
