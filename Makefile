@@ -80,7 +80,7 @@ rotation: install rust managers ## Rotates certificates and key types, client CA
 bench-build: install rust
 	@.ci/install-packages bench
 	@$(CARGO) build --locked --release --bin portcullis
-	@$(CARGO) build --locked --release --bench load
+	@$(CARGO) build --locked --release --bench load --bench scale
 
 bench-quick: bench-build ## Measures requests and handshakes against nginx and HAProxy, within five minutes once built.
 	@tests/bench/run quick

@@ -34,14 +34,17 @@ make_pki() {
     cd "$dir/pki"
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -keyout ca.key -out ca.crt \
       -days 30 -nodes -subj "/CN=Bench CA"
-    for name in server gateway client upstream; do
-      openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -keyout "$name.key" -out "$name.csr" \
-        -nodes -subj "/CN=$name"
-      openssl x509 -req -in "$name.csr" -CA ca.crt -CAkey ca.key -CAcreateserial -out "$name.crt" -days 30 \
-        -extfile <(printf 'subjectAltName=DNS:%s\n' "$([ "$name" = server ] && echo bench.test || echo "$name.test")")
-      cat "$name.crt" "$name.key" >"$name.pem"
-    done
+    issue server bench.test
+    for name in gateway client upstream; do issue "$name" "$name.test"; done
   ) 2>"$dir/openssl.log" || fail "openssl failed; see $dir/openssl.log"
+}
+
+# By the CA in this folder: a certificate, its key, and both in one.
+issue() { # file name, DNS name
+  openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -keyout "$1.key" -out "$1.csr" -nodes -subj "/CN=$1"
+  openssl x509 -req -in "$1.csr" -CA ca.crt -CAkey ca.key -CAcreateserial -out "$1.crt" -days 30 \
+    -extfile <(printf 'subjectAltName=DNS:%s\n' "$2")
+  cat "$1.crt" "$1.key" >"$1.pem"
 }
 
 # --- processes ------------------------------------------------------------------------------------
@@ -221,13 +224,9 @@ CONF
   wait_until "nginx" 60 port_is_taken "$plain_port"
 }
 
-start_haproxy() { # folder name, wrapper…
-  local name=$1
-  shift
-  free_port tls_port
-  free_port plain_port
-  mkdir -p "$dir/$name"
-  cat >"$dir/$name/haproxy.cfg" <<CONF
+# Every HAProxy here.
+haproxy_common() {
+  cat <<CONF
 global
   nbthread $workers
   maxconn 4096
@@ -241,6 +240,18 @@ $([ "$access_log" = off ] || printf '  log global\n  option httplog\n')
   timeout client 60s
   timeout server 60s
   timeout connect 10s
+CONF
+}
+
+start_haproxy() { # folder name, wrapper…
+  local name=$1
+  shift
+  free_port tls_port
+  free_port plain_port
+  mkdir -p "$dir/$name"
+  {
+    haproxy_common
+    cat <<CONF
 frontend tls
   bind 127.0.0.1:$tls_port ssl crt $dir/pki/server.pem ca-file $dir/pki/ca.crt verify required alpn h2,http/1.1
   use_backend grpc if { path_beg /bench.Echo/ }
@@ -255,6 +266,7 @@ backend grpc
 backend plain
   server one 127.0.0.1:$upstream_plain
 CONF
+  } >"$dir/$name/haproxy.cfg"
   start "$dir/$name.log" "$@" haproxy -db -f "$dir/$name/haproxy.cfg"
   wait_until "HAProxy" 60 port_is_taken "$plain_port"
 }
@@ -269,16 +281,20 @@ admin() { # method, path, body
 
 pem() { awk 1 ORS='\\n' "$dir/pki/$1"; }
 
-start_gateway() { # folder name, binary, off|required, wrapper…
-  local name=$1 binary=$2 fips=$3 setting
-  shift 3
+# How it keeps connections to upstreams.
+gateway_pool='"keepalive_pool": {"size": 64, "idle_timeout": 60, "requests": 1000000000}'
+
+# A gateway with nothing in it, or with what a file declares.
+serve_gateway() { # folder name, binary, off|required, file or nothing, wrapper…
+  local name=$1 binary=$2 fips=$3 file=$4 setting
+  shift 4
   free_port tls_port
   free_port plain_port
   free_port admin_port
   mkdir -p "$dir/$name"
   : >"$dir/$name.yaml"
   local settings=(
-    "data_dir=$dir/$name" "workers=$workers" "store=memory" "access_log=$([ "$access_log" = off ] && echo off || echo "$dir/$name/access.log")" "log.level=warn"
+    "data_dir=$dir/$name" "workers=$workers" "access_log=$([ "$access_log" = off ] && echo off || echo "$dir/$name/access.log")" "log.level=warn"
     "http.listen=[\"127.0.0.1:$plain_port\"]" "https.listen=[\"127.0.0.1:$tls_port\"]"
     "admin.listen=[\"127.0.0.1:$admin_port\"]" "admin.https.listen=[]" "status.listen=[]"
     "fips=$fips" "fips_module_dir=$root/fips/out"
@@ -287,20 +303,25 @@ start_gateway() { # folder name, binary, off|required, wrapper…
   )
   local args=()
   for setting in "${settings[@]}"; do args+=(--set "$setting"); done
+  # What a file declares lies on disk, as by default: many objects do not belong into memory.
+  if [ -n "$file" ]; then args+=(--standalone "$file"); else args+=(--set store=memory); fi
   start "$dir/$name.log" env PORTCULLIS_ADMIN_KEY=bench "$@" "$binary" serve --config "$dir/$name.yaml" "${args[@]}"
+}
+
+start_gateway() { # folder name, binary, off|required, wrapper…
+  serve_gateway "$1" "$2" "$3" '' "${@:4}"
   wait_until "the gateway" 120 port_is_taken "$admin_port"
   wait_until "the gateway" 60 port_is_taken "$plain_port"
-  local pool='"keepalive_pool": {"size": 64, "idle_timeout": 60, "requests": 1000000000}'
   admin PUT ssls/bench "{\"cert\": \"$(pem server.crt)\", \"key\": \"$(pem server.key)\", \"snis\": [\"bench.test\"],
     \"client\": {\"ca\": \"$(pem ca.crt)\"}}"
   admin PUT routes/tls "{\"uri\": \"/*\", \"host\": \"bench.test\", \"upstream\": {\"type\": \"roundrobin\",
     \"scheme\": \"https\", \"pass_host\": \"rewrite\", \"upstream_host\": \"upstream.test\",
-    \"nodes\": {\"127.0.0.1:$upstream_tls\": 1}, $pool, \"tls\": {\"verify\": true, \"ca_certs\": [\"$(pem ca.crt)\"],
+    \"nodes\": {\"127.0.0.1:$upstream_tls\": 1}, $gateway_pool, \"tls\": {\"verify\": true, \"ca_certs\": [\"$(pem ca.crt)\"],
     \"client_cert\": \"$(pem gateway.crt)\", \"client_key\": \"$(pem gateway.key)\"}}}"
   admin PUT routes/grpc "{\"uri\": \"/bench.Echo/*\", \"host\": \"bench.test\", \"upstream\": {\"type\": \"roundrobin\",
     \"scheme\": \"grpcs\", \"pass_host\": \"rewrite\", \"upstream_host\": \"upstream.test\",
-    \"nodes\": {\"127.0.0.1:$upstream_grpc\": 1}, $pool, \"tls\": {\"verify\": true, \"ca_certs\": [\"$(pem ca.crt)\"],
+    \"nodes\": {\"127.0.0.1:$upstream_grpc\": 1}, $gateway_pool, \"tls\": {\"verify\": true, \"ca_certs\": [\"$(pem ca.crt)\"],
     \"client_cert\": \"$(pem gateway.crt)\", \"client_key\": \"$(pem gateway.key)\"}}}"
   admin PUT routes/plain "{\"uri\": \"/*\", \"host\": \"plain.test\", \"upstream\": {\"type\": \"roundrobin\",
-    \"scheme\": \"http\", \"nodes\": {\"127.0.0.1:$upstream_plain\": 1}, $pool}}"
+    \"scheme\": \"http\", \"nodes\": {\"127.0.0.1:$upstream_plain\": 1}, $gateway_pool}}"
 }

@@ -4,7 +4,8 @@
 //! part and size, fills it through the Admin API over kept connections (ssls by a standalone file
 //! too), and prints one line per figure as it is known. `scale.json` and the table `scale.md` are
 //! left in `--out`. `--parts ssls,routes,idle,idle-http2,objects` chooses parts, `--ssls`, `--routes`,
-//! `--objects` and `--connections` their sizes, as lists.
+//! `--objects` and `--connections` their sizes, as lists. `--write FOLDER` measures nothing: it writes
+//! the first of `--ssls` certificates with their keys, for peers (`tests/bench/many.sh`).
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stderr,
@@ -45,6 +46,8 @@ pub(crate) struct Plan {
     routes: Vec<usize>,
     objects: Vec<usize>,
     connections: Vec<usize>,
+    /// Where certificates are written to, instead of measuring.
+    write: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,9 @@ fn main() -> ExitCode {
 }
 
 fn run(plan: &Plan) -> Result<(), Failure> {
+    if let (Some(folder), Some(count)) = (&plan.write, plan.ssls.first()) {
+        return ssls::write(folder, *count);
+    }
     gateway::raise_file_limit();
     let mut figures = Figures::default();
     for part in &plan.parts {
@@ -116,5 +122,6 @@ fn read_plan() -> Result<Plan, Failure> {
         routes: sizes("routes", "10,10000,100000")?,
         objects: sizes("objects", "10000")?,
         connections: sizes("connections", "1000,10000")?,
+        write: given.get("write").map(PathBuf::from),
     })
 }

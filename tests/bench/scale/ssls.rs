@@ -1,5 +1,6 @@
 //! Many ssls that ask for client certificates, each with a P-256 certificate and key of its own.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -64,9 +65,7 @@ pub(crate) fn measure(plan: &Plan, count: usize, figures: &mut Figures) -> Resul
     flood::measure(&gateway, &client, (PART, count), figures, name)?;
     drop(gateway);
 
-    let all: Vec<Value> = (0..count).map(document).collect();
-    let text = json!({ "ssls": all }).to_string();
-    drop(all);
+    let text = declared(&ca, &pairs);
     let (gateway, took) = Gateway::start_standalone(plan, "declared.json", &text)?;
     figures.add(
         PART,
@@ -79,6 +78,36 @@ pub(crate) fn measure(plan: &Plan, count: usize, figures: &mut Figures) -> Resul
     figures.add(PART, count, "RSS MB, standalone", rss);
     figures.add(PART, count, "peak MB, standalone", peak);
     Ok(())
+}
+
+/// Writes `count` certificates for others to serve: `N.crt` with its key in `N.crt.key` for each name,
+/// the CA of all in `ca.crt`, a client's in `client.crt` and `client.crt.key`, and `declared.json`,
+/// which declares them to a gateway.
+pub(crate) fn write(folder: &Path, count: usize) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder)?;
+    let ca = Authority::new()?;
+    let pairs = issue(&ca, count)?;
+    let write_pair = |name: &str, pair: &Pair| {
+        std::fs::write(folder.join(format!("{name}.crt")), &pair.cert)?;
+        std::fs::write(folder.join(format!("{name}.crt.key")), &pair.key)
+    };
+    for (index, pair) in pairs.iter().enumerate() {
+        write_pair(&index.to_string(), pair)?;
+    }
+    write_pair("client", &ca.issue("client.test")?)?;
+    std::fs::write(folder.join("ca.crt"), &ca.pem)?;
+    std::fs::write(folder.join("declared.json"), declared(&ca, &pairs))?;
+    Ok(())
+}
+
+/// The file that declares an ssl for each of these.
+fn declared(ca: &Authority, pairs: &[Pair]) -> String {
+    let all: Vec<Value> = pairs
+        .iter()
+        .enumerate()
+        .map(|(index, pair)| document(ca, index, Some(pair)))
+        .collect();
+    json!({ "ssls": all }).to_string()
 }
 
 /// Pairs for all names, on two threads.
