@@ -226,8 +226,10 @@ CONF
 
 # Every HAProxy here.
 haproxy_common() {
+  free_port stats_port
   cat <<CONF
 global
+  stats socket ipv4@127.0.0.1:$stats_port level admin
   nbthread $workers
   maxconn 4096
 $([ "$access_log" = off ] || echo "  log stdout format raw local0")
@@ -308,12 +310,17 @@ serve_gateway() { # folder name, binary, off|required, file or nothing, wrapperâ
   start "$dir/$name.log" env PORTCULLIS_ADMIN_KEY=bench "$@" "$binary" serve --config "$dir/$name.yaml" "${args[@]}"
 }
 
+# The ssl that clients meet, with one of the certificates.
+bench_ssl() { # file name
+  echo "{\"cert\": \"$(pem "$1.crt")\", \"key\": \"$(pem "$1.key")\", \"snis\": [\"bench.test\"],
+    \"client\": {\"ca\": \"$(pem ca.crt)\"}}"
+}
+
 start_gateway() { # folder name, binary, off|required, wrapperâ€¦
   serve_gateway "$1" "$2" "$3" '' "${@:4}"
   wait_until "the gateway" 120 port_is_taken "$admin_port"
   wait_until "the gateway" 60 port_is_taken "$plain_port"
-  admin PUT ssls/bench "{\"cert\": \"$(pem server.crt)\", \"key\": \"$(pem server.key)\", \"snis\": [\"bench.test\"],
-    \"client\": {\"ca\": \"$(pem ca.crt)\"}}"
+  admin PUT ssls/bench "$(bench_ssl server)"
   admin PUT routes/tls "{\"uri\": \"/*\", \"host\": \"bench.test\", \"upstream\": {\"type\": \"roundrobin\",
     \"scheme\": \"https\", \"pass_host\": \"rewrite\", \"upstream_host\": \"upstream.test\",
     \"nodes\": {\"127.0.0.1:$upstream_tls\": 1}, $gateway_pool, \"tls\": {\"verify\": true, \"ca_certs\": [\"$(pem ca.crt)\"],
