@@ -20,5 +20,6 @@ pub mod template;
 pub mod variable;
 pub mod vars;
 
+mod paths;
 mod ranked;
 mod tree;

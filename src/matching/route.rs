@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::host::HostPattern;
 use super::path_pattern::{Part, PathPattern, Syntax, parameter};
+use super::paths::{Paths, Span};
 use super::ranked::{Place, Ranked};
 use super::tree::{Kept, Tree};
 
@@ -111,7 +112,7 @@ pub struct RouteTable<R> {
     /// By host suffix, written backwards; `*` is the empty suffix. [`Router::HostUri`] only.
     hosts: Tree<HostGroup<R>>,
     /// Routes without hosts; all of them with the other routers.
-    hostless: PathTree<R>,
+    hostless: Paths<Held<R>>,
     /// How many routes have a wildcard of this suffix, or no host. The other routers only.
     wide: Tree<usize>,
     place_count: usize,
@@ -135,25 +136,13 @@ impl<R> Held<R> {
     }
 }
 
-/// By the path's text up to its first `*`.
-type PathTree<R> = Tree<PathGroup<R>>;
-
 /// The routes of one host text. Invariant: in the table at least one of the two is not empty.
 #[derive(Debug, Clone)]
 struct HostGroup<R> {
     /// For hosts that are this text.
-    exact: PathTree<R>,
+    exact: Paths<Held<R>>,
     /// For hosts that end in this text.
-    suffix: PathTree<R>,
-}
-
-/// The routes of one path text. Invariant: in the table at least one of the two is not empty.
-#[derive(Debug, Clone)]
-struct PathGroup<R> {
-    /// For paths that are this text.
-    exact: Ranked<Held<R>>,
-    /// For paths that start with this text.
-    prefix: Ranked<Held<R>>,
+    suffix: Paths<Held<R>>,
 }
 
 impl<R: Clone> RouteTable<R> {
@@ -317,7 +306,7 @@ fn wide_suffixes(hosts: &[HostPattern]) -> impl Iterator<Item = Vec<u8>> {
 }
 
 fn insert_paths<R: Clone>(
-    tree: &mut PathTree<R>,
+    table: &mut Paths<Held<R>>,
     paths: &[PathPattern],
     syntax: Syntax,
     rank: Rank,
@@ -327,15 +316,16 @@ fn insert_paths<R: Clone>(
     for path in paths {
         let place = Place::new(rank, path, syntax);
         let cut = path.cut(syntax);
-        added += tree.edit(cut.literal.as_bytes(), |group| {
-            group.side_mut(cut.is_exact()).insert(place, held.clone())
+        let span = span(cut.is_exact());
+        added += table.edit(cut.literal.as_bytes(), span, |ranked| {
+            ranked.insert(place, held.clone())
         });
     }
     added
 }
 
 fn remove_paths<R: Clone>(
-    tree: &mut PathTree<R>,
+    table: &mut Paths<Held<R>>,
     paths: &[PathPattern],
     syntax: Syntax,
     order: u64,
@@ -344,37 +334,43 @@ fn remove_paths<R: Clone>(
     for path in paths {
         let cut = path.cut(syntax);
         let tail = cut.tail();
-        tree.edit_or_drop(cut.literal.as_bytes(), |group| {
-            removed += group.side_mut(cut.is_exact()).remove(order, tail.as_ref());
-            kept(group.exact.is_empty() && group.prefix.is_empty())
+        let span = span(cut.is_exact());
+        table.edit_or_drop(cut.literal.as_bytes(), span, |ranked| {
+            removed += ranked.remove(order, tail.as_ref());
         });
     }
     removed
 }
 
 fn find_path<'t, R>(
-    tree: &'t PathTree<R>,
+    table: &'t Paths<Held<R>>,
     request: &Request<'_>,
     accept: &mut impl FnMut(&R, &Parameters<'_>) -> bool,
 ) -> Option<&'t R> {
     let path = request.path;
-    let groups = tree.prefixes(path.iter().copied());
-    for (used, group) in groups.longest_first() {
-        let (_, rest) = path.split_at_checked(used)?;
-        let exact = rest.is_empty().then_some(&group.exact);
-        for ranked in exact.into_iter().chain([&group.prefix]) {
-            let found = ranked.find(|place, held| {
-                place.covers(rest) && held.is_for(request) && {
-                    let tail = place.tail();
-                    accept(&held.value, &Parameters { tail, rest })
-                }
-            });
-            if let Some(held) = found {
-                return Some(&held.value);
+    let mut first_of = |ranked: &'t Ranked<Held<R>>, rest: &[u8]| {
+        let found = ranked.find(|place, held| {
+            place.covers(rest) && held.is_for(request) && {
+                let tail = place.tail();
+                accept(&held.value, &Parameters { tail, rest })
             }
-        }
+        });
+        found.map(|held| &held.value)
+    };
+    let exact = table.exact(path);
+    if let Some(found) = exact.and_then(|ranked| first_of(ranked, b"")) {
+        return Some(found);
     }
-    None
+    let prefixes = table.prefixes(path);
+    let mut longest_first = prefixes.longest_first();
+    longest_first.find_map(|(used, ranked)| first_of(ranked, path.get(used..)?))
+}
+
+fn span(is_exact: bool) -> Span {
+    match is_exact {
+        true => Span::Whole,
+        false => Span::Prefix,
+    }
 }
 
 fn kept(is_empty: bool) -> Kept {
@@ -385,7 +381,7 @@ fn kept(is_empty: bool) -> Kept {
 }
 
 impl<R> HostGroup<R> {
-    fn side_mut(&mut self, host: &HostPattern) -> &mut PathTree<R> {
+    fn side_mut(&mut self, host: &HostPattern) -> &mut Paths<Held<R>> {
         match host {
             HostPattern::Exact(_) => &mut self.exact,
             HostPattern::Suffix(_) | HostPattern::Any => &mut self.suffix,
@@ -393,29 +389,11 @@ impl<R> HostGroup<R> {
     }
 }
 
-impl<R> PathGroup<R> {
-    fn side_mut(&mut self, is_exact: bool) -> &mut Ranked<Held<R>> {
-        match is_exact {
-            true => &mut self.exact,
-            false => &mut self.prefix,
-        }
-    }
-}
-
 impl<R> Default for HostGroup<R> {
     fn default() -> Self {
         Self {
-            exact: Tree::default(),
-            suffix: Tree::default(),
-        }
-    }
-}
-
-impl<R> Default for PathGroup<R> {
-    fn default() -> Self {
-        Self {
-            exact: Ranked::default(),
-            prefix: Ranked::default(),
+            exact: Paths::default(),
+            suffix: Paths::default(),
         }
     }
 }
@@ -425,7 +403,7 @@ impl<R> Default for RouteTable<R> {
         Self {
             router: Router::default(),
             hosts: Tree::default(),
-            hostless: Tree::default(),
+            hostless: Paths::default(),
             wide: Tree::default(),
             place_count: 0,
         }
