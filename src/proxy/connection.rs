@@ -231,10 +231,11 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
                 // Something of a request is there, or will be in time.
                 conn.enter(Phase::Head);
             }
-            Pause::Told(Signal::Close | Signal::Drain) | Pause::Gone => {
+            Pause::Told(Signal::Close | Signal::Drain) => {
                 return Box::pin(close(&worker, &conn, io)).await;
             }
             Pause::Told(Signal::TimeOut) => return,
+            Pause::Gone => return Box::pin(break_off(&worker, &io)).await,
             Pause::Unread(error) => match unread::judge(&io.prefix, &error, &worker.settings) {
                 Unread::Again(head) => io.prefix = head,
                 Unread::Refused(refusal) => {
@@ -244,10 +245,7 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
             },
             Pause::Ended(result) => {
                 if result.as_ref().is_err_and(hyper::Error::is_user) {
-                    // An answer broke off. A client that was told no length knows it by the
-                    // missing close_notify alone (RFC 9112 §9.8).
-                    let tcp = io.stream.socket().tcp();
-                    return Box::pin(linger(tcp, &worker.sweep, Linger::SHORT)).await;
+                    return Box::pin(break_off(&worker, &io)).await;
                 }
                 if let Err(error) = result
                     && error.is_parse()
@@ -360,6 +358,12 @@ async fn close(worker: &Worker, conn: &Conn, mut io: Rewound) {
         Linger::SHORT
     };
     linger(io.stream.socket().tcp(), &worker.sweep, how).await;
+}
+
+/// Ends a connection within an answer. A client that was told no length knows it by the missing
+/// close_notify alone (RFC 9112 §9.8).
+async fn break_off(worker: &Worker, io: &Rewound) {
+    linger(io.stream.socket().tcp(), &worker.sweep, Linger::SHORT).await;
 }
 
 /// A connection that ended before a request was complete.
