@@ -18,6 +18,9 @@ use crate::proxy::worker::Worker;
 
 /// The longest target that hyper takes, in bytes.
 const TARGET_MAX: usize = 65_534;
+/// hyper's words for a version that it does not know. It says so before it takes anything of the head:
+/// with most other errors what there is follows a head, and is nobody's request.
+const UNKNOWN_VERSION: &str = "invalid HTTP version parsed";
 /// How many bytes a version has (RFC 9112 §2.3).
 const VERSION: usize = 8;
 
@@ -40,14 +43,17 @@ impl Unread {
     }
 }
 
-/// Judges by what there is of a head, and of what follows it; `error` is hyper's.
+/// Judges by what hyper left of a head and of what follows it; `error` is hyper's.
 pub(super) fn judge(head: &[u8], error: &hyper::Error, settings: &Settings) -> Unread {
     let line_end = memchr::memchr(b'\n', head).unwrap_or(head.len());
     if error.is_parse_too_large() {
         return Unread::Refused(too_large(head.len(), line_end, settings));
     }
-    versioned(head, line_end)
-        .unwrap_or_else(|| Unread::Refused(Refusal::new(Reason::RequestInvalid, error.to_string())))
+    let words = error.to_string();
+    let judged = (words == UNKNOWN_VERSION).then(|| versioned(head, line_end));
+    judged
+        .flatten()
+        .unwrap_or_else(|| Unread::Refused(Refusal::new(Reason::RequestInvalid, words)))
 }
 
 /// What was too much: hyper says so alike of a line, of a head's bytes and of its lines.

@@ -829,6 +829,39 @@ fn versions_of_http_are_read_as_by_nginx() {
     });
 }
 
+/// What follows a head that is refused is its body, or nothing: never a request.
+#[test]
+fn nothing_behind_a_head_that_cannot_be_read_is_served() {
+    let origin = TcpOrigin::echoing();
+    let gateway = Gateway::start();
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    for bad in [
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
+        "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        "GET http://[bad/ HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET / HTTP/1.10\r\nHost: h\r\n\r\n",
+    ] {
+        for version in ["HTTP/1.1", "HTTP/1.2", "HTTP/3.0"] {
+            let behind = format!("GET /smuggled {version}\r\nHost: h\r\n\r\n");
+            for ahead in ["", "GET /ahead HTTP/1.1\r\nHost: h\r\n\r\n"] {
+                let mut client = gateway.connect();
+                client.send(format!("{ahead}{bad}{behind}"));
+                if !ahead.is_empty() {
+                    client.read_reply().expect_status(200);
+                }
+                client.read_reply().expect_status(400);
+                assert!(client.is_ended(), "{bad} {version}");
+            }
+        }
+    }
+    let heads = origin.heads();
+    assert!(heads.iter().all(|head| head.starts_with("GET /ahead ")));
+    assert_eq!(heads.len(), 21, "{heads:?}");
+}
+
 /// A client of HTTP/1.0 need not say a host: it means where it came to.
 #[test]
 fn request_of_http_1_0_without_a_host_is_served_where_one_for_its_address_is() {
