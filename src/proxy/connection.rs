@@ -170,7 +170,7 @@ async fn greet(
 /// nginx's page for plain HTTP on a TLS port.
 async fn answer_plain(worker: &Worker, socket: Socket) {
     let refusal = Refusal::from(Reason::ClientPlaintextOnTls);
-    let text = unread::as_text(worker, &refusal, &worker.ids.next());
+    let text = unread::as_text(worker, refusal.reply(&worker.ids.next()));
     let patience = worker.settings.handshake_timeout;
     answer_plainly(socket, &text, &worker.sweep, patience).await;
 }

@@ -4,8 +4,8 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::HeaderValue;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
+use http::{HeaderValue, Response};
 use tokio::io::AsyncWriteExt;
 
 use crate::failure::Reason;
@@ -101,7 +101,9 @@ fn versioned(head: &[u8], line_end: usize) -> Option<Unread> {
 /// Answers, which ends the connection, and records it.
 pub(super) async fn answer(worker: &Worker, conn: &Conn, io: &mut Rewound, refusal: &Refusal) {
     let id = worker.ids.next();
-    let text = as_text(worker, refusal, &id);
+    let reply = refusal.reply(&id);
+    let length = u64::try_from(reply.body().len()).unwrap_or(u64::MAX);
+    let text = as_text(worker, reply);
     let until = worker.sweep.after(worker.settings.handshake_timeout);
     let writing = async {
         let _gone = io.stream.write_all(&text).await;
@@ -112,14 +114,14 @@ pub(super) async fn answer(worker: &Worker, conn: &Conn, io: &mut Rewound, refus
     let mut record = conn.record(worker.epoch_millis());
     record.request_id = Some(&id);
     record.status = Some(refusal.status().as_u16());
+    record.bytes_out = length;
     record.reason = Some(refusal.reason);
     record.detail = Some(refusal.detail.as_str()).filter(|detail| !detail.is_empty());
     worker.record(&record);
 }
 
 /// The answer as it is written to a client of which nothing more is read.
-pub(super) fn as_text(worker: &Worker, refusal: &Refusal, id: &str) -> Vec<u8> {
-    let mut reply = refusal.reply(id);
+pub(super) fn as_text(worker: &Worker, mut reply: Response<Bytes>) -> Vec<u8> {
     let length = HeaderValue::from(reply.body().len());
     let headers = reply.headers_mut();
     headers.insert(CONTENT_LENGTH, length);

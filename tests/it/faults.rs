@@ -759,6 +759,7 @@ fn head_beyond_the_limit_is_refused() {
     assert_eq!(reply.header("x-portcullis-request-id"), id, "{record}");
     assert_eq!(reply.header("connection"), Some("close"), "{reply:?}");
     assert!(reply.header("date").is_some(), "{reply:?}");
+    assert_eq!(record["bytes_out"], reply.text().len(), "{record}");
 }
 
 #[test]
