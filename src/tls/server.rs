@@ -404,12 +404,11 @@ mod tests {
     ) -> String {
         let always = Arc::new(Always(context.clone()));
         let acceptor = ListenerAcceptor::new(always, SessionCache::default(), None).unwrap();
-        let mut ctx = context::base(SslMethod::tls_client(), Versions::default()).unwrap();
-        ctx.set_verify(SslVerifyMode::NONE);
-        ctx.set_min_proto_version(Some(version)).unwrap();
-        ctx.set_max_proto_version(Some(version)).unwrap();
-        prefer(&mut ctx);
-        let client = Ssl::new(&ctx.build()).unwrap();
+        let client = client(|ctx| {
+            ctx.set_min_proto_version(Some(version)).unwrap();
+            ctx.set_max_proto_version(Some(version)).unwrap();
+            prefer(ctx);
+        });
         let (Side::Done(_server), Side::Done(client)) = shake(acceptor.ssl().unwrap(), client)
         else {
             panic!("the handshake fails");
@@ -502,18 +501,28 @@ mod tests {
         assert_eq!(refused.errors()[0].reason(), Some("ca md too weak"));
     }
 
-    #[test]
-    fn only_a_server_of_tls_1_3_has_a_time_between_the_flights() {
+    /// A listener with one name.
+    fn acceptor() -> ListenerAcceptor {
         let ca = sample::ca("ca");
         let leaf = sample::leaf(&ca, "a", &["a.test"]);
         let pair = KeyPair::parse(&leaf.cert, &leaf.key_pem).unwrap();
         let always = Arc::new(Always(context("a", vec![pair], None)));
-        let acceptor = ListenerAcceptor::new(always, SessionCache::default(), None).unwrap();
+        ListenerAcceptor::new(always, SessionCache::default(), None).unwrap()
+    }
+
+    /// A client that believes everybody.
+    fn client(prefer: impl FnOnce(&mut SslContextBuilder)) -> Ssl {
+        let mut ctx = context::base(SslMethod::tls_client(), Versions::default()).unwrap();
+        ctx.set_verify(SslVerifyMode::NONE);
+        prefer(&mut ctx);
+        Ssl::new(&ctx.build()).unwrap()
+    }
+
+    #[test]
+    fn only_a_server_of_tls_1_3_has_a_time_between_the_flights() {
+        let acceptor = acceptor();
         for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
-            let mut ctx = context::base(SslMethod::tls_client(), Versions::default()).unwrap();
-            ctx.set_verify(SslVerifyMode::NONE);
-            ctx.set_max_proto_version(Some(version)).unwrap();
-            let client = Ssl::new(&ctx.build()).unwrap();
+            let client = client(|ctx| ctx.set_max_proto_version(Some(version)).unwrap());
             let server = acceptor.ssl().unwrap();
             assert!(!sys::is_between_flights(&server));
             let (ours, theirs) = pipe();
@@ -537,15 +546,8 @@ mod tests {
 
     #[test]
     fn server_that_asks_for_another_hello_is_not_between_the_flights() {
-        let ca = sample::ca("ca");
-        let leaf = sample::leaf(&ca, "a", &["a.test"]);
-        let pair = KeyPair::parse(&leaf.cert, &leaf.key_pem).unwrap();
-        let always = Arc::new(Always(context("a", vec![pair], None)));
-        let acceptor = ListenerAcceptor::new(always, SessionCache::default(), None).unwrap();
-        let mut ctx = context::base(SslMethod::tls_client(), Versions::default()).unwrap();
-        ctx.set_verify(SslVerifyMode::NONE);
-        ctx.set_groups_list("ffdhe2048:P-256").unwrap();
-        let client = Ssl::new(&ctx.build()).unwrap();
+        let acceptor = acceptor();
+        let client = client(|ctx| ctx.set_groups_list("ffdhe2048:P-256").unwrap());
         let (ours, theirs) = pipe();
         let Err(HandshakeError::WouldBlock(client)) = client.connect(theirs) else {
             panic!("the client waits for the server");
