@@ -21,8 +21,24 @@ pub(super) fn digest(name: &[u8], value: &[u8]) -> u32 {
     u32::try_from(folded & u64::from(u32::MAX)).unwrap_or(0)
 }
 
-/// Where something with this digest may be, of so many places.
+/// Where something with this digest may be, of so many places: two different ones.
 pub(super) fn places_of<const PLACES: usize>(digest: u32) -> [usize; 2] {
     let low = usize::try_from(digest).unwrap_or(0);
-    [low % PLACES, (low / PLACES) % PLACES]
+    let first = low % PLACES;
+    let second = (low / PLACES) % PLACES;
+    let is_same = usize::from(first == second);
+    [first, (second + is_same) % PLACES]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_places_are_never_one() {
+        for digest in (0..100_000).chain(u32::MAX - 100_000..=u32::MAX) {
+            let [first, second] = places_of::<64>(digest);
+            assert!(first != second && first < 64 && second < 64, "{digest}");
+        }
+    }
 }
