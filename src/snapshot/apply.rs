@@ -152,6 +152,7 @@ impl Snapshot {
                     mut piece,
                 } => {
                     piece.date(modified, next.piece(kind, &id));
+                    piece.share_ids(|kind, id| next.held_id(kind, id));
                     next.replace(
                         kind,
                         &id,
@@ -209,16 +210,22 @@ impl Snapshot {
     #[must_use]
     pub fn users(&self, kind: Kind, id: &Id) -> Vec<(Kind, Id)> {
         let target = (kind, id.clone());
-        let from = Edge {
-            target: target.clone(),
-            user: None,
-        };
-        let edges = self
-            .index
-            .edges
-            .range((Bound::Excluded(from), Bound::Unbounded));
+        let edges = self.index.edges.range(edges_to(target.clone()));
         let users = edges.take_while(|edge| edge.target == target);
         users.filter_map(|edge| edge.user.clone()).collect()
+    }
+
+    /// The id of an object as those have it that point to it, else as itself has it.
+    fn held_id(&self, kind: Kind, id: &Id) -> Option<Id> {
+        let key = (kind, id.clone());
+        let mut edges = self.index.edges.range(edges_to(key.clone()));
+        match edges.next() {
+            Some(edge) if edge.target == key => Some(edge.target.1.clone()),
+            _ => {
+                let (own, _) = self.index.objects.get_key_value(&key)?;
+                Some(own.1.clone())
+            }
+        }
     }
 
     /// What an object compiled to, before it met the others.
@@ -419,6 +426,12 @@ impl Snapshot {
     pub(super) fn lent(&self, ssl: &Id) -> Option<Result<Digest, Reason>> {
         lent(self.object(Kind::Ssl, ssl).map(Arc::as_ref))
     }
+}
+
+/// Where the edges to an object begin; behind them come those to others.
+fn edges_to(target: (Kind, Id)) -> (Bound<Edge>, Bound<Edge>) {
+    let none = Edge { target, user: None };
+    (Bound::Excluded(none), Bound::Unbounded)
 }
 
 fn lent(object: Option<&Object>) -> Option<Result<Digest, Reason>> {
@@ -626,6 +639,45 @@ mod tests {
             Some("s"),
             "the snapshot before is as it was"
         );
+    }
+
+    #[test]
+    fn all_that_point_to_an_object_share_the_text_of_its_id() {
+        let leads = |own: &str, path: &str| {
+            let mut piece = route(own, &[], path, Some("s"));
+            Arc::make_mut(&mut piece.route).upstream = Some(UpstreamSource::Id(id("u")));
+            Piece::Route(piece)
+        };
+        let snapshot = apply([
+            put(
+                Kind::Upstream,
+                "u",
+                1,
+                1,
+                Piece::Upstream(upstream((Kind::Upstream, "u"), None)),
+            ),
+            put(Kind::Route, "a", 2, 2, leads("a", "/a")),
+            put(Kind::Route, "b", 3, 3, leads("b", "/b")),
+            put(Kind::Service, "s", 4, 4, service(&[], None)),
+            put(Kind::Route, "c", 5, 5, leads("c", "/c")),
+        ]);
+        let texts = |path: &str| {
+            let route = routed(&snapshot, "x.com", path).unwrap();
+            let Some(UpstreamSource::Id(upstream)) = &route.upstream else {
+                panic!("{path} leads to an upstream");
+            };
+            let service = route.service.as_ref().unwrap();
+            assert_eq!((upstream.as_str(), service.as_str()), ("u", "s"));
+            [upstream.shared(), service.shared()]
+        };
+        let [upstream, service] = texts("/a");
+        for path in ["/b", "/c"] {
+            let [own_upstream, own_service] = texts(path);
+            assert!(Arc::ptr_eq(&upstream, &own_upstream), "{path}");
+            assert!(Arc::ptr_eq(&service, &own_service), "{path}");
+        }
+        let (key, _) = snapshot.upstreams.get_key_value(&id("u")).unwrap();
+        assert!(Arc::ptr_eq(&upstream, &key.shared()));
     }
 
     #[test]

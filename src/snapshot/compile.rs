@@ -577,6 +577,42 @@ impl Piece {
         }
     }
 
+    /// Has ids of what the object points to be those that others have for it, as `held` says: then
+    /// they are one text for all.
+    pub(super) fn share_ids(&mut self, held: impl Fn(Kind, &Id) -> Option<Id>) {
+        let share = |kind, id: &mut Id| {
+            if let Some(held) = held(kind, id) {
+                *id = held;
+            }
+        };
+        let share_lent = |piece: &mut UpstreamPiece| {
+            if let Some(borrowed) = &mut piece.borrowed {
+                share(Kind::Ssl, &mut borrowed.ssl);
+            }
+        };
+        match self {
+            Self::Server(_) | Self::Identity(_) | Self::Idle(_) | Self::Secret => {}
+            Self::Upstream(piece) => share_lent(piece),
+            Self::Service(piece) => match &mut piece.upstream {
+                None => {}
+                Some(SourcePiece::Id(id)) => share(Kind::Upstream, id),
+                Some(SourcePiece::Inline(piece)) => share_lent(piece),
+            },
+            Self::Route(piece) => {
+                let route = Arc::make_mut(&mut piece.route);
+                if let Some(id) = &mut route.service {
+                    share(Kind::Service, id);
+                }
+                if let Some(UpstreamSource::Id(id)) = &mut route.upstream {
+                    share(Kind::Upstream, id);
+                }
+                if let Some(inline) = &mut piece.upstream {
+                    share_lent(inline);
+                }
+            }
+        }
+    }
+
     /// What the object points to.
     pub(super) fn references(&self) -> Vec<(Kind, Id)> {
         let borrowed = |piece: &UpstreamPiece| {
