@@ -2,7 +2,7 @@
 //!
 //! Everything here runs on the request path or inside a handshake: no sockets, no clock, no
 //! async, no serde, and no other room is imported. The tables are persistent: a clone is O(1)
-//! and one change among 100,000 entries copies O(log n) of them.
+//! and one change among 100,000 entries copies few of them.
 
 pub mod authority;
 pub mod balance;
@@ -20,6 +20,7 @@ pub mod template;
 pub mod variable;
 pub mod vars;
 
+mod hashed;
 mod paths;
 mod ranked;
 mod tree;

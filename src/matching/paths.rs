@@ -3,8 +3,7 @@
 //! Most routes of large tables are for one path. Its hash finds it in a few places of memory, where a
 //! tree has several for each step of the way.
 
-use std::sync::Arc;
-
+use super::hashed::Hashed;
 use super::ranked::Ranked;
 use super::tree::{Kept, Trail, Tree};
 
@@ -12,7 +11,7 @@ use super::tree::{Kept, Trail, Tree};
 #[derive(Debug, Clone)]
 pub(super) struct Paths<H> {
     /// By the path.
-    exact: imbl::HashMap<Arc<[u8]>, Ranked<H>>,
+    exact: Hashed<Ranked<H>>,
     /// By the path's text up to its first `*`.
     prefix: Tree<Ranked<H>>,
 }
@@ -34,10 +33,7 @@ impl<H> Paths<H> {
 
     /// What is held for `path` alone.
     pub(super) fn exact(&self, path: &[u8]) -> Option<&Ranked<H>> {
-        // Without a hash where there is none.
-        (!self.exact.is_empty())
-            .then(|| self.exact.get(path))
-            .flatten()
+        self.exact.get(path)
     }
 
     /// What is held for all paths that begin as `path` does.
@@ -55,7 +51,7 @@ impl<H: Clone> Paths<H> {
         change: impl FnOnce(&mut Ranked<H>) -> T,
     ) -> T {
         match span {
-            Span::Whole => change(self.exact.entry(text.into()).or_default()),
+            Span::Whole => self.exact.edit(text, change),
             Span::Prefix => self.prefix.edit(text, change),
         }
     }
@@ -68,23 +64,16 @@ impl<H: Clone> Paths<H> {
         span: Span,
         change: impl FnOnce(&mut Ranked<H>),
     ) {
-        match span {
-            Span::Whole => {
-                let Some(ranked) = self.exact.get_mut(text) else {
-                    return;
-                };
-                change(ranked);
-                if ranked.is_empty() {
-                    self.exact.remove(text);
-                }
+        let change = |ranked: &mut Ranked<H>| {
+            change(ranked);
+            match ranked.is_empty() {
+                true => Kept::No,
+                false => Kept::Yes,
             }
-            Span::Prefix => self.prefix.edit_or_drop(text, |ranked| {
-                change(ranked);
-                match ranked.is_empty() {
-                    true => Kept::No,
-                    false => Kept::Yes,
-                }
-            }),
+        };
+        match span {
+            Span::Whole => self.exact.edit_or_drop(text, change),
+            Span::Prefix => self.prefix.edit_or_drop(text, change),
         }
     }
 }
@@ -92,7 +81,7 @@ impl<H: Clone> Paths<H> {
 impl<H> Default for Paths<H> {
     fn default() -> Self {
         Self {
-            exact: imbl::HashMap::default(),
+            exact: Hashed::default(),
             prefix: Tree::default(),
         }
     }

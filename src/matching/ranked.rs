@@ -2,13 +2,16 @@
 
 use std::cmp::Reverse;
 
+use smallvec::SmallVec;
+
 use super::path_pattern::{Part, PathPattern, Syntax, Tail, covers};
 use super::route::Rank;
 
-/// Routes on one path, best first. Few are a sorted list; many a tree, so that a change copies few.
+/// Routes on one path, best first. Few are a sorted list, which has one, as most paths do, in itself;
+/// many a tree, so that a change copies few.
 #[derive(Debug, Clone)]
 pub(super) enum Ranked<R> {
-    Few(Vec<(Place, R)>),
+    Few(SmallVec<[(Place, R); 1]>),
     Many(imbl::OrdMap<Place, R>),
 }
 
@@ -83,7 +86,8 @@ impl<R: Clone> Ranked<R> {
             Self::Few(list) => {
                 match list.binary_search_by(|(own, _)| own.cmp(&place)) {
                     Ok(at) => {
-                        list.splice(at..=at, [(place, value)]);
+                        list.remove(at);
+                        list.insert(at, (place, value));
                         return 0;
                     }
                     Err(at) => {
@@ -119,7 +123,7 @@ impl<R: Clone> Ranked<R> {
 
 impl<R> Default for Ranked<R> {
     fn default() -> Self {
-        Self::Few(Vec::new())
+        Self::Few(SmallVec::new())
     }
 }
 
