@@ -59,7 +59,7 @@ impl Change {
 /// What a snapshot remembers beyond what workers look up.
 #[derive(Clone, Default)]
 pub(super) struct Index {
-    objects: imbl::HashMap<(Kind, Id), Arc<Object>>,
+    objects: imbl::OrdMap<(Kind, Id), Arc<Object>>,
     /// Names that several enabled ssls claim: all claims, the oldest first.
     pub(super) contested: imbl::HashMap<SniPattern, Arc<[Claim]>>,
     /// Names by what they end in.
