@@ -34,8 +34,8 @@ use crate::store::{Change, Commit, Expect, Mutation, StoreError, Stored};
 #[derive(Default)]
 pub(super) struct Declared(Mutex<HashMap<(Kind, Id), Sha256>>);
 
-/// From how many changes on a declaration is like a start: what was built to judge it is not kept,
-/// and what all of it took is given back to the system at once.
+/// From how many changes on a declaration is like a start: what was built to judge it is not kept.
+/// What as many objects took to read and to judge is given back to the system at once.
 const MANY: usize = 1000;
 
 /// How many objects are judged before the text they came with is dropped.
@@ -117,9 +117,10 @@ impl Inner {
             .map(|stored| ((stored.kind, stored.id.clone()), stored))
             .collect();
         let is_first = known.is_empty();
+        let is_much = items.len().max(stored.len()) >= MANY;
         let has_before = !stored.is_empty();
         let mut fresh = Vec::new();
-        let mut before = HashMap::new();
+        let mut old = HashMap::new();
         let mut kept = Kept(Vec::new());
         for item in items {
             let (item, digest) = match keep {
@@ -131,11 +132,11 @@ impl Inner {
                 }
             };
             let place = (item.kind, item.id.clone());
-            let old = stored.remove(&place);
-            if old.is_some() && known.get(&place) == Some(&digest) {
+            let was = stored.remove(&place);
+            if was.is_some() && known.get(&place) == Some(&digest) {
                 continue;
             }
-            before.insert(place, old);
+            old.extend(was.map(|was| (place, was)));
             fresh.push((item, digest));
         }
         let gone: Vec<Stored> = stored.into_values().collect();
@@ -159,11 +160,11 @@ impl Inner {
                     .for_each(|judgement: &mut Judgement| judgement.resource = None);
             }
         }
-        let plan = self.plan_declared(&judged, &before, &gone, loaded.revision, has_before);
+        let plan = self.plan_declared(&judged, &old, &gone, loaded.revision, has_before);
         if !is_first {
             self.check_weakenings(&plan.weakens.concat(), *allow_weaker)?;
         }
-        let changes = self.changes(&mut judged, &before, &gone, &plan.weakens)?;
+        let changes = self.changes(&mut judged, &old, &gone, &plan.weakens)?;
         let commit = Commit {
             origin: self.origin(actor),
             changes,
@@ -205,9 +206,10 @@ impl Inner {
         }
         let places = plan.places.iter().map(|(kind, id)| (*kind, id));
         self.retire(&before, &after, places, Instant::now());
-        if adopted.changed >= MANY {
-            // What was declared was there in clear and as objects: much more than what is kept.
-            drop((before, after, plan.places));
+        if is_much {
+            // What is declared was there in clear, and as objects what is new of it; what was declared
+            // before was read again. That is much more than what is kept.
+            drop((before, after, plan.places, gone, old));
             memory::give_back_freed_pieces();
         }
         Ok(adopted)
@@ -311,7 +313,7 @@ impl Inner {
     fn plan_declared(
         &self,
         judged: &[Judgement],
-        old: &HashMap<(Kind, Id), Option<Stored>>,
+        old: &HashMap<(Kind, Id), Stored>,
         gone: &[Stored],
         revision: Revision,
         has_before: bool,
@@ -326,7 +328,7 @@ impl Inner {
             .map(|judgement| {
                 let modified = next();
                 let (kind, id) = (judgement.kind, judgement.id.clone());
-                let stored = old.get(&(kind, id.clone())).and_then(Option::as_ref);
+                let stored = old.get(&(kind, id.clone()));
                 snapshot::Change::Put {
                     kind,
                     id,
@@ -390,14 +392,14 @@ impl Inner {
     fn changes(
         &self,
         judged: &mut [Judgement],
-        old: &HashMap<(Kind, Id), Option<Stored>>,
+        old: &HashMap<(Kind, Id), Stored>,
         gone: &[Stored],
         weakens: &[Vec<String>],
     ) -> Result<Vec<Change>, WriteError> {
         let now = self.now_seconds();
         let puts = judged.iter_mut().map(|judgement| {
             let (kind, id) = (judgement.kind, judgement.id.clone());
-            let stored = old.get(&(kind, id.clone())).and_then(Option::as_ref);
+            let stored = old.get(&(kind, id.clone()));
             let was = stored.and_then(|stored| self.unseal(stored).ok());
             let nothing = Opened::new(kind, Document::new());
             let mut document = std::mem::replace(&mut judgement.document, nothing);
