@@ -3,7 +3,7 @@
 //! Objects that did not change are left alone. One that is refused where a write of it would be is
 //! closed: its names and matches are kept, and nothing is served there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -38,7 +38,7 @@ pub(super) struct Declared(Mutex<HashMap<(Kind, Id), Sha256>>);
 /// What as many objects took to read and to judge is given back to the system at once.
 const MANY: usize = 1000;
 
-/// How many objects are judged before the text they came with is dropped.
+/// How many objects are judged before what that took is dropped.
 const WAVE: usize = 1000;
 
 /// Writes what is declared where it is read from at the next start, before it is served.
@@ -76,8 +76,8 @@ struct Judgement {
     kind: Kind,
     id: Id,
     digest: Sha256,
-    /// In clear.
-    document: Opened,
+    /// In clear; `None`: as it was declared.
+    document: Option<Opened>,
     /// What it says; `None` where it is refused, or nothing was there to compare it with.
     resource: Option<Resource>,
     is_refused: bool,
@@ -110,36 +110,40 @@ impl Inner {
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let loaded = self.store.load().map_err(store_failed)?;
-        let mut stored: HashMap<_, _> = loaded
-            .objects
-            .into_iter()
-            .map(|stored| ((stored.kind, stored.id.clone()), stored))
-            .collect();
+        // What is there is known without reading all of it again.
+        let revision = self.store.revision().map_err(store_failed)?;
+        let before = self.live.load();
+        let find = |kind, id: &Id| self.store.find(kind, id).map_err(store_failed);
         let is_first = known.is_empty();
-        let is_much = items.len().max(stored.len()) >= MANY;
-        let has_before = !stored.is_empty();
+        let has_before = before.places().next().is_some();
+        let is_much = items.len().max(known.len()) >= MANY;
+        let mut declared = HashSet::with_capacity(items.len());
         let mut fresh = Vec::new();
         let mut old = HashMap::new();
         let mut kept = Kept(Vec::new());
         for item in items {
+            let place = (item.kind, item.id.clone());
+            let is_there = before.modified(item.kind, &item.id).is_some();
             let (item, digest) = match keep {
                 None => opened(item)?,
                 Some(_) => {
-                    let item = self.keep_declared(item, &stored)?;
+                    let item = self.keep_declared(item)?;
                     kept.0.push(item.clone());
                     opened(item)?
                 }
             };
-            let place = (item.kind, item.id.clone());
-            let was = stored.remove(&place);
-            if was.is_some() && known.get(&place) == Some(&digest) {
-                continue;
+            if !(is_there && known.get(&place) == Some(&digest)) {
+                if is_there {
+                    let was = find(item.kind, &item.id)?;
+                    old.extend(was.map(|was| (place.clone(), was)));
+                }
+                fresh.push((item, digest));
             }
-            old.extend(was.map(|was| (place, was)));
-            fresh.push((item, digest));
+            declared.insert(place);
         }
-        let gone: Vec<Stored> = stored.into_values().collect();
+        let gone = before.places().filter(|place| !declared.contains(place));
+        let gone = gone.filter_map(|(kind, id)| find(*kind, id).transpose());
+        let gone = gone.collect::<Result<Vec<Stored>, _>>()?;
         let mut judged = Vec::with_capacity(fresh.len());
         let is_kept = fresh.len() < MANY;
         let mut fresh = fresh.into_iter();
@@ -148,19 +152,22 @@ impl Inner {
             if wave.is_empty() {
                 break;
             }
-            for part in in_parallel(&wave, |(item, digest)| {
+            let parts = in_parallel(&wave, |(item, digest)| {
                 self.judge_declared(item, *digest, is_kept)
-            }) {
-                judged.extend(part.map_err(|_unfinished| WriteError::Internal)?);
-            }
-            if !has_before {
-                // Nothing gets weaker than nothing: what they say has no use any more, and is much.
-                judged
-                    .iter_mut()
-                    .for_each(|judgement: &mut Judgement| judgement.resource = None);
+            });
+            let parts = parts.into_iter().collect::<Result<Vec<_>, _>>();
+            let parts = parts.map_err(|_unfinished| WriteError::Internal)?;
+            for (mut judgement, (item, _)) in parts.into_iter().flatten().zip(wave) {
+                // A copy, made where it was judged, has gone: most are what was declared.
+                judgement.document.get_or_insert(item.document);
+                if !has_before {
+                    // Nothing gets weaker than nothing: what it says has no use any more, and is much.
+                    judgement.resource = None;
+                }
+                judged.push(judgement);
             }
         }
-        let plan = self.plan_declared(&judged, &old, &gone, loaded.revision, has_before);
+        let plan = self.plan_declared(&judged, &old, &gone, before, revision);
         if !is_first {
             self.check_weakenings(&plan.weakens.concat(), *allow_weaker)?;
         }
@@ -207,20 +214,16 @@ impl Inner {
         let places = plan.places.iter().map(|(kind, id)| (*kind, id));
         self.retire(&before, &after, places, Instant::now());
         if is_much {
-            // What is declared was there in clear, and as objects what is new of it; what was declared
-            // before was read again. That is much more than what is kept.
-            drop((before, after, plan.places, gone, old));
+            // What is declared was there in clear, and as objects what is new of it: much more than
+            // what is kept.
+            drop((before, after, plan.places, declared, gone, old));
             memory::give_back_freed_pieces();
         }
         Ok(adopted)
     }
 
     /// A declared item with the keys that its client was shown placeholders of, or not at all.
-    fn keep_declared(
-        &self,
-        item: Item,
-        stored: &HashMap<(Kind, Id), Stored>,
-    ) -> Result<Item, WriteError> {
+    fn keep_declared(&self, item: Item) -> Result<Item, WriteError> {
         let Item {
             kind,
             id,
@@ -228,8 +231,8 @@ impl Inner {
             modified_index,
         } = item;
         let mut document = Opened::new(kind, document);
-        let old = stored.get(&(kind, id.clone()));
-        let old = old.and_then(|old| self.unseal(old).ok());
+        let old = self.store.find(kind, &id).map_err(store_failed)?;
+        let old = old.and_then(|old| self.unseal(&old).ok());
         let keep = self.custody.keep(kind, &id, &mut document, old.as_deref());
         keep.map_err(one)?;
         Ok(Item {
@@ -270,7 +273,7 @@ impl Inner {
             kind: *kind,
             id: id.clone(),
             digest,
-            document: document.clone(),
+            document: None,
             resource: None,
             is_refused: true,
             references: Vec::new(),
@@ -291,7 +294,7 @@ impl Inner {
                 let told = warnings.map(|warning| finding(false, &warning.pointer, &warning.text));
                 Judgement {
                     findings: told.collect(),
-                    document: judged.document,
+                    document: (*judged.document != **document).then_some(judged.document),
                     references: references(&judged.resource),
                     resource: Some(judged.resource),
                     is_refused: false,
@@ -315,9 +318,10 @@ impl Inner {
         judged: &[Judgement],
         old: &HashMap<(Kind, Id), Stored>,
         gone: &[Stored],
+        before: Arc<Snapshot>,
         revision: Revision,
-        has_before: bool,
     ) -> Plan {
+        let has_before = before.places().next().is_some();
         let mut last = revision.0;
         let mut next = || {
             last = last.saturating_add(1);
@@ -346,7 +350,6 @@ impl Inner {
             }
         });
         let changes: Vec<_> = puts.into_iter().chain(removals).collect();
-        let before = self.live.load();
         let after = before.apply(changes, Revision(last));
         let becomes: HashMap<_, _> = judged
             .iter()
@@ -401,8 +404,8 @@ impl Inner {
             let (kind, id) = (judgement.kind, judgement.id.clone());
             let stored = old.get(&(kind, id.clone()));
             let was = stored.and_then(|stored| self.unseal(stored).ok());
-            let nothing = Opened::new(kind, Document::new());
-            let mut document = std::mem::replace(&mut judgement.document, nothing);
+            let document = judgement.document.take();
+            let mut document = document.unwrap_or_else(|| Opened::new(kind, Document::new()));
             let created = was.as_deref().and_then(|was| time(was, "create_time"));
             stamp(&mut document, &id, created.unwrap_or(now), now);
             let changed = changed_paths(was.as_deref(), Some(&document));

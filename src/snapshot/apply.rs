@@ -1,6 +1,6 @@
 //! The next snapshot from this one and some changes: how objects meet.
 //!
-//! Persistent maps throughout: one change among 100,000 objects copies O(log n) of them, plus
+//! Persistent maps throughout: one change among 100,000 objects copies few of them, plus
 //! those that depend on the object and are changed with it. Nothing here can fail; what is
 //! missing or broken closes what needs it.
 
@@ -226,6 +226,11 @@ impl Snapshot {
                 Some(own.1.clone())
             }
         }
+    }
+
+    /// Which objects there are, by kind and id.
+    pub fn places(&self) -> impl Iterator<Item = &(Kind, Id)> {
+        self.index.objects.keys()
     }
 
     /// What an object compiled to, before it met the others.
