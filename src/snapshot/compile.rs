@@ -512,13 +512,14 @@ impl UpstreamPiece {
         Arc::new(resolved)
     }
 
-    /// Sets the revision of the object that holds it, and what it was known by before.
+    /// Sets the revision of the object that holds it, and what is known of its nodes; nothing, where
+    /// it was not there before.
     fn date(&mut self, revision: Revision, known: Option<&NodeStates>) {
         let upstream = Arc::make_mut(&mut self.upstream);
         upstream.revision = revision;
-        if let Some(known) = known {
-            upstream.states = known.clone();
-        }
+        // Not what it was compiled with: among pieces that many threads made of many objects, it would
+        // be the one thing to stay of each, on pages of theirs that could not be given back.
+        upstream.states = known.cloned().unwrap_or_default();
     }
 }
 
