@@ -149,6 +149,8 @@ pub struct Conn {
     is_uploading: Cell<bool>,
     /// A request's body was given up before its end: hyper alone knows where the next one begins.
     leftover: Cell<bool>,
+    /// The last request's answer is not over; over HTTP/1.1 alone.
+    is_answering: Cell<bool>,
     /// What its handshake agreed on; `None` in the clear.
     pub handshake: Option<Handshake>,
     facts: OnceCell<Box<TlsFacts>>,
@@ -203,6 +205,7 @@ impl Conn {
             revoked: RefCell::default(),
             is_uploading: Cell::new(false),
             leftover: Cell::new(false),
+            is_answering: Cell::new(false),
             is_http2: Cell::new(is_http2),
             in_flight: Cell::new(0),
             handshake,
@@ -338,6 +341,7 @@ impl Conn {
     pub fn begin(self: &Rc<Self>) -> InFlight {
         self.enter(Phase::Busy);
         self.is_uploading.set(false);
+        self.is_answering.set(true);
         self.progress();
         self.share()
     }
@@ -389,6 +393,18 @@ impl Conn {
     #[must_use]
     pub fn has_leftover(&self) -> bool {
         self.leftover.get()
+    }
+
+    /// The answer to the last request is over, or there will be none.
+    pub fn end_answer(&self) {
+        self.is_answering.set(false);
+    }
+
+    /// Whether the last request's answer is being made or sent. One that came early may be over before
+    /// its request is.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        self.is_answering.get()
     }
 
     /// Whether it may be parked: what hyper knows of it beyond its buffer is nothing.

@@ -227,6 +227,7 @@ impl Drop for Outcome {
             self.cut("before any answer");
         }
         self.record();
+        self.in_flight.conn().end_answer();
     }
 }
 

@@ -200,7 +200,7 @@ impl AsyncWrite for Watched {
     // hyper flushes when it has written all it has.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut *self.0.io.borrow_mut()).poll_flush(cx))?;
-        if self.0.answering.get() == Stage::Answered && self.0.conn.is_idle() {
+        if self.0.answering.get() == Stage::Answered && !self.0.conn.is_answering() {
             self.0.answering.set(Stage::Nothing);
         }
         Poll::Ready(Ok(()))

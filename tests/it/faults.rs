@@ -830,6 +830,40 @@ fn versions_of_http_are_read_as_by_nginx() {
     });
 }
 
+/// The answer is out before its request is: what is wrong with the next head is told all the same.
+#[test]
+fn head_that_cannot_be_read_behind_an_early_answer_gets_its_page() {
+    let gateway = Gateway::start();
+    for (bad, status) in [
+        ("GET / HTTP/1.1\r\nHost h\r\n\r\n", 400),
+        ("GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505),
+    ] {
+        for is_apart in [true, false] {
+            let mut client = gateway.connect();
+            client.send(request("POST", "h", "/none", &["Content-Length: 5"]));
+            client.read_reply().expect_status(404);
+            client.send("hello");
+            if is_apart {
+                // It is served, and so the body before it was read.
+                client.get("h", "/", &[]).expect_status(404);
+                client.send(request("POST", "h", "/none", &["Content-Length: 5"]));
+                client.read_reply().expect_status(404);
+                client.send("he");
+                client.send(format!("llo{bad}"));
+            } else {
+                client.send(bad);
+            }
+            let reply = client.read_reply().expect_status(status);
+            assert!(client.is_ended(), "{bad:?}");
+            let id = reply.header("x-portcullis-request-id");
+            assert!(id.is_some(), "{reply:?}");
+            let record =
+                gateway.expect_record("the refusal", |record| field(record, "request_id") == id);
+            assert_eq!(record["status"], status, "{record}");
+        }
+    }
+}
+
 /// What follows a head that is refused is its body, or nothing: never a request.
 #[test]
 fn nothing_behind_a_head_that_cannot_be_read_is_served() {
