@@ -291,6 +291,10 @@ async fn serve_until_pause(
         if let Poll::Ready(ended) = http.poll_without_shutdown(cx) {
             return Poll::Ready(match ended {
                 Err(error) if error.is_parse() && watched.holds_back() => Pause::Unread(error),
+                // Of what begins as HTTP/2 hyper says nothing.
+                Err(error) if error.is_parse_version_h2() && watched.is_unasked() => {
+                    Pause::Unread(error)
+                }
                 ended => Pause::Ended(ended),
             });
         }

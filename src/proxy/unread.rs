@@ -50,7 +50,8 @@ pub(super) fn judge(head: &[u8], error: &hyper::Error, settings: &Settings) -> U
         return Unread::Refused(too_large(head.len(), line_end, settings));
     }
     let words = error.to_string();
-    let judged = (words == UNKNOWN_VERSION).then(|| versioned(head, line_end));
+    let has_other_version = words == UNKNOWN_VERSION || error.is_parse_version_h2();
+    let judged = has_other_version.then(|| versioned(head, line_end));
     judged
         .flatten()
         .unwrap_or_else(|| Unread::Refused(Refusal::new(Reason::RequestInvalid, words)))

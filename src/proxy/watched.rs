@@ -25,7 +25,6 @@ use std::task::{Context, Poll, ready};
 use memchr::memmem::Finder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http2::PREFACE;
 use crate::net::stream::Rewound;
 use crate::proxy::conn::Conn;
 use crate::proxy::worker::Worker;
@@ -75,6 +74,11 @@ impl Watched {
     /// Whether its client is yet to be told that its head cannot be read.
     pub(super) fn holds_back(&self) -> bool {
         self.0.holds_back.get()
+    }
+
+    /// Whether nothing is being answered.
+    pub(super) fn is_unasked(&self) -> bool {
+        self.0.answering.get() == Stage::Nothing
     }
 
     /// The stream, once this is the last clone.
@@ -157,11 +161,10 @@ impl<F: Future + Unpin> Future for Answering<F> {
 /// The end of a head's last line, and the empty line behind it.
 static END_OF_HEAD: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\n\r\n"));
 
-/// Where the first head in some bytes ends, if something follows it. HTTP/2 begins like one, by which
-/// hyper knows it.
+/// Where the first head in some bytes ends, if something follows it.
 fn end_of_first(bytes: &[u8]) -> Option<usize> {
     let end = END_OF_HEAD.find(bytes)?.saturating_add(3);
-    (end < bytes.len() && !bytes.starts_with(PREFACE)).then_some(end)
+    (end < bytes.len()).then_some(end)
 }
 
 impl AsyncRead for Watched {
@@ -222,10 +225,11 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: a\r\n", None),
             ("GET / HTTP/1.1\r\n\r\nG", Some(18)),
             ("GET / HTTP/1.1\n\r\nGET / HTTP/1.1\r\n\r\n", Some(17)),
+            // HTTP/2 begins like one.
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(18)),
             ("", None),
         ] {
             assert_eq!(end_of_first(bytes.as_bytes()), first, "{bytes:?}");
         }
-        assert_eq!(end_of_first(PREFACE), None);
     }
 }

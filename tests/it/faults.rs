@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::client::openssl_s_client;
+use crate::support::frames::HELLO;
 use crate::support::gateway::{Gateway, Setup, field};
 use crate::support::origin::{ClosedPort, TcpOrigin, ok, read_head};
 use crate::support::pki::Ca;
@@ -828,6 +829,36 @@ fn versions_of_http_are_read_as_by_nginx() {
     gateway.expect_record("refused by its reason", |record| {
         field(record, "reason") == Some("http_version_refused")
     });
+}
+
+/// HTTP/2 is chosen before anything else is said; later it is a version like any other that is not
+/// spoken (RFC 9113 §3.4).
+#[test]
+fn preface_of_http2_where_http_1_is_spoken_is_told_so() {
+    let origin = TcpOrigin::echoing();
+    let gateway = Gateway::start();
+    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+    let pair = Ca::root("CA").server("h");
+    let ssl = json!({"sni": "h", "cert": pair.cert, "key": pair.key});
+    gateway.configure("/ssls/s", &ssl);
+    let tls = gateway.tls("h", TlsVersion::V13);
+    // In one piece, and cut where its second half still looks like a head's end.
+    for pieces in [&[HELLO][..], &[&HELLO[..17], &HELLO[17..]]] {
+        let mut served = gateway.connect();
+        served.get("h", "/", &[]).expect_status(200);
+        for mut client in [served, RawClient::connect_tls(&tls)] {
+            for piece in pieces {
+                client.send(piece);
+            }
+            let reply = client.read_reply().expect_status(505);
+            assert!(client.is_ended());
+            let id = reply.header("x-portcullis-request-id");
+            let record =
+                gateway.expect_record("the refusal", |record| field(record, "request_id") == id);
+            assert_eq!(record["status"], 505, "{record}");
+            assert_eq!(field(&record, "reason"), Some("http_version_refused"));
+        }
+    }
 }
 
 /// The answer is out before its request is: what is wrong with the next head is told all the same.
