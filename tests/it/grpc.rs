@@ -7,6 +7,7 @@ use http::{HeaderMap, Request};
 use serde_json::{Value, json};
 
 use crate::support::TlsVersion;
+use crate::support::frames::{END_HEADERS, END_STREAM, HEADERS, OK, Server, line};
 use crate::support::gateway::field;
 use crate::support::h2::H2Conn;
 use crate::support::h2_origin::{H2Origin, LARGE, MEETING};
@@ -192,6 +193,50 @@ fn messages_and_trailers_pass_both_ways_as_they_come() {
 
         let (failed, _) = ask(&mut conn, "/fail", "");
         assert_eq!(failed.header("grpc-status"), Some("5"));
+    }
+}
+
+/// Servers of gRPC say such messages, and nginx takes fields like these from both sides.
+#[test]
+fn white_space_around_fields_is_no_part_of_them() {
+    let origin = TcpOrigin::serving(|tcp| {
+        let Ok(mut server) = Server::greet(tcp, &[]) else {
+            return;
+        };
+        let head = [vec![OK], line("x-said", "\twell ")].concat();
+        let end = [
+            line("grpc-status", "5"),
+            line("grpc-message", " not found "),
+        ]
+        .concat();
+        while let Ok(request) = server.next(HEADERS) {
+            let stream = request.stream;
+            drop(server.send(HEADERS, END_HEADERS, stream, &head));
+            drop(server.send(HEADERS, END_HEADERS | END_STREAM, stream, &end));
+        }
+    });
+    let site = site(&grpc(&origin.node()));
+    let echo = TcpOrigin::echoing();
+    let echoing = json!({"uri": "/echo", "upstream": {"nodes": {echo.node(): 1}}});
+    site.gateway.configure("/routes/echo", &echoing);
+    let mut conn = connect(&site, TlsVersion::V13);
+    // Over and over: blocks that come again to the letter say the same.
+    for _ in 0..3 {
+        let (answer, trailers) = ask(&mut conn, "/x", "hello");
+        assert_eq!(
+            (answer.status, answer.header("x-said")),
+            (200, Some("well"))
+        );
+        assert_eq!(trailers["grpc-status"], "5");
+        assert_eq!(trailers["grpc-message"], "not found");
+        let request = Request::get(format!("https://{API}/echo"))
+            .header("x-asked", " well\t ")
+            .body(())
+            .unwrap();
+        let sent = conn.send(request, true).unwrap();
+        let seen = conn.read(sent).unwrap();
+        assert_eq!(seen.status, 200);
+        assert!(seen.body.contains("x-asked: well\r\n"), "{}", seen.body);
     }
 }
 

@@ -408,6 +408,9 @@ mod tests {
         let sizes: Vec<usize> = fields.iter().map(|(_, size)| *size).collect();
         assert_eq!(sizes, [42, 37, 36]);
         assert_eq!(decoder.size, 73);
+        // So does white space that is no part of a value.
+        let fields = read(&mut decoder, b"\x40\x01a\x03 b ").unwrap();
+        assert_eq!((fields[0].1, decoder.size), (36, 109));
     }
 
     #[test]

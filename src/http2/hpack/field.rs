@@ -87,13 +87,16 @@ impl Field {
             Name::Path => PathAndQuery::try_from(value).ok().map(Self::Path),
             Name::Scheme => Scheme::try_from(value).ok().map(Self::Scheme),
             Name::Status => StatusCode::from_bytes(value).ok().map(Self::Status),
-            Name::Header(name) if is_value(name, value) => {
-                HeaderValue::from_bytes(value).ok().map(|mut value| {
+            Name::Header(name) => {
+                let value = without_margins(value);
+                let value = HeaderValue::from_bytes(value).ok();
+                let value = value.filter(|value| may_be_said(name, value));
+                value.map(|mut value| {
                     value.set_sensitive(is_sensitive);
                     Self::Header(name.clone(), value)
                 })
             }
-            Name::Header(_) | Name::Malformed(_) => None,
+            Name::Malformed(_) => None,
         };
         read.unwrap_or_else(|| Self::Malformed(name.clone()))
     }
@@ -132,12 +135,19 @@ pub(crate) fn is_secret(name: &HeaderName) -> bool {
         || *name == header::PROXY_AUTHORIZATION
 }
 
-/// What RFC 9113 §8.2.1 and §8.2.2 say of values, beside what [`HeaderValue`] knows.
-fn is_value(name: &HeaderName, value: &[u8]) -> bool {
-    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    !is_space(value.first())
-        && !is_space(value.last())
-        && (*name != header::TE || value.eq_ignore_ascii_case(b"trailers"))
+/// A value without the white space around it, which is no part of it (RFC 9110 §5.5). RFC 9113 §8.2.1
+/// has such a message refused, and gRPC has its metadata stripped: its servers do say a `grpc-message`
+/// that ends in a space. nginx takes it from both sides.
+fn without_margins(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// Whether a header may have this value (RFC 9113 §8.2.2).
+fn may_be_said(name: &HeaderName, value: &HeaderValue) -> bool {
+    *name != header::TE || value.as_bytes().eq_ignore_ascii_case(b"trailers")
 }
 
 #[cfg(test)]
@@ -164,8 +174,9 @@ mod tests {
             ("te", "gzip"),
             ("a", "b\nc"),
             ("a", "b\0c"),
-            ("a", " b"),
-            ("a", "b\t"),
+            ("a", "b\r"),
+            ("a", " \n"),
+            ("te", " gzip"),
             (":path", ""),
             (":path", "/a b"),
             (":status", "20"),
@@ -199,6 +210,26 @@ mod tests {
             assert_eq!(field.name(), Name::read(name.as_bytes()));
             assert_eq!(field.name().size(), name.len());
         }
+    }
+
+    #[test]
+    fn white_space_around_a_value_is_no_part_of_it() {
+        for (value, read_as) in [
+            (" b", "b"),
+            ("b\t", "b"),
+            (" \t b  c\t \t", "b  c"),
+            (" ", ""),
+            ("\t \t", ""),
+            ("b", "b"),
+        ] {
+            let Field::Header(_, value) = read("a", value) else {
+                panic!("{value:?} is refused");
+            };
+            assert_eq!(value, read_as);
+        }
+        assert!(matches!(read("te", "trailers "), Field::Header(..)));
+        // In a request's own line there is none.
+        assert!(matches!(read(":path", "/a "), Field::Malformed(_)));
     }
 
     #[test]
