@@ -2,7 +2,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -28,6 +29,9 @@ pub enum SinkError {
     /// The file cannot be opened for appending.
     #[error("the access log {} cannot be opened", .0.display())]
     Open(PathBuf, #[source] io::Error),
+    /// Standard output cannot be had.
+    #[error("standard output cannot be opened for the access log")]
+    Stdout(#[source] io::Error),
     /// The system gives no thread.
     #[error("the access log's thread cannot be started")]
     Thread(#[source] io::Error),
@@ -60,7 +64,6 @@ pub(super) struct Outlet {
 #[derive(Debug)]
 struct Lines {
     text: Vec<u8>,
-    count: u64,
     /// Where the buffer goes.
     back: SyncSender<Vec<u8>>,
 }
@@ -83,20 +86,25 @@ impl AccessSink {
     /// target did not keep up or refused them.
     ///
     /// # Errors
-    /// [`SinkError`]: the file or the thread.
+    /// [`SinkError`]: the target or the thread.
     pub fn start(target: Target, dropped: IntCounter) -> Result<Self, SinkError> {
         let (end, ended) = sync_channel(1);
         let wants_reopen = Arc::new(AtomicBool::new(false));
-        let out = match target {
-            Target::Stdout => Out::Stdout(io::stdout()),
+        let (file, path) = match target {
+            // As a file: what the library's own handle keeps back cannot be counted.
+            Target::Stdout => {
+                let out = io::stdout().as_fd().try_clone_to_owned();
+                (out.map_err(SinkError::Stdout)?.into(), None)
+            }
             Target::File(path) => match open(&path) {
-                Ok(file) => Out::File(file, path),
+                Ok(file) => (file, Some(path)),
                 Err(e) => return Err(SinkError::Open(path, e)),
             },
         };
         let (sender, receiver) = sync_channel(WAITING_COUNT);
         let writer = Writer {
-            out,
+            out: WholeLines::to(file),
+            path,
             wants_reopen: Arc::clone(&wants_reopen),
             dropped: dropped.clone(),
             is_failing: false,
@@ -158,7 +166,6 @@ impl Outlet {
         let fresh = fresh.unwrap_or_else(|_none| Vec::with_capacity(lines.len()));
         let lines = Lines {
             text: std::mem::replace(lines, fresh),
-            count,
             back: self.back.clone(),
         };
         match self.handle.sender.try_send(Message::Lines(lines)) {
@@ -171,15 +178,12 @@ impl Outlet {
 }
 
 struct Writer {
-    out: Out,
+    out: WholeLines<File>,
+    /// The file's; standard output has none.
+    path: Option<PathBuf>,
     wants_reopen: Arc<AtomicBool>,
     dropped: IntCounter,
     is_failing: bool,
-}
-
-enum Out {
-    Stdout(io::Stdout),
-    File(File, PathBuf),
 }
 
 impl Writer {
@@ -189,34 +193,27 @@ impl Writer {
                 self.reopen();
             }
             match message {
-                Message::Lines(Lines {
-                    mut text,
-                    count,
-                    back,
-                }) => {
-                    self.write(&text, count);
+                Message::Lines(Lines { mut text, back }) => {
+                    self.write(&text);
                     text.clear();
                     // Its worker may have enough of them, or be over.
                     let _ = back.try_send(text);
                 }
                 Message::Wake => {}
-                Message::Close => return,
+                Message::Close => break,
             }
         }
+        self.leave();
     }
 
-    fn write(&mut self, lines: &[u8], line_count: u64) {
-        let result = match &mut self.out {
-            Out::Stdout(out) => out.write_all(lines).and_then(|()| out.flush()),
-            Out::File(file, _) => file.write_all(lines),
-        };
-        match result {
+    fn write(&mut self, lines: &[u8]) {
+        match self.out.write(lines) {
             Ok(()) => self.is_failing = false,
-            Err(e) => {
-                self.dropped.inc_by(line_count);
+            Err(Lost { count, cause }) => {
+                self.dropped.inc_by(count);
                 // One line at the first failure; the counter tells the rest.
                 if !self.is_failing {
-                    tracing::error!(error = ?e.to_string(), "the access log cannot be written");
+                    tracing::error!(error = ?cause.to_string(), "the access log cannot be written");
                 }
                 self.is_failing = true;
             }
@@ -225,20 +222,99 @@ impl Writer {
 
     /// The old file stays in use where the new one cannot be opened.
     fn reopen(&mut self) {
-        if let Out::File(file, path) = &mut self.out {
-            match open(path) {
-                Ok(fresh) => *file = fresh,
-                Err(e) => tracing::error!(
-                    path = %path.display(),
-                    error = ?e.to_string(),
-                    "the access log cannot be opened anew; the old file stays in use"
-                ),
+        let Some(path) = &self.path else { return };
+        match open(path) {
+            Ok(fresh) => {
+                self.leave();
+                self.out = WholeLines::to(fresh);
             }
+            Err(e) => tracing::error!(
+                path = %path.display(),
+                error = ?e.to_string(),
+                "the access log cannot be opened anew; the old file stays in use"
+            ),
+        }
+    }
+
+    /// Nothing more is written where lines were written so far.
+    fn leave(&mut self) {
+        if self.out.finish().is_err() {
+            self.dropped.inc();
         }
     }
 }
 
-fn open(path: &PathBuf) -> io::Result<File> {
+/// Writes lines so that each is whole: of one that a full disk took a part of, the rest comes before
+/// whatever is written next.
+#[derive(Debug)]
+struct WholeLines<W> {
+    out: W,
+    /// What is missing of the last line.
+    rest: Vec<u8>,
+}
+
+/// So many lines were not written.
+#[derive(Debug)]
+struct Lost {
+    count: u64,
+    cause: io::Error,
+}
+
+impl<W: Write> WholeLines<W> {
+    const fn to(out: W) -> Self {
+        Self {
+            out,
+            rest: Vec::new(),
+        }
+    }
+
+    /// Writes lines, or as many as there is room for.
+    fn write(&mut self, lines: &[u8]) -> Result<(), Lost> {
+        let mut left = lines;
+        let Err(cause) = self.finish().and_then(|()| write(&mut self.out, &mut left)) else {
+            return Ok(());
+        };
+        let written = lines.len().saturating_sub(left.len());
+        if lines.get(..written).is_some_and(ends_within_line) {
+            let end = memchr::memchr(b'\n', left).map_or(left.len(), |at| at.saturating_add(1));
+            let (rest, lost) = left.split_at_checked(end).unwrap_or((left, b""));
+            (self.rest, left) = (rest.to_vec(), lost);
+        }
+        let count = memchr::memchr_iter(b'\n', left).count();
+        Err(Lost {
+            count: u64::try_from(count).unwrap_or(u64::MAX),
+            cause,
+        })
+    }
+
+    /// Writes what is missing of the last line.
+    fn finish(&mut self) -> io::Result<()> {
+        let mut left = self.rest.as_slice();
+        let result = write(&mut self.out, &mut left);
+        let written = self.rest.len().saturating_sub(left.len());
+        self.rest.drain(..written);
+        result
+    }
+}
+
+fn ends_within_line(written: &[u8]) -> bool {
+    written.last().is_some_and(|byte| *byte != b'\n')
+}
+
+/// Writes all of `left`, which is what was not written after an error.
+fn write(out: &mut impl Write, left: &mut &[u8]) -> io::Result<()> {
+    while !left.is_empty() {
+        match out.write(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => *left = left.get(count..).unwrap_or_default(),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
     OpenOptions::new()
         .append(true)
@@ -328,6 +404,89 @@ mod tests {
         log.write(&record());
         log.flush();
         assert_eq!(dropped.get(), 3);
+    }
+
+    /// A disk with room for so many bytes, of which it takes a few at a time.
+    #[derive(Default)]
+    struct Disk {
+        text: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(self.room).min(3);
+            if count == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.text.extend_from_slice(&bytes[..count]);
+            self.room -= count;
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn full_disk_leaves_lines_whole_and_each_one_lost_is_counted() {
+        let buffers = ["one\ntwo\n", "three\n", "four\nfive\nsix\n"];
+        let all: Vec<&str> = buffers.iter().flat_map(|lines| lines.lines()).collect();
+        for room in 0..30 {
+            // How much becomes free before each of the next ones.
+            for freed in 0..15 {
+                let mut out = WholeLines::to(Disk::default());
+                out.out.room = room;
+                let mut lost = 0;
+                for lines in buffers {
+                    lost += out.write(lines.as_bytes()).err().map_or(0, |l| l.count);
+                    out.out.room += freed;
+                }
+                out.out.room = 100;
+                out.finish().unwrap();
+                assert!(out.rest.is_empty());
+                let text = String::from_utf8(out.out.text).unwrap();
+                let mut expected = all.iter();
+                // In their order, and none in two pieces.
+                for line in text.lines() {
+                    assert!(expected.any(|known| *known == line), "{text:?}");
+                }
+                let whole = u64::try_from(text.lines().count()).unwrap();
+                assert_eq!(whole + lost, 6, "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_full_disk_refuses_is_counted_by_lines() {
+        let dropped = dropped();
+        let full = Target::File("/dev/full".into());
+        let sink = AccessSink::start(full, dropped.clone()).unwrap();
+        let mut log = sink.log();
+        for _ in 0..3 {
+            log.write(&record());
+        }
+        log.flush();
+        assert!(sink.close(PATIENCE));
+        assert_eq!(dropped.get(), 3);
+    }
+
+    #[test]
+    fn line_that_is_never_finished_is_lost() {
+        let dropped = dropped();
+        let mut writer = Writer {
+            out: WholeLines::to(File::options().append(true).open("/dev/full").unwrap()),
+            path: None,
+            wants_reopen: Arc::default(),
+            dropped: dropped.clone(),
+            is_failing: true,
+        };
+        writer.leave();
+        assert_eq!(dropped.get(), 0);
+        writer.out.rest = b"of a line\n".to_vec();
+        writer.leave();
+        assert_eq!(dropped.get(), 1);
     }
 
     #[test]
