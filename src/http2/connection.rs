@@ -194,6 +194,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         let mut room = self.stock.take_room();
         room.extend_from_slice(&self.rest);
         let read = self.read_into(&mut room, cx);
+        self.core.borrow_mut().note_rest(&room);
         // What is not complete waits in a place of its own.
         if room.is_empty() && self.rest.capacity() > 0 {
             self.rest = Vec::new();

@@ -92,6 +92,13 @@ impl Reader {
         core.streams.get(self.key)?.announced
     }
 
+    /// Whether the peer is in the midst of saying something of it: what was read last of the connection
+    /// is a part of a frame of the stream, or of its header block.
+    #[must_use]
+    pub fn is_coming(&self) -> bool {
+        self.core.borrow().is_coming(self.key)
+    }
+
     /// Whether all of the message came and was taken.
     #[must_use]
     pub fn is_end_stream(&self) -> bool {

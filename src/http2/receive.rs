@@ -19,6 +19,8 @@ pub(super) struct Reading {
     awaits: Awaits,
     /// A header block of which more is to come.
     pub(super) block: Option<Block>,
+    /// The stream that a frame is of which came in part; 0, where it does not say yet.
+    coming: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,7 @@ impl Reading {
         Self {
             awaits,
             block: None,
+            coming: None,
         }
     }
 }
@@ -79,6 +82,26 @@ impl Core {
                 self.fault(fault);
             }
         }
+    }
+
+    /// Notes what is not complete of what was [fed](Self::feed).
+    pub(super) fn note_rest(&mut self, rest: &[u8]) {
+        let block = self.reading.block.as_ref().map(|block| block.stream);
+        self.reading.coming = block.or_else(|| {
+            let stream = || Head::read(rest).map_or(0, |head| head.stream);
+            (!rest.is_empty()).then(stream)
+        });
+    }
+
+    /// Whether what came last is a part of something of this stream: of a frame, or of a header block.
+    /// What names no stream is of the only one that is open.
+    pub(super) fn is_coming(&self, key: usize) -> bool {
+        let stream = self.streams.get(key).filter(|stream| stream.is_open);
+        stream.is_some_and(|stream| match self.reading.coming {
+            Some(0) => self.open == 1,
+            Some(id) => id == stream.id,
+            None => false,
+        })
     }
 
     fn frame(&mut self, head: Head, payload: &[u8]) -> Done {

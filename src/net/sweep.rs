@@ -182,6 +182,14 @@ impl Limit {
         }
     }
 
+    /// Waits on, if `until` is yet to come, in the clock's milliseconds.
+    pub fn poll_until(&self, until: u64, cx: &Context<'_>) -> Poll<()> {
+        if until > self.sweep.now() {
+            self.reset(Until::At(until));
+        }
+        self.poll_expired(cx)
+    }
+
     /// Whether the limit has passed; else the task is woken when it does.
     pub fn poll_expired(&self, cx: &Context<'_>) -> Poll<()> {
         let mut waits = self.sweep.waits.borrow_mut();

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -341,9 +341,15 @@ impl RequestBody {
     fn wait(&mut self, cx: &Context<'_>) -> Poll<()> {
         self.upload.waits_for_client.set(true);
         let until = Until::At(self.sweep.now().saturating_add(self.patience));
-        self.limit
-            .get_or_insert_with(|| self.sweep.limit(until))
-            .poll_expired(cx)
+        let limit = self.limit.get_or_insert_with(|| self.sweep.limit(until));
+        ready!(limit.poll_expired(cx));
+        match (&self.incoming, &self.in_flight) {
+            (Some(ClientBody::Http2(flow)), Some(in_flight)) if flow.is_coming() => {
+                let until = in_flight.conn().heard_at().saturating_add(self.patience);
+                limit.poll_until(until, cx)
+            }
+            _ => Poll::Ready(()),
+        }
     }
 }
 
@@ -618,16 +624,18 @@ impl Streamed {
                     }
                 }
                 let limit = self.limit.get_or_insert_with(|| self.sweep.limit(until));
-                limit.poll_expired(cx).map(|()| {
-                    if let (Some(upstream), Some((_, Some(heard)))) =
-                        (&self.upstream, &self.waiting)
-                    {
+                ready!(limit.poll_expired(cx));
+                if let Some(upstream) = &self.upstream {
+                    if self.incoming.is_coming() {
+                        let came_at = upstream.activity().read_at();
+                        ready!(limit.poll_until(came_at.saturating_add(self.patience), cx));
+                    }
+                    if let Some((_, Some(heard))) = &self.waiting {
                         upstream.miss(*heard);
                     }
-                    Some(Err(
-                        self.fail(Reason::UpstreamTimeout, "in the body".to_owned())
-                    ))
-                })
+                }
+                let error = self.fail(Reason::UpstreamTimeout, "in the body".to_owned());
+                Poll::Ready(Some(Err(error)))
             }
         }
     }

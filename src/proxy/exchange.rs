@@ -162,6 +162,12 @@ impl AnswerBody {
         }
     }
 
+    /// Whether a part of something came that is passed on once it is complete: a frame of HTTP/2.
+    #[must_use]
+    pub fn is_coming(&self) -> bool {
+        matches!(self, Self::Many(flow) if flow.is_coming())
+    }
+
     /// The content, if all of it is here.
     pub fn take_whole(&mut self) -> Option<Option<Bytes>> {
         match self {
@@ -473,7 +479,7 @@ impl UpstreamConn {
     }
 
     /// [`exchange`](Self::exchange) as a stream. What other streams move says nothing of this one:
-    /// it is late when neither its answer began nor its body moved.
+    /// it is late when nothing came of its answer, not even a part of a frame, and its body did not move.
     async fn exchange_many(
         &mut self,
         lease: &Rc<Lease>,
@@ -577,10 +583,15 @@ impl UpstreamConn {
                 }
                 Err(_expired) => {
                     vigil.look(sweep.now());
+                    let came_at = if reader.is_coming() {
+                        self.activity.read_at()
+                    } else {
+                        0
+                    };
                     let from = if upload.waits_for_client.get() {
                         sweep.now()
                     } else {
-                        upload.moved_at.get().max(taken_at)
+                        upload.moved_at.get().max(taken_at).max(came_at)
                     };
                     until = from.saturating_add(patience);
                     if until <= sweep.now() {

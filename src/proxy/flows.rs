@@ -62,6 +62,12 @@ impl Inflow {
         self.stream.is_end_stream()
     }
 
+    /// Whether a part of the next frame came: what was read last of the connection is of it.
+    #[must_use]
+    pub fn is_coming(&self) -> bool {
+        self.stream.is_coming()
+    }
+
     /// How much content is to come, if that is known.
     #[must_use]
     pub fn left(&self) -> Option<u64> {

@@ -4,13 +4,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::support::client::Curl;
 use crate::support::frames::{
-    BAD_REQUEST, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, HELLO, OK, PING, RST_STREAM,
-    SETTINGS, WINDOW_UPDATE, frame, read_frame,
+    BAD_REQUEST, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, HELLO, OK, PING,
+    RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, line, read_frame,
 };
 use crate::support::gateway::{Setup, field};
 use crate::support::h2::{H2Conn, H2Stream};
@@ -198,6 +199,40 @@ fn stream_whose_body_stalls_ends_by_itself() {
     }
     site.gateway.expect_record("the cause", |record| {
         field(record, "path") == Some("/up") && field(record, "reason") == Some("client_timeout")
+    });
+}
+
+/// nginx's `client_body_timeout` is between two reads, however little they bring.
+#[test]
+fn body_may_come_in_parts_of_frames_but_not_stop_within_one() {
+    let content = frame(DATA, END_STREAM, 1, &[b'x'; 16]);
+    // One after the other they take longer than LIMIT.
+    let pause = Duration::from_millis(100);
+    let origin = TcpOrigin::serving(|mut conn| {
+        read_head(&mut conn);
+        if conn.read_exact(&mut [0; 16]).is_ok() {
+            drop(conn.write_all(&ok("whole")));
+        }
+    });
+    let site = Site::with(Setup::default().set("limits.body_timeout", &limit()));
+    let route = json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}});
+    site.gateway.configure("/routes/all", &route);
+    let mut client = site.gateway.connect();
+    client.send(HELLO);
+    let head = [POST, &line("content-length", "16")].concat();
+    client.send(frame(HEADERS, END_HEADERS, 1, &head));
+    for byte in content {
+        client.send([byte]);
+        thread::sleep(pause);
+    }
+    let answer = next_of(&mut client, 1).unwrap();
+    assert_eq!((answer.kind, answer.payload[0]), (HEADERS, OK));
+
+    client.send(frame(HEADERS, END_HEADERS, 3, &head));
+    client.send(&frame(DATA, END_STREAM, 3, &[b'x'; 16])[..20]);
+    assert_eq!(next_of(&mut client, 3).unwrap().kind, HEADERS);
+    site.gateway.expect_record("the cause", |record| {
+        record["status"] == 408 && field(record, "reason") == Some("client_timeout")
     });
 }
 
@@ -453,6 +488,8 @@ fn body_that_its_client_cancels_is_not_passed_on_as_whole() {
 
 /// GET http://h/ (RFC 7541 §6.1, §6.2.2).
 const GET: &[u8] = b"\x82\x84\x86\x01\x01h";
+/// POST, likewise.
+const POST: &[u8] = b"\x83\x84\x86\x01\x01h";
 
 /// The next frame of a stream; an error at the connection's end.
 fn next_of(client: &mut RawClient, stream: u32) -> std::io::Result<Frame> {

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use http::Request;
@@ -10,8 +11,9 @@ use serde_json::{Value, json};
 
 use crate::support::frames::{
     ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, OK, PING, RST_STREAM, SETTINGS, Server,
-    WINDOW_UPDATE,
+    WINDOW_UPDATE, frame, line,
 };
+use crate::support::gateway::field;
 use crate::support::h2::{H2Conn, H2Stream};
 use crate::support::origin::TcpOrigin;
 use crate::support::raw::RawClient;
@@ -269,6 +271,62 @@ fn connection_of_which_one_stream_is_late_serves_the_others() {
     assert_eq!((ask(&mut conn), case.opened()), (200, 1));
     assert_eq!((ask_late(&mut conn), case.opened()), (504, 1));
     assert_eq!((ask(&mut conn), case.opened()), (200, 1));
+}
+
+/// nginx's `grpc_read_timeout` is between two reads, however little they bring.
+#[test]
+fn answer_may_come_in_parts_of_frames_which_are_no_other_ones() {
+    const LONG: usize = 10_000;
+    // So many of them are longer than LIMIT.
+    const PAUSE: Duration = Duration::from_millis(100);
+    const PAUSES: usize = 25;
+    let (tell, told) = mpsc::channel();
+    let told = Mutex::new(told);
+    let case = Case::of(&[], move |_, server| {
+        let slow = server.next(HEADERS)?.stream;
+        let mut drip = |bytes: &[u8]| {
+            for byte in bytes {
+                server.write(&[*byte])?;
+                thread::sleep(PAUSE);
+            }
+            io::Result::Ok(())
+        };
+        let head = [vec![OK], line("x-long", &"x".repeat(PAUSES))].concat();
+        drip(&frame(HEADERS, END_HEADERS, slow, &head))?;
+        let content = frame(DATA, END_STREAM, slow, &[b'x'; LONG]);
+        let (parts, rest) = content.split_at(PAUSES);
+        drip(parts)?;
+        // Somebody else is late meanwhile.
+        let told = told.lock().unwrap();
+        let mut rest = rest.iter();
+        while told.try_recv() == Err(mpsc::TryRecvError::Empty) {
+            drip(&[*rest.next().unwrap()])?;
+        }
+        server.write(rest.as_slice())?;
+        server.next(HEADERS)?;
+        let last = server.next(HEADERS)?.stream;
+        server.send(HEADERS, END_HEADERS, last, &[OK])?;
+        server.write(&frame(DATA, END_STREAM, last, b"xx")[..10])
+    });
+    let mut conn = case.connect();
+    let slow = post_to(&mut conn, LATE, true);
+    let (answer, mut content) = conn.read_head(slow.into_answer()).unwrap();
+    assert_eq!(answer.header("x-long").map(str::len), Some(PAUSES));
+    assert_eq!((ask_late(&mut conn), case.opened()), (504, 1));
+    tell.send(()).unwrap();
+    let mut length = 0;
+    while let Some(part) = conn.drive(content.data()) {
+        length += part.unwrap().len();
+    }
+    assert_eq!(length, LONG);
+    // One that stops within a frame is late.
+    let stuck = post_to(&mut conn, LATE, true);
+    let (answer, mut content) = conn.read_head(stuck.into_answer()).unwrap();
+    assert_eq!(answer.status, 200);
+    assert!(conn.drive(content.data()).unwrap().is_err());
+    case.site.gateway.expect_record("the cause", |record| {
+        record["status"] == 200 && field(record, "reason") == Some("upstream_timeout")
+    });
 }
 
 #[test]

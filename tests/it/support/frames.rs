@@ -90,6 +90,11 @@ impl Server {
         self.0.write_all(&frame(kind, flags, stream, payload))
     }
 
+    /// Sends bytes as they stand.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+
     /// Answers a request by a head alone, of status 200.
     pub(crate) fn answer(&mut self, stream: u32) -> io::Result<()> {
         self.send(HEADERS, END_HEADERS | END_STREAM, stream, &[OK])
