@@ -342,9 +342,9 @@ impl Core {
             return Ok(());
         };
         let status = answer.status();
-        let has_content = !stream.asks_head;
-        let is_bare = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
-        if has_content && is_end && !is_bare && length.is_some_and(|length| length > 0) {
+        stream.is_bare |= status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+        let has_content = !stream.is_bare;
+        if has_content && is_end && length.is_some_and(|length| length > 0) {
             return Err(Fault::Stream(stream.id, Reason::PROTOCOL_ERROR));
         }
         (stream.announced, stream.left) = (length, length.filter(|_| has_content));

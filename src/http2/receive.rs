@@ -213,7 +213,8 @@ impl Core {
         }
         let padding = head.length.saturating_sub(length);
         let mut unwanted = padding;
-        if stream.has_reader {
+        // What comes of an answer that has none is thrown away, as by nginx.
+        if stream.has_reader && !stream.is_bare {
             stream.content.push(content);
         } else {
             unwanted = head.length;

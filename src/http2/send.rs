@@ -31,7 +31,7 @@ impl Core {
         self.next = id.saturating_add(2);
         let key = self.new_stream(id);
         if let Some(stream) = self.streams.get_mut(key) {
-            stream.asks_head = *head.method == Method::HEAD;
+            stream.is_bare = *head.method == Method::HEAD;
             stream.outgoing = if is_whole { Half::Whole } else { Half::Content };
             stream.has_writer = !is_whole;
         }

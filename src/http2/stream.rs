@@ -47,8 +47,8 @@ pub(super) struct Stream {
     pub(super) informed: u8,
     /// Those of them that were not taken.
     pub(super) informing: VecDeque<Answer>,
-    /// An answer has no content, whatever length it says (RFC 9110 §9.3.2).
-    pub(super) asks_head: bool,
+    /// Its answer has no content, whatever length it says: one to HEAD, a 204, a 304 (RFC 9110 §6.4.1).
+    pub(super) is_bare: bool,
     pub(super) content: Content,
     /// The length that its head announced.
     pub(super) announced: Option<u64>,
@@ -106,7 +106,7 @@ impl Stream {
             answer: None,
             informed: 0,
             informing: VecDeque::new(),
-            asks_head: false,
+            is_bare: false,
             content: Content::default(),
             announced: None,
             left: None,
@@ -134,7 +134,7 @@ impl Stream {
             answer,
             informed: _,
             informing,
-            asks_head: _,
+            is_bare: _,
             content,
             announced: _,
             left: _,
@@ -169,7 +169,7 @@ impl Stream {
             answer: _,
             informed,
             informing: _,
-            asks_head,
+            is_bare,
             content: _,
             announced,
             left,
@@ -184,13 +184,19 @@ impl Stream {
         (*id, *window, *credit) = (number, own, peers);
         (*incoming, *outgoing) = (Half::Head, Half::Head);
         (*is_open, *has_reader, *has_writer) = (true, true, true);
-        (*informed, *asks_head) = (0, false);
+        (*informed, *is_bare) = (0, false);
         (*announced, *left, *wants) = (None, None, 0);
     }
 
-    /// Whether all of the peer's message came and was taken.
+    /// Whether all of the peer's message came and was taken. An answer without content is no more than
+    /// its head.
     pub(super) fn is_read(&self) -> bool {
-        self.incoming == Half::Whole && self.content.is_empty() && self.trailers.is_none()
+        let is_whole = match self.incoming {
+            Half::Head => false,
+            Half::Content => self.is_bare,
+            Half::Whole => true,
+        };
+        is_whole && self.content.is_empty() && self.trailers.is_none()
     }
 }
 
@@ -415,7 +421,7 @@ mod tests {
         stream.broken = Some(Error::Over);
         (stream.is_open, stream.has_reader, stream.has_writer) = (false, false, false);
         stream.answer = Some(Answer::new(None));
-        (stream.informed, stream.asks_head, stream.wants) = (3, true, 4);
+        (stream.informed, stream.is_bare, stream.wants) = (3, true, 4);
         stream.informing.push_back(Answer::new(None));
         for part in [&b"first"[..], b"short", &[0; 2 * SHORT]] {
             stream.content.push(Part::Borrowed(part));

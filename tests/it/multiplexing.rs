@@ -16,7 +16,7 @@ use crate::support::frames::{
 use crate::support::gateway::field;
 use crate::support::h2::{H2Conn, H2Stream};
 use crate::support::origin::TcpOrigin;
-use crate::support::raw::RawClient;
+use crate::support::raw::{RawClient, request};
 use crate::support::site::Site;
 use crate::support::{LIMIT, SOON, eventually};
 
@@ -271,6 +271,58 @@ fn connection_of_which_one_stream_is_late_serves_the_others() {
     assert_eq!((ask(&mut conn), case.opened()), (200, 1));
     assert_eq!((ask_late(&mut conn), case.opened()), (504, 1));
     assert_eq!((ask(&mut conn), case.opened()), (200, 1));
+}
+
+/// To HEAD, and as a 204 or 304 (RFC 9110 §6.4.1), whatever their upstream says. nginx serves them so.
+#[test]
+fn answers_that_have_no_content_come_without_any() {
+    // The heads, and whether content comes behind them.
+    let answers = [
+        (0x88, true),
+        (0x88, false),
+        (0x89, true),
+        (0x8b, true),
+        (0x8b, false),
+    ];
+    for http1 in [false, true] {
+        let count = AtomicUsize::new(0);
+        let case = Case::of(&[], move |_, server| {
+            loop {
+                let stream = server.next(HEADERS)?.stream;
+                let (status, has_content) = answers[count.fetch_add(1, Ordering::AcqRel)];
+                // An announced length is that of what GET would get, or would have got.
+                let length = if status == 0x89 {
+                    vec![]
+                } else {
+                    line("content-length", "70000")
+                };
+                let head = [vec![status], length].concat();
+                server.send(HEADERS, END_HEADERS, stream, &head)?;
+                if has_content {
+                    server.send(DATA, 0, stream, &[b'x'; 9000])?;
+                }
+                server.send(DATA, END_STREAM, stream, &[])?;
+            }
+        });
+        let mut conn = case.connect();
+        let mut client = RawClient::connect(case.site.gateway.port("http"));
+        for (head, _) in answers {
+            let (method, status) = match head {
+                0x88 => ("HEAD", 200),
+                0x89 => ("GET", 204),
+                _ => ("GET", 304),
+            };
+            if http1 {
+                client.send(request(method, "h.example", "/x", &[]));
+                client.read_bodiless().expect_status(status);
+            } else {
+                let stream = conn.begin(method, "h.example", "/x", true).unwrap();
+                let answer = conn.read(stream).unwrap();
+                assert_eq!((answer.status, answer.body.as_str()), (status, ""));
+            }
+        }
+        assert_eq!(case.opened(), 1);
+    }
 }
 
 /// nginx's `grpc_read_timeout` is between two reads, however little they bring.
