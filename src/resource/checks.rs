@@ -199,10 +199,13 @@ fn read_kind(
         Some("tcp") => CheckKind::Tcp,
         _ => CheckKind::Http,
     };
-    if scheme.is_http2() && kind != CheckKind::Tcp {
+    // Beside the port of its calls a node may have one of HTTP/1.1. Over TLS the upstream's own offer
+    // of HTTP/2 would be made there too.
+    let asks_elsewhere = kind == CheckKind::Http && active.contains_key("port");
+    if scheme.is_http2() && kind != CheckKind::Tcp && !asks_elsewhere {
         let reason = format!(
             "checks of type {} speak HTTP/1.1, which a node of scheme grpc or grpcs does not; write \
-             type tcp",
+             type tcp, or type http and the `port` where it does",
             kind.name()
         );
         verdict.refuse(format!("{base}/type"), reason);
@@ -403,9 +406,23 @@ mod tests {
         }
         let mut grpc = with(&json!({}));
         grpc["scheme"] = json!("grpc");
-        assert!(refusal(Kind::Upstream, &grpc).ends_with("write type tcp"));
-        grpc["checks"]["active"]["type"] = json!("tcp");
-        read(&grpc);
+        let refused = "which a node of scheme grpc or grpcs does not; write type tcp, or type http \
+                       and the `port` where it does";
+        assert!(refusal(Kind::Upstream, &grpc).ends_with(refused));
+        for (scheme, active, is_taken) in [
+            ("grpc", json!({"type": "tcp"}), true),
+            ("grpc", json!({"port": 99}), true),
+            ("grpcs", json!({"type": "http", "port": 99}), true),
+            ("grpcs", json!({"type": "https", "port": 99}), false),
+        ] {
+            let mut upstream = with(&active);
+            upstream["scheme"] = json!(scheme);
+            if is_taken {
+                read(&upstream);
+            } else {
+                assert!(refusal(Kind::Upstream, &upstream).ends_with(refused));
+            }
+        }
         let mut https = with(&json!({"type": "https", "https_verify_certificate": true}));
         https["scheme"] = json!("https");
         assert!(refusal(Kind::Upstream, &https).starts_with("https_verify_certificate needs"));
