@@ -3,7 +3,7 @@
 use std::task::Poll;
 
 use super::super::frame::{flag, kind};
-use super::super::{Limits, Role};
+use super::super::{Limits, Piece, Role};
 use super::wire::{GET, LIMITS, POST, Wire, cx, ok, pieces};
 
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -406,4 +406,25 @@ fn content_of_streams_that_their_client_reset_is_answered_once() {
     // STREAM_CLOSED.
     assert_eq!(resets, [(1, 5), (3, 5), (5, 5)]);
     assert!(wire.ended.is_none());
+}
+
+#[test]
+fn content_that_waits_where_it_was_read_holds_at_most_five_times_as_much() {
+    let mut wire = Wire::server();
+    let mut held = 0;
+    for stream in [1, 3, 5, 7] {
+        wire.post(stream);
+        // The shortest that is not copied, beside others.
+        wire.data(stream, &[0; 8 << 10], false);
+        let mut incoming = wire.request();
+        let Poll::Ready(Some(Ok(Piece::Data(part)))) = incoming.reader.poll_piece(&cx()) else {
+            panic!("no content");
+        };
+        assert_eq!(part.len(), 8 << 10);
+        // What is read next lies elsewhere: it alone holds what it was read into.
+        drop(wire.stock.take_room());
+        let part = part.try_into_mut().expect("nobody else holds it");
+        held = held.max(part.capacity());
+    }
+    assert!((8 << 10..40 << 10).contains(&held), "{held}");
 }

@@ -713,3 +713,37 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_body_is_asked_for_more_when_what_came_was_written() {
+    run(async {
+        let (conn, mut far) = connection().await;
+        let parts: Vec<_> = std::iter::repeat_n(Bytes::from(vec![b'x'; 10_000]), 4_000).collect();
+        let all = 4_000 * 10_000;
+        conn.begin(&mut request(Method::POST, &parts), b"");
+        // Until sockets take no more; its upstream does not read.
+        let stalled = || poll_fn(|cx| Poll::Ready(conn.poll_answer(cx, None).is_pending()));
+        let left = || {
+            let state = conn.0.borrow();
+            state
+                .sending
+                .as_ref()
+                .and_then(|sending| sending.body.size_hint().exact())
+        };
+        let mut before = None;
+        while before != left() {
+            before = left();
+            assert!(stalled().await);
+            tokio::task::yield_now().await;
+        }
+        let taken = all - usize::try_from(left().expect("the rest of a body")).unwrap();
+        drop(conn);
+        let mut read = Vec::new();
+        far.read_to_end(&mut read).await.unwrap();
+        let written = read.iter().filter(|byte| **byte == b'x').count();
+        assert!(
+            (1..=10_000).contains(&(taken - written)),
+            "{taken} taken, {written} written"
+        );
+    });
+}
