@@ -116,15 +116,6 @@ impl Chunked {
         }
     }
 
-    /// How much of the chunk that is being read is to come, in bytes.
-    #[must_use]
-    pub const fn left(&self) -> u64 {
-        match self.at {
-            At::Data(left) => left,
-            At::Size | At::DataEnd | At::Trailers | At::End => 0,
-        }
-    }
-
     fn read_size(&mut self, input: &mut BytesMut) -> Result<Option<u64>, ChunkError> {
         let Some(end) = find(input, b"\n", LINE_BYTES) else {
             return if input.len() > LINE_BYTES {

@@ -419,7 +419,7 @@ impl State {
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Ok(0)) => return Poll::Ready(Some(Err(Error::Cut))),
-                Poll::Ready(Ok(_)) => self.fill_up(cx),
+                Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(Error::Io(error)))),
                 Poll::Pending => {
                     if self.is_sending() {
@@ -461,27 +461,6 @@ impl State {
             Content::Done | Content::Chunked(_) | Content::UntilEnd => CONTENT_ROOM,
         }
         .clamp(HEAD_ROOM, CONTENT_ROOM)
-    }
-
-    /// Reads on while more of long content is there, so that it goes out together: TLS is read record
-    /// by record. What breaks meanwhile is told behind what was read.
-    fn fill_up(&mut self, cx: &mut Context<'_>) {
-        let expected = match &self.content {
-            Content::Length(left) => *left,
-            Content::Chunked(chunked) => chunked.left(),
-            Content::Done | Content::UntilEnd => 0,
-        };
-        let expected = usize::try_from(expected).unwrap_or(CONTENT_ROOM);
-        // Where no record has room any more, more room would mean to copy.
-        while self.input.len() < expected && self.input.capacity() - self.input.len() >= RECORD {
-            match self.poll_fill(cx, CONTENT_ROOM) {
-                Poll::Ready(Ok(0)) => self.broken = Some(Error::Cut),
-                Poll::Ready(Ok(_)) => continue,
-                Poll::Ready(Err(error)) => self.broken = Some(Error::Io(error)),
-                Poll::Pending => {}
-            }
-            return;
-        }
     }
 
     /// Reads what is there, into room for `room` bytes or for a record of TLS.

@@ -5,6 +5,7 @@
 //! through the [`select::Choose`] trait.
 
 mod agreed;
+mod ahead;
 pub mod cache;
 mod context;
 pub mod identity;
@@ -24,6 +25,7 @@ pub mod stream;
 pub mod tickets;
 pub mod trust;
 pub mod tryout;
+mod turn;
 pub mod upstream;
 pub mod verdict;
 

@@ -1,7 +1,7 @@
 //! A TCP socket that remembers when it was used and whether anything can be left to read.
 
 use std::cell::Cell;
-use std::io::{self, Read};
+use std::io::{self, IoSliceMut, Read};
 use std::net;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
@@ -12,7 +12,9 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::tls::ahead::Ahead;
 use crate::tls::key_updates::KeyUpdates;
+use crate::tls::turn;
 
 /// A coarse clock: milliseconds since its start, set by one sweep per thread.
 pub type Clock = Rc<Cell<u64>>;
@@ -119,12 +121,34 @@ fn as_u64(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
+/// The most content of one record of TLS (RFC 8446 §5.1).
+pub(super) const RECORD: usize = 16 << 10;
+/// Who reads so much at once reads long content: libssl asks for the rest of a record, or for one.
+const LONG: usize = 8 << 10;
+
+/// Where what is read over TLS may come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Source {
+    /// From the system, as much as libssl asks for.
+    #[default]
+    System,
+    /// From the system, and so many bytes more.
+    Beyond(usize),
+    /// From what came ahead.
+    Ahead,
+}
+
 /// A TCP stream with its activity.
 #[derive(Debug)]
 pub struct Socket {
     tcp: TcpStream,
     /// The last read took all there was: the next one would only say "again".
     drained: bool,
+    /// The last read filled much room.
+    was_long: bool,
+    source: Source,
+    /// What came beyond what libssl asked for.
+    ahead: Ahead,
     /// The peer takes no more; see [`Socket::hear_out`].
     takes_no_more: bool,
     /// What is written next is not all; see [`Socket::announce`].
@@ -143,6 +167,9 @@ impl Socket {
         Self {
             tcp,
             drained: false,
+            was_long: false,
+            source: Source::System,
+            ahead: Ahead::default(),
             takes_no_more: false,
             more_follows: false,
             waited: Cell::new(false),
@@ -185,6 +212,78 @@ impl Socket {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 sent => return Poll::Ready(sent),
             }
+        }
+    }
+
+    /// The next read of TLS may bring `count` bytes more than it asks for, which are kept for those
+    /// behind it.
+    pub(super) fn read_beyond(&mut self, count: usize) {
+        self.source = Source::Beyond(count);
+    }
+
+    /// Reads of TLS bring nothing but what came ahead. Nobody is woken for more.
+    pub(super) fn read_ahead_only(&mut self) {
+        self.source = Source::Ahead;
+    }
+
+    /// Reads of TLS bring what they ask for, and what came ahead keeps no room but its own.
+    pub(super) fn read_on(&mut self) {
+        self.source = Source::System;
+        self.ahead.settle();
+    }
+
+    /// Whether a read yields something that is here already.
+    pub(super) fn has_ahead(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
+    /// How much memory what came ahead has.
+    #[cfg(test)]
+    pub(super) fn held_ahead(&self) -> usize {
+        self.ahead.held()
+    }
+
+    /// Reads into `buf` and, what is beyond it, ahead.
+    fn poll_read_beyond(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        more: usize,
+    ) -> Poll<io::Result<()>> {
+        ready!(turn::poll(cx));
+        loop {
+            let Poll::Ready(ready) = self.tcp.poll_read_ready(cx) else {
+                self.drained = true;
+                self.waited.set(true);
+                return Poll::Pending;
+            };
+            ready?;
+            let (own, beyond) = (buf.initialize_unfilled(), self.ahead.room(more));
+            let (first, room) = (own.len(), own.len() + beyond.len());
+            let mut count = 0;
+            let read = self.tcp.try_io(Interest::READABLE, || {
+                let rooms = &mut [IoSliceMut::new(own), IoSliceMut::new(beyond)];
+                count = (&*SockRef::from(&self.tcp)).read_vectored(rooms)?;
+                // As tokio takes a short read by itself: nothing is left.
+                if count > 0 && count < room {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Ok(())
+            });
+            self.ahead.fill(count.saturating_sub(first));
+            match read {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Err(error));
+                }
+                Err(_again) if count == 0 => continue,
+                Ok(()) | Err(_) => {}
+            }
+            self.drained = count > 0 && count < room;
+            self.was_long = count >= first;
+            turn::read(count);
+            buf.advance(count.min(first));
+            self.activity.read(count, buf.filled());
+            return Poll::Ready(Ok(()));
         }
     }
 
@@ -254,7 +353,7 @@ impl Socket {
     #[must_use]
     pub fn may_have_something(&self) -> bool {
         // Nothing is read, and what is ready stays so.
-        !self.drained || self.tcp.try_io(Interest::READABLE, || Ok(())).is_ok()
+        self.has_ahead() || !self.drained || self.tcp.try_io(Interest::READABLE, || Ok(())).is_ok()
     }
 
     /// Ready when a read can yield something; at once unless the last read took all there was.
@@ -262,7 +361,7 @@ impl Socket {
     /// # Errors
     /// The socket's.
     pub fn poll_something(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.drained {
+        if !self.drained || self.has_ahead() {
             return Poll::Ready(Ok(()));
         }
         let ready = self.tcp.poll_read_ready(cx);
@@ -279,6 +378,15 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.takes_no_more && self.is_flooded() {
+            let error = io::Error::new(io::ErrorKind::ConnectionAborted, "too many KeyUpdates");
+            return Poll::Ready(Err(error));
+        }
+        if self.has_ahead() {
+            let count = self.ahead.hand_on(buf.initialize_unfilled());
+            buf.advance(count);
+            return Poll::Ready(Ok(()));
+        }
         if self.takes_no_more {
             let own = SockRef::from(&self.tcp);
             return match (&*own).read(buf.initialize_unfilled()) {
@@ -290,17 +398,19 @@ impl AsyncRead for Socket {
                 Err(error) => Poll::Ready(Err(error)),
             };
         }
-        if self.is_flooded() {
-            let error = io::Error::new(io::ErrorKind::ConnectionAborted, "too many KeyUpdates");
-            return Poll::Ready(Err(error));
-        }
         let (room, before) = (buf.remaining(), buf.filled().len());
+        match self.source {
+            Source::Ahead => return Poll::Pending,
+            Source::Beyond(more) if self.was_long => return self.poll_read_beyond(cx, buf, more),
+            Source::Beyond(_) | Source::System => {}
+        }
         // tokio clears readiness on a short read by itself: on Linux a short read of an
         // edge-triggered socket means that nothing is left.
         match Pin::new(&mut self.tcp).poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {
                 let count = room - buf.remaining();
                 self.drained = count > 0 && count < room;
+                self.was_long = count == room && room >= LONG;
                 let bytes = buf.filled().get(before..).unwrap_or_default();
                 self.activity.read(count, bytes);
                 Poll::Ready(Ok(()))

@@ -27,12 +27,13 @@ use crate::tls::material::{Digest, Unapproved, judge_peer};
 use crate::tls::peer::{self, Accepted, Served};
 use crate::tls::select::{self, Choice, Handed};
 use crate::tls::server::ServerContext;
-use crate::tls::socket::Socket;
+use crate::tls::socket::{RECORD, Socket};
 use crate::tls::upstream;
 use crate::tls::verdict::Fault;
 
-/// The most content of one record (RFC 8446 §5.1).
-const RECORD_BYTES: usize = 16 << 10;
+/// What a record has besides its content, at most, in the suites that are offered (RFC 8446 §5.2,
+/// RFC 5288 §3): its header, and what authenticates it.
+const OVERHEAD: usize = 32;
 
 /// The first TLS error of a connection, readable after the stream moved into hyper.
 pub type FaultCell = Rc<RefCell<Option<Fault>>>;
@@ -64,6 +65,8 @@ pub enum Step {
 pub struct TlsStream {
     inner: SslStream<Socket>,
     fault: FaultCell,
+    /// How what was read last ends, told behind it.
+    behind: Option<io::Result<()>>,
     /// A server's: where a context built for this connection is handed over.
     handed: Option<Handed>,
 }
@@ -78,6 +81,7 @@ impl TlsStream {
         Ok(Self {
             inner: SslStream::new(ssl, socket)?,
             fault: FaultCell::default(),
+            behind: None,
             handed: None,
         })
     }
@@ -278,10 +282,10 @@ impl TlsStream {
         sys::free_buffers(&mut self.inner);
     }
 
-    /// Whether bytes wait inside libssl.
+    /// Whether bytes wait inside libssl, or for it.
     #[must_use]
     pub fn has_pending(&self) -> bool {
-        sys::has_pending(self.ssl())
+        self.behind.is_some() || sys::has_pending(self.ssl()) || self.socket().has_ahead()
     }
 
     /// Whether an upstream's end is TCP's alone. The bridge takes it for a proper one, and so would
@@ -289,6 +293,38 @@ impl TlsStream {
     /// request ends that way, and clients often leave without a word: theirs is none of ours.
     fn is_cut(&self) -> bool {
         !self.ssl().is_server() && !sys::has_received_shutdown(self.ssl())
+    }
+
+    /// Reads what a record holds, or the rest of it.
+    fn poll_record(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        match &read {
+            Poll::Ready(Err(error)) => self.note(error),
+            Poll::Ready(Ok(())) if buf.filled().len() == before && buf.remaining() > 0 => {
+                if self.is_cut() {
+                    return Poll::Ready(Err(cut()));
+                }
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        read
+    }
+
+    /// Reads what came with a record: in libssl's room, and ahead.
+    fn read_along(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) {
+        self.inner.get_mut().read_ahead_only();
+        while buf.remaining() > 0 && self.has_pending() {
+            let before = buf.filled().len();
+            match self.poll_record(cx, buf) {
+                Poll::Ready(Ok(())) if buf.filled().len() > before => {}
+                Poll::Ready(end) => {
+                    self.behind = Some(end);
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
     }
 
     fn note(&self, error: &io::Error) {
@@ -318,21 +354,27 @@ impl AsyncRead for TlsStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(end) = self.behind.take() {
+            return Poll::Ready(end);
+        }
         // A read that can only say "again" costs a walk through libssl.
-        if !sys::has_pending(self.ssl()) {
+        if !self.has_pending() {
             ready!(self.socket().poll_something(cx))?;
         }
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
-        match &read {
-            Poll::Ready(Err(error)) => self.note(error),
-            Poll::Ready(Ok(())) if buf.filled().len() == before && buf.remaining() > 0 => {
-                if self.is_cut() {
-                    return Poll::Ready(Err(cut()));
-                }
-            }
-            Poll::Ready(Ok(())) | Poll::Pending => {}
+        // Room for whole records, the first of which libssl reads by itself.
+        let records = (buf.remaining() / RECORD).saturating_sub(1);
+        if records == 0 {
+            return self.poll_record(cx, buf);
         }
+        let before = buf.filled().len();
+        self.inner
+            .get_mut()
+            .read_beyond(records * (RECORD + OVERHEAD));
+        let read = self.poll_record(cx, buf);
+        if matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() > before {
+            self.read_along(cx, buf);
+        }
+        self.inner.get_mut().read_on();
         read
     }
 }
@@ -346,7 +388,7 @@ impl AsyncWrite for TlsStream {
         let mut written = 0;
         // libssl writes one record at a time, at most (SSL_MODE_ENABLE_PARTIAL_WRITE).
         while let Some(rest) = buf.get(written..).filter(|rest| !rest.is_empty()) {
-            self.inner.get_mut().announce(rest.len() > RECORD_BYTES);
+            self.inner.get_mut().announce(rest.len() > RECORD);
             match Pin::new(&mut self.inner).poll_write(cx, rest) {
                 Poll::Ready(Ok(0)) => break,
                 Poll::Ready(Ok(count)) => written += count,
@@ -399,245 +441,4 @@ impl fmt::Debug for TlsStream {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::Future;
-    use std::io::{Read, Write};
-    use std::net::{SocketAddr, TcpListener, TcpStream};
-    use std::os::fd::AsFd;
-    use std::pin::pin;
-    use std::thread::{self, JoinHandle};
-    use std::time::{Duration, Instant};
-
-    use openssl::ssl::{self, SslMethod, SslVerifyMode};
-    use socket2::SockRef;
-    use tokio::io::AsyncWriteExt;
-
-    use super::*;
-    use crate::tls::context;
-    use crate::tls::material::KeyPair;
-    use crate::tls::policy::{Offer, TlsVersion, Versions};
-    use crate::tls::sample;
-    use crate::tls::socket::{Activity, Clock};
-    use crate::tls::upstream::{Protocol, ServerName, UpstreamConnector, UpstreamSpec};
-
-    /// A handshake message that there is none of (RFC 8446 §4), in a record of its own.
-    const NONSENSE: [u8; 9] = [22, 3, 3, 0, 4, 24, 0, 0, 0];
-
-    fn only(version: TlsVersion) -> Versions {
-        Versions {
-            min: version,
-            max: version,
-        }
-    }
-
-    /// A server that asks for a certificate, shakes hands over what `wrap` makes of its connection,
-    /// fails, and resets the connection. It has reset it when the thread has ended.
-    fn refusing<S: Read + Write>(
-        version: TlsVersion,
-        wrap: impl FnOnce(TcpStream) -> S + Send + 'static,
-    ) -> (SocketAddr, JoinHandle<()>) {
-        let ca = sample::ca("CA");
-        let leaf = sample::leaf(&ca, "up.test", &["up.test"]);
-        let pair = KeyPair::parse(&leaf.cert, &leaf.key_pem).unwrap();
-        let mut ctx = context::base(SslMethod::tls_server(), only(version)).unwrap();
-        context::install(&mut ctx, &pair).unwrap();
-        ctx.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
-        let ctx = ctx.build();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let serving = thread::spawn(move || {
-            let (tcp, _) = listener.accept().unwrap();
-            let own = tcp.try_clone().unwrap();
-            SockRef::from(&own)
-                .set_linger(Some(Duration::ZERO))
-                .unwrap();
-            let mut stream = ssl::SslStream::new(Ssl::new(&ctx).unwrap(), wrap(tcp)).unwrap();
-            assert!(stream.accept().is_err(), "nobody is let in");
-        });
-        (address, serving)
-    }
-
-    /// A connection that reads what it gets up to the first pause, if that, and then something else.
-    struct Interrupted {
-        tcp: TcpStream,
-        reads: bool,
-        then: &'static [u8],
-    }
-
-    impl Read for Interrupted {
-        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-            if std::mem::take(&mut self.reads) {
-                return self.tcp.read(buf);
-            }
-            self.then.read(buf)
-        }
-    }
-
-    impl Write for Interrupted {
-        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-            self.tcp.write(buf)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            self.tcp.flush()
-        }
-    }
-
-    /// Our side of a connection to it, with no certificate to show.
-    async fn open(address: SocketAddr, version: TlsVersion) -> TlsStream {
-        let connector = UpstreamConnector::build(&UpstreamSpec {
-            identity: None,
-            trust: None,
-            offer: Offer::of(only(version)),
-            protocol: Protocol::Http1,
-        });
-        let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
-        let socket = Socket::new(tcp, Activity::new(Clock::default()));
-        let peer: Arc<str> = address.to_string().into();
-        let name = ServerName::new("up.test");
-        connector.unwrap().open(&peer, &name, socket).unwrap()
-    }
-
-    /// Waits until the server has ended, and its reset has reached our system; of which tokio hears
-    /// nothing.
-    fn reset(serving: JoinHandle<()>, tcp: &TcpStream) {
-        serving.join().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        // A connection that was reset has no peer (getpeername(2)).
-        while tcp.peer_addr().is_ok() {
-            assert!(Instant::now() < deadline, "no reset came");
-            thread::yield_now();
-        }
-    }
-
-    /// Another handle to a connection.
-    fn handle(stream: &TlsStream) -> TcpStream {
-        let fd = stream.socket().tcp().as_fd();
-        fd.try_clone_to_owned().unwrap().into()
-    }
-
-    /// Runs a future on a runtime that does nothing else, and not even that while it computes.
-    fn alone<T>(future: impl Future<Output = T>) -> T {
-        let runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = { runtime }.enable_all().build().unwrap();
-        runtime.block_on(tokio::task::unconstrained(future))
-    }
-
-    #[test]
-    fn write_that_meets_a_reset_tells_the_alert_before_it() {
-        alone(async {
-            let (address, serving) = refusing(TlsVersion::V1_3, |tcp| tcp);
-            let mut stream = open(address, TlsVersion::V1_3).await;
-            stream.connect().await.unwrap();
-            reset(serving, &handle(&stream));
-            let request = b"GET / HTTP/1.1\r\n\r\n";
-            let sent = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, request)).await;
-            sent.unwrap_err();
-            let fault = stream.fault.borrow().clone().expect("a fault");
-            assert_eq!(fault.alert(), Some(116), "{fault}");
-            let reason = fault.upstream_reason(stream.certificate_was_asked(), false);
-            assert_eq!(reason, Reason::UpstreamWantsClientCert);
-        });
-    }
-
-    #[test]
-    fn farewell_that_meets_a_reset_tells_the_alert_before_it() {
-        alone(async {
-            let (address, serving) = refusing(TlsVersion::V1_3, |tcp| tcp);
-            let mut stream = open(address, TlsVersion::V1_3).await;
-            stream.connect().await.unwrap();
-            reset(serving, &handle(&stream));
-            let sent = poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await;
-            sent.unwrap_err();
-            let fault = stream.fault.borrow().clone().expect("a fault");
-            assert_eq!(fault.alert(), Some(116), "{fault}");
-        });
-    }
-
-    #[test]
-    fn handshake_that_meets_a_reset_tells_the_alert_before_it() {
-        for version in [TlsVersion::V1_2, TlsVersion::V1_3] {
-            alone(async {
-                let wrap = |tcp| Interrupted {
-                    tcp,
-                    reads: true,
-                    then: &NONSENSE,
-                };
-                let (address, serving) = refusing(version, wrap);
-                let mut stream = open(address, version).await;
-                let tcp = handle(&stream);
-                {
-                    let mut connecting = pin!(stream.connect());
-                    let begun = poll_fn(|cx| Poll::Ready(connecting.as_mut().poll(cx))).await;
-                    assert!(begun.is_pending(), "it waits for the server");
-                    reset(serving, &tcp);
-                    let fault = connecting.await.unwrap_err();
-                    assert_eq!(fault.alert(), Some(10), "{version:?}: {fault}");
-                }
-                let fault = stream.fault.borrow().clone().expect("a fault");
-                assert_eq!(fault.alert(), Some(10), "{version:?}: {fault}");
-            });
-        }
-    }
-
-    /// A server that tells how much it read until the end.
-    fn reading() -> (SocketAddr, JoinHandle<usize>) {
-        let ca = sample::ca("CA");
-        let leaf = sample::leaf(&ca, "up.test", &["up.test"]);
-        let pair = KeyPair::parse(&leaf.cert, &leaf.key_pem).unwrap();
-        let mut ctx = context::base(SslMethod::tls_server(), only(TlsVersion::V1_3)).unwrap();
-        context::install(&mut ctx, &pair).unwrap();
-        let ctx = ctx.build();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let reading = thread::spawn(move || {
-            let (tcp, _) = listener.accept().unwrap();
-            let mut stream = ssl::SslStream::new(Ssl::new(&ctx).unwrap(), tcp).unwrap();
-            stream.accept().unwrap();
-            let mut all = Vec::new();
-            stream.read_to_end(&mut all).unwrap();
-            let expected = (0_u8..=250).cycle();
-            assert!(all.iter().copied().eq(expected.take(all.len())));
-            all.len()
-        });
-        (address, reading)
-    }
-
-    #[test]
-    fn content_of_several_records_is_written_at_once_and_in_order() {
-        alone(async {
-            let (address, reading) = reading();
-            let mut stream = open(address, TlsVersion::V1_3).await;
-            stream.connect().await.unwrap();
-            // More than sockets hold: the server takes it meanwhile.
-            let content: Vec<u8> = (0_u8..=250).cycle().take(8 << 20).collect();
-            let (first, rest) = content.split_at(3 * RECORD_BYTES + 5);
-            let written = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, first)).await;
-            assert_eq!(written.unwrap(), first.len());
-            stream.write_all(rest).await.unwrap();
-            stream.shutdown().await.unwrap();
-            assert_eq!(reading.join().unwrap(), content.len());
-        });
-    }
-
-    #[test]
-    fn reset_without_an_alert_is_no_word_of_tls() {
-        alone(async {
-            let wrap = |tcp: TcpStream| {
-                // A reset that came sooner would be one of the call that connects.
-                tcp.peek(&mut [0]).unwrap();
-                Interrupted {
-                    tcp,
-                    reads: false,
-                    then: &[],
-                }
-            };
-            let (address, serving) = refusing(TlsVersion::V1_3, wrap);
-            let mut stream = open(address, TlsVersion::V1_3).await;
-            let fault = stream.connect().await.unwrap_err();
-            serving.join().unwrap();
-            assert!(fault.is_gone(), "{fault}");
-            assert_eq!(fault.upstream_reason(false, false), Reason::UpstreamReset);
-        });
-    }
-}
+mod tests;
