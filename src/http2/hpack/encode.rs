@@ -30,6 +30,8 @@ pub(crate) struct Encoder {
     count: u32,
     /// What was said, by digest; made when something is.
     places: Vec<Place>,
+    /// Those of the places that had something, while nothing is said.
+    laid_by: Box<[(usize, Place)]>,
     /// Sizes of the table that the peer is to be told of: the smallest since it last was, and the last
     /// (§4.2).
     resized: Option<(usize, usize)>,
@@ -51,7 +53,7 @@ struct Entry {
 }
 
 /// Something that was said.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Place {
     digest: u32,
     /// Its number among those that were put into the table, from 1 on; 0, if it was said once.
@@ -66,6 +68,7 @@ impl Default for Encoder {
             max: TABLE_BYTES,
             count: 0,
             places: Vec::new(),
+            laid_by: Box::default(),
             resized: None,
             is_turned: false,
             groups: Groups::default(),
@@ -91,6 +94,14 @@ impl Encoder {
 
     /// Begins a block.
     pub(crate) fn begin(&mut self, out: &mut Vec<u8>) {
+        if !self.laid_by.is_empty() {
+            self.places.resize(PLACES, Place::default());
+            for (at, place) in std::mem::take(&mut self.laid_by) {
+                if let Some(own) = self.places.get_mut(at) {
+                    *own = place;
+                }
+            }
+        }
         if let Some((smallest, last)) = self.resized.take() {
             integer(out, 0x20, 5, smallest);
             if last != smallest {
@@ -211,9 +222,16 @@ impl Encoder {
         false
     }
 
-    /// Keeps nothing but the table and what finds its fields.
+    /// Keeps the table, what was said once and what finds either, in no more room than that takes, until
+    /// the next block begins.
     pub(crate) fn rest(&mut self) {
         self.groups = Groups::default();
+        if self.places.is_empty() {
+            return;
+        }
+        let places = std::mem::take(&mut self.places).into_iter().enumerate();
+        let had_something = places.filter(|(_, place)| *place != Place::default());
+        self.laid_by = had_something.collect();
     }
 
     /// Writes a field that is in no table; it is put there, if it was said before.
@@ -433,6 +451,31 @@ mod tests {
         }
         assert_eq!(block(&mut encoder, &["x-kept: value"]).len(), 1);
         assert_eq!(encoder.entries.len(), 1);
+    }
+
+    #[test]
+    fn what_was_said_before_a_rest_is_known_after_it() {
+        let (mut steady, mut resting) = (Encoder::default(), Encoder::default());
+        let mut decoder = Decoder::default();
+        resting.rest();
+        for number in 0..40 {
+            let lines = [
+                String::from("x-kept: value"),
+                format!("x-request-id: {number}"),
+                format!("x-often: {}", number % 7),
+            ];
+            let lines = lines.each_ref().map(String::as_str);
+            let written = block(&mut resting, &lines);
+            assert_eq!(written, block(&mut steady, &lines));
+            assert_eq!(read(&mut decoder, &written), lines);
+            // Twice: what lies by stays there.
+            for _ in 0..2 {
+                resting.rest();
+                assert!(
+                    resting.places.capacity() == 0 && resting.laid_by.len() <= 3 * (number + 1)
+                );
+            }
+        }
     }
 
     #[test]
