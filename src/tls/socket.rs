@@ -149,6 +149,8 @@ pub struct Socket {
     source: Source,
     /// What came beyond what libssl asked for.
     ahead: Ahead,
+    /// What it read of long content, in the turn of its thread.
+    part: turn::Part,
     /// The peer takes no more; see [`Socket::hear_out`].
     takes_no_more: bool,
     /// What is written next is not all; see [`Socket::announce`].
@@ -170,6 +172,7 @@ impl Socket {
             was_long: false,
             source: Source::System,
             ahead: Ahead::default(),
+            part: turn::Part::default(),
             takes_no_more: false,
             more_follows: false,
             waited: Cell::new(false),
@@ -250,7 +253,7 @@ impl Socket {
         buf: &mut ReadBuf<'_>,
         more: usize,
     ) -> Poll<io::Result<()>> {
-        ready!(turn::poll(cx));
+        ready!(self.part.poll(cx));
         loop {
             let Poll::Ready(ready) = self.tcp.poll_read_ready(cx) else {
                 self.drained = true;
@@ -280,7 +283,7 @@ impl Socket {
             }
             self.drained = count > 0 && count < room;
             self.was_long = count >= first;
-            turn::read(count);
+            self.part.read(count);
             buf.advance(count.min(first));
             self.activity.read(count, buf.filled());
             return Poll::Ready(Ok(()));

@@ -1,4 +1,5 @@
-//! How much long content a thread reads before the system is asked again who else has something.
+//! How much long content a thread reads before the system is asked again who else has something, and
+//! each of its connections.
 //!
 //! tokio asks it when all tasks that were ready had their turn, or 61 of them, however much each of
 //! them moves. A few connections with long content are always ready, and all others wait meanwhile.
@@ -13,31 +14,83 @@ use std::task::{Context, Poll, Wake, Waker};
 const BYTES: usize = 1 << 20;
 
 thread_local! {
-    static READ: Cell<usize> = const { Cell::new(0) };
+    static TURN: Turn = const {
+        Turn {
+            number: Cell::new(1),
+            readers: Cell::new(0),
+            before: Cell::new(0),
+        }
+    };
 }
 
-/// So many bytes of long content were read.
-pub(super) fn read(bytes: usize) {
-    let _ended = READ.try_with(|read| read.set(read.get().saturating_add(bytes)));
+/// A thread's turn: what it reads between two looks at the system.
+struct Turn {
+    number: Cell<u64>,
+    /// By how many something was read in it.
+    readers: Cell<usize>,
+    /// By how many in the one before.
+    before: Cell<usize>,
 }
 
-/// Ready when more may be read: at once, or when the system was asked.
-pub(super) fn poll(cx: &mut Context<'_>) -> Poll<()> {
-    if READ.try_with(Cell::get).unwrap_or_default() < BYTES {
-        return Poll::Ready(());
+impl Turn {
+    fn begin(&self) {
+        self.number.set(self.number.get().wrapping_add(1));
+        self.before.set(self.readers.take());
     }
-    let next = Waker::from(Arc::new(Next(cx.waker().clone())));
-    // It is woken behind the next look at the system, whatever else is ready.
-    pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&next))
+
+    /// How much each may read.
+    fn share(&self) -> usize {
+        BYTES / self.readers.get().max(self.before.get()).max(1)
+    }
 }
 
-/// Begins the thread's next turn, and wakes who waits for it.
-struct Next(Waker);
+/// What a connection has read in a turn.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    turn: u64,
+    bytes: usize,
+}
+
+impl Part {
+    /// So many bytes of long content were read.
+    pub(super) const fn read(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Ready when more may be read: at once, or when the system was asked. Each connection reads
+    /// something in each turn: none waits for others longer than that.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let may_read = TURN.try_with(|turn| {
+            if self.turn != turn.number.get() {
+                *self = Self {
+                    turn: turn.number.get(),
+                    bytes: 0,
+                };
+                turn.readers.set(turn.readers.get().saturating_add(1));
+            }
+            self.bytes == 0 || self.bytes < turn.share()
+        });
+        if may_read.unwrap_or(true) {
+            return Poll::Ready(());
+        }
+        let next = Next(self.turn, cx.waker().clone());
+        let next = Waker::from(Arc::new(next));
+        // It is woken behind the next look at the system, whatever else is ready.
+        pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&next))
+    }
+}
+
+/// Begins the thread's next turn, if this one is not over, and wakes who waits for it.
+struct Next(u64, Waker);
 
 impl Wake for Next {
     fn wake(self: Arc<Self>) {
-        let _ended = READ.try_with(|read| read.set(0));
-        self.0.wake_by_ref();
+        let _ended = TURN.try_with(|turn| {
+            if turn.number.get() == self.0 {
+                turn.begin();
+            }
+        });
+        self.1.wake_by_ref();
     }
 }
 
@@ -75,9 +128,10 @@ mod tests {
                 let moved = moved.clone();
                 // Each piece that is read has the next task wake, as where content is passed on.
                 long.push(spawn_local(unconstrained(async move {
+                    let mut part = Part::default();
                     for _ in 0..200 {
-                        poll_fn(poll).await;
-                        read(PIECE);
+                        poll_fn(|cx| part.poll(cx)).await;
+                        part.read(PIECE);
                         moved.set(moved.get() + PIECE);
                         let mut is_woken = false;
                         poll_fn(|cx| match std::mem::replace(&mut is_woken, true) {
@@ -92,12 +146,41 @@ mod tests {
                 })));
             }
             let before = other.await.unwrap();
-            assert!((1..BYTES + PIECE).contains(&before), "{before}");
+            assert!((1..BYTES + 4 * PIECE).contains(&before), "{before}");
             // All of it is read in the end.
             for task in long {
                 task.await.unwrap();
             }
             assert_eq!(moved.get(), 4 * 200 * PIECE);
+        });
+    }
+
+    #[test]
+    fn who_has_long_content_waits_for_none_that_has_more() {
+        const PIECE: usize = 48 << 10;
+        const READERS: usize = 12;
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let moved: Rc<[Cell<usize>; READERS]> = Rc::default();
+            let mut long = Vec::new();
+            for own in 0..READERS {
+                let moved = moved.clone();
+                // More is there at all times.
+                long.push(spawn_local(unconstrained(async move {
+                    let mut part = Part::default();
+                    while moved.iter().map(Cell::get).sum::<usize>() < 64 * BYTES {
+                        poll_fn(|cx| part.poll(cx)).await;
+                        part.read(PIECE);
+                        moved[own].set(moved[own].get() + PIECE);
+                    }
+                })));
+            }
+            for task in long {
+                task.await.unwrap();
+            }
+            let least = moved.iter().map(Cell::get).min().unwrap();
+            assert!(least * READERS > 32 * BYTES, "{moved:?}");
         });
     }
 }
