@@ -395,7 +395,8 @@ impl Core {
             return Err(Fault::Stream(id, Reason::PROTOCOL_ERROR));
         }
         stream.incoming = Half::Whole;
-        if stream.has_reader {
+        // Nothing comes behind an answer without content (RFC 9110 §6.5).
+        if stream.has_reader && !stream.is_bare {
             stream.trailers = Some(trailers);
         } else if let Trailers::Fields(map) = trailers {
             self.stock.give_map(map);

@@ -93,7 +93,7 @@ impl Reader {
     }
 
     /// Whether the peer is in the midst of saying something of it: what was read last of the connection
-    /// is a part of a frame of the stream, or of its header block.
+    /// is a part of a frame of its content, or of a header block.
     #[must_use]
     pub fn is_coming(&self) -> bool {
         self.core.borrow().is_coming(self.key)

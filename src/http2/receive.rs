@@ -19,7 +19,7 @@ pub(super) struct Reading {
     awaits: Awaits,
     /// A header block of which more is to come.
     pub(super) block: Option<Block>,
-    /// The stream that a frame is of which came in part; 0, where it does not say yet.
+    /// The stream whose message a frame is of that came in part.
     coming: Option<u32>,
 }
 
@@ -88,20 +88,18 @@ impl Core {
     pub(super) fn note_rest(&mut self, rest: &[u8]) {
         let block = self.reading.block.as_ref().map(|block| block.stream);
         self.reading.coming = block.or_else(|| {
-            let stream = || Head::read(rest).map_or(0, |head| head.stream);
-            (!rest.is_empty()).then(stream)
+            let head = Head::read(rest)?;
+            let is_of_message = head.kind == kind::DATA || head.kind == kind::HEADERS;
+            is_of_message.then_some(head.stream)
         });
     }
 
-    /// Whether what came last is a part of something of this stream: of a frame, or of a header block.
-    /// What names no stream is of the only one that is open.
+    /// Whether what came last is a part of this stream's message: of its content, or of a header block.
+    /// Parts of other frames say nothing of it, nor does the beginning of a frame that does not say yet
+    /// what it is.
     pub(super) fn is_coming(&self, key: usize) -> bool {
         let stream = self.streams.get(key).filter(|stream| stream.is_open);
-        stream.is_some_and(|stream| match self.reading.coming {
-            Some(0) => self.open == 1,
-            Some(id) => id == stream.id,
-            None => false,
-        })
+        stream.is_some_and(|stream| self.reading.coming == Some(stream.id))
     }
 
     fn frame(&mut self, head: Head, payload: &[u8]) -> Done {

@@ -188,15 +188,9 @@ impl Stream {
         (*announced, *left, *wants) = (None, None, 0);
     }
 
-    /// Whether all of the peer's message came and was taken. An answer without content is no more than
-    /// its head.
+    /// Whether all of the peer's message came and was taken.
     pub(super) fn is_read(&self) -> bool {
-        let is_whole = match self.incoming {
-            Half::Head => false,
-            Half::Content => self.is_bare,
-            Half::Whole => true,
-        };
-        is_whole && self.content.is_empty() && self.trailers.is_none()
+        self.incoming == Half::Whole && self.content.is_empty() && self.trailers.is_none()
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-use super::super::frame::{MAX_STREAM, flag, kind};
+use super::super::frame::{self, MAX_STREAM, flag, kind};
 use super::super::{By, Error, Group, Limits, Reason, Role, Trailers};
 use super::wire::{GET, LIMITS, POST, Sleeper, Wire, ask, cx, ok, pieces, poll_now, send_all};
 
@@ -96,6 +96,75 @@ fn connection_that_rests_keeps_its_streams_and_tables() {
         assert_eq!(wire.fields(&answer), [":status: 200", "x-own: value"]);
         wire.conn.rest();
         assert_eq!(wire.conn.held(), 0);
+    }
+}
+
+#[test]
+fn parts_of_a_message_are_seen_to_come_and_parts_of_other_frames_are_not() {
+    // A frame, and whether a part of it says that more of the content of stream 1 is on its way.
+    for (kind, flags, stream, is_coming) in [
+        (kind::DATA, 0, 1, true),
+        (kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, true),
+        (kind::DATA, 0, 3, false),
+        (kind::PING, flag::ACK, 0, false),
+        (kind::SETTINGS, flag::ACK, 0, false),
+        (kind::WINDOW_UPDATE, 0, 1, false),
+        (kind::PRIORITY, 0, 1, false),
+        (0xee, 0, 1, false),
+    ] {
+        let mut wire = Wire::server();
+        wire.post(1);
+        let incoming = wire.request();
+        assert!(!incoming.reader.is_coming());
+        let mut frame = Vec::new();
+        frame::write(&mut frame, kind, flags, stream, &[0; 8]);
+        // Of the head alone nobody knows yet what it will be.
+        for (part, says) in [(&frame[..5], false), (&frame[5..10], is_coming)] {
+            wire.say_bytes(part);
+            wire.run();
+            assert_eq!(incoming.reader.is_coming(), says, "{kind}: {part:?}");
+        }
+    }
+    // A header block may go on in frames of its own, and no other frame comes before its end.
+    let mut wire = Wire::server();
+    wire.post(1);
+    let incoming = wire.request();
+    wire.frame(kind::HEADERS, flag::END_STREAM, 1, b"\x00\x01a");
+    wire.run();
+    assert!(incoming.reader.is_coming());
+    wire.frame(kind::CONTINUATION, flag::END_HEADERS, 1, b"\x01b");
+    wire.run();
+    assert!(!incoming.reader.is_coming());
+}
+
+#[test]
+fn answer_without_content_has_none_and_ends_where_its_stream_does() {
+    for status in [204, 304] {
+        let mut wire = Wire::client();
+        let (mut reader, _writer) = wire.ask(true);
+        wire.take();
+        let index = if status == 204 { 0x89 } else { 0x8b };
+        let length = b"\x0f\x0d\x0270";
+        let head = [&[index][..], if status == 304 { length } else { b"" }].concat();
+        wire.frame(kind::HEADERS, flag::END_HEADERS, 1, &head);
+        wire.data(1, b"content", false);
+        wire.run();
+        let Poll::Ready(Ok(answer)) = reader.poll_answer(&cx()) else {
+            panic!("{status} is refused");
+        };
+        assert_eq!(answer.status(), status);
+        assert!(!reader.is_end_stream());
+        // Trailers have no place behind it either.
+        wire.frame(kind::HEADERS, 5, 1, b"\x00\x01a\x01b");
+        wire.run();
+        let (content, trailers, error) = pieces(&mut reader);
+        assert!(content.is_empty() && trailers.is_none() && error.is_none());
+        assert!(reader.is_end_stream());
+        // Its peer ended it: nothing is left to reset.
+        drop(reader);
+        let frames = wire.take();
+        let is_reset = |frame: &super::wire::Frame| frame.head.kind == kind::RST_STREAM;
+        assert!(!frames.iter().any(is_reset), "{frames:?}");
     }
 }
 
