@@ -108,6 +108,7 @@ impl AccessSink {
             wants_reopen: Arc::clone(&wants_reopen),
             dropped: dropped.clone(),
             is_failing: false,
+            failed_at: 0,
         };
         thread::Builder::new()
             .name("access-log".to_owned())
@@ -184,6 +185,8 @@ struct Writer {
     wants_reopen: Arc<AtomicBool>,
     dropped: IntCounter,
     is_failing: bool,
+    /// How long the file was when a write failed, in bytes.
+    failed_at: u64,
 }
 
 impl Writer {
@@ -207,10 +210,12 @@ impl Writer {
     }
 
     fn write(&mut self, lines: &[u8]) {
+        self.forget_what_was_cut_off();
         match self.out.write(lines) {
             Ok(()) => self.is_failing = false,
             Err(Lost { count, cause }) => {
                 self.dropped.inc_by(count);
+                self.failed_at = self.length();
                 // One line at the first failure; the counter tells the rest.
                 if !self.is_failing {
                     tracing::error!(error = ?cause.to_string(), "the access log cannot be written");
@@ -224,6 +229,8 @@ impl Writer {
     fn reopen(&mut self) {
         let Some(path) = &self.path else { return };
         match open(path) {
+            // Where the file is still in its place, a line that is not whole is finished in it.
+            Ok(fresh) if is_same(&fresh, &self.out.out) => {}
             Ok(fresh) => {
                 self.leave();
                 self.out = WholeLines::to(fresh);
@@ -238,10 +245,32 @@ impl Writer {
 
     /// Nothing more is written where lines were written so far.
     fn leave(&mut self) {
+        self.forget_what_was_cut_off();
         if self.out.finish().is_err() {
             self.dropped.inc();
         }
     }
+
+    /// A file that was made shorter, as `copytruncate` of logrotate(8) does, has no line any more that
+    /// the rest would belong to.
+    fn forget_what_was_cut_off(&mut self) {
+        if !self.out.rest.is_empty() && self.length() < self.failed_at {
+            self.out.rest.clear();
+            self.dropped.inc();
+        }
+    }
+
+    /// How long the file is, in bytes; 0, if that is unknown or it is none.
+    fn length(&self) -> u64 {
+        self.out.out.metadata().map_or(0, |file| file.len())
+    }
+}
+
+/// Whether both are one file.
+fn is_same(one: &File, other: &File) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let place = |file: &File| file.metadata().map(|file| (file.dev(), file.ino()));
+    matches!((place(one), place(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 /// Writes lines so that each is whole: of one that a full disk took a part of, the rest comes before
@@ -472,21 +501,60 @@ mod tests {
         assert_eq!(dropped.get(), 3);
     }
 
-    #[test]
-    fn line_that_is_never_finished_is_lost() {
-        let dropped = dropped();
+    /// A writer to the file, of whose last line so much is missing.
+    fn torn(path: &Path, rest: &str, dropped: &IntCounter) -> Writer {
+        let mut out = WholeLines::to(open(path).unwrap());
+        out.rest = rest.into();
         let mut writer = Writer {
-            out: WholeLines::to(File::options().append(true).open("/dev/full").unwrap()),
-            path: None,
+            out,
+            path: Some(path.to_owned()),
             wants_reopen: Arc::default(),
             dropped: dropped.clone(),
             is_failing: true,
+            failed_at: 0,
         };
-        writer.leave();
+        writer.failed_at = writer.length();
+        writer
+    }
+
+    #[test]
+    fn line_that_is_never_finished_is_lost() {
+        let dropped = dropped();
+        let full = Path::new("/dev/full");
+        torn(full, "", &dropped).leave();
         assert_eq!(dropped.get(), 0);
-        writer.out.rest = b"of a line\n".to_vec();
-        writer.leave();
+        torn(full, "of a line\n", &dropped).leave();
         assert_eq!(dropped.get(), 1);
+    }
+
+    #[test]
+    fn rest_of_a_line_goes_where_its_beginning_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let moved = dir.path().join("access.log.1");
+        let read = |path: &Path| fs::read_to_string(path).unwrap();
+        let dropped = dropped();
+        let torn = || {
+            fs::write(&path, "whole\nbegun").unwrap();
+            torn(&path, ", ended\n", &dropped)
+        };
+        // The same file, opened again.
+        let mut writer = torn();
+        writer.reopen();
+        writer.write(b"next\n");
+        assert_eq!(read(&path), "whole\nbegun, ended\nnext\n");
+        // Another one in its place.
+        let mut writer = torn();
+        fs::rename(&path, &moved).unwrap();
+        writer.reopen();
+        writer.write(b"next\n");
+        assert_eq!(read(&moved), "whole\nbegun, ended\n");
+        assert_eq!((read(&path).as_str(), dropped.get()), ("next\n", 0));
+        // The same file, emptied.
+        let mut writer = torn();
+        fs::write(&path, "").unwrap();
+        writer.write(b"next\n");
+        assert_eq!((read(&path).as_str(), dropped.get()), ("next\n", 1));
     }
 
     #[test]
