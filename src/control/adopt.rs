@@ -99,6 +99,27 @@ impl Inner {
         items: Vec<Item>,
         declaring: &Declaring<'_>,
     ) -> Result<Adopted, WriteError> {
+        let known = self
+            .declared
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len();
+        let is_much = items.len().max(known) >= MANY;
+        let adopted = self.adopt_all(items, declaring);
+        if is_much {
+            // Taken or refused, what is declared was there in clear, and as objects what is new of it:
+            // much more than what is kept.
+            memory::give_back_freed_pieces();
+        }
+        adopted
+    }
+
+    fn adopt_all(
+        &self,
+        items: Vec<Item>,
+        declaring: &Declaring<'_>,
+    ) -> Result<Adopted, WriteError> {
         let Declaring {
             actor,
             allow_weaker,
@@ -116,7 +137,6 @@ impl Inner {
         let find = |kind, id: &Id| self.store.find(kind, id).map_err(store_failed);
         let is_first = known.is_empty();
         let has_before = before.places().next().is_some();
-        let is_much = items.len().max(known.len()) >= MANY;
         let mut declared = HashSet::with_capacity(items.len());
         let mut fresh = Vec::new();
         let mut old = HashMap::new();
@@ -213,12 +233,6 @@ impl Inner {
         }
         let places = plan.places.iter().map(|(kind, id)| (*kind, id));
         self.retire(&before, &after, places, Instant::now());
-        if is_much {
-            // What is declared was there in clear, and as objects what is new of it: much more than
-            // what is kept.
-            drop((before, after, plan.places, declared, gone, old));
-            memory::give_back_freed_pieces();
-        }
         Ok(adopted)
     }
 
