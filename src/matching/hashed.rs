@@ -15,7 +15,8 @@ const SHORT: usize = 8;
 /// Among many, lists are so many times as many as each has entries: a change copies both.
 const LISTS_PER_ENTRY: usize = 8;
 
-/// A map from byte strings to `V`. A clone is O(1); a change among n entries copies O(√n) pointers.
+/// A map from byte strings to `V`. A clone is O(1); a change copies O(√n) pointers, for the most
+/// entries that there were since it was empty.
 #[derive(Debug, Clone)]
 pub(super) struct Hashed<V, S = RandomState> {
     hasher: S,
