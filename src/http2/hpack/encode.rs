@@ -222,16 +222,22 @@ impl Encoder {
         false
     }
 
-    /// Keeps the table, what was said once and what finds either, in no more room than that takes, until
-    /// the next block begins.
+    /// Keeps the table, what was said once and what finds either until the next block begins, in little
+    /// room if that is little.
     pub(crate) fn rest(&mut self) {
         self.groups = Groups::default();
-        if self.places.is_empty() {
+        let has_something = |place: &Place| *place != Place::default();
+        let count = self
+            .places
+            .iter()
+            .filter(|place| has_something(place))
+            .count();
+        // One that is laid by takes twice the room of a place.
+        if count == 0 || count > PLACES / 2 {
             return;
         }
         let places = std::mem::take(&mut self.places).into_iter().enumerate();
-        let had_something = places.filter(|(_, place)| *place != Place::default());
-        self.laid_by = had_something.collect();
+        self.laid_by = places.filter(|(_, place)| has_something(place)).collect();
     }
 
     /// Writes a field that is in no table; it is put there, if it was said before.
@@ -475,6 +481,18 @@ mod tests {
                     resting.places.capacity() == 0 && resting.laid_by.len() <= 3 * (number + 1)
                 );
             }
+        }
+    }
+
+    #[test]
+    fn what_is_laid_by_takes_no_more_room_than_its_places() {
+        let mut encoder = Encoder::default();
+        for number in 0..1000 {
+            block(&mut encoder, &[&format!("x-request-id: {number}")]);
+            encoder.rest();
+            let laid_by = size_of_val(&*encoder.laid_by);
+            let places = encoder.places.capacity() * size_of::<Place>();
+            assert!(laid_by + places <= PLACES * size_of::<Place>(), "{number}");
         }
     }
 
