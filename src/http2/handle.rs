@@ -10,6 +10,7 @@ use http::{HeaderMap, StatusCode};
 use super::core::Core;
 use super::error::{Error, Reason};
 use super::message::{Answer, Trailers};
+use super::stream::{Half, Stream};
 
 /// Who reads what comes on a stream. Dropped, what still comes is thrown away; with its [`Writer`], the
 /// stream is reset, if it is not over.
@@ -99,13 +100,19 @@ impl Reader {
         self.core.borrow().is_coming(self.key)
     }
 
+    /// Whether its head came and says all, though its end has not come: an answer to HEAD, a 204, a 304.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        let core = self.core.borrow();
+        let stream = core.streams.get(self.key);
+        stream.is_some_and(|stream| stream.is_bare && stream.incoming == Half::Content)
+    }
+
     /// Whether all of the message came and was taken.
     #[must_use]
     pub fn is_end_stream(&self) -> bool {
         let core = self.core.borrow();
-        core.streams
-            .get(self.key)
-            .is_none_or(super::stream::Stream::is_read)
+        core.streams.get(self.key).is_none_or(Stream::is_read)
     }
 }
 

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 
 use crate::failure::{Reason, chain};
 use crate::http2::{self, Group, Stock};
@@ -166,6 +167,13 @@ impl AnswerBody {
     #[must_use]
     pub fn is_coming(&self) -> bool {
         matches!(self, Self::Many(flow) if flow.is_coming())
+    }
+
+    /// Whether nothing of it is passed on any more, though its end has not come: an answer without
+    /// content over HTTP/2.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        matches!(self, Self::Many(flow) if flow.is_bare())
     }
 
     /// The content, if all of it is here.
@@ -616,6 +624,19 @@ impl UpstreamConn {
             Wire::One(conn) => conn.take_switched(),
             Wire::Many(_) => None,
         }
+    }
+
+    /// [Puts it back](Self::put_back) when the end of an answer came of which nothing is passed on any
+    /// more. Without an end for `patience` milliseconds the stream is reset.
+    pub fn put_back_after(self, mut answer: AnswerBody, sweep: &Rc<Sweep>, patience: u64) {
+        let sweep = sweep.clone();
+        tokio::task::spawn_local(async move {
+            let until = Until::At(sweep.now().saturating_add(patience));
+            let end = async { while let Some(Ok(_)) = answer.frame().await {} };
+            if sweep.within(until, end).await.is_ok() {
+                self.put_back(&sweep);
+            }
+        });
     }
 
     /// Returns the connection to its pool, or closes it when it served its share.

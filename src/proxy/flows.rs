@@ -62,6 +62,12 @@ impl Inflow {
         self.stream.is_end_stream()
     }
 
+    /// Whether nothing of it is passed on any more, though its end has not come.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.stream.is_bare()
+    }
+
     /// Whether a part of the next frame came: what was read last of the connection is of it.
     #[must_use]
     pub fn is_coming(&self) -> bool {

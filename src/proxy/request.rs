@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -165,6 +166,11 @@ fn deliver(
                 upstream.put_back(&worker.sweep);
                 let body = ReplyBody::whole(whole.unwrap_or_default(), outcome);
                 return Response::from_parts(head, body);
+            }
+            if incoming.is_bare() {
+                // The client need not wait for an end that tells it nothing.
+                upstream.put_back_after(incoming, &worker.sweep, patience);
+                return Response::from_parts(head, ReplyBody::whole(Bytes::new(), outcome));
             }
             let body = Streamed::new(incoming, upstream, outcome, conn, &worker.sweep, patience);
             Response::from_parts(head, ReplyBody::Streamed(Box::new(body)))

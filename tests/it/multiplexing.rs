@@ -18,6 +18,7 @@ use crate::support::h2::{H2Conn, H2Stream};
 use crate::support::origin::TcpOrigin;
 use crate::support::raw::{RawClient, request};
 use crate::support::site::Site;
+use crate::support::upstream::record_of;
 use crate::support::{LIMIT, SOON, eventually};
 
 /// Where what is late is given up after [`LIMIT`]; whoever is to answer in time is asked elsewhere.
@@ -286,9 +287,18 @@ fn answers_that_have_no_content_come_without_any() {
     ];
     for http1 in [false, true] {
         let count = AtomicUsize::new(0);
+        let (tell, told) = mpsc::channel();
+        let told = Mutex::new(told);
         let case = Case::of(&[], move |_, server| {
             loop {
-                let stream = server.next(HEADERS)?.stream;
+                let frame = server.any()?;
+                if frame.kind == RST_STREAM {
+                    return Err(io::Error::other("what came to its end is reset"));
+                }
+                if frame.kind != HEADERS {
+                    continue;
+                }
+                let stream = frame.stream;
                 let (status, has_content) = answers[count.fetch_add(1, Ordering::AcqRel)];
                 // An announced length is that of what GET would get, or would have got.
                 let length = if status == 0x89 {
@@ -301,25 +311,34 @@ fn answers_that_have_no_content_come_without_any() {
                 if has_content {
                     server.send(DATA, 0, stream, &[b'x'; 9000])?;
                 }
+                // Its client need not wait for that.
+                let _is_answered = told.lock().unwrap().recv();
                 server.send(DATA, END_STREAM, stream, &[])?;
             }
         });
         let mut conn = case.connect();
         let mut client = RawClient::connect(case.site.gateway.port("http"));
-        for (head, _) in answers {
+        for (number, (head, _)) in answers.into_iter().enumerate() {
+            let path = format!("/x{number}");
             let (method, status) = match head {
                 0x88 => ("HEAD", 200),
                 0x89 => ("GET", 204),
                 _ => ("GET", 304),
             };
             if http1 {
-                client.send(request(method, "h.example", "/x", &[]));
+                client.send(request(method, "h.example", &path, &[]));
                 client.read_bodiless().expect_status(status);
             } else {
-                let stream = conn.begin(method, "h.example", "/x", true).unwrap();
+                let stream = conn.begin(method, "h.example", &path, true).unwrap();
                 let answer = conn.read(stream).unwrap();
                 assert_eq!((answer.status, answer.body.as_str()), (status, ""));
             }
+            let record = record_of(&case.site.gateway, &path);
+            assert_eq!(
+                (field(&record, "reason"), &record["status"]),
+                (None, &json!(status))
+            );
+            tell.send(()).unwrap();
         }
         assert_eq!(case.opened(), 1);
     }

@@ -100,10 +100,15 @@ impl Server {
         self.send(HEADERS, END_HEADERS | END_STREAM, stream, &[OK])
     }
 
+    /// The next frame that the gateway sends.
+    pub(crate) fn any(&mut self) -> io::Result<Frame> {
+        read_frame(&mut self.0)
+    }
+
     /// The next frame of a kind; an error at the connection's end.
     pub(crate) fn next(&mut self, kind: u8) -> io::Result<Frame> {
         loop {
-            let frame = read_frame(&mut self.0)?;
+            let frame = self.any()?;
             if frame.kind == kind {
                 return Ok(frame);
             }
