@@ -26,7 +26,7 @@ thread_local! {
 /// A thread's turn: what it reads between two looks at the system.
 struct Turn {
     number: Cell<u64>,
-    /// By how many something was read in it.
+    /// By how many a read was tried in it.
     readers: Cell<usize>,
     /// By how many in the one before.
     before: Cell<usize>,

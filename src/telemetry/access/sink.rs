@@ -252,7 +252,7 @@ impl Writer {
     }
 
     /// A file that was made shorter, as `copytruncate` of logrotate(8) does, has no line any more that
-    /// the rest would belong to.
+    /// the rest would belong to. This is seen as long as nobody else writes to it.
     fn forget_what_was_cut_off(&mut self) {
         if !self.out.rest.is_empty() && self.length() < self.failed_at {
             self.out.rest.clear();
