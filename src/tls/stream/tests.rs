@@ -191,7 +191,11 @@ fn serving<T: Send + 'static>(
     let ca = sample::ca("CA");
     let leaf = sample::leaf(&ca, "up.test", &["up.test"]);
     let pair = KeyPair::parse(&leaf.cert, &leaf.key_pem).unwrap();
-    let mut ctx = context::base(SslMethod::tls_server(), only(TlsVersion::V1_3)).unwrap();
+    let versions = Versions {
+        min: TlsVersion::V1_2,
+        max: TlsVersion::V1_3,
+    };
+    let mut ctx = context::base(SslMethod::tls_server(), versions).unwrap();
     context::install(&mut ctx, &pair).unwrap();
     // Nothing is said but what is asked for.
     ctx.set_num_tickets(0).unwrap();
@@ -348,7 +352,8 @@ fn what_was_read_ahead_holds_no_room_when_nobody_reads_on() {
 
 #[test]
 fn an_end_is_told_once_and_behind_what_came_before_it() {
-    for ends_in_order in [true, false] {
+    use TlsVersion::{V1_2, V1_3};
+    for (version, ends_in_order) in [(V1_2, true), (V1_2, false), (V1_3, true), (V1_3, false)] {
         alone(async {
             let (address, serving) = serving(move |mut stream| {
                 stream.write_all(&content(2 * RECORD + 9)).unwrap();
@@ -356,7 +361,7 @@ fn an_end_is_told_once_and_behind_what_came_before_it() {
                     stream.shutdown().unwrap();
                 }
             });
-            let mut stream = open(address, TlsVersion::V1_3).await;
+            let mut stream = open(address, version).await;
             stream.connect().await.unwrap();
             serving.join().unwrap();
             let mut room = vec![0; 6 * RECORD];
