@@ -245,7 +245,9 @@ impl Core {
         if self.open >= most
             || self.streams.len() >= usize::try_from(most).unwrap_or(usize::MAX) * 2
         {
-            return Err(Fault::Stream(id, Reason::REFUSED_STREAM));
+            let is_known = self.peer.has_acknowledged;
+            let fault = if is_known { Fault::Stream } else { Fault::Unwanted };
+            return Err(fault(id, Reason::REFUSED_STREAM));
         }
         Ok(true)
     }

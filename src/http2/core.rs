@@ -433,6 +433,7 @@ impl Core {
                     None => self.say_reset(id, reason),
                 }
             }
+            Fault::Unwanted(id, reason) => self.say_reset(id, reason),
             Fault::Connection(reason, detail) => {
                 self.go_away(reason, By::Fault, detail);
             }

@@ -422,7 +422,7 @@ pub(super) fn late_on(id: u32, is_passed_over: bool) -> Done {
     if is_passed_over {
         Ok(())
     } else {
-        Err(Fault::Stream(id, Reason::STREAM_CLOSED))
+        Err(Fault::Unwanted(id, Reason::STREAM_CLOSED))
     }
 }
 

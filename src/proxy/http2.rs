@@ -35,6 +35,10 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Streams that a client resets before they are looked at (CVE-2023-44487), and that it makes us
 /// reset (CVE-2025-8671).
 const RESETS: usize = 64;
+/// Streams that were reset and whose client may still send on. Of a busy client's as much content can be
+/// under way as to take longer to read than [`SENDS_ON`], and then all its streams and those after them
+/// are among these.
+const REMEMBERED: usize = 1024;
 /// Heads are read that are so many times larger than what is taken, so that they are refused by name.
 /// What is larger is answered by a bare 431.
 const LARGE_HEADS: usize = 4;
@@ -62,8 +66,7 @@ fn limits(header_bytes: usize) -> Limits {
         header_list: header_bytes.saturating_mul(LARGE_HEADS),
         untouched: RESETS,
         faults: RESETS,
-        // Each of them may be told to stop while its client sends on.
-        remembered: usize::try_from(STREAMS).unwrap_or(usize::MAX),
+        remembered: REMEMBERED,
     }
 }
 

@@ -409,6 +409,33 @@ fn content_of_streams_that_their_client_reset_is_answered_once() {
 }
 
 #[test]
+fn content_of_more_streams_than_are_remembered_is_no_fault() {
+    // A client that is told to stop sending, often, while much of what it sends is under way.
+    let mut wire = Wire::server();
+    let streams: Vec<u32> = (0..40).map(|number| 2 * number + 1).collect();
+    for stream in &streams {
+        wire.post(*stream);
+        drop(wire.request());
+        wire.expect_reset(*stream, CANCEL);
+    }
+    for stream in &streams {
+        wire.data(*stream, b"late", false);
+    }
+    let frames = wire.take();
+    let of = |wanted: u8| frames.iter().filter(move |frame| frame.head.kind == wanted);
+    let resets: Vec<_> = of(kind::RST_STREAM)
+        .map(|frame| (frame.head.stream, frame.code()))
+        .collect();
+    // STREAM_CLOSED, where it was forgotten that they were told.
+    let told: Vec<_> = streams.iter().map(|stream| (*stream, 5)).collect();
+    assert_eq!(resets, told);
+    assert_eq!(of(kind::GOAWAY).count(), 0);
+    assert!(wire.ended.is_none());
+    wire.get(81);
+    wire.request();
+}
+
+#[test]
 fn content_that_waits_where_it_was_read_holds_at_most_five_times_as_much() {
     let mut wire = Wire::server();
     let mut held = 0;

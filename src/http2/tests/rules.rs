@@ -7,13 +7,14 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-use super::super::frame::{self, MAX_STREAM, flag, kind};
+use super::super::frame::{self, MAX_STREAM, PREFACE, flag, kind};
 use super::super::{By, Error, Group, Limits, Reason, Role, Trailers};
 use super::wire::{GET, LIMITS, POST, Sleeper, Wire, ask, cx, ok, pieces, poll_now, send_all};
 
 const PROTOCOL_ERROR: u32 = 1;
 const REFUSED_STREAM: u32 = 7;
 const CANCEL: u32 = 8;
+const ENHANCE_YOUR_CALM: u32 = 11;
 
 #[test]
 fn what_is_odd_and_allowed_is_taken() {
@@ -564,6 +565,41 @@ fn one_stream_more_than_is_let_is_refused() {
     wire.expect_reset(15, CANCEL);
     wire.get(19);
     wire.request();
+}
+
+#[test]
+fn streams_that_are_too_many_are_a_fault_of_who_can_know_it() {
+    for is_known in [false, true] {
+        let mut wire = Wire::bare(Role::Server, LIMITS);
+        wire.say_bytes(PREFACE);
+        wire.frame(kind::SETTINGS, 0, 0, &[]);
+        if is_known {
+            wire.frame(kind::SETTINGS, flag::ACK, 0, &[]);
+        }
+        wire.take();
+        let mut open = Vec::new();
+        for number in 0..8 {
+            wire.post(2 * number + 1);
+            open.push(wire.request());
+        }
+        for number in 8..17 {
+            wire.get(2 * number + 1);
+        }
+        if is_known {
+            let frames = wire.take();
+            let (last, rest) = frames.split_last().unwrap();
+            assert_eq!((last.goaway().1, rest.len()), (ENHANCE_YOUR_CALM, 8));
+            continue;
+        }
+        let refused = wire.take();
+        let told = refused.iter().map(|frame| (frame.head.stream, frame.code()));
+        assert!(told.eq((8..17).map(|number| (2 * number + 1, REFUSED_STREAM))));
+        assert!(wire.ended.is_none());
+        open.clear();
+        wire.frame(kind::SETTINGS, flag::ACK, 0, &[]);
+        wire.get(35);
+        wire.request();
+    }
 }
 
 #[test]
