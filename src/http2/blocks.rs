@@ -246,7 +246,11 @@ impl Core {
             || self.streams.len() >= usize::try_from(most).unwrap_or(usize::MAX) * 2
         {
             let is_known = self.peer.has_acknowledged;
-            let fault = if is_known { Fault::Stream } else { Fault::Unwanted };
+            let fault = if is_known {
+                Fault::Stream
+            } else {
+                Fault::Unwanted
+            };
             return Err(fault(id, Reason::REFUSED_STREAM));
         }
         Ok(true)

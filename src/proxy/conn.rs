@@ -161,6 +161,8 @@ pub struct Conn {
     read_before: Cell<u64>,
     signal: Cell<Option<Signal>>,
     is_timed_out: Cell<bool>,
+    /// Its client broke the rules of HTTP/2.
+    is_violated: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -217,6 +219,7 @@ impl Conn {
             activity,
             signal: Cell::new(None),
             is_timed_out: Cell::new(false),
+            is_violated: Cell::new(false),
             waker: RefCell::new(None),
         })
     }
@@ -479,11 +482,18 @@ impl Conn {
         }
     }
 
+    /// It ends because its client broke the rules of HTTP/2; its requests end for that.
+    pub fn end_by_violation(&self) {
+        self.is_violated.set(true);
+    }
+
     /// Why a request of it ends unfinished: it was cut off by us, or by the client.
     #[must_use]
     pub fn end_reason(&self) -> Reason {
         if self.is_timed_out.get() {
             Reason::ClientTimeout
+        } else if self.is_violated.get() {
+            Reason::Http2Violation
         } else {
             Reason::ClientGone
         }

@@ -371,7 +371,7 @@ async fn break_off(worker: &Worker, io: &Rewound) {
 }
 
 /// A connection that ended before a request was complete.
-fn record_broken(worker: &Worker, conn: &Conn, reason: Reason, detail: &str) {
+pub(super) fn record_broken(worker: &Worker, conn: &Conn, reason: Reason, detail: &str) {
     let mut record = conn.record(worker.epoch_millis());
     record.reason = Some(reason);
     record.detail = Some(detail).filter(|detail| !detail.is_empty());

@@ -185,6 +185,7 @@ pub fn status(reason: Reason) -> StatusCode {
         | Reason::HandshakeTimeout
         | Reason::HandshakeOverload
         | Reason::ClientKeyUpdateFlood
+        | Reason::Http2Violation
         | Reason::ClientGone => StatusCode::BAD_REQUEST,
         Reason::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
         Reason::RequestHeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -19,6 +19,7 @@ use crate::net::stream::Rewound;
 use crate::net::sweep::{Limit, Sweep, Until, millis};
 use crate::proxy::body::{ClientBody, ReplyBody};
 use crate::proxy::conn::{Conn, InFlight, Phase, Signal};
+use crate::proxy::connection::record_broken;
 use crate::proxy::flows::{Inflow, Outflow};
 use crate::proxy::interim::Interim;
 use crate::proxy::request;
@@ -116,7 +117,14 @@ pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, io: Rewound) {
         if conn.phase() == Phase::Parked {
             http.rest().stream.free_buffers();
         }
-        served.map(|_ended| ())
+        served.map(|ended| {
+            if let Err(error) = ended
+                && error.is_violation()
+            {
+                conn.end_by_violation();
+                record_broken(&worker, &conn, conn.end_reason(), &error.to_string());
+            }
+        })
     })
     .await;
 }

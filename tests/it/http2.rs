@@ -6,7 +6,7 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::client::Curl;
 use crate::support::frames::{
@@ -622,4 +622,40 @@ fn refused_request_of_http2_ends_its_stream_alone() {
         );
         stream += 2;
     }
+}
+
+#[test]
+fn client_that_breaks_the_rules_of_http2_is_told_and_recorded() {
+    let site = Site::start();
+    // Nobody answers there before the request's connection ends.
+    let (release, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let origin = TcpOrigin::talking(move |_| {
+        held.lock().unwrap().recv().ok();
+        ok("late")
+    });
+    let route = json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}});
+    site.gateway.configure("/routes/all", &route);
+    let mut client = site.gateway.connect();
+    client.send([HELLO, &frame(HEADERS, END_HEADERS | END_STREAM, 1, GET)].concat());
+    eventually(SOON, "it is under way", || {
+        (origin.heads().len() == 1).then_some(())
+    });
+    assert!(site.gateway.records().is_empty());
+    // Content of no stream (RFC 9113 §6.1).
+    client.send(frame(DATA, 0, 0, b"x"));
+    while read_frame(&mut client).unwrap().kind != GOAWAY {}
+    let violation = |record: &Value| record["reason"] == "http2_violation";
+    for what in ["the connection", "its request"] {
+        let is_request = what == "its request";
+        let record = site.gateway.expect_record(what, |record| {
+            violation(record) && record["path"].is_string() == is_request
+        });
+        assert_eq!(record["blame"], "client");
+        if !is_request {
+            let detail = record["detail"].as_str().unwrap();
+            assert!(detail.contains("content of no stream"), "{record}");
+        }
+    }
+    drop(release);
 }

@@ -592,7 +592,9 @@ fn streams_that_are_too_many_are_a_fault_of_who_can_know_it() {
             continue;
         }
         let refused = wire.take();
-        let told = refused.iter().map(|frame| (frame.head.stream, frame.code()));
+        let told = refused
+            .iter()
+            .map(|frame| (frame.head.stream, frame.code()));
         assert!(told.eq((8..17).map(|number| (2 * number + 1, REFUSED_STREAM))));
         assert!(wire.ended.is_none());
         open.clear();
