@@ -61,7 +61,7 @@ fn hold_up(data: &Path, is_slow: bool) {
         "CREATE TRIGGER slow BEFORE UPDATE ON resource BEGIN
              SELECT count(*) FROM (
                  WITH RECURSIVE steps (step) AS (
-                     SELECT 1 UNION ALL SELECT step + 1 FROM steps WHERE step < 20000)
+                     SELECT 1 UNION ALL SELECT step + 1 FROM steps WHERE step < 6000)
                  SELECT step FROM steps);
          END"
     } else {
