@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::SOON;
 use super::gateway::Gateway;
+use super::tls::uninterrupted;
 
 pub(crate) const MIB: usize = 1 << 20;
 /// A body that no buffer on its way holds: the kernel's hold up to 20 MiB on two connections.
@@ -38,7 +39,8 @@ pub(crate) fn pour(mut into: &TcpStream, stalled: &mpsc::Sender<usize>) {
     let block = vec![b'x'; 64 * 1024];
     let mut poured = 0;
     while poured < BIG {
-        match into.write(&block[..block.len().min(BIG - poured)]) {
+        let block = &block[..block.len().min(BIG - poured)];
+        match uninterrupted(|| into.write(block)) {
             Ok(count) => poured += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 stalled.send(poured).ok();

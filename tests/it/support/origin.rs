@@ -528,7 +528,7 @@ pub(crate) fn read_head(conn: &mut TcpStream) -> String {
 pub(crate) fn read_head_from(conn: &mut impl Read) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") && matches!(conn.read(&mut byte), Ok(1)) {
+    while !head.ends_with(b"\r\n\r\n") && conn.read_exact(&mut byte).is_ok() {
         head.extend_from_slice(&byte);
     }
     String::from_utf8_lossy(&head).into_owned()

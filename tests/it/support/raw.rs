@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use super::SOON;
-use super::tls::{TlsClient, TlsConn, open};
+use super::tls::{TlsClient, TlsConn, open, uninterrupted};
 
 /// One connection to a port here.
 pub(crate) struct RawClient {
@@ -279,7 +279,7 @@ impl Write for RawClient {
 impl Read for Wire {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Plain(tcp) => tcp.read(buf),
+            Self::Plain(tcp) => uninterrupted(|| tcp.read(buf)),
             Self::Tls(tls) => tls.bytes().read(buf),
         }
     }

@@ -143,7 +143,8 @@ impl TlsClient {
         let error = conn.stream.connect().expect_err("no answer is read yet");
         assert_eq!(error.code(), ErrorCode::WANT_READ, "{error}");
         let gate = conn.stream.get_mut();
-        gate.tcp.peek(&mut [0]).expect("the server answers");
+        let answered = uninterrupted(|| gate.tcp.peek(&mut [0]));
+        answered.expect("the server answers");
         gate.is_shut = false;
         Begun(conn)
     }
@@ -234,7 +235,18 @@ impl Read for Gate {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.is_shut {
             true => Err(ErrorKind::WouldBlock.into()),
-            false => self.tcp.read(buf),
+            false => uninterrupted(|| self.tcp.read(buf)),
+        }
+    }
+}
+
+/// Goes on where it left off after the process was stopped, which a wait with a time-out does not by itself
+/// (signal(7)).
+pub(super) fn uninterrupted<T>(mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match act() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => return done,
         }
     }
 }
