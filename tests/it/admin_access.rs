@@ -1,6 +1,6 @@
 //! Who may call the Admin API: addresses, certificates with a role, and how often keys are guessed.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::support::client::{Curl, CurlOutcome};
 use crate::support::gateway::{ADMIN_KEY, Gateway, Setup, field};
 use crate::support::pki::{Ca, Leaf, PairFiles, Validity};
 use crate::support::tls::{Ended, TlsClient};
-use crate::support::{SOON, TlsVersion, eventually};
+use crate::support::{SOON, TlsVersion, eventually, patiently};
 
 const ROUTES: &str = "/apisix/admin/routes";
 
@@ -137,31 +137,33 @@ fn certificate_with_a_role_needs_no_key_and_can_do_what_the_role_can() {
 
 #[test]
 fn role_ends_with_its_certificate_on_an_open_connection_too() {
-    let folder = tempfile::tempdir().unwrap();
-    let ca = Ca::root("Administrators");
-    let root = ca.write(folder.path(), "root");
-    let gateway = Setup::default()
-        .set("admin.https.client_ca", &root.display().to_string())
-        .set(
-            "admin.https.client_roles",
-            "[{subject: 'CN=alice', role: admin}]",
-        )
-        .start();
-    let short = Leaf {
-        validity: Validity::For(Duration::from_secs(5)),
-        ..Leaf::client("alice")
-    };
-    for version in TlsVersion::ALL {
-        let client = TlsClient::new(gateway.port("admin_https")).tls(version);
-        let mut connection = client.cert(&ca.issue(&short)).connect().unwrap();
-        let mut ask = || connection.get("localhost", ROUTES).unwrap();
-        assert_eq!(ask().status, 200);
-        let last = eventually(SOON, "the certificate is over", || {
-            Some(ask()).filter(|answer| answer.status != 200)
-        });
-        assert_eq!(last.status, 401);
-        assert!(last.body.contains("client certificate expired"), "{last:?}");
-    }
+    patiently(|limit| {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = Ca::root("Administrators");
+        let root = ca.write(folder.path(), "root");
+        let gateway = Setup::default()
+            .set("admin.https.client_ca", &root.display().to_string())
+            .set(
+                "admin.https.client_roles",
+                "[{subject: 'CN=alice', role: admin}]",
+            )
+            .start();
+        let short = Leaf {
+            validity: Validity::For(2 * limit),
+            ..Leaf::client("alice")
+        };
+        for version in TlsVersion::ALL {
+            let client = TlsClient::new(gateway.port("admin_https")).tls(version);
+            let mut connection = client.cert(&ca.issue(&short)).connect().unwrap();
+            let mut ask = || connection.get("localhost", ROUTES).unwrap();
+            assert_eq!(ask().status, 200);
+            let last = eventually(2 * limit + SOON, "the certificate is over", || {
+                Some(ask()).filter(|answer| answer.status != 200)
+            });
+            assert_eq!(last.status, 401);
+            assert!(last.body.contains("client certificate expired"), "{last:?}");
+        }
+    });
 }
 
 #[test]

@@ -2,14 +2,13 @@
 
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::gateway::{Gateway, Setup, field};
 use crate::support::origin::{ClosedPort, Nginx, Origin, TcpOrigin, ok};
 use crate::support::raw::{RawClient, request};
-use crate::support::{SOON, eventually};
+use crate::support::{SOON, eventually, patiently};
 
 /// Every `type`.
 const TYPES: [&str; 4] = ["roundrobin", "chash", "least_conn", "ewma"];
@@ -151,19 +150,21 @@ fn least_conn_avoids_the_node_that_is_busy_and_remembers_it_over_a_write() {
 
 #[test]
 fn ewma_prefers_the_node_that_answers_sooner() {
-    let slow = TcpOrigin::talking(|_| {
-        thread::park_timeout(Duration::from_millis(500));
-        ok("slow")
+    patiently(|limit| {
+        let slow = TcpOrigin::talking(move |_| {
+            thread::park_timeout(limit / 4);
+            ok("slow")
+        });
+        let quick = TcpOrigin::echoing();
+        let gateway = one_worker();
+        lead_to(
+            &gateway,
+            &json!({"type": "ewma", "nodes": [node(&slow, 1, 0), node(&quick, 1, 0)]}),
+        );
+        ask(&mut gateway.connect(), 40);
+        let (slow, quick) = (slow.heads().len(), quick.heads().len());
+        assert!(slow <= 4 && slow + quick == 40, "{slow} {quick}");
     });
-    let quick = TcpOrigin::echoing();
-    let gateway = one_worker();
-    lead_to(
-        &gateway,
-        &json!({"type": "ewma", "nodes": [node(&slow, 1, 0), node(&quick, 1, 0)]}),
-    );
-    ask(&mut gateway.connect(), 40);
-    let (slow, quick) = (slow.heads().len(), quick.heads().len());
-    assert!(slow <= 4 && slow + quick == 40, "{slow} {quick}");
 }
 
 #[test]

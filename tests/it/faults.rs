@@ -14,14 +14,17 @@ use crate::support::origin::{ClosedPort, TcpOrigin, ok, read_head};
 use crate::support::pki::Ca;
 use crate::support::raw::{RawClient, header, request};
 use crate::support::tls::reset;
-use crate::support::{LIMIT, SOON, TlsVersion, eventually, limit};
+use crate::support::{SOON, TlsVersion, eventually, patiently, setting};
 
-/// Well within [`LIMIT`].
-const PAUSE: Duration = Duration::from_millis(100);
-/// So many of [`PAUSE`] are longer than [`LIMIT`].
-const PAUSES: usize = 25;
-/// What takes no longer than this was ended by [`LIMIT`], not by a default of a minute.
-const PROMPT: Duration = Duration::from_secs(30);
+/// So many of [`pause`] are longer than the limit they are of.
+const PAUSES: usize = 40;
+/// What takes no longer than this was ended by a limit of the test, not by a default of a minute.
+const PROMPT: Duration = Duration::from_secs(40);
+
+/// Well within a limit.
+fn pause(limit: Duration) -> Duration {
+    limit.mul_f64(1.1) / PAUSES as u32
+}
 
 /// Puts a route for all paths to an upstream.
 #[track_caller]
@@ -36,9 +39,9 @@ fn expect_reason(gateway: &Gateway, path: &str, reason: &str) -> Value {
     record
 }
 
-/// A gateway where this may take [`LIMIT`].
-fn limited(what: &str) -> Gateway {
-    Setup::default().set(what, &limit()).start()
+/// A gateway where this may take so long.
+fn limited(what: &str, limit: Duration) -> Gateway {
+    Setup::default().set(what, &setting(limit)).start()
 }
 
 /// A gateway with one worker, so that requests meet the connections that earlier ones left.
@@ -47,10 +50,10 @@ fn one_worker() -> Gateway {
 }
 
 /// Writes a byte at a time, so that each limit between two bytes is met.
-fn drip(client: &mut RawClient, text: &str) {
+fn drip(client: &mut RawClient, text: &str, limit: Duration) {
     for byte in text.bytes() {
         client.send([byte]);
-        thread::park_timeout(PAUSE);
+        thread::park_timeout(pause(limit));
     }
 }
 
@@ -309,125 +312,143 @@ fn silent_upstream_is_504_and_a_slow_one_is_served() {
         assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
         expect_reason(&gateway, path, "upstream_timeout");
     }
-    let slow = TcpOrigin::serving(|mut conn| {
-        read_head(&mut conn);
-        let answer = ok("slow");
-        assert!(answer.len() > PAUSES, "it takes longer than the limit");
-        for byte in answer {
-            thread::park_timeout(PAUSE);
-            drop(conn.write_all(&[byte]));
-        }
+    patiently(|limit| {
+        let slow = TcpOrigin::serving(move |mut conn| {
+            read_head(&mut conn);
+            let answer = ok("slow");
+            assert!(answer.len() >= PAUSES, "it takes longer than the limit");
+            for byte in answer {
+                thread::park_timeout(pause(limit));
+                drop(conn.write_all(&[byte]));
+            }
+        });
+        lead_to(&gateway, &impatient(&slow.node(), limit));
+        let reply = gateway.connect().get("h", "/slow", &[]).expect_status(200);
+        assert_eq!(reply.text(), "slow");
     });
-    lead_to(&gateway, &impatient(&slow.node(), LIMIT));
-    let reply = client.get("h", "/slow", &[]).expect_status(200);
-    assert_eq!(reply.text(), "slow");
 }
 
 #[test]
 fn upstream_that_falls_silent_in_its_body_is_not_waited_for() {
-    let gateway = Gateway::start();
-    let origin = TcpOrigin::serving(|mut conn| {
-        read_head(&mut conn);
-        drop(conn.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"));
-        drop(io::copy(&mut conn, &mut io::sink()));
+    patiently(|limit| {
+        let gateway = Gateway::start();
+        let origin = TcpOrigin::serving(|mut conn| {
+            read_head(&mut conn);
+            drop(conn.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"));
+            drop(io::copy(&mut conn, &mut io::sink()));
+        });
+        lead_to(&gateway, &impatient(&origin.node(), limit));
+        let started = Instant::now();
+        let mut client = gateway.connect();
+        let reply = client.get("h", "/x", &[]);
+        assert_eq!((reply.status, reply.is_whole), (200, false), "{reply:?}");
+        assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
+        expect_reason(&gateway, "/x", "upstream_timeout");
     });
-    lead_to(&gateway, &impatient(&origin.node(), LIMIT));
-    let started = Instant::now();
-    let mut client = gateway.connect();
-    let reply = client.get("h", "/x", &[]);
-    assert_eq!((reply.status, reply.is_whole), (200, false), "{reply:?}");
-    assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
-    expect_reason(&gateway, "/x", "upstream_timeout");
 }
 
 #[test]
 fn clients_body_may_be_slow_but_not_silent() {
-    let origin = TcpOrigin::echoing();
-    let gateway = limited("limits.body_timeout");
-    // A read limit that the client's body outlasts: waiting for the client is not the upstream's fault.
-    lead_to(&gateway, &impatient(&origin.node(), LIMIT));
-    let head = |path: &str| {
-        let length = format!("Content-Length: {PAUSES}");
-        request("POST", "h", path, &[&length])
-    };
+    patiently(|limit| {
+        let origin = TcpOrigin::echoing();
+        let gateway = limited("limits.body_timeout", limit);
+        // A read limit that the client's body outlasts: waiting for the client is not the upstream's fault.
+        lead_to(&gateway, &impatient(&origin.node(), limit));
+        let head = |path: &str| {
+            let length = format!("Content-Length: {PAUSES}");
+            request("POST", "h", path, &[&length])
+        };
 
-    let mut client = gateway.connect();
-    client.send(head("/slow"));
-    drip(&mut client, &"x".repeat(PAUSES));
-    client.read_reply().expect_status(200);
+        let mut client = gateway.connect();
+        client.send(head("/slow"));
+        drip(&mut client, &"x".repeat(PAUSES), limit);
+        client.read_reply().expect_status(200);
 
-    let started = Instant::now();
-    let mut client = gateway.connect();
-    client.send(head("/silent"));
-    client.send("123");
-    let reply = client.read_reply();
-    assert_eq!(reply.status, 408, "{reply:?}");
-    assert!(client.is_ended());
-    assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
-    expect_reason(&gateway, "/silent", "client_timeout");
-    assert!(
-        origin.heads().len() <= 2,
-        "what was cut off is not repeated"
-    );
+        let started = Instant::now();
+        let mut client = gateway.connect();
+        client.send(head("/silent"));
+        client.send("123");
+        let reply = client.read_reply();
+        assert_eq!(reply.status, 408, "{reply:?}");
+        assert!(client.is_ended());
+        assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
+        expect_reason(&gateway, "/silent", "client_timeout");
+        assert!(
+            origin.heads().len() <= 2,
+            "what was cut off is not repeated"
+        );
+    });
 }
 
 #[test]
 fn client_that_drips_its_head_or_says_nothing_is_cut_off() {
-    let origin = TcpOrigin::echoing();
-    let gateway = limited("limits.header_timeout");
-    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
-    let pair = Ca::root("CA").server("h");
-    let ssl = json!({"sni": "h", "cert": pair.cert, "key": pair.key});
-    gateway.configure("/ssls/s", &ssl);
-    let connect: [&dyn Fn() -> RawClient; 2] = [&|| gateway.connect(), &|| {
-        RawClient::connect_tls(&gateway.tls("h", TlsVersion::V13))
-    }];
-    for connect in connect {
-        let started = Instant::now();
-        let mut silent = connect();
-        assert!(silent.is_ended());
+    patiently(|limit| {
+        let origin = TcpOrigin::echoing();
+        let gateway = limited("limits.header_timeout", limit);
+        lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+        let pair = Ca::root("CA").server("h");
+        let ssl = json!({"sni": "h", "cert": pair.cert, "key": pair.key});
+        gateway.configure("/ssls/s", &ssl);
+        let connect: [&dyn Fn() -> RawClient; 2] = [&|| gateway.connect(), &|| {
+            RawClient::connect_tls(&gateway.tls("h", TlsVersion::V13))
+        }];
+        for connect in connect {
+            let started = Instant::now();
+            let mut silent = connect();
+            assert!(silent.is_ended());
 
-        let mut dripping = connect();
-        // Longer than the limit; what is written after the cut goes nowhere.
-        drip(&mut dripping, &format!("GET /{}", "x".repeat(PAUSES)));
-        assert!(dripping.is_ended());
+            let mut dripping = connect();
+            // Longer than the limit; what is written after the cut goes nowhere.
+            drip(
+                &mut dripping,
+                &format!("GET /{}", "x".repeat(PAUSES)),
+                limit,
+            );
+            assert!(dripping.is_ended());
 
-        let mut second = connect();
-        second.get("h", "/first", &[]).expect_status(200);
-        drip(&mut second, &format!("GET /second{}", "x".repeat(PAUSES)));
-        assert!(second.is_ended());
-        assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
+            let mut second = connect();
+            second.get("h", "/first", &[]).expect_status(200);
+            drip(
+                &mut second,
+                &format!("GET /second{}", "x".repeat(PAUSES)),
+                limit,
+            );
+            assert!(second.is_ended());
+            assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
 
-        let mut prompt = connect();
-        prompt.send("GET / HTTP/1.1\r\n");
-        thread::park_timeout(PAUSE);
-        prompt.send("Host: h\r\n\r\n");
-        prompt.read_reply().expect_status(200);
-    }
-    gateway.expect_record("a cut is recorded", |record| {
-        field(record, "reason") == Some("client_timeout")
+            let mut prompt = connect();
+            prompt.send("GET / HTTP/1.1\r\n");
+            thread::park_timeout(pause(limit));
+            prompt.send("Host: h\r\n\r\n");
+            prompt.read_reply().expect_status(200);
+        }
+        gateway.expect_record("a cut is recorded", |record| {
+            field(record, "reason") == Some("client_timeout")
+        });
+        assert!(origin.heads().iter().all(|head| !head.contains("second")));
     });
-    assert!(origin.heads().iter().all(|head| !head.contains("second")));
 }
 
 #[test]
 fn connection_without_a_next_request_is_closed_after_the_idle_time() {
-    let origin = TcpOrigin::echoing();
-    let gateway = limited("limits.idle_timeout");
-    lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
-    let mut client = gateway.connect();
-    for _ in 0..PAUSES {
-        client.get("h", "/", &[]).expect_status(200);
-        thread::park_timeout(PAUSE);
-    }
-    let started = Instant::now();
-    assert!(client.is_ended());
-    assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
-    let complaints = gateway.records();
-    let complaint = complaints
-        .iter()
-        .find(|record| record.get("reason").is_some());
-    assert_eq!(complaint, None, "an idle client did nothing wrong");
+    patiently(|limit| {
+        let origin = TcpOrigin::echoing();
+        let gateway = limited("limits.idle_timeout", limit);
+        lead_to(&gateway, &json!({"nodes": {origin.node(): 1}}));
+        let mut client = gateway.connect();
+        for _ in 0..PAUSES {
+            client.get("h", "/", &[]).expect_status(200);
+            thread::park_timeout(pause(limit));
+        }
+        let started = Instant::now();
+        assert!(client.is_ended());
+        assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
+        let complaints = gateway.records();
+        let complaint = complaints
+            .iter()
+            .find(|record| record.get("reason").is_some());
+        assert_eq!(complaint, None, "an idle client did nothing wrong");
+    });
 }
 
 #[test]

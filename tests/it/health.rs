@@ -10,7 +10,7 @@ use crate::support::gateway::{Gateway, Setup, field};
 use crate::support::origin::{ClosedPort, Nginx, Origin, TcpOrigin};
 use crate::support::pki::Ca;
 use crate::support::raw::RawClient;
-use crate::support::{SOON, TlsVersion, eventually};
+use crate::support::{SOON, TlsVersion, eventually, patiently};
 
 /// An origin that answers `/up` with a status that can be changed, and all else with 200.
 struct Patient {
@@ -355,45 +355,47 @@ fn node_without_weight_stands_in_when_no_other_is_healthy() {
 
 #[test]
 fn connections_that_break_and_answers_that_are_late_tell_of_a_node() {
-    for (node, counter) in [
-        (TcpOrigin::closing(), "tcp_failure"),
-        (TcpOrigin::silent(), "timeout_failure"),
-    ] {
-        let well = TcpOrigin::echoing();
-        // A check that succeeded between the failure and the look at it would clear its count.
-        let undecided = TcpOrigin::silent();
-        let gateway = Setup::default().set("workers", "1").start();
-        let mut client = gateway.connect();
-        lead_to(
-            &gateway,
-            &json!({
-                "nodes": {node.node(): 1, well.node(): 1},
-                "timeout": {"connect": 5, "send": 2, "read": 2},
-                "checks": {
-                    "active": {
-                        "port": undecided.port(),
-                        "timeout": 3600,
-                        "healthy": {"interval": 3600},
-                        "unhealthy": {"interval": 3600},
+    patiently(|limit| {
+        for (node, counter) in [
+            (TcpOrigin::closing(), "tcp_failure"),
+            (TcpOrigin::silent(), "timeout_failure"),
+        ] {
+            let well = TcpOrigin::echoing();
+            // A check that succeeded between the failure and the look at it would clear its count.
+            let undecided = TcpOrigin::silent();
+            let gateway = Setup::default().set("workers", "1").start();
+            let mut client = gateway.connect();
+            lead_to(
+                &gateway,
+                &json!({
+                    "nodes": {node.node(): 1, well.node(): 1},
+                    "timeout": {"connect": 60, "send": 60, "read": limit.as_secs_f64()},
+                    "checks": {
+                        "active": {
+                            "port": undecided.port(),
+                            "timeout": 3600,
+                            "healthy": {"interval": 3600},
+                            "unhealthy": {"interval": 3600},
+                        },
+                        "passive": {"unhealthy": {"tcp_failures": 1, "timeouts": 1}},
                     },
-                    "passive": {"unhealthy": {"tcp_failures": 1, "timeouts": 1}},
-                },
-            }),
-        );
-        ask(&mut client, "/", 4);
-        let nodes = shown(&gateway, "/upstreams/u")["nodes"].clone();
-        let nodes = nodes.as_array().expect("nodes");
-        // Both are asked at one address, which is told once.
-        assert_eq!(nodes.len(), 1, "{nodes:?}");
-        let is_down = |it: &&Value| it["status"] == "unhealthy";
-        let down: Vec<_> = nodes.iter().filter(is_down).collect();
-        assert_eq!(down.len(), 1, "{nodes:?}");
-        assert_eq!(down[0]["counter"][counter], 1, "{nodes:?}");
-        gateway.expect_log("the node that turned", |line| {
-            field(line, "message") == Some("node is unhealthy: it is passed over")
-                && field(line, "node") == Some(&node.node())
-        });
-    }
+                }),
+            );
+            ask(&mut client, "/", 4);
+            let nodes = shown(&gateway, "/upstreams/u")["nodes"].clone();
+            let nodes = nodes.as_array().expect("nodes");
+            // Both are asked at one address, which is told once.
+            assert_eq!(nodes.len(), 1, "{nodes:?}");
+            let is_down = |it: &&Value| it["status"] == "unhealthy";
+            let down: Vec<_> = nodes.iter().filter(is_down).collect();
+            assert_eq!(down.len(), 1, "{nodes:?}");
+            assert_eq!(down[0]["counter"][counter], 1, "{nodes:?}");
+            gateway.expect_log("the node that turned", |line| {
+                field(line, "message") == Some("node is unhealthy: it is passed over")
+                    && field(line, "node") == Some(&node.node())
+            });
+        }
+    });
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::support::pki::Ca;
 use crate::support::raw::RawClient;
 use crate::support::site::Site;
 use crate::support::upstream::record_of;
-use crate::support::{SOON, TlsVersion, eventually, limit};
+use crate::support::{SOON, TlsVersion, eventually, patiently, setting};
 
 const NAME: &str = "api.example.com";
 
@@ -108,9 +108,9 @@ fn large_bodies_pass_over_http2() {
 /// More than a client that reads nothing lets through.
 const BIG: usize = 8 << 20;
 
-/// A site whose streams may stall for [`LIMIT`] only, before an upstream that answers `/big` by many
+/// A site whose streams may stall for so long only, before an upstream that answers `/big` by many
 /// bytes and everything else at once, without its body.
-fn impatient() -> (Site, TcpOrigin) {
+fn impatient(limit: Duration) -> (Site, TcpOrigin) {
     let origin = TcpOrigin::serving(|mut conn| {
         loop {
             let head = read_head(&mut conn);
@@ -127,7 +127,7 @@ fn impatient() -> (Site, TcpOrigin) {
             }
         }
     });
-    let site = Site::with(Setup::default().set("limits.body_timeout", &limit()));
+    let site = Site::with(Setup::default().set("limits.body_timeout", &setting(limit)));
     site.put_ssl("open", NAME, &json!({}));
     let upstream = json!({"nodes": {origin.node(): 1}});
     let route = json!({"uri": "/*", "upstream": upstream});
@@ -137,102 +137,112 @@ fn impatient() -> (Site, TcpOrigin) {
 
 #[test]
 fn stream_that_is_not_read_is_reset_by_itself() {
-    let (site, _origin) = impatient();
-    for version in TlsVersion::ALL {
-        let client = site.client(NAME).tls(version);
-        let mut conn = H2Conn::connect(&client).unwrap();
-        let stuck = conn.begin("GET", NAME, "/big", true).unwrap();
-        let (head, mut body) = conn.read_head(stuck.into_answer()).unwrap();
-        assert_eq!(head.status, 200);
-        // Its window is never opened again.
-        let end = conn.drive(async {
-            loop {
-                match body.data().await {
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => break error,
-                    None => panic!("all of it came"),
+    patiently(|limit| {
+        let (site, _origin) = impatient(limit);
+        for version in TlsVersion::ALL {
+            let client = site.client(NAME).tls(version);
+            let mut conn = H2Conn::connect(&client).unwrap();
+            let stuck = conn.begin("GET", NAME, "/big", true).unwrap();
+            let (head, mut body) = conn.read_head(stuck.into_answer()).unwrap();
+            assert_eq!(head.status, 200);
+            // Its window is never opened again.
+            let end = conn.drive(async {
+                loop {
+                    match body.data().await {
+                        Some(Ok(_)) => {}
+                        Some(Err(error)) => break error,
+                        None => panic!("all of it came"),
+                    }
                 }
-            }
+            });
+            assert!(end.is_reset(), "{end}");
+            assert_eq!(end.reason(), Some(h2::Reason::CANCEL));
+            // The connection serves on, and who reads gets all.
+            assert_eq!(conn.get(NAME, "/small").unwrap().body, "small");
+            assert_eq!(conn.get(NAME, "/big").unwrap().body.len(), BIG);
+        }
+        site.gateway.expect_record("the cause", |record| {
+            field(record, "path") == Some("/big")
+                && field(record, "reason") == Some("client_timeout")
         });
-        assert!(end.is_reset(), "{end}");
-        assert_eq!(end.reason(), Some(h2::Reason::CANCEL));
-        // The connection serves on, and who reads gets all.
-        assert_eq!(conn.get(NAME, "/small").unwrap().body, "small");
-        assert_eq!(conn.get(NAME, "/big").unwrap().body.len(), BIG);
-    }
-    site.gateway.expect_record("the cause", |record| {
-        field(record, "path") == Some("/big") && field(record, "reason") == Some("client_timeout")
     });
 }
 
 #[test]
 fn answer_that_its_client_has_no_window_for_is_no_idle_connection() {
-    let origin = TcpOrigin::talking(|_| ok("more than ten"));
-    let site = Site::with(Setup::default().set("limits.idle_timeout", "300ms"));
-    let route = json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}});
-    site.gateway.configure("/routes/all", &route);
-    let mut slow = site.gateway.connect();
-    // INITIAL_WINDOW_SIZE.
-    let window = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 10]);
-    let get = frame(HEADERS, END_HEADERS | END_STREAM, 1, GET);
-    slow.send([HELLO, &window, &get].concat());
-    assert_eq!(next_of(&mut slow, 1).unwrap().kind, HEADERS);
-    assert_eq!(next_of(&mut slow, 1).unwrap().payload, b"more than ");
-    // A connection that came later, and says nothing once it was answered, is idle, and ends.
-    let mut idle = site.gateway.connect();
-    idle.send([HELLO, &get].concat());
-    while read_frame(&mut idle).is_ok() {}
-    slow.send(frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 10]));
-    assert_eq!(next_of(&mut slow, 1).unwrap().payload, b"ten");
+    patiently(|limit| {
+        let origin = TcpOrigin::talking(|_| ok("more than ten"));
+        let site = Site::with(Setup::default().set("limits.idle_timeout", &setting(limit)));
+        let route = json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}});
+        site.gateway.configure("/routes/all", &route);
+        let mut slow = site.gateway.connect();
+        // INITIAL_WINDOW_SIZE.
+        let window = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 10]);
+        let get = frame(HEADERS, END_HEADERS | END_STREAM, 1, GET);
+        slow.send([HELLO, &window, &get].concat());
+        assert_eq!(next_of(&mut slow, 1).unwrap().kind, HEADERS);
+        assert_eq!(next_of(&mut slow, 1).unwrap().payload, b"more than ");
+        // A connection that came later, and says nothing once it was answered, is idle, and ends.
+        let mut idle = site.gateway.connect();
+        idle.send([HELLO, &get].concat());
+        while read_frame(&mut idle).is_ok() {}
+        slow.send(frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 10]));
+        assert_eq!(next_of(&mut slow, 1).unwrap().payload, b"ten");
+    });
 }
 
 #[test]
 fn stream_whose_body_stalls_ends_by_itself() {
-    let (site, _origin) = impatient();
-    for version in TlsVersion::ALL {
-        let client = site.client(NAME).tls(version);
-        let mut conn = H2Conn::connect(&client).unwrap();
-        let mut stuck = conn.begin("POST", NAME, "/up", false).unwrap();
-        stuck.upload.send_data("a part".into(), false).unwrap();
-        assert_eq!(conn.read(stuck).unwrap().status, 408);
-        assert_eq!(conn.get(NAME, "/small").unwrap().body, "small");
-    }
-    site.gateway.expect_record("the cause", |record| {
-        field(record, "path") == Some("/up") && field(record, "reason") == Some("client_timeout")
+    patiently(|limit| {
+        let (site, _origin) = impatient(limit);
+        for version in TlsVersion::ALL {
+            let client = site.client(NAME).tls(version);
+            let mut conn = H2Conn::connect(&client).unwrap();
+            let mut stuck = conn.begin("POST", NAME, "/up", false).unwrap();
+            stuck.upload.send_data("a part".into(), false).unwrap();
+            assert_eq!(conn.read(stuck).unwrap().status, 408);
+            assert_eq!(conn.get(NAME, "/small").unwrap().body, "small");
+        }
+        site.gateway.expect_record("the cause", |record| {
+            field(record, "path") == Some("/up")
+                && field(record, "reason") == Some("client_timeout")
+        });
     });
 }
 
 /// nginx's `client_body_timeout` is between two reads, however little they bring.
 #[test]
 fn body_may_come_in_parts_of_frames_but_not_stop_within_one() {
-    let content = frame(DATA, END_STREAM, 1, &[b'x'; 16]);
-    // One after the other they take longer than LIMIT.
-    let pause = Duration::from_millis(100);
-    let origin = TcpOrigin::serving(|mut conn| {
-        read_head(&mut conn);
-        if conn.read_exact(&mut [0; 16]).is_ok() {
-            drop(conn.write_all(&ok("whole")));
+    patiently(|limit| {
+        let content = frame(DATA, END_STREAM, 1, &[b'x'; 16]);
+        // One after the other they take longer than the limit.
+        let pause = limit / 20;
+        let origin = TcpOrigin::serving(|mut conn| {
+            read_head(&mut conn);
+            if conn.read_exact(&mut [0; 16]).is_ok() {
+                drop(conn.write_all(&ok("whole")));
+            }
+        });
+        let site = Site::with(Setup::default().set("limits.body_timeout", &setting(limit)));
+        let route = json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}});
+        site.gateway.configure("/routes/all", &route);
+        let mut client = site.gateway.connect();
+        client.send(HELLO);
+        let head = [POST, &line("content-length", "16")].concat();
+        client.send(frame(HEADERS, END_HEADERS, 1, &head));
+        for byte in content {
+            client.send([byte]);
+            thread::sleep(pause);
         }
-    });
-    let site = Site::with(Setup::default().set("limits.body_timeout", &limit()));
-    let route = json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}});
-    site.gateway.configure("/routes/all", &route);
-    let mut client = site.gateway.connect();
-    client.send(HELLO);
-    let head = [POST, &line("content-length", "16")].concat();
-    client.send(frame(HEADERS, END_HEADERS, 1, &head));
-    for byte in content {
-        client.send([byte]);
-        thread::sleep(pause);
-    }
-    let answer = next_of(&mut client, 1).unwrap();
-    assert_eq!((answer.kind, answer.payload[0]), (HEADERS, OK));
+        let answer = next_of(&mut client, 1).unwrap();
+        assert_eq!((answer.kind, answer.payload[0]), (HEADERS, OK));
 
-    client.send(frame(HEADERS, END_HEADERS, 3, &head));
-    client.send(&frame(DATA, END_STREAM, 3, &[b'x'; 16])[..20]);
-    assert_eq!(next_of(&mut client, 3).unwrap().kind, HEADERS);
-    site.gateway.expect_record("the cause", |record| {
-        record["status"] == 408 && field(record, "reason") == Some("client_timeout")
+        client.send(frame(HEADERS, END_HEADERS, 3, &head));
+        client.send(&frame(DATA, END_STREAM, 3, &[b'x'; 16])[..20]);
+        assert_eq!(next_of(&mut client, 3).unwrap().kind, HEADERS);
+        site.gateway.expect_record("the cause", |record| {
+            record["status"] == 408 && field(record, "reason") == Some("client_timeout")
+        });
     });
 }
 
@@ -272,31 +282,33 @@ fn http2_in_the_clear_has_the_rules_of_the_plain_port() {
 
 #[test]
 fn preface_may_come_in_pieces_but_not_for_ever() {
-    let site = Site::with(Setup::default().set("limits.header_timeout", &limit()));
-    // GET http://h/ (RFC 7541 §6.1, §6.2.2).
-    let get = [0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x84, 0x86, 0x01, 1, b'h'];
-    let mut client = site.gateway.connect();
-    for byte in HELLO.iter().chain(&get) {
-        client.send([*byte]);
-    }
-    // Its settings, an acknowledgement, and the answer's head.
-    let mut kinds = Vec::new();
-    while !kinds.contains(&HEADERS) {
-        kinds.push(read_frame(&mut client).unwrap().kind);
-    }
-    // What only begins like it is HTTP/1.1, all of it.
-    let mut client = site.gateway.connect();
-    client.send("P");
-    client.send("RI");
-    let rest = "VATE /x HTTP/1.1\r\nHost: h\r\n\r\n";
-    client.send(rest);
-    let reply = client.read_reply().expect_status(200);
-    assert_eq!(seen(&reply.text(), "method"), "PRIVATE");
-    let mut silent = site.gateway.connect();
-    silent.send(&HELLO[..10]);
-    assert!(silent.is_ended());
-    site.gateway.expect_record("who kept us waiting", |record| {
-        field(record, "reason") == Some("client_timeout")
+    patiently(|limit| {
+        let site = Site::with(Setup::default().set("limits.header_timeout", &setting(limit)));
+        // GET http://h/ (RFC 7541 §6.1, §6.2.2).
+        let get = [0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x84, 0x86, 0x01, 1, b'h'];
+        let mut client = site.gateway.connect();
+        for byte in HELLO.iter().chain(&get) {
+            client.send([*byte]);
+        }
+        // Its settings, an acknowledgement, and the answer's head.
+        let mut kinds = Vec::new();
+        while !kinds.contains(&HEADERS) {
+            kinds.push(read_frame(&mut client).unwrap().kind);
+        }
+        // What only begins like it is HTTP/1.1, all of it.
+        let mut client = site.gateway.connect();
+        client.send("P");
+        client.send("RI");
+        let rest = "VATE /x HTTP/1.1\r\nHost: h\r\n\r\n";
+        client.send(rest);
+        let reply = client.read_reply().expect_status(200);
+        assert_eq!(seen(&reply.text(), "method"), "PRIVATE");
+        let mut silent = site.gateway.connect();
+        silent.send(&HELLO[..10]);
+        assert!(silent.is_ended());
+        site.gateway.expect_record("who kept us waiting", |record| {
+            field(record, "reason") == Some("client_timeout")
+        });
     });
 }
 
@@ -557,34 +569,36 @@ fn client_that_sends_pings_and_takes_no_answer_is_given_up() {
 
 #[test]
 fn request_that_crosses_a_farewell_is_answered() {
-    let (release, held) = mpsc::channel();
-    let (held, asked) = (Mutex::new(held), AtomicUsize::new(0));
-    let origin = TcpOrigin::talking(move |_| {
-        // The second request is answered when the test has it so.
-        if asked.fetch_add(1, Ordering::AcqRel) == 1 {
-            held.lock().unwrap().recv().unwrap();
-        }
-        ok("well")
+    patiently(|limit| {
+        let (release, held) = mpsc::channel();
+        let (held, asked) = (Mutex::new(held), AtomicUsize::new(0));
+        let origin = TcpOrigin::talking(move |_| {
+            // The second request is answered when the test has it so.
+            if asked.fetch_add(1, Ordering::AcqRel) == 1 {
+                held.lock().unwrap().recv().unwrap();
+            }
+            ok("well")
+        });
+        let site = Site::with(Setup::default().set("limits.idle_timeout", &setting(limit)));
+        let route = json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}});
+        site.gateway.configure("/routes/all", &route);
+        let connect = || {
+            let mut client = site.gateway.connect();
+            client.send([HELLO, &frame(HEADERS, END_HEADERS | END_STREAM, 1, GET)].concat());
+            while read_frame(&mut client).unwrap().kind != GOAWAY {}
+            client
+        };
+        let mut late = connect();
+        late.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, GET));
+        eventually(SOON, "it is under way", || {
+            (origin.heads().len() == 2).then_some(())
+        });
+        // A connection that says nothing more after its GOAWAY came later, and ended.
+        let mut silent = connect();
+        while read_frame(&mut silent).is_ok() {}
+        release.send(()).unwrap();
+        assert_eq!(next_of(&mut late, 3).unwrap().kind, HEADERS);
     });
-    let site = Site::with(Setup::default().set("limits.idle_timeout", "300ms"));
-    let route = json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}});
-    site.gateway.configure("/routes/all", &route);
-    let connect = || {
-        let mut client = site.gateway.connect();
-        client.send([HELLO, &frame(HEADERS, END_HEADERS | END_STREAM, 1, GET)].concat());
-        while read_frame(&mut client).unwrap().kind != GOAWAY {}
-        client
-    };
-    let mut late = connect();
-    late.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, GET));
-    eventually(SOON, "it is under way", || {
-        (origin.heads().len() == 2).then_some(())
-    });
-    // A connection that says nothing more after its GOAWAY came later, and ended.
-    let mut silent = connect();
-    while read_frame(&mut silent).is_ok() {}
-    release.send(()).unwrap();
-    assert_eq!(next_of(&mut late, 3).unwrap().kind, HEADERS);
 }
 
 #[test]

@@ -19,9 +19,10 @@ use crate::support::origin::TcpOrigin;
 use crate::support::raw::{RawClient, request};
 use crate::support::site::Site;
 use crate::support::upstream::record_of;
-use crate::support::{LIMIT, SOON, eventually};
+use crate::support::{LIMIT, SOON, eventually, patiently};
 
-/// Where what is late is given up after [`LIMIT`]; whoever is to answer in time is asked elsewhere.
+/// Where what is late is given up after [`LIMIT`], unless a test gives it longer; whoever is to answer in time
+/// is asked elsewhere.
 const LATE: &str = "/late";
 /// The setting MAX_CONCURRENT_STREAMS (RFC 9113 §6.5.2).
 const STREAMS: u8 = 3;
@@ -347,78 +348,89 @@ fn answers_that_have_no_content_come_without_any() {
 /// nginx's `grpc_read_timeout` is between two reads, however little they bring.
 #[test]
 fn answer_may_come_in_parts_of_frames_which_are_no_other_ones() {
-    const LONG: usize = 10_000;
-    // So many of them are longer than LIMIT.
-    const PAUSE: Duration = Duration::from_millis(100);
-    const PAUSES: usize = 25;
-    let (tell, told) = mpsc::channel();
-    let told = Mutex::new(told);
-    let case = Case::of(&[], move |_, server| {
-        let slow = server.next(HEADERS)?.stream;
-        let mut drip = |bytes: &[u8]| {
-            for byte in bytes {
-                server.write(&[*byte])?;
-                thread::sleep(PAUSE);
+    patiently(|limit| {
+        const LONG: usize = 10_000;
+        // So many of them are longer than the limit.
+        const PAUSES: u32 = 40;
+        let pause = limit.mul_f64(1.2) / PAUSES;
+        let (tell, told) = mpsc::channel();
+        let told = Mutex::new(told);
+        let case = Case::of(&[], move |_, server| {
+            let slow = server.next(HEADERS)?.stream;
+            let mut drip = |bytes: &[u8]| {
+                for byte in bytes {
+                    server.write(&[*byte])?;
+                    thread::sleep(pause);
+                }
+                io::Result::Ok(())
+            };
+            let head = [vec![OK], line("x-long", "a value of some length")].concat();
+            let head = frame(HEADERS, END_HEADERS, slow, &head);
+            assert!(
+                head.len() >= PAUSES as usize,
+                "it takes longer than the limit"
+            );
+            drip(&head)?;
+            let content = frame(DATA, END_STREAM, slow, &[b'x'; LONG]);
+            let (parts, rest) = content.split_at(PAUSES as usize);
+            drip(parts)?;
+            // Somebody else is late meanwhile.
+            let told = told.lock().unwrap();
+            let mut rest = rest.iter();
+            while told.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                drip(&[*rest.next().unwrap()])?;
             }
-            io::Result::Ok(())
-        };
-        let head = [vec![OK], line("x-long", &"x".repeat(PAUSES))].concat();
-        drip(&frame(HEADERS, END_HEADERS, slow, &head))?;
-        let content = frame(DATA, END_STREAM, slow, &[b'x'; LONG]);
-        let (parts, rest) = content.split_at(PAUSES);
-        drip(parts)?;
-        // Somebody else is late meanwhile.
-        let told = told.lock().unwrap();
-        let mut rest = rest.iter();
-        while told.try_recv() == Err(mpsc::TryRecvError::Empty) {
-            drip(&[*rest.next().unwrap()])?;
+            server.write(rest.as_slice())?;
+            server.next(HEADERS)?;
+            let last = server.next(HEADERS)?.stream;
+            server.send(HEADERS, END_HEADERS, last, &[OK])?;
+            server.write(&frame(DATA, END_STREAM, last, b"xx")[..10])
+        });
+        let mut conn = case.connect();
+        case.wait_at(LATE, limit);
+        let slow = post_to(&mut conn, LATE, true);
+        let (answer, mut content) = conn.read_head(slow.into_answer()).unwrap();
+        assert_eq!(answer.header("x-long"), Some("a value of some length"));
+        assert_eq!((ask_late(&mut conn), case.opened()), (504, 1));
+        tell.send(()).unwrap();
+        let mut length = 0;
+        while let Some(part) = conn.drive(content.data()) {
+            length += part.unwrap().len();
         }
-        server.write(rest.as_slice())?;
-        server.next(HEADERS)?;
-        let last = server.next(HEADERS)?.stream;
-        server.send(HEADERS, END_HEADERS, last, &[OK])?;
-        server.write(&frame(DATA, END_STREAM, last, b"xx")[..10])
-    });
-    let mut conn = case.connect();
-    let slow = post_to(&mut conn, LATE, true);
-    let (answer, mut content) = conn.read_head(slow.into_answer()).unwrap();
-    assert_eq!(answer.header("x-long").map(str::len), Some(PAUSES));
-    assert_eq!((ask_late(&mut conn), case.opened()), (504, 1));
-    tell.send(()).unwrap();
-    let mut length = 0;
-    while let Some(part) = conn.drive(content.data()) {
-        length += part.unwrap().len();
-    }
-    assert_eq!(length, LONG);
-    // One that stops within a frame is late.
-    let stuck = post_to(&mut conn, LATE, true);
-    let (answer, mut content) = conn.read_head(stuck.into_answer()).unwrap();
-    assert_eq!(answer.status, 200);
-    assert!(conn.drive(content.data()).unwrap().is_err());
-    case.site.gateway.expect_record("the cause", |record| {
-        record["status"] == 200 && field(record, "reason") == Some("upstream_timeout")
+        assert_eq!(length, LONG);
+        // One that stops within a frame is late.
+        let stuck = post_to(&mut conn, LATE, true);
+        let (answer, mut content) = conn.read_head(stuck.into_answer()).unwrap();
+        assert_eq!(answer.status, 200);
+        assert!(conn.drive(content.data()).unwrap().is_err());
+        case.site.gateway.expect_record("the cause", |record| {
+            record["status"] == 200 && field(record, "reason") == Some("upstream_timeout")
+        });
     });
 }
 
 #[test]
 fn connection_whose_peer_answers_pings_serves_on_after_a_late_stream() {
-    let case = Case::of(&[], |_, server| {
-        loop {
-            let first = server.next(HEADERS)?.stream;
-            server.answer(first)?;
-            server.next(HEADERS)?;
-            let ping = server.next(PING)?;
-            server.send(PING, ACK, 0, &ping.payload)?;
+    patiently(|limit| {
+        let case = Case::of(&[], |_, server| {
+            loop {
+                let first = server.next(HEADERS)?.stream;
+                server.answer(first)?;
+                server.next(HEADERS)?;
+                let ping = server.next(PING)?;
+                server.send(PING, ACK, 0, &ping.payload)?;
+            }
+        });
+        let mut conn = case.connect();
+        case.wait_at(LATE, limit);
+        for _ in 0..3 {
+            assert_eq!((ask(&mut conn), case.opened()), (200, 1));
+            let began = Instant::now();
+            assert_eq!((ask_late(&mut conn), case.opened()), (504, 1));
+            // All of its time, which the look at the peer does not shorten.
+            assert!(began.elapsed() > limit.mul_f64(0.8));
         }
     });
-    let mut conn = case.connect();
-    for _ in 0..3 {
-        assert_eq!((ask(&mut conn), case.opened()), (200, 1));
-        let began = Instant::now();
-        assert_eq!((ask_late(&mut conn), case.opened()), (504, 1));
-        // All of its time, which the look at the peer does not shorten.
-        assert!(began.elapsed() > LIMIT.mul_f64(0.8));
-    }
 }
 
 #[test]
@@ -450,43 +462,48 @@ fn connection_whose_peer_fell_silent_gets_no_further_request() {
 
 #[test]
 fn silent_peer_is_asked_though_each_client_gives_up_early() {
-    let (tell, asked) = mpsc::channel();
-    let tell = Mutex::new(tell);
-    let case = Case::of(&[], move |number, server| {
-        let first = server.next(HEADERS)?.stream;
-        server.answer(first)?;
-        if number > 1 {
-            return Ok(());
-        }
-        server.next(PING)?;
-        tell.lock().unwrap().send(()).unwrap();
-        Ok(())
-    });
-    case.wait_at("/x", 2 * LIMIT);
-    let mut conn = case.connect();
-    assert_eq!((ask(&mut conn), case.opened()), (200, 1));
-    // Each waits far less than half of its limit, after which it would have the peer asked itself.
-    eventually(SOON, "a PING", || {
-        let answer = post(&mut conn, true).into_answer();
-        let given_up = async { tokio::time::timeout(Duration::from_millis(200), answer).await };
-        assert!(conn.drive(given_up).is_err());
-        asked.try_recv().ok()
+    patiently(|limit| {
+        let (tell, asked) = mpsc::channel();
+        let tell = Mutex::new(tell);
+        let case = Case::of(&[], move |number, server| {
+            let first = server.next(HEADERS)?.stream;
+            server.answer(first)?;
+            if number > 1 {
+                return Ok(());
+            }
+            server.next(PING)?;
+            tell.lock().unwrap().send(()).unwrap();
+            Ok(())
+        });
+        case.wait_at("/x", 2 * limit);
+        let mut conn = case.connect();
+        assert_eq!((ask(&mut conn), case.opened()), (200, 1));
+        // Each waits far less than half of its limit, after which it would have the peer asked itself.
+        eventually(limit + SOON, "a PING", || {
+            let answer = post(&mut conn, true).into_answer();
+            let given_up = async { tokio::time::timeout(limit / 10, answer).await };
+            assert!(conn.drive(given_up).is_err());
+            asked.try_recv().ok()
+        });
     });
 }
 
 #[test]
 fn connection_whose_peer_fell_silent_in_an_answer_gets_no_further_request() {
-    let case = Case::of(&[], |number, server| {
-        let first = server.next(HEADERS)?.stream;
-        if number > 1 {
-            return server.answer(first);
-        }
-        server.send(HEADERS, END_HEADERS, first, &[OK])
+    patiently(|limit| {
+        let case = Case::of(&[], |number, server| {
+            let first = server.next(HEADERS)?.stream;
+            if number > 1 {
+                return server.answer(first);
+            }
+            server.send(HEADERS, END_HEADERS, first, &[OK])
+        });
+        let mut conn = case.connect();
+        case.wait_at(LATE, limit);
+        let broken = post_to(&mut conn, LATE, true);
+        assert!(conn.read(broken).is_err());
+        assert_eq!((ask(&mut conn), case.opened()), (200, 2));
     });
-    let mut conn = case.connect();
-    let broken = post_to(&mut conn, LATE, true);
-    assert!(conn.read(broken).is_err());
-    assert_eq!((ask(&mut conn), case.opened()), (200, 2));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::support::gateway::Setup;
 use crate::support::pki::{Ca, Leaf, Pair, Validity};
 use crate::support::site::Site;
 use crate::support::tls::{Ended, Session, TlsClient, TlsConn};
-use crate::support::{SOON, TlsVersion, eventually, limit};
+use crate::support::{SOON, TlsVersion, eventually, patiently, setting};
 
 const NAME: &str = "api.example.com";
 
@@ -396,69 +396,75 @@ fn a_new_server_certificate_leaves_sessions_as_they_are() {
 
 #[test]
 fn a_certificate_that_expires_between_two_sessions_is_refused_at_the_second() {
-    for site in Site::each_way() {
-        let ca = Ca::root("Client CA");
-        site.put_ssl("mtls", NAME, &client_of(&ca));
-        let brief = |name: &str| -> Pair {
-            ca.issue(&Leaf {
-                validity: Validity::For(Duration::from_secs(5)),
-                ..Leaf::client(name)
-            })
-        };
-        let clients = TlsVersion::ALL.map(|version| {
-            let name = format!("{version:?}");
-            let client = site.client(NAME).tls(version).cert(&brief(&name));
-            let session = session_of(&client, NAME);
-            let client = client.session(&session);
-            assert!(served(&client, NAME).1);
-            (name, client)
-        });
-        for (name, client) in clients {
-            eventually(SOON, "the certificate expires", || {
-                client.get(NAME, "/x").err().map(drop)
+    patiently(|limit| {
+        let lasts = limit.mul_f64(2.5);
+        for site in Site::each_way() {
+            let ca = Ca::root("Client CA");
+            site.put_ssl("mtls", NAME, &client_of(&ca));
+            let brief = |name: &str| -> Pair {
+                ca.issue(&Leaf {
+                    validity: Validity::For(lasts),
+                    ..Leaf::client(name)
+                })
+            };
+            let clients = TlsVersion::ALL.map(|version| {
+                let name = format!("{version:?}");
+                let client = site.client(NAME).tls(version).cert(&brief(&name));
+                let session = session_of(&client, NAME);
+                let client = client.session(&session);
+                assert!(served(&client, NAME).1);
+                (name, client)
             });
-            let record = site
-                .gateway
-                .expect_record("an expired certificate", |record| {
-                    record["reason"] == "client_cert_expired"
-                        && record["client_subject"] == format!("CN={name}")
+            for (name, client) in clients {
+                eventually(lasts + SOON, "the certificate expires", || {
+                    client.get(NAME, "/x").err().map(drop)
                 });
-            assert_eq!(record["kind"], "handshake");
-            assert_eq!(record["detail"], "found after the handshake", "{record}");
-            assert_eq!(record["ssl_id"], "mtls");
+                let record = site
+                    .gateway
+                    .expect_record("an expired certificate", |record| {
+                        record["reason"] == "client_cert_expired"
+                            && record["client_subject"] == format!("CN={name}")
+                    });
+                assert_eq!(record["kind"], "handshake");
+                assert_eq!(record["detail"], "found after the handshake", "{record}");
+                assert_eq!(record["ssl_id"], "mtls");
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn an_authority_that_expires_between_two_sessions_takes_its_clients_along() {
-    for site in Site::each_way() {
-        let ca = Ca::root("Client CA");
-        site.put_ssl("mtls", NAME, &client_of(&ca));
-        let brief = ca.dated_intermediate("Below", Validity::For(Duration::from_secs(5)));
-        let lasting = ca.intermediate("Below");
-        // Of each the session alone comes back, with what the client sent when it was made.
-        let returning = |version, pair: &Pair| {
-            let client = site.client(NAME).tls(version);
-            let session = session_of(&client.clone().cert(pair), NAME);
-            client.session(&session)
-        };
-        let clients = TlsVersion::ALL.map(|version| {
-            let ended = returning(version, &brief.client("mallory"));
-            assert!(served(&ended, NAME).1);
-            (ended, returning(version, &lasting.client("alice")))
-        });
-        for (ended, kept) in clients {
-            eventually(SOON, "the authority expires", || {
-                ended.get(NAME, "/x").err().map(drop)
+    patiently(|limit| {
+        let lasts = limit.mul_f64(2.5);
+        for site in Site::each_way() {
+            let ca = Ca::root("Client CA");
+            site.put_ssl("mtls", NAME, &client_of(&ca));
+            let brief = ca.dated_intermediate("Below", Validity::For(lasts));
+            let lasting = ca.intermediate("Below");
+            // Of each the session alone comes back, with what the client sent when it was made.
+            let returning = |version, pair: &Pair| {
+                let client = site.client(NAME).tls(version);
+                let session = session_of(&client.clone().cert(pair), NAME);
+                client.session(&session)
+            };
+            let clients = TlsVersion::ALL.map(|version| {
+                let ended = returning(version, &brief.client("mallory"));
+                assert!(served(&ended, NAME).1);
+                (ended, returning(version, &lasting.client("alice")))
             });
-            assert!(served(&kept, NAME).1);
+            for (ended, kept) in clients {
+                eventually(lasts + SOON, "the authority expires", || {
+                    ended.get(NAME, "/x").err().map(drop)
+                });
+                assert!(served(&kept, NAME).1);
+            }
+            let record = site.gateway.expect_record("an expired chain", |record| {
+                record["client_subject"] == "CN=mallory" && record["kind"] == "handshake"
+            });
+            assert_eq!(record["detail"], "found after the handshake", "{record}");
         }
-        let record = site.gateway.expect_record("an expired chain", |record| {
-            record["client_subject"] == "CN=mallory" && record["kind"] == "handshake"
-        });
-        assert_eq!(record["detail"], "found after the handshake", "{record}");
-    }
+    });
 }
 
 #[test]
@@ -488,24 +494,27 @@ fn a_connection_that_breaks_off_leaves_its_session_resumable() {
 
 #[test]
 fn a_connection_that_the_gateway_gives_up_leaves_its_session_resumable() {
-    for site in Site::each_way_with(|| Setup::default().set("limits.header_timeout", &limit())) {
-        let ca = Ca::root("Client CA");
-        site.put_ssl("mtls", NAME, &client_of(&ca));
-        let alice = ca.client("alice");
-        for version in TlsVersion::ALL {
-            let client = site.client(NAME).tls(version).cert(&alice);
-            let (mut conn, _) = served(&client, NAME);
-            let session = conn.session();
-            conn.send("GET /x HTTP/1.1\r\nHost: api.exa").unwrap();
-            conn.expect_end();
-            site.wait_until_empty();
-            assert!(served(&client.session(&session), NAME).1, "{version:?}");
+    patiently(|limit| {
+        let setup = || Setup::default().set("limits.header_timeout", &setting(limit));
+        for site in Site::each_way_with(setup) {
+            let ca = Ca::root("Client CA");
+            site.put_ssl("mtls", NAME, &client_of(&ca));
+            let alice = ca.client("alice");
+            for version in TlsVersion::ALL {
+                let client = site.client(NAME).tls(version).cert(&alice);
+                let (mut conn, _) = served(&client, NAME);
+                let session = conn.session();
+                conn.send("GET /x HTTP/1.1\r\nHost: api.exa").unwrap();
+                conn.expect_end();
+                site.wait_until_empty();
+                assert!(served(&client.session(&session), NAME).1, "{version:?}");
+            }
+            site.gateway
+                .expect_record("a client that is too slow", |record| {
+                    record["reason"] == "client_timeout"
+                });
         }
-        site.gateway
-            .expect_record("a client that is too slow", |record| {
-                record["reason"] == "client_timeout"
-            });
-    }
+    });
 }
 
 /// A gateway whose tickets are under keys of this secret, with the data of another one.

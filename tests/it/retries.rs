@@ -13,7 +13,7 @@ use crate::support::origin::{ClosedPort, TcpOrigin, ok, read_head, read_head_fro
 use crate::support::pki::Ca;
 use crate::support::raw::{RawReply, header, request};
 use crate::support::tls::reset;
-use crate::support::{SOON, eventually};
+use crate::support::{SOON, eventually, patiently};
 
 /// Between two bytes of a slow upstream: well within its time-out.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -469,32 +469,35 @@ fn reset_at_accept_is_502_or_the_other_node_and_never_twice() {
 /// As APISIX counts, to the millisecond and not to the tenth of a second.
 #[test]
 fn no_try_begins_once_the_time_for_retries_is_over() {
-    const TIME: Duration = Duration::from_secs(1);
-    let count = Arc::new(Mutex::new(0));
-    // The first try of a request is over at once, which leaves all of the time for the next; the second
-    // one ends just when the time does.
-    let slow = || {
-        let count = Arc::clone(&count);
-        TcpOrigin::serving(move |mut conn| {
-            read_head(&mut conn);
-            let tries = {
-                let mut count = count.lock().unwrap();
-                *count += 1;
-                *count
-            };
-            if tries > 1 {
-                thread::sleep(TIME);
-            }
-        })
-    };
-    let nodes = [slow(), slow(), slow()];
-    let gateway = Gateway::start();
-    let nodes: serde_json::Map<_, _> = nodes.iter().map(|node| (node.node(), json!(1))).collect();
-    let upstream = json!({"nodes": nodes, "retries": 10, "retry_timeout": TIME.as_secs_f64()});
-    gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
-    let mut client = gateway.connect();
-    for _ in 0..5 {
-        client.get("h", "/", &[]).expect_status(502);
-        assert_eq!(std::mem::take(&mut *count.lock().unwrap()), 2);
-    }
+    patiently(|limit| {
+        let time = limit / 2;
+        let count = Arc::new(Mutex::new(0));
+        // The first try of a request is over at once, which leaves all of the time for the next; the second
+        // one ends just when the time does.
+        let slow = || {
+            let count = Arc::clone(&count);
+            TcpOrigin::serving(move |mut conn| {
+                read_head(&mut conn);
+                let tries = {
+                    let mut count = count.lock().unwrap();
+                    *count += 1;
+                    *count
+                };
+                if tries > 1 {
+                    thread::sleep(time);
+                }
+            })
+        };
+        let nodes = [slow(), slow(), slow()];
+        let gateway = Gateway::start();
+        let nodes: serde_json::Map<_, _> =
+            nodes.iter().map(|node| (node.node(), json!(1))).collect();
+        let upstream = json!({"nodes": nodes, "retries": 10, "retry_timeout": time.as_secs_f64()});
+        gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
+        let mut client = gateway.connect();
+        for _ in 0..5 {
+            client.get("h", "/", &[]).expect_status(502);
+            assert_eq!(std::mem::take(&mut *count.lock().unwrap()), 2);
+        }
+    });
 }

@@ -1,8 +1,6 @@
 //! Revocation lists: who is on one is refused, in new handshakes, on kept sessions and on open
 //! connections; a list that is out of date or not there lets nobody in.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::support::h2::H2Conn;
@@ -10,7 +8,7 @@ use crate::support::origin::{Nginx, Origin, seen};
 use crate::support::pki::{Ca, Leaf, Pair, Validity};
 use crate::support::site::Site;
 use crate::support::tls::Ended;
-use crate::support::{SOON, TlsVersion, eventually};
+use crate::support::{SOON, TlsVersion, eventually, patiently};
 
 const NAME: &str = "api.example.com";
 /// Alerts, RFC 8446 §6.
@@ -141,30 +139,32 @@ fn new_list_ends_the_sessions_and_connections_of_whom_it_revokes() {
 
 #[test]
 fn list_that_ends_lets_nobody_in_and_resumes_nobody() {
-    for site in Site::each_way() {
-        let ca = Ca::root("Client CA");
-        let alice = ca.client("alice");
-        let crl = ca.crl(&[], Validity::For(Duration::from_secs(8)));
-        site.put_ssl("mtls", NAME, &client(&ca.pem(), &crl, "required"));
-        let returning = TlsVersion::ALL.map(|version| {
-            let client = site.client(NAME).tls(version).cert(&alice);
-            let mut conn = client.connect().unwrap();
-            assert_eq!(conn.get(NAME, "/x").unwrap().status, 200);
-            client.session(&conn.session())
-        });
-        for (version, client) in TlsVersion::ALL.into_iter().zip(returning) {
-            eventually(2 * SOON, "the list ends", || {
-                client.get(NAME, "/x").err().map(drop)
+    patiently(|limit| {
+        for site in Site::each_way() {
+            let ca = Ca::root("Client CA");
+            let alice = ca.client("alice");
+            let crl = ca.crl(&[], Validity::For(4 * limit));
+            site.put_ssl("mtls", NAME, &client(&ca.pem(), &crl, "required"));
+            let returning = TlsVersion::ALL.map(|version| {
+                let client = site.client(NAME).tls(version).cert(&alice);
+                let mut conn = client.connect().unwrap();
+                assert_eq!(conn.get(NAME, "/x").unwrap().status, 200);
+                client.session(&conn.session())
             });
-            let refused = ask(&site, version, &alice).unwrap_err();
-            assert_eq!(refused, Ended::Alert(CERTIFICATE_EXPIRED));
+            for (version, client) in TlsVersion::ALL.into_iter().zip(returning) {
+                eventually(4 * limit + SOON, "the list ends", || {
+                    client.get(NAME, "/x").err().map(drop)
+                });
+                let refused = ask(&site, version, &alice).unwrap_err();
+                assert_eq!(refused, Ended::Alert(CERTIFICATE_EXPIRED));
+            }
+            expect_reason(&site, "client_crl_stale", "us", "CN=alice");
+            // The next list is all it takes.
+            let next = ca.crl(&[], Validity::Now);
+            site.put_ssl("mtls", NAME, &client(&ca.pem(), &next, "required"));
+            assert_eq!(ask(&site, TlsVersion::V13, &alice), Ok(200));
         }
-        expect_reason(&site, "client_crl_stale", "us", "CN=alice");
-        // The next list is all it takes.
-        let next = ca.crl(&[], Validity::Now);
-        site.put_ssl("mtls", NAME, &client(&ca.pem(), &next, "required"));
-        assert_eq!(ask(&site, TlsVersion::V13, &alice), Ok(200));
-    }
+    });
 }
 
 #[test]
@@ -214,51 +214,53 @@ fn lists_are_in_force_again_after_a_restart() {
 
 #[test]
 fn upstream_that_is_revoked_is_not_used_any_more() {
-    let site = Site::start();
-    let ca = Ca::root("Upstream CA");
-    let pair = ca.issue(&Leaf::server("up.example.com"));
-    let origin = Origin::nginx(&Nginx::tls(pair.clone()));
-    // This one keeps sessions, and no connection.
-    let closing = Origin::nginx(&Nginx {
-        directives: "keepalive_timeout 0;".to_owned(),
-        ..Nginx::tls(pair.clone())
-    });
-    let route_to = |origin: &Origin, crl: Option<String>| {
-        let mut tls = json!({
-            "verify": true, "ca_certs": [ca.pem()], "server_name": "up.example.com",
+    patiently(|limit| {
+        let site = Site::start();
+        let ca = Ca::root("Upstream CA");
+        let pair = ca.issue(&Leaf::server("up.example.com"));
+        let origin = Origin::nginx(&Nginx::tls(pair.clone()));
+        // This one keeps sessions, and no connection.
+        let closing = Origin::nginx(&Nginx {
+            directives: "keepalive_timeout 0;".to_owned(),
+            ..Nginx::tls(pair.clone())
         });
-        if let Some(crl) = crl {
-            tls["crl"] = json!(crl);
+        let route_to = |origin: &Origin, crl: Option<String>| {
+            let mut tls = json!({
+                "verify": true, "ca_certs": [ca.pem()], "server_name": "up.example.com",
+            });
+            if let Some(crl) = crl {
+                tls["crl"] = json!(crl);
+            }
+            let upstream = json!({"scheme": "https", "nodes": {origin.node(): 1}, "tls": tls});
+            let document = json!({"uri": "/*", "upstream": upstream});
+            site.gateway.configure("/routes/all", &document);
+        };
+        let route = |crl| route_to(&origin, crl);
+        let mut conn = site.gateway.connect();
+        let mut ask = || conn.get("any.example.com", "/", &[]);
+        route(None);
+        ask().expect_status(200);
+        route(Some(ca.crl(&[], Validity::Now)));
+        ask().expect_status(200);
+        // The connection that is kept was opened when it was none yet.
+        route(Some(ca.crl(&[&pair], Validity::Now)));
+        ask().expect_status(502);
+        let reason = |reason: &str| {
+            site.gateway
+                .expect_record(reason, |record| record["reason"] == reason);
+        };
+        reason("upstream_cert_revoked");
+        // A session is resumed without a look at the certificate: not once the list has ended.
+        let brief = ca.crl(&[], Validity::For(2 * limit));
+        route_to(&closing, Some(brief));
+        for reused in [".", "r"] {
+            assert_eq!(seen(&ask().expect_status(200).text(), "reused"), reused);
         }
-        let upstream = json!({"scheme": "https", "nodes": {origin.node(): 1}, "tls": tls});
-        let document = json!({"uri": "/*", "upstream": upstream});
-        site.gateway.configure("/routes/all", &document);
-    };
-    let route = |crl| route_to(&origin, crl);
-    let mut conn = site.gateway.connect();
-    let mut ask = || conn.get("any.example.com", "/", &[]);
-    route(None);
-    ask().expect_status(200);
-    route(Some(ca.crl(&[], Validity::Now)));
-    ask().expect_status(200);
-    // The connection that is kept was opened when it was none yet.
-    route(Some(ca.crl(&[&pair], Validity::Now)));
-    ask().expect_status(502);
-    let reason = |reason: &str| {
-        site.gateway
-            .expect_record(reason, |record| record["reason"] == reason);
-    };
-    reason("upstream_cert_revoked");
-    // A session is resumed without a look at the certificate: not once the list has ended.
-    let brief = ca.crl(&[], Validity::For(Duration::from_secs(5)));
-    route_to(&closing, Some(brief));
-    for reused in [".", "r"] {
-        assert_eq!(seen(&ask().expect_status(200).text(), "reused"), reused);
-    }
-    eventually(SOON, "the list ends", || {
-        (ask().status == 502).then_some(())
+        eventually(2 * limit + SOON, "the list ends", || {
+            (ask().status == 502).then_some(())
+        });
+        reason("upstream_crl_stale");
+        route(Some(ca.crl(&[], Validity::Now)));
+        ask().expect_status(200);
     });
-    reason("upstream_crl_stale");
-    route(Some(ca.crl(&[], Validity::Now)));
-    ask().expect_status(200);
 }

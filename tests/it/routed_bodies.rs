@@ -5,7 +5,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
 
 use http::Request;
 use serde_json::{Value, json};
@@ -14,7 +13,7 @@ use crate::support::gateway::{Gateway, Setup, field};
 use crate::support::h2::H2Conn;
 use crate::support::origin::{TcpOrigin, ok, read_head_from};
 use crate::support::raw::{RawClient, header};
-use crate::support::{SOON, eventually, limit};
+use crate::support::{LIMIT, SOON, eventually, patiently, setting};
 
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded";
 const JSON: &str = "Content-Type: application/json";
@@ -419,60 +418,62 @@ fn body_that_was_passed_on_takes_no_room_of_others() {
 
 #[test]
 fn body_that_drips_is_given_up() {
-    let origin = mirror();
-    let gateway = Setup::default()
-        .set("limits.body_timeout", &limit())
-        .start();
-    let vars = json!([["post_arg.model", "==", "m"]]);
-    route(&gateway, &origin.node(), "json", "/ask", &vars);
-    let request = post("/ask", &[JSON], &sized(100));
-    let (head, body) = request.split_at(request.len() - 100);
-    let mut client = gateway.connect();
-    client.send(head);
-    // Never as long as the limit between two of them, and longer than that all in all.
-    let answered = body[..50].iter().any(|byte| {
-        client.send([*byte]);
-        client.read_some_within(Duration::from_millis(200))
+    patiently(|limit| {
+        let origin = mirror();
+        let gateway = Setup::default()
+            .set("limits.body_timeout", &setting(limit))
+            .start();
+        let vars = json!([["post_arg.model", "==", "m"]]);
+        route(&gateway, &origin.node(), "json", "/ask", &vars);
+        let request = post("/ask", &[JSON], &sized(100));
+        let (head, body) = request.split_at(request.len() - 100);
+        let mut client = gateway.connect();
+        client.send(head);
+        // Never as long as the limit between two of them, and longer than that all in all.
+        let pause = limit / 10;
+        let answered = body[..50].iter().any(|byte| {
+            client.send([*byte]);
+            client.read_some_within(pause)
+        });
+        assert!(answered);
+        client.read_reply().expect_status(408);
+        let record = gateway.expect_record("its reason", |record| {
+            field(record, "reason") == Some("client_timeout")
+        });
+        let detail = "the body that its route asks for was not there within limits.body_timeout";
+        assert_eq!(field(&record, "detail"), Some(detail));
+        // Without a route that asks for it, it may go on as long as it likes.
+        route(&gateway, &origin.node(), "all", "/*", &json!([]));
+        let mut client = gateway.connect();
+        client.send(post("/", &[JSON], &sized(100)).split_at(head.len() - 3).0);
+        let (_, body) = request.split_at(request.len() - 100);
+        let answered = body[..15].iter().any(|byte| {
+            client.send([*byte]);
+            client.read_some_within(pause)
+        });
+        assert!(!answered);
+        client.send(&body[15..]);
+        client.read_reply().expect_status(200);
     });
-    assert!(answered);
-    client.read_reply().expect_status(408);
-    let record = gateway.expect_record("its reason", |record| {
-        field(record, "reason") == Some("client_timeout")
-    });
-    let detail = "the body that its route asks for was not there within limits.body_timeout";
-    assert_eq!(field(&record, "detail"), Some(detail));
-    // Without a route that asks for it, it may go on as long as it likes.
-    route(&gateway, &origin.node(), "all", "/*", &json!([]));
-    let mut client = gateway.connect();
-    client.send(post("/", &[JSON], &sized(100)).split_at(head.len() - 3).0);
-    let (_, body) = request.split_at(request.len() - 100);
-    let answered = body[..15].iter().any(|byte| {
-        client.send([*byte]);
-        client.read_some_within(Duration::from_millis(200))
-    });
-    assert!(!answered);
-    client.send(&body[15..]);
-    client.read_reply().expect_status(200);
 }
 
 #[test]
 fn client_that_does_not_send_its_body_is_given_up() {
-    let gateway = Setup::default()
-        .set("limits.body_timeout", &limit())
-        .start();
-    route(
-        &gateway,
-        "127.0.0.1:1",
-        "r",
-        "/*",
-        &json!([["post_arg_a", "1"]]),
-    );
+    let before = |setup: Setup| {
+        let gateway = setup.start();
+        let vars = json!([["post_arg_a", "1"]]);
+        route(&gateway, "127.0.0.1:1", "r", "/*", &vars);
+        gateway
+    };
+    let gateway = before(Setup::default().set("limits.body_timeout", &setting(LIMIT)));
     let request = post("/", &[FORM], b"a=1");
     let mut client = gateway.connect();
     client.send(&request[..request.len() - 1]);
     let reply = client.read_reply().expect_status(408);
     assert_eq!(reply.header("connection"), Some("close"));
-    // A reset takes with it what was not read yet: this one waits until its head was.
+    // Who leaves in time is no one who is late. A reset takes with it what was not read yet: this one waits
+    // until its head was.
+    let gateway = before(Setup::default());
     let mut leaving = gateway.connect();
     let asking = post("/", &[FORM, "Expect: 100-continue"], b"a=1");
     leaving.send(&asking[..asking.len() - 3]);

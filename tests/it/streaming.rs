@@ -20,7 +20,7 @@ use crate::support::memory::{BIG, MIB, expect_room, peak, pour};
 use crate::support::origin::{Nginx, Origin, TcpOrigin, ok, read_head, seen};
 use crate::support::pki::{Ca, Pair, PairFiles};
 use crate::support::raw::{RawClient, request};
-use crate::support::{LIMIT, SOON, TlsVersion, program, run_to_end};
+use crate::support::{SOON, TlsVersion, patiently, program, run_to_end};
 
 /// A gateway that asks clients for a certificate, before an nginx that asks the gateway for one.
 struct Mutual {
@@ -428,35 +428,37 @@ fn answer_with_trailers_is_whole_and_its_connection_is_kept() {
 
 #[test]
 fn pool_keeps_what_keepalive_pool_allows() {
-    let (told, ended) = mpsc::channel();
-    let told = Mutex::new(told);
-    let origin = TcpOrigin::serving(move |mut conn| {
-        let mut served = 0;
-        while read_head(&mut conn).ends_with("\r\n\r\n") {
-            served += 1;
-            drop(conn.write_all(&ok("x")));
+    patiently(|limit| {
+        let (told, ended) = mpsc::channel();
+        let told = Mutex::new(told);
+        let origin = TcpOrigin::serving(move |mut conn| {
+            let mut served = 0;
+            while read_head(&mut conn).ends_with("\r\n\r\n") {
+                served += 1;
+                drop(conn.write_all(&ok("x")));
+            }
+            told.lock().unwrap().send(served).ok();
+        });
+        let gateway = Setup::default().set("workers", "1").start();
+        let configure = |pool: Value| {
+            let upstream = json!({"nodes": {origin.node(): 1}, "keepalive_pool": pool});
+            gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
+        };
+        let mut client = gateway.connect();
+        configure(json!({"requests": 3}));
+        for _ in 0..6 {
+            client.get("h", "/", &[]).expect_status(200);
         }
-        told.lock().unwrap().send(served).ok();
+        for _ in 0..2 {
+            assert_eq!(ended.recv_timeout(SOON), Ok(3));
+        }
+        // An idle connection ends by itself.
+        configure(json!({"idle_timeout": limit.as_secs_f64()}));
+        for _ in 0..4 {
+            client.get("h", "/", &[]).expect_status(200);
+        }
+        assert_eq!(ended.recv_timeout(SOON), Ok(4));
     });
-    let gateway = Setup::default().set("workers", "1").start();
-    let configure = |pool: Value| {
-        let upstream = json!({"nodes": {origin.node(): 1}, "keepalive_pool": pool});
-        gateway.configure("/routes/r", &json!({"uri": "/*", "upstream": upstream}));
-    };
-    let mut client = gateway.connect();
-    configure(json!({"requests": 3}));
-    for _ in 0..6 {
-        client.get("h", "/", &[]).expect_status(200);
-    }
-    for _ in 0..2 {
-        assert_eq!(ended.recv_timeout(SOON), Ok(3));
-    }
-    // An idle connection ends by itself.
-    configure(json!({"idle_timeout": LIMIT.as_secs_f64()}));
-    for _ in 0..4 {
-        client.get("h", "/", &[]).expect_status(200);
-    }
-    assert_eq!(ended.recv_timeout(SOON), Ok(4));
 }
 
 #[test]

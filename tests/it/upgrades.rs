@@ -21,7 +21,7 @@ use crate::support::websocket::{
     ACCEPTED, BINARY, CLOSE, CONTINUATION, EchoOrigin, Frame, PING, PONG, QUESTION, TEXT, read,
     write, write_part,
 };
-use crate::support::{LIMIT, SOON, TlsVersion, eventually, limit};
+use crate::support::{SOON, TlsVersion, eventually, patiently, setting};
 
 const NAME: &str = "api.example.com";
 /// What an upstream says that consents to [`raw_question`].
@@ -511,42 +511,44 @@ fn both_directions_stream_at_once() {
 
 #[test]
 fn tunnel_in_which_nothing_moves_ends_with_the_read_time_out() {
-    let origin = Consenting::start();
-    let mut upstream = origin.upstream();
-    upstream["timeout"] = json!({"connect": 60, "send": 60, "read": LIMIT.as_secs_f64()});
-    let gateway = gateway(&upstream);
-    let mut used = go_raw(gateway.connect(), "/used");
-    let mut other_end = origin.next();
-    let mut idle = go_raw(gateway.connect(), "/idle");
-    let mut idle_end = origin.next();
-    // Either direction keeps a tunnel open, for longer than the later one that is idle.
-    let began = Instant::now();
-    let mut turns = 0;
-    while !idle.read_some_within(Duration::from_millis(100)) {
-        assert!(began.elapsed() < 2 * SOON, "it goes on");
-        if turns % 2 == 0 {
-            used.send("x");
-            expect_bytes(&mut other_end, b"x");
-        } else {
-            other_end.write_all(b"y").unwrap();
-            expect_bytes(&mut used, b"y");
+    patiently(|limit| {
+        let origin = Consenting::start();
+        let mut upstream = origin.upstream();
+        upstream["timeout"] = json!({"connect": 60, "send": 60, "read": limit.as_secs_f64()});
+        let gateway = gateway(&upstream);
+        let mut used = go_raw(gateway.connect(), "/used");
+        let mut other_end = origin.next();
+        let mut idle = go_raw(gateway.connect(), "/idle");
+        let mut idle_end = origin.next();
+        // Either direction keeps a tunnel open, for longer than the later one that is idle.
+        let began = Instant::now();
+        let mut turns = 0;
+        while !idle.read_some_within(Duration::from_millis(100)) {
+            assert!(began.elapsed() < 2 * SOON, "it goes on");
+            if turns % 2 == 0 {
+                used.send("x");
+                expect_bytes(&mut other_end, b"x");
+            } else {
+                other_end.write_all(b"y").unwrap();
+                expect_bytes(&mut used, b"y");
+            }
+            turns += 1;
         }
-        turns += 1;
-    }
-    assert!(turns > 1, "{turns}");
-    assert!(idle.is_ended());
-    assert!(matches!(idle_end.read(&mut [0]), Ok(0)));
-    let (record, reason) = ended(&gateway, "/idle");
-    assert_eq!(reason.as_deref(), Some("tunnel_idle"), "{record}");
-    used.send("last");
-    expect_bytes(&mut other_end, b"last");
-    // A limit on requests is none on tunnels, and neither is one on idle connections.
-    assert!(
-        gateway
-            .records()
-            .iter()
-            .all(|record| field(record, "path") != Some("/used"))
-    );
+        assert!(turns > 1, "{turns}");
+        assert!(idle.is_ended());
+        assert!(matches!(idle_end.read(&mut [0]), Ok(0)));
+        let (record, reason) = ended(&gateway, "/idle");
+        assert_eq!(reason.as_deref(), Some("tunnel_idle"), "{record}");
+        used.send("last");
+        expect_bytes(&mut other_end, b"last");
+        // A limit on requests is none on tunnels, and neither is one on idle connections.
+        assert!(
+            gateway
+                .records()
+                .iter()
+                .all(|record| field(record, "path") != Some("/used"))
+        );
+    });
 }
 
 #[test]
@@ -571,21 +573,23 @@ fn peer_that_takes_nothing_is_cut_off() {
 
 #[test]
 fn tunnel_outlives_the_limits_of_requests_and_connections() {
-    let origin = Consenting::start();
-    let gateway = Setup::default()
-        .set("limits.body_timeout", &limit())
-        .set("limits.idle_timeout", &limit())
-        .set("limits.header_timeout", &limit())
-        .start();
-    permit(&gateway, &origin.upstream());
-    let mut client = go_raw(gateway.connect(), "/long");
-    let mut tunnel = origin.next();
-    // One that is held to the limit shows that it has passed.
-    assert!(gateway.connect().is_ended());
-    client.send("up");
-    expect_bytes(&mut tunnel, b"up");
-    tunnel.write_all(b"down").unwrap();
-    expect_bytes(&mut client, b"down");
+    patiently(|limit| {
+        let origin = Consenting::start();
+        let gateway = Setup::default()
+            .set("limits.body_timeout", &setting(limit))
+            .set("limits.idle_timeout", &setting(limit))
+            .set("limits.header_timeout", &setting(limit))
+            .start();
+        permit(&gateway, &origin.upstream());
+        let mut client = go_raw(gateway.connect(), "/long");
+        let mut tunnel = origin.next();
+        // One that is held to the limit shows that it has passed.
+        assert!(gateway.connect().is_ended());
+        client.send("up");
+        expect_bytes(&mut tunnel, b"up");
+        tunnel.write_all(b"down").unwrap();
+        expect_bytes(&mut client, b"down");
+    });
 }
 
 #[test]

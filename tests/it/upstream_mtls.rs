@@ -14,7 +14,7 @@ use crate::support::gateway::{ADMIN_KEY, Gateway, Setup, field};
 use crate::support::origin::{ClosedPort, Nginx, Origin, TcpOrigin, seen};
 use crate::support::pki::{Ca, KeyKind, Leaf, Pair, Usage, Validity};
 use crate::support::upstream::{Cases, NAME, checking, record_of, showing, speaking, upstream};
-use crate::support::{SOON, TlsVersion, eventually, program, run_to_end};
+use crate::support::{SOON, TlsVersion, eventually, patiently, program, run_to_end};
 
 /// Runs a script as an operator types it, in `folder`.
 #[track_caller]
@@ -504,36 +504,38 @@ fn session_of_an_upstream_is_resumed_by_the_next_connection() {
 
 #[test]
 fn upstream_whose_certificate_ends_is_refused_though_it_would_resume() {
-    let ca = Ca::root("CA");
-    let brief = ca.issue(&Leaf {
-        validity: Validity::For(Duration::from_secs(6)),
-        ..Leaf::server(NAME)
-    });
-    let origin = Origin::nginx(&Nginx::tls(brief));
-    let gateway = Gateway::start();
-    for (path, version) in ["/v12", "/v13"].into_iter().zip(TlsVersion::ALL) {
-        let mut upstream = upstream(&origin.node(), &checking(&ca.pem(), version));
-        upstream["keepalive_pool"] = json!({"requests": 1});
-        gateway.configure(
-            &format!("/routes{path}"),
-            &json!({"uri": path, "upstream": upstream}),
-        );
-        let mut client = gateway.connect();
-        for is_resumed in [false, true] {
-            let reply = client.get("api.example.com", path, &[]).expect_status(200);
-            assert_eq!(seen(&reply.text(), "reused") == "r", is_resumed);
+    patiently(|limit| {
+        let ca = Ca::root("CA");
+        let brief = ca.issue(&Leaf {
+            validity: Validity::For(3 * limit),
+            ..Leaf::server(NAME)
+        });
+        let origin = Origin::nginx(&Nginx::tls(brief));
+        let gateway = Gateway::start();
+        for (path, version) in ["/v12", "/v13"].into_iter().zip(TlsVersion::ALL) {
+            let mut upstream = upstream(&origin.node(), &checking(&ca.pem(), version));
+            upstream["keepalive_pool"] = json!({"requests": 1});
+            gateway.configure(
+                &format!("/routes{path}"),
+                &json!({"uri": path, "upstream": upstream}),
+            );
+            let mut client = gateway.connect();
+            for is_resumed in [false, true] {
+                let reply = client.get("api.example.com", path, &[]).expect_status(200);
+                assert_eq!(seen(&reply.text(), "reused") == "r", is_resumed);
+            }
         }
-    }
-    for path in ["/v12", "/v13"] {
-        eventually(SOON, "the certificate ends", || {
-            let reply = gateway.connect().get("api.example.com", path, &[]);
-            (reply.status == 502).then_some(())
-        });
-        gateway.expect_record("an upstream's expired certificate", |record| {
-            field(record, "path") == Some(path)
-                && field(record, "reason") == Some("upstream_cert_expired")
-        });
-    }
+        for path in ["/v12", "/v13"] {
+            eventually(3 * limit + SOON, "the certificate ends", || {
+                let reply = gateway.connect().get("api.example.com", path, &[]);
+                (reply.status == 502).then_some(())
+            });
+            gateway.expect_record("an upstream's expired certificate", |record| {
+                field(record, "path") == Some(path)
+                    && field(record, "reason") == Some("upstream_cert_expired")
+            });
+        }
+    });
 }
 
 #[test]
