@@ -167,14 +167,19 @@ impl Load {
         }
     }
 
-    /// Waits for the clients; how many requests were answered.
+    /// Whether there were so many requests that changes met some of them under way.
+    fn is_enough(&self) -> bool {
+        self.asked.load(Ordering::Relaxed) > 100
+            || self.clients.iter().any(thread::JoinHandle::is_finished)
+    }
+
+    /// Waits for the clients.
     #[track_caller]
-    fn end(self) -> usize {
+    fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
             client.join().expect("no request failed");
         }
-        self.asked.load(Ordering::Relaxed)
     }
 }
 
@@ -214,7 +219,7 @@ fn certificate_rotates_under_load_without_a_failed_request_or_an_old_certificate
                 .expect_status(200);
         }),
     ]);
-    for turn in 0..50 {
+    for turn in (0..).take_while(|turn| *turn < 50 || !load.is_enough()) {
         let pair = &pairs[turn % 4];
         let rotation = json!({"cert": pair.cert, "key": pair.key});
         gateway.admin_put("/ssls/1", &rotation).expect_status(200);
@@ -223,8 +228,7 @@ fn certificate_rotates_under_load_without_a_failed_request_or_an_old_certificate
             assert_eq!(shown, Some(pair.serial()), "turn {turn}, {version:?}");
         }
     }
-    let asked = load.end();
-    assert!(asked > 100, "only {asked} requests");
+    load.end();
 }
 
 #[test]
@@ -258,7 +262,7 @@ fn upstream_client_certificate_rotates_under_load_without_a_failed_request() {
         }),
     ]);
     let mut watcher = RawClient::connect(port);
-    for turn in 0..40 {
+    for turn in (0..).take_while(|turn| *turn < 40 || !load.is_enough()) {
         put(&gateway, "/upstreams/u", &upstream(&pairs[turn % 2]));
         for client in [&mut watcher, &mut RawClient::connect(port)] {
             let reply = client.get(NAME, "/", &[]).expect_status(200);
@@ -269,8 +273,7 @@ fn upstream_client_certificate_rotates_under_load_without_a_failed_request() {
             );
         }
     }
-    let asked = load.end();
-    assert!(asked > 100, "only {asked} requests");
+    load.end();
 }
 
 #[test]

@@ -147,12 +147,14 @@ fn key_is_replaced_while_requests_and_writes_go_on_and_the_former_is_refused() {
                 assert!(matches!(status, Some(200 | 503)), "{status:?}");
             }
         });
+        eventually(SOON, "they go on", || {
+            (asked.load(Ordering::SeqCst) > 0).then_some(())
+        });
         let told = setup.run(&["rotate-key"]);
         is_over.store(true, Ordering::SeqCst);
         told
     });
     assert!(told.status.success(), "{told:?}");
-    assert!(asked.load(Ordering::SeqCst) > 0);
     let present = key_id(&data);
     assert_ne!(present, former);
     assert!(

@@ -327,15 +327,16 @@ fn identity_and_trust_towards_an_upstream_follow_their_files_and_fail_no_request
         }
         for generation in 2..6 {
             write(generation);
+            let before = asked.load(Ordering::SeqCst);
             eventually(SOON, "the upstream sees the new certificate", || {
                 let seen = Curl::new(&url).send().expect_status(200).body;
-                seen.contains(&format!("gateway-{generation}"))
-                    .then_some(())
+                let is_new = seen.contains(&format!("gateway-{generation}"));
+                // The others are served meanwhile.
+                (is_new && asked.load(Ordering::SeqCst) > before).then_some(())
             });
         }
         is_over.store(true, Ordering::SeqCst);
     });
-    assert!(asked.load(Ordering::SeqCst) > 4);
 }
 
 #[test]
