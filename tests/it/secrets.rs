@@ -14,9 +14,13 @@ use crate::support::{SOON, eventually};
 
 const NAME: &str = "api.example.com";
 
-/// A setup whose values are looked at often, so that no test waits long.
+/// A setup whose values are looked at often, so that no test waits long, and whose managers have all the
+/// time they need to answer.
 fn setup() -> Setup {
-    Setup::default().set("secrets.cache_time", "1s")
+    Setup::default()
+        .set("secrets.cache_time", "1s")
+        .set("secrets.read_timeout", "10s")
+        .set("secrets.write_timeout", "15s")
 }
 
 /// How a reference of an object fares.

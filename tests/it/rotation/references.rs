@@ -122,6 +122,9 @@ fn values_of_a_manager_rotate_under_load() {
     let origin = Origin::nginx(&Nginx::mutual(ca.server("upstream.test.local"), ca.pem()));
     let gateway = Setup::default()
         .set("secrets.cache_time", "1s")
+        // Its manager has all the time it needs to answer.
+        .set("secrets.read_timeout", "10s")
+        .set("secrets.write_timeout", "15s")
         .set("secrets.vault.trust_file", bao.ca_file().to_str().unwrap())
         .start();
     configure(&gateway, &bao, &origin);
