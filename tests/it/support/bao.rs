@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::client::{Curl, CurlOutcome};
-use super::origin::free_port;
+use super::origin::ClosedPort;
 use super::pki::{Ca, Leaf};
 use super::{eventually, program};
 
@@ -23,7 +23,8 @@ const NAME: &str = "bao.test";
 /// A running or stopped OpenBao; what runs of it is killed when this is dropped.
 pub(crate) struct Bao {
     child: Option<Child>,
-    port: u16,
+    /// Where it listens whenever it runs: for clients, and for others of its kind.
+    places: [ClosedPort; 2],
     folder: TempDir,
     ca_file: PathBuf,
     unseal_key: String,
@@ -45,13 +46,13 @@ impl Bao {
         let ca_file = ca.write(folder.path(), "bao-ca");
         let mut bao = Self {
             child: None,
-            port: 0,
+            places: [ClosedPort::new(), ClosedPort::new()],
             folder,
             ca_file,
             unseal_key: String::new(),
             root_token: String::new(),
         };
-        bao.find_port();
+        bao.start_again();
         let asked = bao.ask(
             "PUT",
             "sys/init",
@@ -72,29 +73,12 @@ impl Bao {
         bao
     }
 
-    /// Starts it on a free port: the first time, where another program may be quicker.
-    #[track_caller]
-    fn find_port(&mut self) {
-        for _ in 0..5 {
-            self.port = free_port();
-            if self.try_start() {
-                return;
-            }
-        }
-        panic!("no port was free: {}", self.said());
-    }
-
-    /// Starts it again where it was.
+    /// Starts it, again where it was.
     #[track_caller]
     pub(crate) fn start_again(&mut self) {
-        assert!(self.try_start(), "it did not start again: {}", self.said());
-    }
-
-    #[track_caller]
-    fn try_start(&mut self) -> bool {
         let path = |name: &str| self.folder.path().join(name);
         fs::create_dir_all(path("data")).expect("a folder");
-        let cluster = free_port();
+        let [port, cluster] = [0, 1].map(|place| self.places[place].port());
         let config = format!(
             "storage \"raft\" {{ path = {:?}\n node_id = \"1\" }}\n\
              listener \"tcp\" {{ address = \"127.0.0.1:{port}\"\n\
@@ -105,7 +89,6 @@ impl Bao {
             path("data"),
             path("bao.crt"),
             path("bao.key"),
-            port = self.port,
         );
         fs::write(path("bao.hcl"), config).expect("the folder takes a file");
         let said = fs::File::create(path("said")).expect("a file for what it says");
@@ -121,16 +104,11 @@ impl Bao {
         self.child = Some(child);
         eventually(START, "OpenBao answers", || {
             let child = self.child.as_mut().expect("it was started");
-            if child
-                .try_wait()
-                .expect("a child can be waited for")
-                .is_some()
-            {
-                return Some(false);
-            }
+            let ended = child.try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "it did not start: {}", self.said());
             let asked = self.ask("GET", "sys/seal-status", &Value::Null);
-            (asked.status == Some(200)).then_some(true)
-        })
+            (asked.status == Some(200)).then_some(())
+        });
     }
 
     fn said(&self) -> String {
@@ -163,12 +141,16 @@ impl Bao {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.port)
+        format!("https://127.0.0.1:{}", self.port())
     }
 
     /// The same by a name that nobody can resolve but a proxy that is told of it.
     pub(crate) fn url_by_name(&self) -> String {
-        format!("https://{NAME}:{}", self.port)
+        format!("https://{NAME}:{}", self.port())
+    }
+
+    fn port(&self) -> u16 {
+        self.places[0].port()
     }
 
     pub(crate) fn ca_file(&self) -> &Path {

@@ -66,17 +66,8 @@ impl Origin {
     /// When nginx does not start, with what it said.
     #[track_caller]
     pub(crate) fn nginx_of(write: impl Fn(&Path, u16)) -> Self {
-        for _ in 0..5 {
-            if let Some(origin) = Self::try_nginx(&write, free_port()) {
-                return origin;
-            }
-        }
-        panic!("nginx found its port taken five times");
-    }
-
-    /// `None` when the port was taken in between.
-    #[track_caller]
-    fn try_nginx(write: impl Fn(&Path, u16), port: u16) -> Option<Self> {
+        let place = ClosedPort::new();
+        let port = place.port();
         let folder = TempDir::new().expect("a folder for nginx");
         write(folder.path(), port);
         let said = folder.path().join("error.log");
@@ -100,19 +91,13 @@ impl Origin {
             }
             folder.path().join("nginx.pid").exists().then_some(true)
         });
-        if is_up {
-            return Some(Self {
-                child,
-                port,
-                folder,
-            });
+        let said = || fs::read_to_string(&said).unwrap_or_default();
+        assert!(is_up, "nginx ended: {}", said());
+        Self {
+            child,
+            port,
+            folder,
         }
-        let said = fs::read_to_string(said).unwrap_or_default();
-        assert!(
-            said.contains("Address already in use"),
-            "nginx ended: {said}"
-        );
-        None
     }
 
     /// Starts `openssl s_server -www` on a free port, with `args` besides.
@@ -320,15 +305,6 @@ pub(crate) fn seen<'body>(body: &'body str, what: &str) -> &'body str {
         .unwrap_or_else(|| panic!("no {what} in {body:?}"))
 }
 
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener
-        .local_addr()
-        .expect("a bound socket has an address")
-        .port()
-}
-
 /// An upstream in this process that does to a connection whatever a test wants done.
 pub(crate) struct TcpOrigin {
     address: SocketAddr,
@@ -478,12 +454,16 @@ impl Drop for TcpOrigin {
     }
 }
 
-/// A port that is taken and refuses connections.
+/// A port that is taken and refuses connections, unless who is told of it listens there: nobody else is
+/// given it.
 pub(crate) struct ClosedPort(Socket);
 
 impl ClosedPort {
     pub(crate) fn new() -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        // As servers set it: they may bind the same port as well, and the kernel picks it for none.
+        let shared = socket.set_reuse_address(true);
+        shared.expect("a socket takes its options");
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         socket.bind(&free.into()).expect("a free port");
         Self(socket)
