@@ -219,7 +219,8 @@ fn gateway_that_is_killed_in_the_middle_serves_and_finishes_when_it_comes_back()
         let owner = fs::Permissions::from_mode(0o600);
         fs::set_permissions(data.join("draft"), owner).unwrap();
         fs::rename(data.join("draft"), &next).unwrap();
-        eventually(SOON, "it has come so far", || {
+        // Held up, it takes seconds, and many of them where others work, too.
+        eventually(6 * SOON, "it has come so far", || {
             let left = sealed_with(&data, &former);
             let is_begun = note(&data, "kek_next").is_some() || key_id(&data) != former;
             (is_begun && left <= wanted).then_some(())
@@ -233,7 +234,7 @@ fn gateway_that_is_killed_in_the_middle_serves_and_finishes_when_it_comes_back()
         hold_up(&data, false);
         gateway = setup.clone().start();
         expect_served(&gateway, &pair);
-        eventually(2 * SOON, "it is finished", || {
+        eventually(6 * SOON, "it is finished", || {
             let is_done = key_id(&data) != former && note(&data, "kek_next").is_none();
             (is_done && !next.exists()).then_some(())
         });
