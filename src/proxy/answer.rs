@@ -23,20 +23,20 @@ const NGINX_PAGE_BYTES: u64 = 1024;
 
 /// An upstream's answer, ready for the client.
 pub(super) enum Answer {
-    /// To be streamed, with the longest wait between two reads.
-    Streamed(Response<AnswerBody>, UpstreamConn, u64),
+    /// To be streamed from what it came over, with its status and the longest wait between two reads.
+    Streamed(StatusCode, Box<UpstreamConn>, u64),
     /// Read whole to be looked at.
-    Whole(Response<Bytes>),
+    Whole(Box<Response<Bytes>>),
     /// The upstream goes over to another protocol; with its time-outs.
-    Switched(Response<()>, Switched, Timeouts),
+    Switched(Box<(Response<()>, Switched, Timeouts)>),
 }
 
 impl Answer {
     pub(super) fn status(&self) -> u16 {
         match self {
-            Self::Streamed(resp, ..) => resp.status().as_u16(),
+            Self::Streamed(status, ..) => status.as_u16(),
             Self::Whole(resp) => resp.status().as_u16(),
-            Self::Switched(resp, ..) => resp.status().as_u16(),
+            Self::Switched(switched) => switched.0.status().as_u16(),
         }
     }
 }
@@ -45,23 +45,24 @@ impl Tries<'_> {
     /// Looks at an answer's head: what nginx says instead of a TLS alert is named here.
     pub(super) async fn answer(
         &self,
-        upstream: UpstreamConn,
+        mut upstream: Box<UpstreamConn>,
+        status: StatusCode,
         endpoint: &Endpoint,
-        resp: Response<AnswerBody>,
         patience: u64,
     ) -> Result<Answer, Refusal> {
-        if resp.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(upstream, resp);
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(upstream);
         }
-        let suspect = self.worker.settings.nginx_400 == Nginx400::Refuse
-            && may_be_nginx_400(&resp, &upstream, self.upstream.trust.is_none());
+        let suspect = status == StatusCode::BAD_REQUEST
+            && self.worker.settings.nginx_400 == Nginx400::Refuse
+            && may_be_nginx_page(&upstream, self.upstream.trust.is_none());
         if !suspect {
-            return Ok(Answer::Streamed(resp, upstream, patience));
+            return Ok(Answer::Streamed(status, upstream, patience));
         }
-        let (head, incoming) = resp.into_parts();
+        let (head, incoming) = upstream.take_answer().into_parts();
         let bytes = Box::pin(self.collect_page(incoming, patience)).await?;
         match nginx_verdict(&bytes, self.upstream.trust.is_some()) {
-            None => Ok(Answer::Whole(Response::from_parts(head, bytes))),
+            None => Ok(Answer::Whole(Box::new(Response::from_parts(head, bytes)))),
             Some((reason, title)) => {
                 if let (Some(trust), Some(name)) = (&self.upstream.trust, &endpoint.name)
                     && let Some(connector) = self.worker.contexts.upstream(&trust.fingerprint)
@@ -74,11 +75,8 @@ impl Tries<'_> {
     }
 
     /// The upstream's consent to another protocol, if that is one it was asked for.
-    fn switch(
-        &self,
-        upstream: UpstreamConn,
-        mut resp: Response<AnswerBody>,
-    ) -> Result<Answer, Refusal> {
+    fn switch(&self, mut upstream: Box<UpstreamConn>) -> Result<Answer, Refusal> {
+        let mut resp = upstream.take_answer();
         let agreed = self.protocols;
         let agreed = agreed.and_then(|asked| upgrade::agreed(resp.headers(), asked));
         let Some(agreed) = agreed else {
@@ -96,7 +94,8 @@ impl Tries<'_> {
         headers::to_downstream(resp.headers_mut());
         upgrade::ask(resp.headers_mut(), Some(&agreed));
         let resp = resp.map(drop);
-        Ok(Answer::Switched(resp, switched, self.timeouts))
+        let switched = (resp, switched, self.timeouts);
+        Ok(Answer::Switched(Box::new(switched)))
     }
 
     /// Reads an answer of at most [`NGINX_PAGE_BYTES`], which its head announced.
@@ -121,9 +120,12 @@ impl Tries<'_> {
     }
 }
 
-/// Whether an answer that came over `upstream` can be nginx's own page for a TLS problem: 400, closing,
-/// HTML, short, not compressed.
-fn may_be_nginx_400(resp: &Response<AnswerBody>, upstream: &UpstreamConn, is_plain: bool) -> bool {
+/// Whether the 400 that came over `upstream` can be nginx's own page for a TLS problem: closing, HTML,
+/// short, not compressed.
+fn may_be_nginx_page(upstream: &UpstreamConn, is_plain: bool) -> bool {
+    let Some(resp) = upstream.answer() else {
+        return false;
+    };
     let is = |name: HeaderName, wanted: &str| {
         resp.headers()
             .get(name)
@@ -131,7 +133,6 @@ fn may_be_nginx_400(resp: &Response<AnswerBody>, upstream: &UpstreamConn, is_pla
             .is_some_and(|value| value.to_ascii_lowercase().starts_with(wanted))
     };
     (is_plain || upstream.asked)
-        && resp.status() == StatusCode::BAD_REQUEST
         // In HTTP/2 no answer says so (RFC 9113 §8.2.2).
         && (upstream.is_stream() || upstream.ends)
         && is(CONTENT_TYPE, "text/html")

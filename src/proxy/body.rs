@@ -502,7 +502,7 @@ const WHILE_SENT: &str = "while the answer was sent";
 /// An upstream's body, with the connection that goes back to its pool at the end.
 pub struct Streamed {
     incoming: AnswerBody,
-    upstream: Option<UpstreamConn>,
+    upstream: Option<Box<UpstreamConn>>,
     outcome: Box<Outcome>,
     conn: Rc<Conn>,
     sweep: Rc<Sweep>,
@@ -522,7 +522,7 @@ impl Streamed {
     #[must_use]
     pub fn new(
         incoming: AnswerBody,
-        upstream: UpstreamConn,
+        upstream: Box<UpstreamConn>,
         outcome: Box<Outcome>,
         conn: Rc<Conn>,
         sweep: &Rc<Sweep>,
@@ -550,7 +550,9 @@ impl Streamed {
     /// Whether what looks like its end is none: a stream that its upstream resets without an error.
     /// One that is complete may be reset as well, to stop what is still sent to it (RFC 9113 §8.1).
     fn is_cut(&self) -> bool {
-        self.upstream.as_ref().is_some_and(UpstreamConn::is_stream)
+        self.upstream
+            .as_ref()
+            .is_some_and(|upstream| upstream.is_stream())
             && !self.has_closed
             && !self.incoming.is_end_stream()
             && self.incoming.size_hint().exact() != Some(0)
@@ -617,7 +619,7 @@ impl Streamed {
             Poll::Pending => {
                 let until = Until::At(self.conn.now().saturating_add(self.patience));
                 if self.waiting.is_none() {
-                    let heard = self.upstream.as_ref().and_then(UpstreamConn::heard);
+                    let heard = self.upstream.as_ref().and_then(|upstream| upstream.heard());
                     self.waiting = Some((self.conn.waiting(), heard));
                     if let Some(limit) = &self.limit {
                         limit.reset(until.clone());

@@ -38,8 +38,11 @@ const RECORD_ALERT: u8 = 0x15;
 /// How long the rest of a body is carried after its request was answered.
 const REST_OF_BODY: Duration = Duration::from_secs(30);
 
-/// A connection to an upstream that is ready for a request, or carries one.
+/// A connection to an upstream that is ready for a request, or carries one. Boxed wherever it goes: it
+/// is passed on from hand to hand with the answer that came over it.
 pub struct UpstreamConn {
+    /// The answer whose head came, until it is taken.
+    answer: Option<Response<AnswerBody>>,
     wire: Wire,
     fault: Option<FaultCell>,
     activity: Rc<Activity>,
@@ -232,14 +235,15 @@ impl Body for AnswerBody {
 impl UpstreamConn {
     /// Speaks HTTP/1.1 over a fresh connection.
     #[must_use]
-    pub fn open(stream: Stream, bucket: Rc<Bucket>, has_identity: bool) -> Self {
+    pub fn open(stream: Stream, bucket: Rc<Bucket>, has_identity: bool) -> Box<Self> {
         let fault = stream.fault();
         let activity = stream.activity().clone();
         let asked = match &stream {
             Stream::Plain(_) => false,
             Stream::Tls(tls) => tls.certificate_was_asked(),
         };
-        Self {
+        Box::new(Self {
+            answer: None,
             wire: Wire::One(Single::new(stream, bucket.count_open())),
             fault,
             activity,
@@ -249,7 +253,7 @@ impl UpstreamConn {
             ends: false,
             served: 0,
             rest: None,
-        }
+        })
     }
 
     /// Speaks HTTP/2 over a fresh connection, and takes its first stream.
@@ -262,7 +266,7 @@ impl UpstreamConn {
         has_identity: bool,
         sweep: &Rc<Sweep>,
         stock: &Rc<Stock>,
-    ) -> Result<Self, (Reason, String)> {
+    ) -> Result<Box<Self>, (Reason, String)> {
         let fault = stream.fault();
         let activity = stream.activity().clone();
         let asked = match &stream {
@@ -311,9 +315,10 @@ impl UpstreamConn {
 
     /// A stream of a connection.
     #[must_use]
-    pub fn of(lease: Lease) -> Self {
+    pub fn of(lease: Lease) -> Box<Self> {
         let shared = lease.shared().clone();
-        Self {
+        Box::new(Self {
+            answer: None,
             fault: shared.fault.clone(),
             activity: shared.activity.clone(),
             bucket: shared.bucket.clone(),
@@ -323,7 +328,7 @@ impl UpstreamConn {
             served: shared.served(),
             rest: None,
             wire: Wire::Many(Rc::new(lease)),
-        }
+        })
     }
 
     /// Whether the upstream, or an error, ended it. Of an idle one.
@@ -378,8 +383,23 @@ impl UpstreamConn {
         self.bucket.clone()
     }
 
-    /// Takes a request, sends it and waits for the response's head. Only that of a 101 has headers of
-    /// one hop. What a 200 repeats to the letter is not in its map: it lies with its content, as a
+    /// The answer that came, if it was not taken.
+    #[must_use]
+    pub fn answer(&self) -> Option<&Response<AnswerBody>> {
+        self.answer.as_ref()
+    }
+
+    /// Takes the answer that came. Where there is none it is an empty 500.
+    pub fn take_answer(&mut self) -> Response<AnswerBody> {
+        self.answer.take().unwrap_or_else(|| {
+            let mut none = Response::new(AnswerBody::Whole(None));
+            *none.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            none
+        })
+    }
+
+    /// Takes a request, sends it and waits for the response's head: its status is told, the
+    /// [`answer`](Self::answer) stays here until it is taken. Only that of a 101 has headers of one hop. What a 200 repeats to the letter is not in its map: it lies with its content, as a
     /// [`group`](AnswerBody::group).
     ///
     /// Over HTTP/1.1 a request without a body is not even taken; any other is gone.
@@ -391,7 +411,7 @@ impl UpstreamConn {
         request: &mut Option<Request<RequestBody>>,
         terms: Terms<'_>,
         sweep: &Rc<Sweep>,
-    ) -> Result<Response<AnswerBody>, Unanswered> {
+    ) -> Result<StatusCode, Unanswered> {
         self.served = self.served.saturating_add(1);
         match (&self.wire, terms.forwarded) {
             (Wire::One(conn), None | Some(Forwarded::Lines(_))) => {
@@ -439,7 +459,7 @@ impl UpstreamConn {
         lines: &[u8],
         terms: Terms<'_>,
         sweep: &Rc<Sweep>,
-    ) -> Result<Response<AnswerBody>, Broken> {
+    ) -> Result<StatusCode, Broken> {
         let Some(req) = request else {
             return Err(Broken::NoRequest);
         };
@@ -468,7 +488,9 @@ impl UpstreamConn {
                     };
                     // Nothing waits for a body that the client may take its time with.
                     conn.carry();
-                    return Ok(resp.map(|()| content));
+                    let status = resp.status();
+                    self.answer = Some(resp.map(|()| content));
+                    return Ok(status);
                 }
                 Ok(Err(error)) => {
                     if error.is_violation() {
@@ -495,7 +517,7 @@ impl UpstreamConn {
         group: Option<&Rc<Group>>,
         terms: Terms<'_>,
         sweep: &Rc<Sweep>,
-    ) -> Result<Response<AnswerBody>, Unanswered> {
+    ) -> Result<StatusCode, Unanswered> {
         let patience = terms.patience;
         let unsent = |why| Unanswered {
             why,
@@ -581,7 +603,9 @@ impl UpstreamConn {
                             flow
                         }
                     };
-                    return Ok(Response::from_parts(answer, AnswerBody::Many(flow)));
+                    let status = answer.status;
+                    self.answer = Some(Response::from_parts(answer, AnswerBody::Many(flow)));
+                    return Ok(status);
                 }
                 Ok(Err(error)) => {
                     break match upload.broken.get() {
@@ -619,8 +643,8 @@ impl UpstreamConn {
 
     /// What is left of the connection after a 101 that its request asked for.
     #[must_use]
-    pub fn into_switched(self) -> Option<Switched> {
-        match self.wire {
+    pub fn into_switched(self: Box<Self>) -> Option<Switched> {
+        match &self.wire {
             Wire::One(conn) => conn.take_switched(),
             Wire::Many(_) => None,
         }
@@ -628,7 +652,12 @@ impl UpstreamConn {
 
     /// [Puts it back](Self::put_back) when the end of an answer came of which nothing is passed on any
     /// more. Without an end for `patience` milliseconds the stream is reset.
-    pub fn put_back_after(self, mut answer: AnswerBody, sweep: &Rc<Sweep>, patience: u64) {
+    pub fn put_back_after(
+        self: Box<Self>,
+        mut answer: AnswerBody,
+        sweep: &Rc<Sweep>,
+        patience: u64,
+    ) {
         let sweep = sweep.clone();
         tokio::task::spawn_local(async move {
             let until = Until::At(sweep.now().saturating_add(patience));
@@ -643,7 +672,7 @@ impl UpstreamConn {
     ///
     /// A request may be answered before its body was sent. The rest is still carried, for a while:
     /// so both connections stay in step and serve on.
-    pub fn put_back(mut self, sweep: &Rc<Sweep>) {
+    pub fn put_back(mut self: Box<Self>, sweep: &Rc<Sweep>) {
         if let Some(rest) = self.rest.take() {
             rest.finish();
         }
@@ -669,7 +698,7 @@ impl UpstreamConn {
     /// Names what ended an exchange, with the detail for the record. The TLS stream often knows
     /// better why than who read from it.
     #[must_use]
-    pub fn explain(self, broken: &Broken) -> (Reason, String) {
+    pub fn explain(self: Box<Self>, broken: &Broken) -> (Reason, String) {
         let (detail, is_violation) = match broken {
             Broken::Late => return (Reason::UpstreamTimeout, "no answer in time".to_owned()),
             Broken::Client(reason, detail) => return (*reason, detail.clone()),

@@ -37,7 +37,7 @@ pub struct PoolKey {
 /// An idle connection.
 pub enum Kept {
     /// Of one request at a time.
-    One(UpstreamConn),
+    One(Box<UpstreamConn>),
     /// Of many.
     Many(Rc<Shared>),
 }
@@ -177,7 +177,7 @@ impl Bucket {
 
     /// A place on a connection that carries others, else the connection used last that is still
     /// open.
-    pub fn take(&self) -> Option<UpstreamConn> {
+    pub fn take(&self) -> Option<Box<UpstreamConn>> {
         let requests = self.keepalive.get().requests;
         if let Some(lease) = self.many.join(requests) {
             return Some(UpstreamConn::of(lease));

@@ -132,10 +132,10 @@ fn deliver(
     handover: &Handover,
 ) -> Response<ReplyBody> {
     match answer {
-        Answer::Streamed(resp, upstream, patience) => {
-            let (mut head, mut incoming) = resp.into_parts();
-            outcome.answered(head.status);
-            let told = outcome.upstream_status(Some(head.status));
+        Answer::Streamed(status, mut upstream, patience) => {
+            let (mut head, mut incoming) = upstream.take_answer().into_parts();
+            outcome.answered(status);
+            let told = outcome.upstream_status(Some(status));
             if (!conn.is_http2() || told.is_some())
                 && let Some(group) = incoming.take_group()
             {
@@ -184,7 +184,8 @@ fn deliver(
             tell_upstream_status(resp.headers_mut(), &outcome, Some(status));
             resp.map(|bytes| ReplyBody::whole(bytes, outcome))
         }
-        Answer::Switched(mut resp, upstream, timeouts) => {
+        Answer::Switched(switched) => {
+            let (mut resp, upstream, timeouts) = *switched;
             outcome.answered(resp.status());
             let status = resp.status();
             tell_upstream_status(resp.headers_mut(), &outcome, Some(status));

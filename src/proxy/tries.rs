@@ -260,7 +260,7 @@ impl Tries<'_> {
 
     /// A connection to a node: a fresh one, or a place on one that another request opened, and
     /// whether it is that.
-    async fn open(&self, endpoint: &Endpoint) -> Result<(UpstreamConn, bool), Refusal> {
+    async fn open(&self, endpoint: &Endpoint) -> Result<(Box<UpstreamConn>, bool), Refusal> {
         if !self.upstream.scheme.is_http2() {
             return Ok((self.connect(endpoint).await?, false));
         }
@@ -298,7 +298,7 @@ impl Tries<'_> {
     }
 
     /// Opens a connection to a node.
-    async fn connect(&self, endpoint: &Endpoint) -> Result<UpstreamConn, Refusal> {
+    async fn connect(&self, endpoint: &Endpoint) -> Result<Box<UpstreamConn>, Refusal> {
         let Some(node) = self.upstream.nodes.get(endpoint.node) else {
             return Err(Reason::NoNode.into());
         };
@@ -351,7 +351,7 @@ impl Tries<'_> {
     /// the request may be sent again, and there may be `more` tries, it is back in `req`.
     async fn send(
         &self,
-        mut upstream: UpstreamConn,
+        mut upstream: Box<UpstreamConn>,
         endpoint: &Endpoint,
         req: &mut Option<Request<RequestBody>>,
         outcome: &mut Outcome,
@@ -383,10 +383,10 @@ impl Tries<'_> {
             interim: self.interim,
         };
         let unanswered = match upstream.exchange(req, terms, sweep).await {
-            Ok(resp) => {
+            Ok(status) => {
                 // What was answered is not sent again.
                 *req = None;
-                let answer = self.answer(upstream, endpoint, resp, patience).await;
+                let answer = self.answer(upstream, status, endpoint, patience).await;
                 return answer.map_err(|refusal| TryError {
                     refusal,
                     sent: Sent::Something,

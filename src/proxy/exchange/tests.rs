@@ -19,7 +19,9 @@ const WINDOW: u32 = 1000;
 const PATIENCE: u64 = 1000;
 
 /// A connection to an upstream, by the clock of `sweep`, and the upstream's end of it.
-async fn connection(sweep: &Rc<Sweep>) -> (UpstreamConn, server::Connection<TcpStream, Bytes>) {
+async fn connection(
+    sweep: &Rc<Sweep>,
+) -> (Box<UpstreamConn>, server::Connection<TcpStream, Bytes>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let connecting = TcpStream::connect(listener.local_addr().unwrap());
     let (near, accepted) = tokio::join!(connecting, listener.accept());
@@ -68,7 +70,7 @@ async fn upload(windows: u64) -> Result<StatusCode, Broken> {
             interim: &Interim::Nobody,
         };
         let answer = near.exchange(&mut req, terms, &clock).await;
-        answer.map(|resp| resp.status()).map_err(|error| error.why)
+        answer.map_err(|error| error.why)
     });
     let (request, mut respond) = far.accept().await.unwrap().unwrap();
     tokio::task::spawn_local(async move { while far.accept().await.is_some() {} });
