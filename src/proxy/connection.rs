@@ -277,13 +277,16 @@ async fn serve_until_pause(
         lines: lines.clone(),
     };
     let service = service_fn(|req: Request<Incoming>| {
-        watched.answer(slot.fill(request::handle(
-            worker.clone(),
-            conn.clone(),
-            req.map(ClientBody::Http1),
-            handover.clone(),
-            Interim::Http1(lines.clone()),
-        )))
+        watched.answer(slot.fill(|| {
+            request::begin(
+                worker.clone(),
+                conn.clone(),
+                req.map(ClientBody::Http1),
+                handover.clone(),
+                Interim::Http1(lines.clone()),
+            )
+            .answer()
+        }))
     });
     let mut http = worker.http.serve_connection(TokioIo::new(io), service);
     let pause = poll_fn(|cx| {

@@ -202,13 +202,10 @@ impl Job for Stream {
             let body = ClientBody::Http2(Inflow::new(reader, None));
             let req = request.map(|()| body);
             let conn = in_flight.conn().clone();
-            let mut answering = pin!(request::handle(
-                worker.clone(),
-                conn,
-                req,
-                nobody,
-                Interim::Http2(&writer),
-            ));
+            let mut answering = pin!(
+                request::begin(worker.clone(), conn, req, nobody, Interim::Http2(&writer),)
+                    .answer()
+            );
             drop(in_flight);
             poll_fn(|cx| match answering.as_mut().poll(cx) {
                 Poll::Ready(Ok(answer)) => Poll::Ready(Some(answer)),

@@ -15,7 +15,7 @@ use crate::proxy::answer::Answer;
 use crate::proxy::authority;
 use crate::proxy::authorize::{self, has_no_path};
 use crate::proxy::body::{ClientBody, ReplyBody, RequestBody, Streamed, Upload};
-use crate::proxy::conn::{Conn, Signal, Tunnelled};
+use crate::proxy::conn::{Conn, Signal, Tunnelled, Waiting};
 use crate::proxy::error::{self, GRPC_STATUS, Refusal};
 use crate::proxy::forwarded::{self, Forwarded};
 use crate::proxy::headers::{self, Announced, Look};
@@ -37,18 +37,28 @@ const GRPC_TRAILERS: HeaderValue =
 /// APISIX does.
 const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
 
-/// Serves one request. What goes wrong is an answer and a record. A tunnel, if it becomes one, is
+/// A request that was taken from its client, of which nothing was looked at.
+pub struct Begun<'a> {
+    worker: Rc<Worker>,
+    conn: Rc<Conn>,
+    client: Client<'a>,
+    /// Held here: who looks at it borrows it, until it is sent.
+    req: Option<Request<RequestBody>>,
+    upload: Rc<Upload>,
+    outcome: Box<Outcome>,
+    waiting: Waiting,
+    handover: Handover,
+}
+
+/// Begins to serve one request: its connection is busy from here on. A tunnel, if it becomes one, is
 /// left in `handover`; what comes before the answer goes to `interim`.
-///
-/// # Errors
-/// None.
-pub fn handle(
+pub fn begin(
     worker: Rc<Worker>,
     conn: Rc<Conn>,
     req: Request<ClientBody>,
     handover: Handover,
     interim: Interim<'_>,
-) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> {
+) -> Begun<'_> {
     let in_flight = conn.begin();
     let waiting = conn.waiting();
     let patience = millis(worker.settings.body_timeout);
@@ -66,25 +76,57 @@ pub fn handle(
         takes_trailers: may_take_trailers && takes_trailers(req.headers()),
         interim: interim.told(req.version(), worker.settings.tells_http1_more),
     };
-    let mut outcome = Box::new(Outcome::begin(worker.clone(), in_flight, &req));
-    // Held once: the functions below borrow it, until it is sent.
-    let mut req = Some(req);
-    async move {
-        let answer = forward(&worker, &conn, &client, &mut req, &mut outcome).await;
-        drop(waiting);
-        client.interim.passed().await;
-        Ok(match answer {
-            Ok(answer) => deliver(answer, &client, &upload, &worker, conn, outcome, &handover),
-            Err(refusal) => {
-                let rest = Rest {
-                    body: req.map(Request::into_body),
-                    is_awaited: look.expects && !upload.asked_for.get(),
-                    upload: &upload,
-                    is_grpc: look.is_grpc,
-                };
-                refuse(&refusal, rest, &conn, outcome)
-            }
-        })
+    Begun {
+        client,
+        upload,
+        outcome: Box::new(Outcome::begin(worker.clone(), in_flight, &req)),
+        waiting,
+        worker,
+        conn,
+        req: Some(req),
+        handover,
+    }
+}
+
+impl Begun<'_> {
+    /// The answer. What goes wrong is one, and a record.
+    ///
+    /// # Errors
+    /// None.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an `async fn` would have all of it twice"
+    )]
+    #[inline]
+    pub fn answer(mut self) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> {
+        async move {
+            let (worker, conn, client) = (&self.worker, &self.conn, &self.client);
+            let answer = forward(worker, conn, client, &mut self.req, &mut self.outcome).await;
+            drop(self.waiting);
+            client.interim.passed().await;
+            let upload = &self.upload;
+            Ok(match answer {
+                Ok(answer) => deliver(
+                    answer,
+                    client,
+                    upload,
+                    worker,
+                    conn,
+                    self.outcome,
+                    &self.handover,
+                ),
+                Err(refusal) => {
+                    let look = client.look;
+                    let rest = Rest {
+                        body: self.req.map(Request::into_body),
+                        is_awaited: look.expects && !upload.asked_for.get(),
+                        upload,
+                        is_grpc: look.is_grpc,
+                    };
+                    refuse(&refusal, rest, conn, self.outcome)
+                }
+            })
+        }
     }
 }
 
@@ -127,7 +169,7 @@ fn deliver(
     client: &Client<'_>,
     upload: &Upload,
     worker: &Worker,
-    conn: Rc<Conn>,
+    conn: &Rc<Conn>,
     mut outcome: Box<Outcome>,
     handover: &Handover,
 ) -> Response<ReplyBody> {
@@ -172,7 +214,14 @@ fn deliver(
                 upstream.put_back_after(incoming, &worker.sweep, patience);
                 return Response::from_parts(head, ReplyBody::whole(Bytes::new(), outcome));
             }
-            let body = Streamed::new(incoming, upstream, outcome, conn, &worker.sweep, patience);
+            let body = Streamed::new(
+                incoming,
+                upstream,
+                outcome,
+                conn.clone(),
+                &worker.sweep,
+                patience,
+            );
             Response::from_parts(head, ReplyBody::Streamed(Box::new(body)))
         }
         Answer::Whole(mut resp) => {

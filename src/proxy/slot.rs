@@ -20,11 +20,12 @@ impl<F> Slot<F> {
         Self(Rc::new(RefCell::new(Box::pin(None))))
     }
 
-    /// Puts a future into the place, which is empty: the one before has ended and was dropped.
-    pub fn fill(&self, future: F) -> Filled<F> {
+    /// Puts the future that `make` makes into the place, which is empty: the one before has ended and
+    /// was dropped. It is made there, and not moved.
+    pub fn fill(&self, make: impl FnOnce() -> F) -> Filled<F> {
         let mut place = self.0.borrow_mut();
         debug_assert!(place.is_none(), "a connection serves one request at a time");
-        place.as_mut().set(Some(future));
+        place.as_mut().set(Some(make()));
         Filled(self.0.clone())
     }
 }
@@ -67,15 +68,15 @@ mod tests {
     #[test]
     fn a_place_serves_one_future_after_the_other() {
         let slot = Slot::new();
-        assert_eq!(slot.fill(ready(1)).now_or_never(), Some(1));
-        assert_eq!(slot.fill(ready(2)).now_or_never(), Some(2));
+        assert_eq!(slot.fill(|| ready(1)).now_or_never(), Some(1));
+        assert_eq!(slot.fill(|| ready(2)).now_or_never(), Some(2));
     }
 
     #[test]
     fn a_future_that_is_given_up_is_dropped_at_once() {
         let held = Rc::new(());
         let slot = Slot::new();
-        let filled = slot.fill({
+        let filled = slot.fill(|| {
             let held = held.clone();
             async move {
                 pending::<()>().await;
