@@ -33,10 +33,11 @@ pub(super) struct Place {
     pub(super) upgrades: bool,
     /// What the request is hashed by, where its upstream asks for it.
     pub(super) hash: u32,
+    // Both boxed, as all that is rare: a place is passed on from hand to hand.
     /// The target that the upstream gets, where it is not the client's.
-    pub(super) target: Option<Uri>,
+    pub(super) target: Option<Box<Uri>>,
     /// What its route makes of the request that the upstream gets.
-    rewritten: Option<Rewritten>,
+    rewritten: Option<Box<Rewritten>>,
 }
 
 impl Place {
@@ -163,7 +164,7 @@ async fn look_up(
         })?,
         None => None,
     };
-    let rewritten = rewritten.filter(Rewritten::has_headers);
+    let rewritten = rewritten.filter(|rewritten| rewritten.has_headers());
     let target = match (written, stripped) {
         (Some(target), _) => Some(parse_target(&target)?),
         (None, Some(path)) => Some(with_path(uri, &path)?),
@@ -185,13 +186,13 @@ async fn look_up(
         upgrades: !upstream.scheme.is_http2() && passes_upgrades(&snapshot, &route),
         upstream,
         hash,
-        target,
+        target: target.map(Box::new),
         rewritten,
     }))
 }
 
 /// A route, and what it makes of the request.
-type Matched = (Arc<Route>, Option<Rewritten>);
+type Matched = (Arc<Route>, Option<Box<Rewritten>>);
 
 /// The first route in order that also fits method, peer and variables; `None` once that depends on
 /// content that was not read.
@@ -217,7 +218,7 @@ fn find_route(request: &RequestVariables<'_>, path: &[u8]) -> Result<Option<Matc
         }
         if is_meant {
             let rewrite = route.rewrite.as_ref();
-            rewritten = rewrite.map(|rewrite| Rewritten::of(rewrite, &variables));
+            rewritten = rewrite.map(|rewrite| Box::new(Rewritten::of(rewrite, &variables)));
         }
         is_meant
     };

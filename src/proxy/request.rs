@@ -354,7 +354,7 @@ async fn forward(
     }
     let mut prepared = place.rewrite(req.headers_mut());
     if let Some(target) = &place.target {
-        *req.uri_mut() = target.clone();
+        *req.uri_mut() = Uri::clone(target);
     }
     *req.version_mut() = Version::HTTP_11;
     req.extensions_mut().clear();
@@ -375,7 +375,7 @@ async fn forward(
             timeouts: place.timeouts,
             protocols,
             hash: place.hash,
-            target: place.target.as_ref(),
+            target: place.target.as_deref(),
             forwarded: forwarded.as_ref(),
             interim: &client.interim,
         };
@@ -411,7 +411,7 @@ async fn forward(
             forwarded = None;
             forwarded::forward(req.headers_mut(), &conn.via, &authority, &changed, mark)?;
         }
-        *req.uri_mut() = place.target.as_ref().unwrap_or(&outcome.uri).clone();
+        *req.uri_mut() = place.target.as_deref().unwrap_or(&outcome.uri).clone();
         prepared = place.rewrite(req.headers_mut());
     }
 }
