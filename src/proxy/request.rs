@@ -199,11 +199,13 @@ fn deliver(
             if let Some(status) = told {
                 head.headers.insert(UPSTREAM_STATUS, status);
             }
-            let says_status = head.headers.contains_key(&GRPC_STATUS)
-                || incoming
-                    .group()
-                    .is_some_and(|group| group.says(&GRPC_STATUS));
-            outcome.is_trailers_only = client.look.is_grpc && says_status;
+            let says_status = || {
+                head.headers.contains_key(&GRPC_STATUS)
+                    || incoming
+                        .group()
+                        .is_some_and(|group| group.says(&GRPC_STATUS))
+            };
+            outcome.is_trailers_only = client.look.is_grpc && says_status();
             if let Some(whole) = incoming.take_whole() {
                 upstream.put_back(&worker.sweep);
                 let body = ReplyBody::whole(whole.unwrap_or_default(), outcome);
