@@ -241,17 +241,15 @@ impl Core {
         }
         self.highest = id;
         let most = self.limits.streams;
-        // Those that are over count as well, as long as somebody works on them, up to twice as many.
-        if self.open >= most
-            || self.streams.len() >= usize::try_from(most).unwrap_or(usize::MAX) * 2
-        {
-            let is_known = self.peer.has_acknowledged;
-            let fault = if is_known {
-                Fault::Stream
-            } else {
-                Fault::Unwanted
-            };
-            return Err(fault(id, Reason::REFUSED_STREAM));
+        let is_one_too_many = self.open >= most;
+        // Those that are over count as well, as long as somebody works on them, up to four times as many:
+        // the client may be a busy one whose bodies are carried on, or leave its answers alone.
+        let is_held_up = self.streams.len() >= usize::try_from(most).unwrap_or(usize::MAX) * 4;
+        if is_one_too_many && self.peer.has_acknowledged {
+            return Err(Fault::Stream(id, Reason::REFUSED_STREAM));
+        }
+        if is_one_too_many || is_held_up {
+            return Err(Fault::Unwanted(id, Reason::REFUSED_STREAM));
         }
         Ok(true)
     }

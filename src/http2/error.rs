@@ -150,8 +150,8 @@ impl From<io::Error> for Error {
 pub(super) enum Fault {
     /// To its stream.
     Stream(u32, Reason),
-    /// To none that anything is done for: it is over, or begun by a peer that cannot know yet how many it
-    /// may begin (RFC 9113 §5.1, §5.1.2). Peers that do nothing wrong do so when much is under way.
+    /// To none that anything is done for: it is over, or begun by a peer that cannot know that there is no
+    /// room for it (RFC 9113 §5.1, §5.1.2). Peers that do nothing wrong do so when much is under way.
     Unwanted(u32, Reason),
     /// To the connection; with a detail.
     Connection(Reason, &'static str),

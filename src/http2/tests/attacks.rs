@@ -7,6 +7,7 @@ use super::super::{Limits, Piece, Role};
 use super::wire::{GET, LIMITS, POST, Wire, cx, ok, pieces};
 
 const ENHANCE_YOUR_CALM: u32 = 11;
+const REFUSED_STREAM: u32 = 7;
 const CANCEL: u32 = 8;
 
 #[test]
@@ -34,16 +35,19 @@ fn streams_that_are_begun_to_be_reset_end_the_connection() {
 fn streams_that_were_reset_and_are_worked_on_count() {
     let mut wire = Wire::server();
     let mut worked_on = Vec::new();
-    for number in 0..16 {
+    for number in 0..32 {
         wire.get(2 * number + 1);
         worked_on.push(wire.request());
         wire.reset(2 * number + 1, CANCEL);
         wire.run();
     }
-    wire.get(33);
-    wire.expect_reset(33, 7);
+    // Of which its client cannot know: they are no faults of its, which would end the connection.
+    for number in 32..48 {
+        wire.get(2 * number + 1);
+        wire.expect_reset(2 * number + 1, REFUSED_STREAM);
+    }
     worked_on.clear();
-    wire.get(35);
+    wire.get(97);
     wire.request();
 }
 
