@@ -38,7 +38,8 @@ pub struct Limits {
     pub header_list: usize,
     /// Streams that a client resets before they are looked at (CVE-2023-44487).
     pub untouched: usize,
-    /// Streams that are reset for what the peer did wrong, all in all (CVE-2025-8671).
+    /// Streams that are reset for what the peer did wrong (CVE-2025-8671); one is forgiven for every
+    /// 16 that end well.
     pub faults: usize,
     /// Streams that were reset here and whose peer may not know it yet.
     pub remembered: usize,
@@ -49,6 +50,8 @@ const ROOM: usize = 64 << 10;
 /// So much, and nothing more is read: whoever takes no answers asks nothing further. Content alone
 /// never makes it so much.
 const STUFFED: usize = 2 * ROOM;
+/// So many streams that end well make up for a fault.
+const FORGIVING: usize = 16;
 /// What a PING says by which a connection's end begins.
 const LAST_PING: [u8; 8] = *b"farewell";
 /// What a PING says that asks whether the peer is there.
@@ -112,8 +115,10 @@ pub(super) struct Core {
     pub(super) requests: VecDeque<(Request<()>, usize)>,
     /// How many of them were reset.
     pub(super) untouched: usize,
-    /// Streams that were reset for faults.
+    /// Streams that were reset for faults and not forgiven, and those that ended well since the last
+    /// that was.
     pub(super) faults: usize,
+    well: usize,
     /// Frames of content without content that came more than others.
     pub(super) empty_frames: u32,
     /// Streams that were reset here lately.
@@ -180,6 +185,7 @@ impl Core {
             requests: VecDeque::new(),
             untouched: 0,
             faults: 0,
+            well: 0,
             empty_frames: 0,
             reset: VecDeque::new(),
             window: Window::new(FIRST_WINDOW),
@@ -292,6 +298,19 @@ impl Core {
             && stream.outgoing == Half::Whole
         {
             self.close(key);
+            self.forgive();
+        }
+    }
+
+    /// A stream ended well. A peer that carries the requests of many, one of them malformed now and then,
+    /// is none that attacks.
+    fn forgive(&mut self) {
+        if self.faults > 0 {
+            self.well += 1;
+            if self.well >= FORGIVING {
+                self.well = 0;
+                self.faults -= 1;
+            }
         }
     }
 

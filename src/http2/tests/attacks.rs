@@ -70,6 +70,31 @@ fn streams_that_a_peer_makes_us_reset_end_the_connection() {
 }
 
 #[test]
+fn faults_are_forgiven_for_streams_that_end_well() {
+    for (well, ends) in [(16, false), (15, true)] {
+        let mut wire = Wire::server();
+        let mut stream = 1;
+        for _ in 0..200 {
+            wire.get(stream);
+            wire.widen(stream, 0);
+            wire.run();
+            wire.requests.clear();
+            stream += 2;
+            if wire.ended.is_some() {
+                break;
+            }
+            for _ in 0..well {
+                wire.get(stream);
+                assert!(wire.request().writer.answer(ok(), true));
+                stream += 2;
+            }
+        }
+        wire.take();
+        assert_eq!(wire.ended.is_some(), ends, "{well}");
+    }
+}
+
+#[test]
 fn header_block_that_does_not_end_ends_the_connection() {
     for piece in [0, 1, 4000] {
         let mut wire = Wire::server();
