@@ -116,8 +116,8 @@ catalogue! {
         "The client had the connection's keys changed more than 32 times within a minute (KeyUpdate, TLS 1.3). The connection was closed."
         "Nothing here, if the client is a stranger: it cost no more than its own connection. If it is one of yours, look for what has it send KeyUpdates; no TLS library needs more than one in millions of records."
     Http2Violation "http2_violation" Client
-        "The client did on an HTTP/2 connection what the protocol does not let it do (RFC 9113), or had so many streams reset or sent so many empty frames that it is taken for an attack. The connection was ended with a GOAWAY, and its requests with it; the record's detail says for what."
-        "Update the client's HTTP/2 library, or have it speak HTTP/1.1. If the client is a stranger: nothing, it cost no more than its own connection."
+        "The client did on an HTTP/2 connection what the protocol does not let it do (RFC 9113), or so much of something that it is taken for an attack: streams that had to be reset, frames without content, header fields without end. The connection was ended with a GOAWAY, and its requests with it; the record's detail says for what."
+        "Where the detail speaks of a header block or a list, have the client send fewer or shorter headers; else update its HTTP/2 library, or have it speak HTTP/1.1. If the client is a stranger: nothing, it cost no more than its own connection."
     ClientGone "client_gone" Client
         "The client closed or reset the connection before the answer was complete."
         "Nothing here, if it is rare. If it is common, compare the client's time-out with the upstream's duration in the record."

@@ -177,7 +177,7 @@ impl Core {
                 Role::Client if self.is_idle(id) => {
                     Err(Fault::protocol("an answer to what nobody asked"))
                 }
-                Role::Server if !self.is_passed_over(id) => {
+                Role::Server if !self.is_passed_over(id) && id > self.forgotten => {
                     let detail = "header fields of a stream that is over";
                     Err(Fault::Connection(Reason::STREAM_CLOSED, detail))
                 }
@@ -242,10 +242,12 @@ impl Core {
         self.highest = id;
         let most = self.limits.streams;
         let is_one_too_many = self.open >= most;
-        // Those that are over count as well, as long as somebody works on them, up to four times as many:
-        // the client may be a busy one whose bodies are carried on, or leave its answers alone.
+        // Those that are over count as well, as long as somebody works on them, up to four times as many.
         let is_held_up = self.streams.len() >= usize::try_from(most).unwrap_or(usize::MAX) * 4;
-        if is_one_too_many && self.peer.has_acknowledged {
+        if is_one_too_many && !self.peer.has_acknowledged {
+            self.early += 1;
+        }
+        if is_one_too_many && (self.peer.has_acknowledged || self.early > self.limits.remembered) {
             return Err(Fault::Stream(id, Reason::REFUSED_STREAM));
         }
         if is_one_too_many || is_held_up {

@@ -74,6 +74,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         self.core.borrow().peer.is_known
     }
 
+    /// What its peer did wrong, for which it ends or ended; it is known before the end is said.
+    #[must_use]
+    pub fn violation(&self) -> Option<Error> {
+        let ended = self.core.borrow().ended.clone();
+        ended.filter(Error::is_violation)
+    }
+
     /// Whether the peer acknowledged our settings.
     #[must_use]
     pub fn is_acknowledged(&self) -> bool {

@@ -121,8 +121,11 @@ pub(super) struct Core {
     well: usize,
     /// Frames of content without content that came more than others.
     pub(super) empty_frames: u32,
-    /// Streams that were reset here lately.
+    /// Streams that were reset here lately, and the highest of those that are not remembered any more.
     pub(super) reset: VecDeque<u32>,
+    pub(super) forgotten: u32,
+    /// How often a stream was refused to a peer that does not know our settings.
+    pub(super) early: usize,
     /// What we may send, and the peer.
     pub(super) window: Window,
     pub(super) credit: Credit,
@@ -188,6 +191,8 @@ impl Core {
             well: 0,
             empty_frames: 0,
             reset: VecDeque::new(),
+            forgotten: 0,
+            early: 0,
             window: Window::new(FIRST_WINDOW),
             credit,
             queue: VecDeque::new(),
@@ -242,6 +247,12 @@ impl Core {
         if self.requests.is_empty() {
             self.requests = VecDeque::new();
         }
+        // What was under way to them came long ago.
+        self.forgotten = self
+            .reset
+            .iter()
+            .fold(self.forgotten, |most, id| most.max(*id));
+        self.reset = VecDeque::new();
         self.asks = Requests::default();
         self.heads = Heads::default();
         self.tails = Tails::default();
@@ -320,6 +331,8 @@ impl Core {
             && std::mem::take(&mut stream.is_open)
         {
             self.open = self.open.saturating_sub(1);
+            // Who answered it may wait for the rest of its request.
+            stream.writer.wake();
             if self.open == 0 && self.is_leaving() {
                 self.stir();
             }
@@ -353,7 +366,8 @@ impl Core {
     pub(super) fn say_reset(&mut self, id: u32, reason: Reason) {
         self.write(kind::RST_STREAM, 0, id, &reason.code().to_be_bytes());
         if self.reset.len() >= self.limits.remembered {
-            self.reset.pop_front();
+            let oldest = self.reset.pop_front();
+            self.forgotten = self.forgotten.max(oldest.unwrap_or(0));
         }
         self.reset.push_back(id);
     }

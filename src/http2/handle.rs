@@ -177,9 +177,9 @@ impl Writer {
         self.core.borrow().leaves_rest(self.key)
     }
 
-    /// Ready when the stream ended before its time: it was reset, or its connection ended.
-    pub fn poll_broken(&self, cx: &Context<'_>) -> Poll<()> {
-        self.core.borrow_mut().poll_broken(self.key, cx)
+    /// Ready when the stream is over: both messages are whole, it was reset, or its connection ended.
+    pub fn poll_over(&self, cx: &Context<'_>) -> Poll<()> {
+        self.core.borrow_mut().poll_over(self.key, cx)
     }
 }
 

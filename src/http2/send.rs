@@ -157,10 +157,10 @@ impl Core {
         true
     }
 
-    /// Ready when the stream ended before its time; until then the task is woken for that, too.
-    pub(super) fn poll_broken(&mut self, key: usize, cx: &Context<'_>) -> Poll<()> {
+    /// Ready when the stream is over, before its time or not; until then the task is woken for that, too.
+    pub(super) fn poll_over(&mut self, key: usize, cx: &Context<'_>) -> Poll<()> {
         match self.streams.get_mut(key) {
-            Some(stream) if stream.broken.is_none() => stream.writer.pend(cx),
+            Some(stream) if stream.is_open => stream.writer.pend(cx),
             Some(_) | None => Poll::Ready(()),
         }
     }

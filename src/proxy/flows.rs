@@ -205,7 +205,7 @@ where
             return Poll::Ready(());
         }
         // Whoever waits hears of a reset.
-        self.stream.poll_broken(cx)
+        self.stream.poll_over(cx)
     }
 
     fn poll_parts(&mut self, cx: &mut Context<'_>) -> Poll<()> {

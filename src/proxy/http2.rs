@@ -14,6 +14,7 @@ use http::header::{CONTENT_LENGTH, DATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use http_body::Body;
 
+use crate::failure;
 use crate::http2::{self, Incoming, Limits, Reason, Role, Writer};
 use crate::net::stream::Rewound;
 use crate::net::sweep::{Limit, Sweep, Until, millis};
@@ -33,13 +34,14 @@ const STREAMS: u32 = 128;
 const STREAM_WINDOW: u32 = 1 << 20;
 /// See [`STREAM_WINDOW`].
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// Streams that a client resets before they are looked at (CVE-2023-44487), and that it makes us
-/// reset (CVE-2025-8671).
+/// Streams that a client makes us reset (CVE-2025-8671).
 const RESETS: usize = 64;
-/// Streams that were reset and whose client may still send on. Of a busy client's as much content can be
-/// under way as to take longer to read than [`SENDS_ON`], and then all its streams and those after them
-/// are among these.
+/// Streams that were reset and whose client may still send on, and so many more than [`STREAMS`] that a
+/// client may begin before it knows our settings.
 const REMEMBERED: usize = 1024;
+/// Streams that a client resets before they are looked at (CVE-2023-44487), which is what one busy
+/// moment lets come together.
+const UNTOUCHED: usize = 256;
 /// Heads are read that are so many times larger than what is taken, so that they are refused by name.
 /// What is larger is answered by a bare 431.
 const LARGE_HEADS: usize = 4;
@@ -65,7 +67,7 @@ fn limits(header_bytes: usize) -> Limits {
         stream_window: STREAM_WINDOW,
         connection_window: CONNECTION_WINDOW,
         header_list: header_bytes.saturating_mul(LARGE_HEADS),
-        untouched: RESETS,
+        untouched: UNTOUCHED,
         faults: RESETS,
         remembered: REMEMBERED,
     }
@@ -78,6 +80,7 @@ pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, io: Rewound) {
     let mut pings = Pings::new(&worker.sweep, &conn);
     // A stream never becomes a tunnel.
     let nobody = Handover::default();
+    let mut is_told = false;
     // Since when it was idle when its client was told of the end, and how long that may take.
     let mut farewell: Option<(u64, Limit)> = None;
     poll_fn(|cx| {
@@ -117,14 +120,14 @@ pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, io: Rewound) {
         if conn.phase() == Phase::Parked {
             http.rest().stream.free_buffers();
         }
-        served.map(|ended| {
-            if let Err(error) = ended
-                && error.is_violation()
-            {
-                conn.end_by_violation();
-                record_broken(&worker, &conn, conn.end_reason(), &error.to_string());
-            }
-        })
+        // Its requests hear of it when they are polled next.
+        if !is_told && let Some(violation) = http.violation() {
+            is_told = true;
+            conn.end_by_violation();
+            let name = failure::Reason::Http2Violation;
+            record_broken(&worker, &conn, name, &violation.to_string());
+        }
+        served.map(|_ended| ())
     })
     .await;
 }
@@ -210,7 +213,7 @@ impl Job for Stream {
             poll_fn(|cx| match answering.as_mut().poll(cx) {
                 Poll::Ready(Ok(answer)) => Poll::Ready(Some(answer)),
                 // Dropped unanswered when the client wants no answer any more.
-                Poll::Pending => writer.poll_broken(cx).map(|()| None),
+                Poll::Pending => writer.poll_over(cx).map(|()| None),
             })
             .await
         };
@@ -219,7 +222,7 @@ impl Job for Stream {
             && stream.leaves_rest()
         {
             // Given up, it is reset without an error (RFC 9113 §8.1).
-            let ended = poll_fn(|cx| stream.poll_broken(cx));
+            let ended = poll_fn(|cx| stream.poll_over(cx));
             let sweep = &worker.sweep;
             let _sends_on = sweep.within(sweep.after(SENDS_ON), ended).await;
         }

@@ -1,6 +1,6 @@
 //! HTTP/2 towards clients: agreed on by ALPN, under the same rules per request.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -639,37 +639,89 @@ fn refused_request_of_http2_ends_its_stream_alone() {
 }
 
 #[test]
-fn client_that_breaks_the_rules_of_http2_is_told_and_recorded() {
-    let site = Site::start();
-    // Nobody answers there before the request's connection ends.
-    let (release, held) = mpsc::channel::<()>();
-    let held = Mutex::new(held);
-    let origin = TcpOrigin::talking(move |_| {
-        held.lock().unwrap().recv().ok();
-        ok("late")
+fn client_that_breaks_the_rules_of_http2_is_recorded() {
+    const BIG: usize = 32 << 20;
+    for reads in [true, false] {
+        let site = Site::start();
+        // Nobody answers there before the request's connection ends, but where it asks for much.
+        let (release, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        let origin = TcpOrigin::talking(move |head| {
+            if head.starts_with("GET /big") {
+                return ok(&"x".repeat(BIG));
+            }
+            held.lock().unwrap().recv().ok();
+            ok("late")
+        });
+        let route = json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}});
+        site.gateway.configure("/routes/all", &route);
+        let mut client = site.gateway.connect();
+        client.send([HELLO, &frame(HEADERS, END_HEADERS | END_STREAM, 1, GET)].concat());
+        let mut requests = 1;
+        if !reads {
+            // What waits to be written then is more than its connection takes, the end included.
+            let room = u32::try_from(BIG).unwrap().to_be_bytes();
+            client.send(frame(SETTINGS, 0, 0, &[&[0, 4][..], &room].concat()));
+            client.send(frame(WINDOW_UPDATE, 0, 0, &room));
+            let big = b"\x82\x04\x04/big\x86\x01\x01h";
+            client.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, big));
+            requests = 2;
+        }
+        eventually(SOON, "they are under way", || {
+            (origin.heads().len() == requests).then_some(())
+        });
+        assert!(site.gateway.records().is_empty());
+        // Content of no stream (RFC 9113 §6.1).
+        client.send(frame(DATA, 0, 0, b"x"));
+        while reads && read_frame(&mut client).unwrap().kind != GOAWAY {}
+        let told = eventually(SOON, "all is recorded", || {
+            let records = site.gateway.records();
+            (records.len() > requests).then_some(records)
+        });
+        for record in &told {
+            let named = (&record["reason"], &record["blame"]);
+            assert_eq!(named, (&json!("http2_violation"), &json!("client")));
+        }
+        let is_of_connection = |record: &&Value| record["path"].is_null();
+        let of_connection: Vec<_> = told.iter().filter(is_of_connection).collect();
+        assert_eq!((of_connection.len(), told.len()), (1, requests + 1));
+        let detail = of_connection[0]["detail"].as_str().unwrap();
+        assert!(detail.contains("content of no stream"), "{detail}");
+        drop(release);
+    }
+}
+
+#[test]
+fn many_uploads_that_are_answered_early_end_in_order() {
+    const AT_ONCE: u32 = 100;
+    let origin = TcpOrigin::serving(|mut conn| {
+        read_head(&mut conn);
+        let refused = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        conn.write_all(refused).ok();
+        io::copy(&mut conn, &mut io::sink()).ok();
     });
+    let site = Site::start();
     let route = json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}});
     site.gateway.configure("/routes/all", &route);
     let mut client = site.gateway.connect();
-    client.send([HELLO, &frame(HEADERS, END_HEADERS | END_STREAM, 1, GET)].concat());
-    eventually(SOON, "it is under way", || {
-        (origin.heads().len() == 1).then_some(())
-    });
-    assert!(site.gateway.records().is_empty());
-    // Content of no stream (RFC 9113 §6.1).
-    client.send(frame(DATA, 0, 0, b"x"));
-    while read_frame(&mut client).unwrap().kind != GOAWAY {}
-    let violation = |record: &Value| record["reason"] == "http2_violation";
-    for what in ["the connection", "its request"] {
-        let is_request = what == "its request";
-        let record = site.gateway.expect_record(what, |record| {
-            violation(record) && record["path"].is_string() == is_request
+    let room = (1_u32 << 24).to_be_bytes();
+    client.send([HELLO, &frame(WINDOW_UPDATE, 0, 0, &room)].concat());
+    // Each is answered at its head, and sends all of its content all the same.
+    for round in 0..8 {
+        let streams = (0..AT_ONCE).map(|number| 2 * (AT_ONCE * round + number) + 1);
+        let begun = streams.clone().flat_map(|stream| {
+            let head = frame(HEADERS, END_HEADERS, stream, POST);
+            [head, frame(DATA, 0, stream, b"some")].concat()
         });
-        assert_eq!(record["blame"], "client");
-        if !is_request {
-            let detail = record["detail"].as_str().unwrap();
-            assert!(detail.contains("content of no stream"), "{record}");
+        client.send(begun.collect::<Vec<u8>>());
+        let mut answered = 0;
+        while answered < AT_ONCE {
+            let frame = read_frame(&mut client).expect("the connection goes on");
+            let is_refused = [GOAWAY, RST_STREAM].contains(&frame.kind);
+            assert!(!is_refused, "{round}: {:?}", frame.payload);
+            answered += u32::from(frame.kind == HEADERS);
         }
+        let ended = streams.flat_map(|stream| frame(DATA, END_STREAM, stream, b"the rest"));
+        client.send(ended.collect::<Vec<u8>>());
     }
-    drop(release);
 }

@@ -12,6 +12,7 @@ use super::super::{By, Error, Group, Limits, Reason, Role, Trailers};
 use super::wire::{GET, LIMITS, POST, Sleeper, Wire, ask, cx, ok, pieces, poll_now, send_all};
 
 const PROTOCOL_ERROR: u32 = 1;
+const STREAM_CLOSED: u32 = 5;
 const REFUSED_STREAM: u32 = 7;
 const CANCEL: u32 = 8;
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -355,7 +356,7 @@ fn what_came_before_a_reset_is_still_read() {
     let mut incoming = wire.request();
     wire.reset(1, CANCEL);
     wire.run();
-    assert!(incoming.writer.poll_broken(&cx()).is_ready());
+    assert!(incoming.writer.poll_over(&cx()).is_ready());
     assert!(!incoming.writer.answer(ok(), true));
     let (content, _, error) = pieces(&mut incoming.reader);
     assert_eq!(content, b"part");
@@ -597,6 +598,18 @@ fn streams_that_are_too_many_are_a_fault_of_who_can_know_it() {
             .map(|frame| (frame.head.stream, frame.code()));
         assert!(told.eq((8..17).map(|number| (2 * number + 1, REFUSED_STREAM))));
         assert!(wire.ended.is_none());
+        // It may not go on like that for ever.
+        let mut flooded = Wire::bare(Role::Server, LIMITS);
+        flooded.say_bytes(PREFACE);
+        flooded.frame(kind::SETTINGS, 0, 0, &[]);
+        for number in 0..8 {
+            flooded.post(2 * number + 1);
+            open.push(flooded.request());
+        }
+        for number in 8..25 {
+            flooded.get(2 * number + 1);
+        }
+        flooded.expect_end(ENHANCE_YOUR_CALM);
         open.clear();
         wire.frame(kind::SETTINGS, flag::ACK, 0, &[]);
         wire.get(35);
@@ -713,7 +726,7 @@ fn connection_that_breaks_off_takes_its_streams_with_it() {
     };
     assert!(matches!(error, Error::Io(_)) && !error.is_violation() && !error.is_refusal());
     let mut writer = writer.unwrap();
-    assert!(writer.poll_broken(&cx()).is_ready());
+    assert!(writer.poll_over(&cx()).is_ready());
     assert!(!writer.send(b"a", true));
     assert_eq!(writer.poll_room(1, &cx()), Poll::Ready(None));
 }
@@ -762,4 +775,43 @@ fn maps_of_messages_serve_others() {
     assert!(capacity > 0);
     assert!(incoming.writer.answer(answer, true));
     assert_eq!(wire.stock.take_map().capacity(), capacity);
+}
+
+#[test]
+fn who_waits_for_the_rest_of_a_request_hears_of_its_end() {
+    let mut wire = Wire::server();
+    wire.post(1);
+    let incoming = wire.request();
+    let (reader, mut writer) = (incoming.reader, incoming.writer);
+    drop(reader);
+    assert!(writer.answer(ok(), true));
+    assert!(writer.leaves_rest());
+    let sleeper = Arc::<Sleeper>::default();
+    let waker = Waker::from(sleeper.clone());
+    assert!(writer.poll_over(&Context::from_waker(&waker)).is_pending());
+    wire.data(1, b"rest", false);
+    wire.run();
+    assert!(!sleeper.is_awake());
+    wire.data(1, b"end", true);
+    wire.run();
+    assert!(sleeper.is_awake());
+    assert!(writer.poll_over(&cx()).is_ready());
+}
+
+#[test]
+fn trailers_of_a_stream_that_was_forgotten_end_nothing() {
+    let mut wire = Wire::server();
+    for number in 0..20 {
+        wire.post(2 * number + 1);
+        drop(wire.request());
+        wire.expect_reset(2 * number + 1, CANCEL);
+    }
+    wire.frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, b"");
+    wire.expect_reset(1, STREAM_CLOSED);
+    // One that ended in order has none (§5.1).
+    wire.get(41);
+    assert!(wire.request().writer.answer(ok(), true));
+    wire.take();
+    wire.frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 41, b"");
+    wire.expect_end(STREAM_CLOSED);
 }
