@@ -504,7 +504,7 @@ const GET: &[u8] = b"\x82\x84\x86\x01\x01h";
 const POST: &[u8] = b"\x83\x84\x86\x01\x01h";
 
 /// The next frame of a stream; an error at the connection's end.
-fn next_of(client: &mut RawClient, stream: u32) -> std::io::Result<Frame> {
+fn next_of(client: &mut RawClient, stream: u32) -> io::Result<Frame> {
     loop {
         let frame = read_frame(client)?;
         if frame.stream == stream {
