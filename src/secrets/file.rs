@@ -288,6 +288,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::time::Instant;
 
     use super::super::contract::{self, Known, find, read};
     use super::*;
@@ -318,6 +319,15 @@ mod tests {
 
     fn is_fenced(told: &Result<String, ReadFault>) -> bool {
         matches!(told, Err(ReadFault::Fenced(_)))
+    }
+
+    /// Tells a thread that the test is over, also when it fails.
+    struct SetAtEnd(Arc<AtomicBool>);
+
+    impl Drop for SetAtEnd {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+        }
     }
 
     #[tokio::test]
@@ -435,8 +445,11 @@ mod tests {
             }
             format!("cert ..{number}")
         });
-        let mut generations = BTreeSet::new();
+        let over = SetAtEnd(is_seen);
+        let (mut generations, began) = (BTreeSet::new(), Instant::now());
         while generations.len() < 100 {
+            let is_late = began.elapsed() > Duration::from_secs(60);
+            assert!(!swap.is_finished() && !is_late, "{}", generations.len());
             let ask = super::super::source::Place {
                 path: "volume".to_owned(),
                 member: None,
@@ -452,7 +465,7 @@ mod tests {
             generations.insert(generation);
             looks.fetch_add(1, Ordering::AcqRel);
         }
-        is_seen.store(true, Ordering::Release);
+        drop(over);
         let latest = swap.join().unwrap();
         let last = super::super::source::Place {
             path: "volume".to_owned(),

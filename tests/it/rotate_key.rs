@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::client::{Curl, shown_serial};
 use crate::support::gateway::{ADMIN_KEY, Gateway, Setup, field};
 use crate::support::pki::{Ca, Pair};
-use crate::support::{SOON, TlsVersion, eventually};
+use crate::support::{SOON, SetAtEnd, TlsVersion, eventually};
 
 const NAME: &str = "api.example.com";
 
@@ -129,6 +129,7 @@ fn key_is_replaced_while_requests_and_writes_go_on_and_the_former_is_refused() {
     let kek = fs::read(data.join("kek")).unwrap();
     let (is_over, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
     let told = std::thread::scope(|scope| {
+        let _over = SetAtEnd(&is_over);
         scope.spawn(|| {
             while !is_over.load(Ordering::SeqCst) {
                 let client = gateway.tls(NAME, TlsVersion::V13);
@@ -150,8 +151,11 @@ fn key_is_replaced_while_requests_and_writes_go_on_and_the_former_is_refused() {
         eventually(SOON, "they go on", || {
             (asked.load(Ordering::SeqCst) > 0).then_some(())
         });
+        let before = asked.load(Ordering::SeqCst);
         let told = setup.run(&["rotate-key"]);
-        is_over.store(true, Ordering::SeqCst);
+        eventually(SOON, "they went on", || {
+            (asked.load(Ordering::SeqCst) > before).then_some(())
+        });
         told
     });
     assert!(told.status.success(), "{told:?}");

@@ -4,9 +4,10 @@
 //! wait has a deadline, and what a value started ends when it is dropped.
 
 use std::ffi::OsStr;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,18 +38,22 @@ pub(crate) const SOON: Duration = Duration::from_secs(10);
 /// The gateway looks at its clock ten times a second.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
 
-/// One that is longer than anybody on a busy machine waits for a turn, and shorter than [`SOON`] by as much.
+/// One that is longer than anybody on a busy machine waits for a turn, and shorter than [`SOON`] by more than
+/// the gateway takes to see that it is over.
 const LONG_LIMIT: Duration = Duration::from_secs(6);
 
 /// Runs a test about a limit that something else has to keep to, such as a peer that is slow and yet in
 /// time: with [`LIMIT`], and where that fails, which may be for want of a turn, all of it once more with a
-/// limit that is long enough. What is wrong fails with either.
+/// limit that is long enough. What is always wrong fails with either; of what is not, the first failure is
+/// told among the output of the tests, which have passed.
 ///
 /// # Panics
 /// When the test does so the second time.
 pub(crate) fn patiently(test: impl Fn(Duration)) {
     if catch_unwind(AssertUnwindSafe(|| test(LIMIT))).is_err() {
-        eprintln!("all of it once more, with a limit of {LONG_LIMIT:?}");
+        let name = thread::current().name().unwrap_or_default().to_owned();
+        // Not by `eprintln!`, which is kept from view where the test passes.
+        writeln!(io::stderr(), "{name}: once more, with {LONG_LIMIT:?}").ok();
         test(LONG_LIMIT);
     }
 }
@@ -91,6 +96,15 @@ pub(crate) struct Finished {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
+}
+
+/// Tells threads that a test is over, also when it fails: a scope waits for all of its threads.
+pub(crate) struct SetAtEnd<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 /// Runs a program to its end, `stdin` first.
