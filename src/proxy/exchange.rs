@@ -399,7 +399,8 @@ impl UpstreamConn {
     }
 
     /// Takes a request, sends it and waits for the response's head: its status is told, the
-    /// [`answer`](Self::answer) stays here until it is taken. Only that of a 101 has headers of one hop. What a 200 repeats to the letter is not in its map: it lies with its content, as a
+    /// [`answer`](Self::answer) stays here until it is taken. Only that of a 101 has headers of one hop.
+    /// What a 200 repeats to the letter is not in its map: it lies with its content, as a
     /// [`group`](AnswerBody::group).
     ///
     /// Over HTTP/1.1 a request without a body is not even taken; any other is gone.

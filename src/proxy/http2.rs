@@ -206,8 +206,7 @@ impl Job for Stream {
             let req = request.map(|()| body);
             let conn = in_flight.conn().clone();
             let mut answering = pin!(
-                request::begin(worker.clone(), conn, req, nobody, Interim::Http2(&writer),)
-                    .answer()
+                request::begin(worker.clone(), conn, req, nobody, Interim::Http2(&writer)).answer()
             );
             drop(in_flight);
             poll_fn(|cx| match answering.as_mut().poll(cx) {

@@ -174,10 +174,10 @@ fn deliver(
     handover: &Handover,
 ) -> Response<ReplyBody> {
     match answer {
-        Answer::Streamed(status, mut upstream, patience) => {
+        Answer::Streamed(_, mut upstream, patience) => {
             let (mut head, mut incoming) = upstream.take_answer().into_parts();
-            outcome.answered(status);
-            let told = outcome.upstream_status(Some(status));
+            outcome.answered(head.status);
+            let told = outcome.upstream_status(Some(head.status));
             if (!conn.is_http2() || told.is_some())
                 && let Some(group) = incoming.take_group()
             {
