@@ -14,7 +14,7 @@ use crate::support::gateway::{ADMIN_KEY, Gateway, Setup, field};
 use crate::support::origin::{Nginx, Origin};
 use crate::support::pki::{Ca, Pair};
 use crate::support::site::Site;
-use crate::support::{SOON, TlsVersion, eventually};
+use crate::support::{SOON, SetAtEnd, TlsVersion, eventually};
 
 /// What sets the root `certs` to this folder.
 fn root(folder: &Path) -> String {
@@ -317,6 +317,7 @@ fn identity_and_trust_towards_an_upstream_follow_their_files_and_fail_no_request
     let url = gateway.http_url("/");
     let (is_over, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
+        let _over = SetAtEnd(&is_over);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !is_over.load(Ordering::SeqCst) {
@@ -335,7 +336,6 @@ fn identity_and_trust_towards_an_upstream_follow_their_files_and_fail_no_request
                 (is_new && asked.load(Ordering::SeqCst) > before).then_some(())
             });
         }
-        is_over.store(true, Ordering::SeqCst);
     });
 }
 

@@ -14,7 +14,7 @@ use crate::support::client::{Curl, shown_serial};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::origin::{Nginx, Origin, TcpOrigin, read_head_from};
 use crate::support::pki::{Ca, Pair};
-use crate::support::{SOON, TlsVersion, eventually};
+use crate::support::{SOON, SetAtEnd, TlsVersion, eventually};
 
 /// A setup that knows whom this OpenBao's certificate comes from.
 fn trusting(bao: &Bao) -> Setup {
@@ -80,6 +80,7 @@ fn first_document_by_reference_is_rotated_and_outlives_its_manager_without_a_fai
     assert!(seen().contains("gateway-0-"));
     let (is_over, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
+        let _over = SetAtEnd(&is_over);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !is_over.load(Ordering::SeqCst) {
@@ -132,7 +133,6 @@ fn first_document_by_reference_is_rotated_and_outlives_its_manager_without_a_fai
         eventually(SOON, "requests were served all the while", || {
             (asked.load(Ordering::SeqCst) > 10).then_some(())
         });
-        is_over.store(true, Ordering::SeqCst);
     });
 }
 
