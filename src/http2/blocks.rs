@@ -241,19 +241,20 @@ impl Core {
         }
         self.highest = id;
         let most = self.limits.streams;
-        let is_one_too_many = self.open >= most;
-        // Those that are over count as well, as long as somebody works on them, up to four times as many.
-        let is_held_up = self.streams.len() >= usize::try_from(most).unwrap_or(usize::MAX) * 4;
-        if is_one_too_many && !self.peer.has_acknowledged {
+        if self.open < most {
+            // Those that are over count as well, as long as somebody works on them, up to four times as
+            // many. No client can know of that.
+            let most = usize::try_from(most).unwrap_or(usize::MAX);
+            if self.streams.len() >= most.saturating_mul(4) {
+                return Err(Fault::Unwanted(id, Reason::REFUSED_STREAM));
+            }
+            return Ok(true);
+        }
+        if !self.peer.has_acknowledged && self.early < self.limits.remembered {
             self.early += 1;
-        }
-        if is_one_too_many && (self.peer.has_acknowledged || self.early > self.limits.remembered) {
-            return Err(Fault::Stream(id, Reason::REFUSED_STREAM));
-        }
-        if is_one_too_many || is_held_up {
             return Err(Fault::Unwanted(id, Reason::REFUSED_STREAM));
         }
-        Ok(true)
+        Err(Fault::Stream(id, Reason::REFUSED_STREAM))
     }
 
     /// A stream begins with this request, which announces that length.

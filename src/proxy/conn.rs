@@ -482,9 +482,9 @@ impl Conn {
         }
     }
 
-    /// It ends because its client broke the rules of HTTP/2; its requests end for that.
-    pub fn end_by_violation(&self) {
-        self.is_violated.set(true);
+    /// It ends because its client broke the rules of HTTP/2; its requests end for that. Whether that is news.
+    pub fn end_by_violation(&self) -> bool {
+        !self.is_violated.replace(true)
     }
 
     /// Why a request of it ends unfinished: it was cut off by us, or by the client.

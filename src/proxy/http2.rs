@@ -80,7 +80,6 @@ pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, io: Rewound) {
     let mut pings = Pings::new(&worker.sweep, &conn);
     // A stream never becomes a tunnel.
     let nobody = Handover::default();
-    let mut is_told = false;
     // Since when it was idle when its client was told of the end, and how long that may take.
     let mut farewell: Option<(u64, Limit)> = None;
     poll_fn(|cx| {
@@ -121,9 +120,9 @@ pub async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, io: Rewound) {
             http.rest().stream.free_buffers();
         }
         // Its requests hear of it when they are polled next.
-        if !is_told && let Some(violation) = http.violation() {
-            is_told = true;
-            conn.end_by_violation();
+        if let Some(violation) = http.violation()
+            && conn.end_by_violation()
+        {
             let name = failure::Reason::Http2Violation;
             record_broken(&worker, &conn, name, &violation.to_string());
         }
