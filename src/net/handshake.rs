@@ -3,14 +3,17 @@
 //! A step of a handshake computes for up to a millisecond. Of a thread's handshakes one computes at
 //! a time, and before each step whatever else is ready on the thread is served, so that established
 //! connections wait for one step at most. Few are in flight in the process, so that its cores are
-//! left to others between the steps: to the client, and to an upstream on the same machine.
+//! left to others between the steps: to the client, and to an upstream on the same machine. Where an
+//! established connection was served, they are offered the core as well (decision 33).
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpStream;
@@ -112,6 +115,8 @@ pub struct Lane {
     turns: Turns,
     /// Whose is the next step; in the order in which they asked.
     step: Semaphore,
+    /// Whether an established connection was served since the last step.
+    has_served: Cell<bool>,
 }
 
 impl Lane {
@@ -121,7 +126,14 @@ impl Lane {
         Self {
             turns,
             step: Semaphore::new(1),
+            has_served: Cell::new(false),
         }
+    }
+
+    /// An established connection is served on this thread: a request goes on to its upstream, or an
+    /// answer back to its client.
+    pub fn serves(&self) {
+        self.has_served.set(true);
     }
 
     /// Computes a step when all that the thread had ready was served.
@@ -130,6 +142,12 @@ impl Lane {
         let _next = self.step.acquire().await.ok();
         // The runtime looks for what the sockets have before it goes on here, and serves that first.
         tokio::task::yield_now().await;
+        if self.has_served.take() {
+            // Whom something was sent may be on this machine, and have no core: the system lets who
+            // computes go on for milliseconds. It is asked for one now, and what came of it is served.
+            thread::yield_now();
+            tokio::task::yield_now().await;
+        }
         poll_fn(step).await
     }
 }
@@ -320,6 +338,56 @@ mod tests {
         }
         local.run_until(request).await.unwrap();
         assert_eq!(*order.borrow(), ["first", "request", "second"]);
+    }
+
+    /// What is served on a thread whose handshake computes a step: a request that is sent on, and
+    /// what comes back for it at once.
+    async fn served_around_a_step(is_established: bool) -> Vec<&'static str> {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let lane = Rc::new(Lane::new(Turns::new(1)));
+        let [(mut client, request), (mut upstream, answer)] = [(); 2].map(|()| {
+            let (peer, ours) = Peer::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            (peer, UnixStream::from_std(ours).unwrap())
+        });
+        let local = LocalSet::new();
+        let forwarding = {
+            let (lane, order) = (lane.clone(), order.clone());
+            local.spawn_local(async move {
+                request.readable().await.unwrap();
+                order.borrow_mut().push("request");
+                upstream.write_all(b"200").unwrap();
+                if is_established {
+                    lane.serves();
+                }
+                answer.readable().await.unwrap();
+                order.borrow_mut().push("answer");
+            })
+        };
+        let step = {
+            let order = order.clone();
+            local.spawn_local(async move {
+                // Both tasks wait for their sockets before the request comes.
+                tokio::task::yield_now().await;
+                client.write_all(b"GET").unwrap();
+                let step = |_: &mut Context<'_>| {
+                    order.borrow_mut().push("step");
+                    Poll::Ready(())
+                };
+                lane.step(step).await;
+            })
+        };
+        local.run_until(step).await.unwrap();
+        local.run_until(forwarding).await.unwrap();
+        order.take()
+    }
+
+    #[tokio::test]
+    async fn what_established_connections_are_sent_is_waited_for_once_more() {
+        let order = served_around_a_step(true).await;
+        assert_eq!(order, ["request", "answer", "step"]);
+        let order = served_around_a_step(false).await;
+        assert_eq!(order, ["request", "step", "answer"]);
     }
 
     async fn taken(turns: &Turns) -> Place {

@@ -139,6 +139,7 @@ pub struct Conn {
     /// Requests that wait for their upstream, not for the client.
     waits: Cell<u32>,
     is_http2: Cell<bool>,
+    is_established: Cell<bool>,
     in_flight: Cell<u32>,
     /// When an answer last moved, in the clock's milliseconds.
     progressed_at: Cell<u64>,
@@ -209,6 +210,7 @@ impl Conn {
             leftover: Cell::new(false),
             is_answering: Cell::new(false),
             is_http2: Cell::new(is_http2),
+            is_established: Cell::new(false),
             in_flight: Cell::new(0),
             handshake,
             facts: OnceCell::new(),
@@ -234,6 +236,12 @@ impl Conn {
     #[must_use]
     pub fn is_http2(&self) -> bool {
         self.is_http2.get()
+    }
+
+    /// Whether the answer to a request that came over it is over.
+    #[must_use]
+    pub fn is_established(&self) -> bool {
+        self.is_established.get()
     }
 
     /// It turns out to speak HTTP/2.
@@ -401,6 +409,7 @@ impl Conn {
     /// The answer to the last request is over, or there will be none.
     pub fn end_answer(&self) {
         self.is_answering.set(false);
+        self.is_established.set(true);
     }
 
     /// Whether the last request's answer is being made or sent. One that came early may be over before
@@ -589,5 +598,34 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.waits.set(self.0.waits.get().saturating_sub(1));
         self.0.progress();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::IntGauge;
+
+    use super::*;
+    use crate::tls::socket::Clock;
+
+    #[test]
+    fn connection_is_established_when_a_request_over_it_is_over() {
+        let local = SocketAddr::from(([127, 0, 0, 1], 80));
+        let inbound = Inbound {
+            name: "http",
+            local,
+            acceptor: None,
+            gauge: IntGauge::new("open", "connections").unwrap(),
+        };
+        let activity = Activity::new(Clock::default());
+        let conn = Conn::new((local, local), &inbound, activity, None);
+        // As HTTP/2 has them: several come before one is over, and a stream's handle is not its request's.
+        let requests = [(); 2].map(|()| conn.begin());
+        drop(conn.begin());
+        assert!(!conn.is_established());
+        conn.end_answer();
+        assert!(conn.is_established());
+        drop(requests);
+        assert!(conn.is_established() && conn.is_idle());
     }
 }

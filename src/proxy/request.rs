@@ -48,6 +48,8 @@ pub struct Begun<'a> {
     outcome: Box<Outcome>,
     waiting: Waiting,
     handover: Handover,
+    /// Whether its connection was served before.
+    is_established: bool,
 }
 
 /// Begins to serve one request: its connection is busy from here on. A tunnel, if it becomes one, is
@@ -59,6 +61,10 @@ pub fn begin(
     handover: Handover,
     interim: Interim<'_>,
 ) -> Begun<'_> {
+    let is_established = conn.is_established();
+    if is_established {
+        worker.handshakes.serves();
+    }
     let in_flight = conn.begin();
     let waiting = conn.waiting();
     let patience = millis(worker.settings.body_timeout);
@@ -85,6 +91,7 @@ pub fn begin(
         conn,
         req: Some(req),
         handover,
+        is_established,
     }
 }
 
@@ -103,6 +110,9 @@ impl Begun<'_> {
             let (worker, conn, client) = (&self.worker, &self.conn, &self.client);
             let answer = forward(worker, conn, client, &mut self.req, &mut self.outcome).await;
             drop(self.waiting);
+            if self.is_established {
+                worker.handshakes.serves();
+            }
             client.interim.passed().await;
             let upload = &self.upload;
             Ok(match answer {
