@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{self, JoinSet};
-use tokio::time::interval;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::control::Inner;
 use crate::crypto::memory;
@@ -23,12 +23,14 @@ use crate::resource::{Id, Kind, Resource};
 use crate::snapshot::compile::{Build, compile};
 use crate::snapshot::link::Ask;
 use crate::snapshot::{Owner, specs};
-use crate::tls::material::{Crls, Digest, KeyPair};
+use crate::tls::material::{Digest, KeyPair};
 use crate::tls::server::ServerContext;
 use crate::tls::upstream::{UpstreamConnector, UpstreamSpec};
 
 /// How often contexts that nothing uses any more are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
+/// How often it is asked whether freed memory is worth giving back.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// How many askers may wait at once, all keys together. More are refused at once.
 const WAITING: usize = 4096;
@@ -109,6 +111,10 @@ pub(super) async fn serve(inner: &Arc<Inner>, mut asks: mpsc::Receiver<Ask>) {
     let mut running = JoinSet::new();
     let mut is_open = true;
     let mut sweeps = interval(SWEEP);
+    let mut looks = interval(LOOK);
+    // Looks that were late are not made up for: nothing is freed between them.
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut slack = memory::Slack::default();
     while is_open || !running.is_empty() {
         tokio::select! {
             ask = asks.recv(), if is_open => match ask {
@@ -116,16 +122,14 @@ pub(super) async fn serve(inner: &Arc<Inner>, mut asks: mpsc::Receiver<Ask>) {
                 None => is_open = false,
             },
             _ = sweeps.tick() => {
-                // Of what the sweep before this one forgot, and of the start.
-                let has_freed = Crls::were_freed();
-                if has_freed || !inner.retired.is_empty() {
+                if !inner.retired.is_empty() {
                     let inner = inner.clone();
-                    let _detached = task::spawn_blocking(move || {
-                        if has_freed {
-                            memory::give_back_freed_pieces();
-                        }
-                        inner.forget_retired(Instant::now());
-                    });
+                    let _detached = task::spawn_blocking(move || inner.forget_retired(Instant::now()));
+                }
+            }
+            _ = looks.tick() => {
+                if slack.is_due() {
+                    let _detached = task::spawn_blocking(memory::give_back_freed_pieces);
                 }
             }
             Some(done) = running.join_next_with_id() => match done {

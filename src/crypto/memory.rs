@@ -8,7 +8,9 @@
 
 use std::cell::Cell;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::mm::{MlockAllFlags, mlockall, munlockall};
 use rustix::process::{DumpableBehavior, Resource, getrlimit, set_dumpable_behavior, setrlimit};
@@ -22,6 +24,21 @@ thread_local! {
 }
 
 static IS_LOCKED: AtomicBool = AtomicBool::new(false);
+/// What was freed in pieces, in bytes since the start.
+static FREED: AtomicU64 = AtomicU64::new(0);
+/// One at a time: what one unlocks another must not lock meanwhile.
+static GIVES_BACK: Mutex<()> = Mutex::new(());
+
+/// From so many bytes on it is worth to look for what was freed.
+const MUCH: u64 = 16 << 20;
+/// As long as more than this part of it was freed since one of the last `QUIET` looks, more is to come.
+const FEW: u64 = 100;
+const QUIET: u32 = 6;
+/// With each look this part of it is forgotten, or as much as was freed meanwhile where that is less: a
+/// larger part than `FEW`'s, so that what is freed all the time does not look like the end of much.
+const FORGOTTEN: u64 = 32;
+/// So many looks are passed over after what was freed was given back.
+const RESTS: u32 = 240;
 
 /// Spares this thread from now on: nothing secret of the gateway's goes through memory that it gives
 /// back, and it is in a hurry. For workers, which carry clients' bytes.
@@ -90,8 +107,51 @@ fn lock_pages() -> io::Result<()> {
     mlockall(flags).map_err(Into::into)
 }
 
+/// Notes that some `bytes` were freed in pieces: between them is what is in use still, so that the
+/// allocator has them to use again, and the system does not.
+pub fn note_freed_pieces(bytes: usize) {
+    FREED.fetch_add(u64::try_from(bytes).unwrap_or_default(), Ordering::Relaxed);
+}
+
+/// Tells when what was freed in pieces is worth giving back: when it is much, and no more comes. What
+/// is freed all the time is used again all the time.
+#[derive(Debug, Default)]
+pub struct Slack {
+    /// What was freed and is not forgotten: what comes at one rate all the time makes no more of it.
+    freed: u64,
+    seen: u64,
+    /// At so many looks in a row little more was freed.
+    quiet: u32,
+    rests: u32,
+}
+
+impl Slack {
+    /// Whether [`give_back_freed_pieces`] is due. To be asked again and again, by one alone.
+    pub fn is_due(&mut self) -> bool {
+        self.judge(FREED.load(Ordering::Relaxed))
+    }
+
+    fn judge(&mut self, freed: u64) -> bool {
+        let recent = freed.saturating_sub(mem::replace(&mut self.seen, freed));
+        self.freed += recent - recent.min(self.freed / FORGOTTEN);
+        let is_quiet = recent <= self.freed / FEW;
+        self.quiet = if is_quiet { self.quiet + 1 } else { 0 };
+        if self.rests > 0 {
+            self.rests -= 1;
+            return false;
+        }
+        if self.freed < MUCH || self.quiet < QUIET {
+            return false;
+        }
+        self.freed = 0;
+        self.rests = RESTS;
+        true
+    }
+}
+
 /// Gives back to the system what was freed in small pieces, as a revocation list is.
 pub fn give_back_freed_pieces() {
+    let _alone = GIVES_BACK.lock().unwrap_or_else(PoisonError::into_inner);
     if !is_locked() {
         return sys::give_back_freed_pieces();
     }
@@ -140,6 +200,43 @@ mod tests {
         assert_eq!((kept.len(), is_locked()), (64, was_locked));
         munlockall().unwrap();
         IS_LOCKED.store(false, Ordering::Release);
+    }
+
+    /// Whether it is due at one of so many looks at which no more was freed: at the last one.
+    fn is_due_after(slack: &mut Slack, freed: u64, looks: u32) -> bool {
+        assert!((1..looks).all(|_| !slack.judge(freed)));
+        slack.judge(freed)
+    }
+
+    #[test]
+    fn what_is_freed_is_due_when_it_is_much_and_no_more_comes() {
+        let mut slack = Slack::default();
+        assert!(
+            !is_due_after(&mut slack, MUCH - 1, 10 * QUIET),
+            "it is little"
+        );
+        // A little more comes, as it always may.
+        let freed = 2 * MUCH;
+        assert!(!is_due_after(&mut slack, freed, QUIET));
+        assert!(slack.judge(freed + MUCH / FEW));
+        // Then it rests.
+        let freed = 6 * MUCH;
+        assert!(is_due_after(&mut slack, freed, RESTS + 1));
+        assert!(!is_due_after(&mut slack, freed, 2 * RESTS));
+    }
+
+    #[test]
+    fn what_is_freed_all_the_time_is_never_due_until_that_ends() {
+        const EACH: u64 = MUCH / 8;
+        let mut slack = Slack::default();
+        let mut freed = 0;
+        for look in 0..20 * RESTS {
+            // Not as much at each look, and sometimes nothing for a while.
+            let part = u64::from(look % 7 < 3);
+            freed += EACH * part * 2;
+            assert!(!slack.judge(freed), "{look}");
+        }
+        assert!((0..=QUIET).any(|_| slack.judge(freed)));
     }
 
     #[test]

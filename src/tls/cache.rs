@@ -8,9 +8,13 @@ use std::sync::Arc;
 
 use moka::sync::Cache;
 
+use crate::crypto::memory;
 use crate::tls::material::Digest;
 use crate::tls::server::ServerContext;
 use crate::tls::upstream::UpstreamConnector;
+
+/// What one takes, in pieces, in bytes.
+const CONTEXT: usize = 14 << 10;
 
 /// Built contexts of names and connectors of upstreams, by what went into them.
 pub struct Contexts {
@@ -47,8 +51,10 @@ impl Contexts {
 
     /// Takes out what has this key; whoever has it keeps it.
     pub fn forget(&self, key: &Digest) {
-        self.servers.invalidate(key);
-        self.upstreams.invalidate(key);
+        let server = self.servers.remove(key).is_some();
+        if self.upstreams.remove(key).is_some() || server {
+            memory::note_freed_pieces(CONTEXT);
+        }
     }
 
     /// Keeps a connector under its own key.

@@ -18,7 +18,7 @@ use openssl::ssl::{ErrorCode, Ssl, SslRef};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_openssl::SslStream;
 
-use crate::crypto::{fips, sys};
+use crate::crypto::{fips, memory, sys};
 use crate::failure::Reason;
 use crate::telemetry::negotiated::Agreed;
 use crate::tls::agreed;
@@ -34,6 +34,11 @@ use crate::tls::verdict::Fault;
 /// What a record has besides its content, at most, in the suites that are offered (RFC 8446 §5.2,
 /// RFC 5288 §3): its header, and what authenticates it.
 const OVERHEAD: usize = 32;
+
+/// What libssl's buffers take, one for each way, in bytes.
+const BUFFERS: usize = 34 << 10;
+/// What a connection takes besides, in bytes; see `docs/performance.md`.
+const CONNECTION: usize = 20 << 10;
 
 /// The first TLS error of a connection, readable after the stream moved into hyper.
 pub type FaultCell = Rc<RefCell<Option<Fault>>>;
@@ -64,6 +69,8 @@ pub enum Step {
 /// A TLS connection, either side.
 pub struct TlsStream {
     inner: SslStream<Socket>,
+    /// Whether libssl may have buffers.
+    has_buffers: bool,
     fault: FaultCell,
     /// How what was read last ends, told behind it.
     behind: Option<io::Result<()>>,
@@ -80,6 +87,7 @@ impl TlsStream {
         socket.limit(KeyUpdates::of(&mut ssl));
         Ok(Self {
             inner: SslStream::new(ssl, socket)?,
+            has_buffers: false,
             fault: FaultCell::default(),
             behind: None,
             handed: None,
@@ -127,6 +135,7 @@ impl TlsStream {
         // to send them by themselves would wake the client for nothing.
         let ends = sys::is_between_flights(self.ssl());
         self.inner.get_mut().announce(ends);
+        self.has_buffers = true;
         let stepped = Pin::new(&mut self.inner).poll_accept(cx);
         self.inner.get_mut().announce(false);
         if ends && matches!(stepped, Poll::Ready(Err(_))) {
@@ -211,6 +220,7 @@ impl TlsStream {
     /// # Errors
     /// The TLS error. With TLS 1.3 an upstream refuses our certificate only after this returned.
     pub async fn connect(&mut self) -> Result<(), Fault> {
+        self.has_buffers = true;
         poll_fn(|cx| {
             let connected = ready!(Pin::new(&mut self.inner).poll_connect(cx));
             Poll::Ready(connected.map_err(|error| {
@@ -277,9 +287,12 @@ impl TlsStream {
         agreed::agreed(self.ssl())
     }
 
-    /// Frees libssl's buffers of an idle connection: about 34 KB.
+    /// Frees libssl's buffers of an idle connection.
     pub fn free_buffers(&mut self) {
-        sys::free_buffers(&mut self.inner);
+        if self.has_buffers && sys::free_buffers(&mut self.inner) {
+            self.has_buffers = false;
+            memory::note_freed_pieces(BUFFERS);
+        }
     }
 
     /// Whether bytes wait inside libssl, or for it.
@@ -298,6 +311,7 @@ impl TlsStream {
     /// Reads what a record holds, or the rest of it.
     fn poll_record(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
+        self.has_buffers = true;
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         match &read {
             Poll::Ready(Err(error)) => self.note(error),
@@ -386,6 +400,7 @@ impl AsyncWrite for TlsStream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let mut written = 0;
+        self.has_buffers = true;
         // libssl writes one record at a time, at most (SSL_MODE_ENABLE_PARTIAL_WRITE).
         while let Some(rest) = buf.get(written..).filter(|rest| !rest.is_empty()) {
             self.inner.get_mut().announce(rest.len() > RECORD);
@@ -414,6 +429,7 @@ impl AsyncWrite for TlsStream {
         if self.ssl().is_server() && self.socket().has_left() {
             return Poll::Ready(Ok(()));
         }
+        self.has_buffers = true;
         let shut = Pin::new(&mut self.inner).poll_shutdown(cx);
         if let Poll::Ready(Err(error)) = &shut {
             self.note_unsent(error, cx);
@@ -424,6 +440,7 @@ impl AsyncWrite for TlsStream {
 
 impl Drop for TlsStream {
     fn drop(&mut self) {
+        memory::note_freed_pieces(CONNECTION + if self.has_buffers { BUFFERS } else { 0 });
         // libssl throws a session away when its connection is freed without close_notify. Only a
         // connection that met a TLS error deserves that.
         if self.fault.borrow().is_none() && self.inner.ssl().is_init_finished() {

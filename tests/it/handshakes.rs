@@ -9,6 +9,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::support::gateway::Setup;
+use crate::support::memory::{MIB, peak, resident};
 use crate::support::pki::Ca;
 use crate::support::site::Site;
 use crate::support::tls::{PlainConn, open};
@@ -59,6 +60,26 @@ fn client_that_does_not_finish_its_handshake_is_given_up_in_time() {
             (&json!("handshake"), &json!("client"))
         );
     });
+}
+
+#[test]
+fn memory_of_many_handshakes_at_once_is_given_back_while_the_clients_stay() {
+    // Each has buffers of 34 KiB until it is idle, and what it keeps lies between them.
+    const CLIENTS: usize = 640;
+    let site = Site::with(Setup::default().set("https.handshake_timeout", "1m"));
+    site.put_ssl("web", NAME, &json!({}));
+    let client = site.client(NAME);
+    let begun: Vec<_> = (0..CLIENTS).map(|_| client.begin()).collect();
+    let mut conns: Vec<_> = begun.into_iter().map(|one| one.finish().unwrap()).collect();
+    for conn in &mut conns {
+        assert_eq!(conn.get(NAME, "/x").unwrap().status, 200);
+    }
+    eventually(SOON, "what they took at once is given back", || {
+        (resident(&site.gateway) + 8 * MIB < peak(&site.gateway)).then_some(())
+    });
+    for conn in &mut conns {
+        assert_eq!(conn.get(NAME, "/x").unwrap().status, 200);
+    }
 }
 
 #[test]

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use openssl::asn1::Asn1TimeRef;
@@ -14,7 +13,7 @@ use openssl::nid::Nid;
 use openssl::x509::{X509Crl, X509CrlRef, X509Ref};
 
 use super::{CaBundle, Digest, der, epoch_seconds, sha256};
-use crate::crypto::sys;
+use crate::crypto::{memory, sys};
 
 /// How a list begins in PEM (`PEM_read_bio_X509_CRL(3)`).
 const LABEL: &str = "X509 CRL";
@@ -76,14 +75,12 @@ pub struct Crls {
     bytes: usize,
 }
 
-/// Bytes of the texts whose lists were freed since that was last asked.
-static FREED: AtomicUsize = AtomicUsize::new(0);
-/// From how many on they are worth the search for what they left.
-const MUCH: usize = 1 << 20;
+/// What a list takes for each byte of its text, in pieces.
+const PARSED_BYTES: usize = 10;
 
 impl Drop for Crls {
     fn drop(&mut self) {
-        FREED.fetch_add(self.bytes, Ordering::Relaxed);
+        memory::note_freed_pieces(self.bytes.saturating_mul(PARSED_BYTES));
     }
 }
 
@@ -116,16 +113,6 @@ impl Crls {
         parsed.retain(|_, crls| crls.strong_count() > 0);
         parsed.insert(digest, Arc::downgrade(&crls));
         Ok(crls)
-    }
-
-    /// Whether large lists were freed since this last said so. Their pieces are small, and the
-    /// allocator keeps them.
-    #[must_use]
-    pub fn were_freed() -> bool {
-        if FREED.load(Ordering::Relaxed) < MUCH {
-            return false;
-        }
-        FREED.swap(0, Ordering::Relaxed) >= MUCH
     }
 
     /// Whether each list is signed by one of these CAs (RFC 5280 §6.3.3).

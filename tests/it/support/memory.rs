@@ -21,8 +21,19 @@ const STALL: Duration = Duration::from_millis(700);
 /// The most memory a gateway has held so far, in bytes.
 #[track_caller]
 pub(crate) fn peak(gateway: &Gateway) -> usize {
+    status(gateway, "VmHWM:")
+}
+
+/// The memory that a gateway holds now, in bytes.
+#[track_caller]
+pub(crate) fn resident(gateway: &Gateway) -> usize {
+    status(gateway, "VmRSS:")
+}
+
+#[track_caller]
+fn status(gateway: &Gateway, field: &str) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", gateway.process_id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kib = line.unwrap().trim().strip_suffix(" kB").unwrap();
     kib.parse::<usize>().unwrap() * 1024
 }
