@@ -56,6 +56,8 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
+    // Small answers must not wait for more (Nagle). Linux hands it on to what is accepted.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -65,11 +67,7 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
 pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                // Small answers must not wait for more (Nagle); failure changes speed only.
-                let _ = stream.set_nodelay(true);
-                return (stream, peer);
-            }
+            Ok(accepted) => return accepted,
             Err(error) if is_connection_error(&error) => {}
             Err(error) => {
                 tracing::error!(error = %error, "cannot accept connections");
@@ -100,5 +98,15 @@ mod tests {
         assert_eq!(address, sockets[1].local_addr().unwrap());
         let error = bind(address, 1).unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn what_is_accepted_waits_for_nothing_to_send() {
+        let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        let listener = TcpListener::from_std(socket).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, (served, peer)) = tokio::join!(TcpStream::connect(address), accept(&listener));
+        assert_eq!(client.unwrap().local_addr().unwrap(), peer);
+        assert!(served.nodelay().unwrap());
     }
 }

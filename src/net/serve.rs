@@ -216,7 +216,7 @@ async fn greet(
             failed(refused.reason, &refused.detail);
             if let Some(stream) = refused.stream {
                 // Its alert would be lost behind what the client sent and nobody reads.
-                linger(stream.socket().tcp(), sweep, Linger::SHORT).await;
+                linger(stream.socket(), sweep, Linger::SHORT).await;
             }
             None
         }

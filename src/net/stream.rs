@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::net::sweep::Sweep;
 use crate::tls::socket::{Activity, Socket};
@@ -126,8 +125,9 @@ impl Stream {
 /// Ends a connection so that what was written arrives: says that no more comes, then reads what the
 /// peer still sends for a while. Closing with unread bytes would reset the connection and could
 /// destroy an alert or an answer on its way (RFC 9112 §9.6).
-pub async fn linger(tcp: &TcpStream, sweep: &Rc<Sweep>, linger: Linger) {
-    if matches!(tcp.try_read(&mut [0]), Ok(0)) {
+pub async fn linger(socket: &Socket, sweep: &Rc<Sweep>, linger: Linger) {
+    let tcp = socket.tcp();
+    if socket.has_ended() || matches!(tcp.try_read(&mut [0]), Ok(0)) {
         // The peer says no more: what was written arrives, and the close tells the end.
         return;
     }
@@ -180,7 +180,7 @@ pub async fn answer_plainly(
         let _ = socket.write_all(answer).await;
     };
     let _ = sweep.within(sweep.after(patience), answering).await;
-    linger(socket.tcp(), sweep, Linger::SHORT).await;
+    linger(&socket, sweep, Linger::SHORT).await;
 }
 
 /// A stream with bytes that were read from it before.
@@ -280,7 +280,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use bytes::BytesMut;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::tls::socket::Clock;

@@ -162,7 +162,7 @@ async fn greet(
     };
     record_refused(worker, inbound, peer, &refused, took);
     if let Some(stream) = refused.stream {
-        linger(stream.socket().tcp(), &worker.sweep, Linger::SHORT).await;
+        linger(stream.socket(), &worker.sweep, Linger::SHORT).await;
     }
     None
 }
@@ -220,8 +220,8 @@ async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut io: Rewound) {
             Pause::Ended(Ok(())) if let Some(tunnel) = tunnel => {
                 Box::pin(tunnel.carry(&worker, &conn, &mut io)).await;
                 // Who may know that it ended in order was told.
-                let tcp = io.stream.socket().tcp();
-                return Box::pin(linger(tcp, &worker.sweep, Linger::SHORT)).await;
+                let socket = io.stream.socket();
+                return Box::pin(linger(socket, &worker.sweep, Linger::SHORT)).await;
             }
             Pause::Told(Signal::Park) => {
                 conn.enter(Phase::Parked);
@@ -364,13 +364,13 @@ async fn close(worker: &Worker, conn: &Conn, mut io: Rewound) {
     } else {
         Linger::SHORT
     };
-    linger(io.stream.socket().tcp(), &worker.sweep, how).await;
+    linger(io.stream.socket(), &worker.sweep, how).await;
 }
 
 /// Ends a connection within an answer. A client that was told no length knows it by the missing
 /// close_notify alone (RFC 9112 §9.8).
 async fn break_off(worker: &Worker, io: &Rewound) {
-    linger(io.stream.socket().tcp(), &worker.sweep, Linger::SHORT).await;
+    linger(io.stream.socket(), &worker.sweep, Linger::SHORT).await;
 }
 
 /// A connection that ended before a request was complete.

@@ -146,6 +146,8 @@ pub struct Socket {
     drained: bool,
     /// The last read filled much room.
     was_long: bool,
+    /// A read came to the end of what the peer has to say.
+    has_ended: bool,
     source: Source,
     /// What came beyond what libssl asked for.
     ahead: Ahead,
@@ -170,6 +172,7 @@ impl Socket {
             tcp,
             drained: false,
             was_long: false,
+            has_ended: false,
             source: Source::System,
             ahead: Ahead::default(),
             part: turn::Part::default(),
@@ -282,6 +285,7 @@ impl Socket {
                 Ok(()) | Err(_) => {}
             }
             self.drained = count > 0 && count < room;
+            self.has_ended = count == 0 && room > 0;
             self.was_long = count >= first;
             self.part.read(count);
             buf.advance(count.min(first));
@@ -338,6 +342,12 @@ impl Socket {
             self.activity.flooded.set(true);
         }
         is_flooded
+    }
+
+    /// Whether a read came to the end of what the peer has to say.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
     }
 
     /// The stream below.
@@ -413,6 +423,7 @@ impl AsyncRead for Socket {
             Poll::Ready(Ok(())) => {
                 let count = room - buf.remaining();
                 self.drained = count > 0 && count < room;
+                self.has_ended = count == 0 && room > 0;
                 self.was_long = count == room && room >= LONG;
                 let bytes = buf.filled().get(before..).unwrap_or_default();
                 self.activity.read(count, bytes);
