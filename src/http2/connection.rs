@@ -229,9 +229,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             if self.has_ended {
                 return Read::Nothing;
             }
-            if room.capacity() - room.len() < READ_BYTES / 2 {
-                room.reserve(READ_BYTES);
-            }
+            make_room(room);
             match pin!(self.io.read_buf(room)).poll(cx) {
                 Poll::Pending => return Read::Nothing,
                 Poll::Ready(Ok(0)) => self.has_ended = true,
@@ -267,6 +265,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Has half of what is read at once fit at least. What was read may be held by others, each with all
+/// that it was read into: so that is no larger than it must be.
+fn make_room(room: &mut BytesMut) {
+    let wanted = READ_BYTES / 2;
+    if room.capacity() - room.len() >= wanted || room.try_reclaim(wanted) {
+        return;
+    }
+    let mut larger = BytesMut::with_capacity(READ_BYTES.max(room.len() + wanted));
+    larger.extend_from_slice(room);
+    *room = larger;
 }
 
 /// How reading ended.

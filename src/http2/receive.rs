@@ -8,8 +8,9 @@ use super::error::{By, Error, Fault, Reason};
 use super::frame::{self, HEAD_BYTES, Head, MAX_PAYLOAD, PREFACE, Settings, flag, kind};
 use super::stream::{Half, Part};
 
-/// Content from so many bytes on keeps what it was read into; shorter content is copied out of it.
-const KEPT: usize = 8 << 10;
+/// Content from so many bytes on keeps what it was read into, up to eight times as much; shorter content
+/// is copied out of it.
+pub(super) const KEPT: usize = 8 << 10;
 /// Frames of content without content that come more than others, at most.
 const EMPTY_FRAMES: u32 = 100;
 

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use http::HeaderMap;
 
-/// What is read at once, at most: two records of TLS.
-pub(super) const READ_BYTES: usize = 32 << 10;
+/// What is read at once, at most: four records of TLS. Content that was read so and waits keeps it.
+pub(super) const READ_BYTES: usize = 64 << 10;
 /// How many header maps are kept for the next messages, and how large they may be, in fields.
 const MAPS: usize = 64;
 const MAP_FIELDS: usize = 128;
