@@ -15,6 +15,7 @@ use crate::support::frames::{
 };
 use crate::support::gateway::field;
 use crate::support::h2::{H2Conn, H2Stream};
+use crate::support::memory::BIG;
 use crate::support::origin::TcpOrigin;
 use crate::support::raw::{RawClient, request};
 use crate::support::site::Site;
@@ -508,29 +509,33 @@ fn connection_whose_peer_fell_silent_in_an_answer_gets_no_further_request() {
 
 #[test]
 fn connection_that_nobody_uses_ends_though_its_peer_takes_nothing() {
-    let (release, held) = mpsc::channel::<()>();
-    let held = Mutex::new(held);
-    // More than the kernel holds, and no word is read of it.
-    let case = Case::of(&[(WINDOW, (1 << 31) - 1)], move |_, server| {
-        server.send(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes())?;
-        server.next(HEADERS)?;
-        let _released = held.lock().unwrap().recv();
-        Ok(())
+    patiently(|limit| {
+        let (release, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        // More than the kernel holds, and no word is read of it.
+        let case = Case::of(&[(WINDOW, (1 << 31) - 1)], move |_, server| {
+            server.send(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes())?;
+            server.next(HEADERS)?;
+            let _released = held.lock().unwrap().recv();
+            Ok(())
+        });
+        let mut conn = case.connect();
+        // Until then as much must have come as there is room for.
+        case.wait_at(LATE, limit);
+        let stream = post_to(&mut conn, LATE, false);
+        let mut upload = stream.upload;
+        upload.send_data(vec![0; BIG].into(), true).unwrap();
+        let (answer, _) = conn.read_head(stream.answer).unwrap();
+        assert_eq!((answer.status, case.opened()), (504, 1));
+        eventually(SOON, "it is closed", || {
+            let open = |state: &str| {
+                let name = format!("portcullis_upstream_connections{{state=\"{state}\"}}");
+                case.site.metric(&name)
+            };
+            (open("active") + open("idle") == 0).then_some(())
+        });
+        drop(release);
     });
-    let mut conn = case.connect();
-    let stream = post_to(&mut conn, LATE, false);
-    let (length, mut upload) = (16 << 20, stream.upload);
-    upload.send_data(vec![0; length].into(), true).unwrap();
-    let (answer, _) = conn.read_head(stream.answer).unwrap();
-    assert_eq!((answer.status, case.opened()), (504, 1));
-    eventually(SOON, "it is closed", || {
-        let open = |state: &str| {
-            let name = format!("portcullis_upstream_connections{{state=\"{state}\"}}");
-            case.site.metric(&name)
-        };
-        (open("active") + open("idle") == 0).then_some(())
-    });
-    drop(release);
 }
 
 #[test]
