@@ -135,7 +135,11 @@ impl Slack {
         let recent = freed.saturating_sub(mem::replace(&mut self.seen, freed));
         self.freed += recent - recent.min(self.freed / FORGOTTEN);
         let is_quiet = recent <= self.freed / FEW;
-        self.quiet = if is_quiet { self.quiet + 1 } else { 0 };
+        self.quiet = if is_quiet {
+            self.quiet.saturating_add(1)
+        } else {
+            0
+        };
         if self.rests > 0 {
             self.rests -= 1;
             return false;
